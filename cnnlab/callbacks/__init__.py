@@ -1,0 +1,23 @@
+"""Thin adapters between a run and what happens around it, one each."""
+
+from cnnlab.callbacks.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
+from cnnlab.callbacks.exact_resume import ExactResume
+from cnnlab.callbacks.finite_loss import FiniteLoss
+from cnnlab.callbacks.predictions import PredictionTable
+from cnnlab.callbacks.progress import EpochLines
+from cnnlab.callbacks.records import RunRecords
+from cnnlab.callbacks.throughput import Throughput
+from cnnlab.callbacks.weights import ExponentialMovingAverage
+
+__all__ = [
+    "BestCheckpoint",
+    "EarlyStop",
+    "EpochLines",
+    "ExactResume",
+    "ExponentialMovingAverage",
+    "FiniteLoss",
+    "LastCheckpoint",
+    "PredictionTable",
+    "RunRecords",
+    "Throughput",
+]

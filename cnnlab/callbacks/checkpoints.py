@@ -1,0 +1,234 @@
+"""When a run is saved: the best weights, and the newest ones to go on from."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+
+from cnnlab.errors import InputError, InterruptionError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def checkpoint_folder(trainer: Trainer) -> Path:
+    """Where a trainer's checkpoints lie."""
+    return Path(trainer.default_root_dir) / "checkpoints"
+
+
+def monitored(pl_module: LightningModule, monitor: str | None, mode: str | None) -> tuple[str, str]:
+    """The metric to watch and which of its values is better: the task's own where they are not given.
+
+    Raises:
+        InputError: If nobody says.
+    """
+    monitor = monitor or getattr(pl_module, "monitor", None)
+    mode = mode or getattr(pl_module, "mode", None)
+    if monitor is None or mode not in ("min", "max"):
+        raise InputError(
+            f"{type(pl_module).__name__} does not say what to monitor: give monitor and mode (min or max) to the "
+            "callback, or set them on the class"
+        )
+    return monitor, mode
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps checkpoints/best.ckpt: the weights with the best monitored metric.
+
+    Args:
+        monitor: The metric; the task's own if None.
+        mode: "min" or "max"; the task's own if None.
+    """
+
+    def __init__(self, monitor: str | None = None, mode: str | None = None) -> None:
+        super().__init__(
+            monitor=monitor, mode=mode or "min", filename="best", save_top_k=1, enable_version_counter=False
+        )
+        self._mode_given = mode
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out what to monitor, and where to save."""
+        self.monitor, self.mode = monitored(pl_module, self.monitor, self._mode_given)
+        self.kth_value = torch.tensor(float("inf" if self.mode == "min" else "-inf"))
+        self.dirpath = str(checkpoint_folder(trainer))
+        super().setup(trainer, pl_module, stage)
+
+    @property
+    def state_key(self) -> str:
+        """The same before and after setup()."""
+        return "BestCheckpoint"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best so far, also where the run's folder has been moved."""
+        moved = dict(state_dict)
+        if moved.get("best_model_path"):
+            moved["best_model_path"] = str(Path(str(self.dirpath)) / Path(moved["best_model_path"]).name)
+        moved["best_k_models"] = {
+            str(Path(str(self.dirpath)) / Path(path).name): value for path, value in moved["best_k_models"].items()
+        }
+        moved["kth_best_model_path"] = moved["best_model_path"]
+        moved["dirpath"] = self.dirpath
+        super().load_state_dict(moved)
+
+
+class EarlyStop(EarlyStopping):
+    """Stops when the monitored metric has not improved for a while.
+
+    Args:
+        monitor: The metric; the task's own if None.
+        mode: "min" or "max"; the task's own if None.
+        patience: Validations without improvement.
+        min_delta: The least change that is an improvement.
+    """
+
+    def __init__(
+        self, monitor: str | None = None, mode: str | None = None, patience: int = 5, min_delta: float = 0.0
+    ) -> None:
+        super().__init__(monitor=monitor or "", mode=mode or "min", patience=patience, min_delta=min_delta)
+        self._mode_given = mode
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out what to monitor."""
+        self.monitor, self.mode = monitored(pl_module, self.monitor or None, self._mode_given)
+        self.best_score = torch.tensor(float("inf" if self.mode == "min" else "-inf"))
+        self.min_delta = abs(self.min_delta) * (1 if self.mode == "max" else -1)
+        super().setup(trainer, pl_module, stage)
+
+    @property
+    def state_key(self) -> str:
+        """The same before and after setup()."""
+        return "EarlyStop"
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps checkpoints/last.ckpt, from which a run goes on as if it had never stopped.
+
+    It is saved after each epoch, every so many steps or minutes, on an error, and when Ctrl-C or SIGTERM asks
+    the run to stop: the signal sets a flag, and the run is saved and stopped at the end of the step (a second
+    Ctrl-C stops at once, and loses the steps since the last save). It is saved between optimizer
+    steps only, and after a validation that is due, never before it, so that resuming leaves nothing out.
+
+    Args:
+        every_n_steps: Optimizer steps between saves; None for none in between.
+        every_n_minutes: Minutes between saves; None for none in between.
+
+    Raises:
+        InputError: If an interval is not above 0.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 5.0) -> None:
+        super().__init__()
+        for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
+            if value is not None and value <= 0:
+                raise InputError(f"callbacks.last.{name} is {value}, expected more than 0")
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self._signal: int | None = None
+        self._saving = False
+        self._saved_step = 0
+        self._saved_time = time.monotonic()
+        self._replaced: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals; Lightning has set its own handlers just before."""
+        self._saved_step = trainer.global_step
+        self._saved_time = time.monotonic()
+        self._signal = None
+        try:
+            self._replaced = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
+        except ValueError:  # Not in the main thread, where Python takes no handlers.
+            self._replaced = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop where that is due, and possible."""
+        if trainer.fit_loop._should_accumulate() or _validation_follows(trainer, batch_idx):
+            return
+        due = trainer.global_step != self._saved_step and (
+            (self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0)
+            or self._minutes_are_over()
+        )
+        self._save_or_stop(trainer, due)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and stop where that is due, after a validation in the middle of an epoch."""
+        if trainer.training or trainer.sanity_checking or trainer.fit_loop._should_accumulate():
+            return
+        if trainer.state.fn == "fit" and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save_or_stop(trainer, self._minutes_are_over())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, and stop where that is due."""
+        self._save_or_stop(trainer, due=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what an error in the middle of a step has not touched."""
+        self._restore_signals()
+        steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        untouched = steps.ready == steps.completed and trainer.global_step > self._saved_step
+        # Other processes may not have met the error, and would wait for ever for a save on all.
+        alone = trainer.world_size == 1
+        if isinstance(exception, Exception) and not isinstance(exception, InterruptionError) and untouched and alone:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        self._restore_signals()
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        again = self._signal is not None and signum == signal.SIGINT
+        self._signal = signum
+        if again and not self._saving:
+            raise KeyboardInterrupt
+
+    def _restore_signals(self) -> None:
+        for signum, handler in self._replaced.items():
+            signal.signal(signum, handler)
+        self._replaced = {}
+
+    def _minutes_are_over(self) -> bool:
+        return self.every_n_minutes is not None and timedelta(seconds=time.monotonic() - self._saved_time) >= timedelta(
+            minutes=self.every_n_minutes
+        )
+
+    def _save_or_stop(self, trainer: Trainer, due: bool) -> None:
+        signum = self._signal or 0
+        if trainer.world_size > 1:
+            # All processes save, and stop, at the same step.
+            wishes = torch.tensor([float(due), float(signum)], device=trainer.strategy.root_device)
+            wishes = trainer.strategy.reduce(wishes, reduce_op="max")
+            due, signum = bool(wishes[0]), int(wishes[1])
+        if due or signum:
+            self._save(trainer)
+        if signum:
+            raise InterruptionError(
+                f"stopped by {signal.Signals(signum).name} after step {trainer.global_step}, saved in "
+                f"{checkpoint_folder(trainer)}; go on with: cnnlab resume {trainer.default_root_dir}",
+                signum,
+            )
+
+    def _save(self, trainer: Trainer) -> None:
+        self._saving = True
+        try:
+            trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt")
+        finally:
+            self._saving = False
+        self._saved_step = trainer.global_step
+        self._saved_time = time.monotonic()
+
+
+def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a validation, or the end of the epoch, comes right after this batch."""
+    if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        return True
+    every = trainer.val_check_batch
+    return bool(trainer.enable_validation and every not in (None, float("inf")) and (batch_idx + 1) % every == 0)

@@ -1,0 +1,99 @@
+"""What a checkpoint of Lightning leaves out, and a resumed run needs to end with the very same weights."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics import Metric, MetricCollection
+
+from cnnlab.loggers import MetricsCsv
+
+_KEY = "exact_resume"
+
+
+class ExactResume(Callback):
+    """Saves the random states and the unfinished epoch's metrics, and takes up metrics.csv where it was.
+
+    The data module keeps the position in the data, Lightning the rest.
+    """
+
+    def __init__(self) -> None:
+        self._saved: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the states under a key of their own."""
+        checkpoint[_KEY] = {"random": _random_states(), "train_metrics": _metric_states(pl_module)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember the states until training starts."""
+        self._saved = checkpoint.get(_KEY)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put back the metrics; drop what was logged after the checkpoint."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCsv):
+                logger.forget_from(trainer.global_step)
+        if self._saved is not None:
+            _load_metric_states(pl_module, self._saved["train_metrics"])
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Put back the random states at the last moment, after all else that draws at the start of a run."""
+        if self._saved is not None:
+            _load_random_states(self._saved["random"])
+            self._saved = None
+
+
+def _random_states() -> dict[str, Any]:
+    """Plain values and tensors, so that weights_only=True loads them."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    numpy_words = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [
+            name,
+            numpy_words,
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _load_random_states(states: dict[str, Any]) -> None:
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _train_metrics(pl_module: LightningModule) -> dict[str, Metric]:
+    metrics = getattr(pl_module, "train_metrics", None)
+    if not isinstance(metrics, MetricCollection):
+        return {}
+    return dict(metrics.items(keep_base=True, copy_state=False))
+
+
+def _metric_states(pl_module: LightningModule) -> dict[str, Any]:
+    return {
+        name: {"updates": metric._update_count, "states": dict(metric.metric_state)}
+        for name, metric in _train_metrics(pl_module).items()
+    }
+
+
+def _load_metric_states(pl_module: LightningModule, saved: dict[str, Any]) -> None:
+    for name, metric in _train_metrics(pl_module).items():
+        if name in saved and saved[name]["updates"]:
+            for state, value in saved[name]["states"].items():
+                setattr(metric, state, value.to(metric.device))
+            metric._update_count = saved[name]["updates"]
+            metric._computed = None

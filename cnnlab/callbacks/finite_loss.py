@@ -1,0 +1,58 @@
+"""Stop a run whose loss is no longer a number, before it overwrites what was good."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from cnnlab.callbacks.checkpoints import checkpoint_folder
+from cnnlab.errors import TrainingError
+
+
+class FiniteLoss(Callback):
+    """Stops at a loss that is NaN or infinite, naming the step.
+
+    On an accelerator the losses are looked at every so many steps, and before each save, since looking makes it wait.
+
+    Args:
+        every_n_steps: Batches between two looks on an accelerator; on the CPU each is looked at.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        self.every_n_steps = every_n_steps
+        self._first_bad: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step of the first bad loss, on the device."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if loss is None:
+            return
+        batch_number = trainer.fit_loop.epoch_loop.total_batch_idx
+        if self._first_bad is None:
+            self._first_bad = torch.full((), -1, device=loss.device)
+        is_first = ~torch.isfinite(loss.detach()) & (self._first_bad < 0)
+        self._first_bad = torch.where(is_first, batch_number, self._first_bad)
+        if loss.device.type == "cpu" or batch_idx % self.every_n_steps == 0:
+            self._check(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save after a bad loss."""
+        self._check(trainer)
+
+    def _check(self, trainer: Trainer) -> None:
+        if self._first_bad is None or (batch := int(self._first_bad)) < 0:
+            return
+        self._first_bad = None
+        kept = sorted(path.name for path in checkpoint_folder(trainer).glob("*.ckpt"))
+        raise TrainingError(
+            f"the loss of training batch {batch} (counted from 0, optimizer step about {trainer.global_step}, epoch "
+            f"{trainer.current_epoch}) is not a finite number; stopped"
+            + (f", keeping {' and '.join(kept)} of before in {checkpoint_folder(trainer)}" if kept else "")
+            + ". Usual causes: a learning rate that is too high (--model.lr), 16-mixed precision where bf16-mixed "
+            "would do, no clipping (--trainer.gradient_clip_val 1)"
+        )

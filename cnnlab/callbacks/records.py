@@ -1,0 +1,91 @@
+"""What a run writes about itself: config.yaml and environment.json when it starts, test.json when it is tested."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cnnlab.checkpoint import write_atomically
+from cnnlab.figures import confusion_matrix
+from cnnlab.run import Run, write_json
+from cnnlab.versions import versions
+
+
+class RunRecords(Callback):
+    """Writes the records of a run into its folder, on the first process.
+
+    Args:
+        config: The resolved configuration as YAML, or None where there is none to keep.
+    """
+
+    def __init__(self, config: str | None = None) -> None:
+        self.config = config
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write config.yaml (once) and environment.json (a resumed run adds to it)."""
+        if not trainer.is_global_zero:
+            return
+        run = Run(Path(trainer.default_root_dir))
+        if self.config is not None:
+            write_atomically(run.config, self.config.encode())
+        now = {**environment(), "device": str(trainer.strategy.root_device), "processes": trainer.world_size}
+        if trainer.ckpt_path is not None and run.environment.is_file():
+            first = json.loads(run.environment.read_text())
+            now = {**first, "resumed": [*first.get("resumed", []), {**now, "step": trainer.global_step}]}
+        write_json(run.environment, now)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write test.json, and the confusion matrix as a table and as a picture."""
+        if not trainer.is_global_zero:
+            return
+        run = Run(Path(trainer.default_root_dir))
+        results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("test/")}
+        write_json(run.test, results)
+        matrix = getattr(pl_module, "tables", {}).get("test/confusion_matrix")
+        if matrix is not None:
+            names = list(pl_module.class_names)  # type: ignore[arg-type]
+            write_atomically(run.folder / "confusion_matrix.csv", _table(names, matrix.tolist()))
+            confusion_matrix(matrix.numpy(), names, run.pictures / "confusion_matrix.png")
+
+
+def environment() -> dict[str, Any]:
+    """What it takes to reproduce, or to report, a run: versions, machine, command and git commit."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "command": sys.argv,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed_files": (_git("status", "--porcelain") or "").splitlines(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.rstrip()
+
+
+def _results(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    # The task's own values have not been rounded to float32 on their way.
+    return {**logged, **getattr(pl_module, "results", {})}
+
+
+def _table(names: list[str], rows: list[list[int]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["truth \\ predicted", *names])
+    writer.writerows([name, *row] for name, row in zip(names, rows, strict=True))
+    return text.getvalue().encode()

@@ -1,0 +1,24 @@
+"""Averages of the weights over the training."""
+
+from __future__ import annotations
+
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from cnnlab.errors import InputError
+
+
+class ExponentialMovingAverage(EMAWeightAveraging):
+    """Lightning's moving average of the weights: it is what is validated, saved as the weights, and left at the end.
+
+    Args:
+        decay: The share of the old average that each update keeps, 0..1 (1 - 1/decay steps are looked back on).
+        update_every_n_steps: Optimizer steps between updates.
+        update_starting_at_step: The first step that is averaged.
+    """
+
+    def __init__(self, decay: float = 0.999, update_every_n_steps: int = 1, update_starting_at_step: int = 0) -> None:
+        if not 0 <= decay < 1:
+            raise InputError(f"callbacks.ema.decay is {decay}, expected 0 up to (not including) 1")
+        super().__init__(
+            decay=decay, update_every_n_steps=update_every_n_steps, update_starting_at_step=update_starting_at_step
+        )

@@ -1,0 +1,99 @@
+"""Reading and writing checkpoint files: safely (weights only), and whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
+
+from cnnlab.errors import InputError, TrainingError
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that cnnlab wrote, onto the CPU, with weights_only=True.
+
+    Raises:
+        InputError: If the file is absent, truncated, or nothing that cnnlab wrote.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no checkpoint {path}") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder, expected a checkpoint file") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, OSError, KeyError) as error:
+        size = Path(path).stat().st_size
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path} ({size:,} bytes) cannot be read as a checkpoint: it is truncated or something else ({reason}); "
+            "use another checkpoint of its run, or copy it again"
+        ) from error
+    if not isinstance(checkpoint, dict) or "cnnlab" not in checkpoint or "state_dict" not in checkpoint:
+        raise InputError(
+            f"{path} is not a checkpoint that cnnlab wrote: it does not say which task it holds; to start from foreign "
+            "weights, load them in a task of your own"
+        )
+    return checkpoint
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint: names as in the task, averaged ones where the run averaged."""
+    weights: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    return weights
+
+
+def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file beside the old one, then put it in its place: a reader sees the old or the new, never a part.
+
+    Raises:
+        OSError: If it cannot be written (a full disk, no permission); the old file is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, written whole or not at all, and read with errors that name the file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            TrainingError: If it cannot be written; an older file of that name is as it was.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            write_atomically(path, buffer.getbuffer())
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            raise TrainingError(
+                f"cannot save {path} ({buffer.getbuffer().nbytes:,} bytes): {error.strerror}; what was saved before "
+                f"is whole. {'Make room' if full else 'Mend this'}, then resume the run"
+            ) from error
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Read a checkpoint, always with weights_only=True.
+
+        Raises:
+            InputError: See read_checkpoint.
+        """
+        return read_checkpoint(path)

@@ -1,0 +1,108 @@
+"""The command line: a table of commands, and one place where errors become a line and an exit status.
+
+Nothing heavy is imported before a command needs it: ``cnnlab --help`` takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from cnnlab.errors import CnnlabError, InputError, nearest
+
+
+class Command(NamedTuple):
+    """A command: what it does, and the function behind it."""
+
+    purpose: str
+    """One line for the help."""
+    function: str
+    """module:function inside cnnlab.commands."""
+    lightning: bool = False
+    """Whether it is one of LightningCLI's, whose function takes the command's name and arguments as they are; else
+    jsonargparse makes the arguments from the function's signature."""
+
+
+COMMANDS = {
+    "fit": Command("train a network: cnnlab fit --config mnist", "training:run_command", lightning=True),
+    "resume": Command("go on with an interrupted run: cnnlab resume RUN", "training:run_command", lightning=True),
+    "validate": Command("measure on the validation set: cnnlab validate RUN", "training:run_command", lightning=True),
+    "test": Command("measure on the test set: cnnlab test RUN", "training:run_command", lightning=True),
+    "predict": Command("write a table of predictions: cnnlab predict RUN", "training:run_command", lightning=True),
+    "recipes": Command("list the configurations that come with cnnlab", "recipes:recipes"),
+    "completion": Command("print a completion script for the shell", "completion:completion"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The command line; this process's if None.
+
+    Returns:
+        The exit status: 0, 2 for input to mend, 1 for a run that cannot go on, 128 + n for signal n.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # The user's own classes in the working folder are found by class_path.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        return _dispatch(arguments)
+    except CnnlabError as error:
+        if os.environ.get("CNNLAB_TRACEBACK"):
+            raise
+        print(f"cnnlab: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("cnnlab: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help"):
+        print(_help())
+        return 0
+    if first == "--version":
+        from cnnlab.versions import versions
+
+        print("\n".join(f"{name:12} {version}" for name, version in versions().items()))
+        return 0
+    if first not in COMMANDS:
+        raise InputError(f"there is no command {first!r}: {nearest(first, COMMANDS)} (cnnlab --help lists them)")
+    command = COMMANDS[first]
+    module, _, name = command.function.partition(":")
+    function = getattr(importlib.import_module(f"cnnlab.commands.{module}"), name)
+    if command.lightning:
+        function(first, arguments[1:])
+    else:
+        from jsonargparse import auto_cli
+
+        auto_cli(function, args=arguments[1:], as_positional=True, prog=f"cnnlab {first}")
+    return 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{command.purpose}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: cnnlab COMMAND [ARGUMENTS]",
+            "",
+            "From images to a convolutional network.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "cnnlab COMMAND --help explains one; cnnlab --version says the versions that a bug report needs;",
+            "CNNLAB_TRACEBACK=1 shows where an error came from.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One module a command: it reads a run, calls the right room, and says what came out."""

@@ -1,0 +1,199 @@
+"""What cnnlab makes of a command line before LightningCLI sees it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnnlab import recipes
+from cnnlab.checkpoint import read_checkpoint
+from cnnlab.errors import InputError
+from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
+
+LINKED = ("num_classes", "class_names", "channels", "mean", "std")
+"""What the data say and the model is told."""
+
+
+@dataclass
+class Request:
+    """A command line, taken apart."""
+
+    command: str
+    """fit, validate, test or predict."""
+    target: str | None = None
+    """The run's folder or checkpoint given as the first argument."""
+    configs: list[str] = field(default_factory=list)
+    """The --config files, in order, recipes resolved."""
+    flags: list[str] = field(default_factory=list)
+    """All other arguments."""
+    run: str | None = None
+    """--run."""
+    resume: str = "never"
+    """--resume."""
+    ckpt_path: str | None = None
+    """--ckpt_path."""
+
+    @property
+    def recipe(self) -> str:
+        """What a new run is called after: the first --config."""
+        named = [config for config in self.configs if not config.lstrip().startswith("{")]
+        return Path(named[0]).stem if named else self.command
+
+    @property
+    def asks_only(self) -> bool:
+        """Whether this prints something and runs nothing."""
+        return any(flag.split("=")[0] in ("-h", "--help", "--print_config") for flag in self.flags) or any(
+            flag.startswith("--print_") or flag.endswith(".help") or ".help=" in flag for flag in self.flags
+        )
+
+
+def take_apart(command: str, arguments: list[str]) -> Request:
+    """Take a command line apart.
+
+    Raises:
+        InputError: If an option lacks its value, or if a recipe does not exist.
+    """
+    request = Request(command)
+    rest = list(arguments)
+    if rest and not rest[0].startswith("-"):
+        request.target = rest.pop(0)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name not in ("--config", "-c", "--run", "--resume", "--ckpt_path"):
+            request.flags.append(name + equals + value)
+            continue
+        if not equals:
+            if not rest:
+                raise InputError(f"{name} lacks its value")
+            value = rest.pop(0)
+        if name in ("--config", "-c"):
+            request.configs.append(recipes.resolve(value))
+        else:
+            setattr(request, name.removeprefix("--"), value)
+    if request.resume not in ("never", "auto"):
+        raise InputError(f"--resume is {request.resume!r}, expected never or auto")
+    return request
+
+
+@dataclass
+class Plan:
+    """What is to be run: where, from which checkpoint, with which arguments for LightningCLI."""
+
+    run: Run
+    checkpoint: Path | None
+    arguments: list[str]
+
+
+def plan(request: Request) -> Plan:
+    """Decide on the run's folder and checkpoint, and put the configurations in their order of precedence.
+
+    A flag beats a --config, a --config the run's own config.yaml, and this what the checkpoint says.
+
+    Raises:
+        InputError: If the command and the folder do not fit: a new run in an old folder, nothing to resume or test.
+    """
+    command = "fit" if request.command == "resume" else request.command
+    if request.command == "resume":
+        run, checkpoint, own = _plan_resume(request)
+    elif request.command == "fit":
+        run, checkpoint, own = _plan_fit(request)
+    else:
+        run, checkpoint, own = _plan_evaluation(request)
+    bases = []
+    if checkpoint is not None:
+        bases.append(json.dumps(_described(checkpoint)))
+        if own is not None and own.is_file():
+            bases.append(str(own))
+    arguments = [part for config in bases + request.configs for part in ("--config", config)]
+    if checkpoint is not None:
+        arguments += ["--ckpt_path", str(checkpoint)]
+    return Plan(run, checkpoint, [command, *arguments, *request.flags])
+
+
+def _plan_resume(request: Request) -> tuple[Run, Path | None, Path | None]:
+    if request.target is None:
+        if request.asks_only:
+            return Run(Path()), None, None
+        raise InputError("resume needs a run: cnnlab resume RUN, where RUN is a run's folder")
+    run = Run(Path(request.target))
+    if run.folder.is_file():
+        found, checkpoint = find(run.folder)
+        if found is None:
+            raise InputError(
+                f"{request.target} lies in no run's folder: to train on from it in a new run, "
+                f"cnnlab fit --ckpt_path {request.target}"
+            )
+        run = found
+    else:
+        checkpoint = run.to_resume()
+    # Processes that this one starts must not take another folder than this.
+    choose(str(run.folder), request.recipe)
+    return run, checkpoint, run.config
+
+
+def _plan_fit(request: Request) -> tuple[Run, Path | None, Path | None]:
+    if request.target is not None:
+        raise InputError(
+            f"fit takes no run or file ({request.target!r}): to go on with a run, cnnlab resume {request.target}; "
+            f"for a recipe, --config {request.target}"
+        )
+    if request.asks_only:
+        return Run(Path()), None, None
+    run = choose(request.run, request.recipe)
+    if request.ckpt_path is not None:
+        _, checkpoint = find(request.ckpt_path)
+        _refuse_old(run, go_on=False)
+        return run, checkpoint, None
+    go_on = request.resume == "auto" or is_restarted_job()
+    _refuse_old(run, go_on)
+    if go_on and (run.last.is_file() or run.best.is_file()):
+        return run, run.to_resume(), None if request.configs else run.config
+    return run, None, None
+
+
+def _refuse_old(run: Run, go_on: bool) -> None:
+    # The first process decides; the others may find what it has begun to write.
+    if run.exists() and not go_on and global_rank() == 0:
+        raise InputError(
+            f"run {run.folder} exists already, and is not overwritten: to go on with it, cnnlab resume {run.folder} "
+            "(or add --resume auto); for a new run, choose another --run"
+        )
+
+
+def _plan_evaluation(request: Request) -> tuple[Run, Path | None, Path | None]:
+    if request.target is not None and request.ckpt_path is not None and not Path(request.ckpt_path).exists():
+        named = Run(Path(request.target)).checkpoints / f"{request.ckpt_path.removesuffix('.ckpt')}.ckpt"
+        if not named.is_file():
+            raise InputError(f"--ckpt_path {request.ckpt_path}: neither a file nor a checkpoint of {request.target}")
+        request.ckpt_path = str(named)
+    source = request.ckpt_path or request.target or request.run
+    if source is None:
+        if request.asks_only:
+            return Run(Path()), None, None
+        raise InputError(
+            f"{request.command} needs trained weights: cnnlab {request.command} RUN, where RUN is a run's folder or a "
+            "checkpoint file (or --ckpt_path FILE)"
+        )
+    found, checkpoint = find(source)
+    own = found.config if found is not None else None
+    if request.run is not None:
+        return Run(Path(request.run)), checkpoint, own
+    return found or choose(None, f"{request.command}-{checkpoint.stem}"), checkpoint, own
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The configuration that a checkpoint carries: its task and its data."""
+    checkpoint = read_checkpoint(path)
+    about = checkpoint["cnnlab"]
+    parts = {"model": (about["task"], checkpoint["hyper_parameters"])}
+    if "data" in about and "datamodule_hyper_parameters" in checkpoint:
+        parts["data"] = (about["data"], checkpoint["datamodule_hyper_parameters"])
+    return {
+        part: {
+            "class_path": class_path,
+            "init_args": {key: value for key, value in values.items() if part == "data" or key not in LINKED},
+        }
+        for part, (class_path, values) in parts.items()
+    }

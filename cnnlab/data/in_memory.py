@@ -1,0 +1,170 @@
+"""Data sets that fit in memory: uint8 tensors, a whole batch indexed and augmented at once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cnnlab.data.base import BatchDataset, PredictionBatch, VisionDataModule
+from cnnlab.data.samplers import Draw
+from cnnlab.data.transforms import RandomAffine
+from cnnlab.errors import InputError
+from cnnlab.random import permutation, uniform
+
+
+class TensorImages(BatchDataset):
+    """Images and targets in memory, for evaluation.
+
+    Args:
+        images: (N, C, H, W), uint8.
+        targets: (N,), int64, in 0..num_classes-1.
+        num_classes: The number of classes.
+
+    Raises:
+        InputError: If there is no image, if there are not as many targets, or if one is out of range.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor, num_classes: int) -> None:
+        if len(images) == 0 or len(images) != len(targets):
+            raise InputError(f"there are {len(images)} images and {len(targets)} labels, expected as many, and not 0")
+        outside = ((targets < 0) | (targets >= num_classes)).nonzero().flatten()
+        if len(outside):
+            where = int(outside[0])
+            raise InputError(
+                f"label {int(targets[where])} of image {where} is out of range: there are {num_classes} classes, "
+                f"so labels go from 0 to {num_classes - 1} ({len(outside)} of {len(targets)} labels are outside)"
+            )
+        self.images = images
+        self.targets = targets
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    def __getitems__(self, draws: list[int]) -> tuple[Tensor, Tensor]:
+        """(images, targets) of these indices."""
+        chosen = torch.tensor(draws)
+        return self.images[chosen], self.targets[chosen]
+
+
+class AugmentedImages(BatchDataset):
+    """Images and targets in memory, for training: each image is warped by (seed, epoch, index)."""
+
+    def __init__(self, source: TensorImages, augment: RandomAffine, seed: int) -> None:
+        self.source = source
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.source)
+
+    def __getitems__(self, draws: list[Draw]) -> tuple[Tensor, Tensor]:
+        """(images, targets) of these (epoch, index) pairs."""
+        epochs, indices = np.array(draws, dtype=np.int64).T
+        chosen = torch.from_numpy(indices)
+        numbers = torch.from_numpy(uniform(self.seed, epochs, indices, self.augment.draws))
+        return self.augment(self.source.images[chosen], numbers), self.source.targets[chosen]
+
+
+class IndexedImages(BatchDataset):
+    """Images in memory, for prediction: each comes with its index."""
+
+    def __init__(self, source: TensorImages) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.source)
+
+    def __getitems__(self, draws: list[int]) -> PredictionBatch:
+        """The PredictionBatch of these indices."""
+        images, targets = self.source.__getitems__(draws)
+        return PredictionBatch(images, targets, torch.tensor(draws), [""] * len(draws))
+
+
+class InMemoryDataModule(VisionDataModule):
+    """A VisionDataModule whose images fit in memory.
+
+    A subclass says in load() what the training and the test images are; a share of the training images,
+    drawn class by class, serves for validation. Test images are never trained on.
+
+    Args:
+        val_size: Images kept from the training set for validation.
+        split_seed: Decides which; apart from the run's seed, so that runs with different seeds are comparable.
+        degrees: Greatest rotation of a training image, in degrees.
+        translate: Greatest shift of a training image, as a share of its sides.
+        scale: Greatest change of size of a training image: 0.1 is from 0.9 to 1.1.
+        batch_size: See VisionDataModule.
+        num_workers: See VisionDataModule.
+        drop_last: See VisionDataModule.
+        seed: See VisionDataModule.
+    """
+
+    def __init__(
+        self,
+        val_size: int,
+        split_seed: int = 0,
+        degrees: float = 0.0,
+        translate: float = 0.0,
+        scale: float = 0.0,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, drop_last=drop_last, seed=seed)
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.augment = RandomAffine(degrees, translate, scale)
+
+    @abstractmethod
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, H, W) uint8 and targets (N,) int64 of the training or the test set."""
+
+    def setup(self, stage: str) -> None:
+        """Read what the stage ("fit", "validate", "test" or "predict") needs, once."""
+        if stage in ("fit", "validate") and not hasattr(self, "train_set"):
+            images, targets = self.load(train=True)
+            held_out = stratified_choice(targets.numpy(), self.val_size, self.split_seed)
+            rest = np.setdiff1d(np.arange(len(targets)), held_out)
+            if not len(rest) or not len(held_out):
+                raise InputError(
+                    f"data.val_size is {self.val_size}, expected from 1 to {len(targets) - 1}: there are "
+                    f"{len(targets)} training images"
+                )
+            self.val_set = TensorImages(images[held_out], targets[held_out], self.num_classes)
+            train = TensorImages(images[rest], targets[rest], self.num_classes)
+            self.train_set = AugmentedImages(train, self.augment, self.seed)
+        if stage in ("test", "predict") and not hasattr(self, "test_set"):
+            test = TensorImages(*self.load(train=False), self.num_classes)
+            self.test_set = test
+            self.predict_set = IndexedImages(test)
+
+
+def stratified_choice(targets: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray[np.int64]:
+    """Choose samples so that each class has the share that it has in the whole.
+
+    Args:
+        targets: (N,) each sample's class.
+        size: How many to choose, 0..N.
+        seed: Decides which.
+
+    Returns:
+        (size,) indices, in ascending order; all of them where size is greater than N.
+
+    >>> stratified_choice(np.array([0, 0, 0, 0, 1, 1]), 3, seed=0).shape
+    (3,)
+    """
+    shuffled = permutation(seed, 0, len(targets))
+    # Spread each class evenly over 0..1, then cut: any prefix of this order has each class's share.
+    place = np.empty(len(targets))
+    for value in np.unique(targets):
+        members = shuffled[targets[shuffled] == value]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    chosen = np.argsort(place, kind="stable")[:size]
+    return np.sort(chosen)

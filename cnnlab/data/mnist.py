@@ -1,0 +1,135 @@
+"""MNIST and its look-alikes, from torchvision's files."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cnnlab.checkpoint import write_atomically
+from cnnlab.data.in_memory import InMemoryDataModule
+from cnnlab.errors import InputError
+
+_DIGITS = [str(digit) for digit in range(10)]
+
+
+class _Facts(NamedTuple):
+    class_names: list[str]
+    mean: float
+    std: float
+
+
+# Mean and std are those of all pixels of the 60,000 training images, in 0..1 (a test computes MNIST's).
+_FACTS = {
+    "MNIST": _Facts(_DIGITS, 0.1307, 0.3081),
+    "FashionMNIST": _Facts(
+        [
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ],
+        0.2860,
+        0.3530,
+    ),
+    "KMNIST": _Facts(["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"], 0.1918, 0.3483),
+}
+
+
+class MNIST(InMemoryDataModule):
+    """60,000 training and 10,000 test images, 28x28 grey, 10 classes.
+
+    The files are torchvision's, under ROOT/NAME/raw, and are downloaded when they are absent. LeCun et al. 1998,
+    "Gradient-based learning applied to document recognition"; Xiao et al. 2017 (FashionMNIST); Clanuwat et al. 2018
+    (KMNIST).
+
+    Args:
+        root: The folder that holds (or is to hold) the data set's own folder.
+        dataset: Which of the three.
+        download: Fetch the files when they are absent.
+        val_size: Training images kept for validation. The test set is never used for it.
+        split_seed: See InMemoryDataModule.
+        degrees: See InMemoryDataModule.
+        translate: See InMemoryDataModule.
+        scale: See InMemoryDataModule.
+        batch_size: See VisionDataModule.
+        num_workers: See VisionDataModule.
+        drop_last: See VisionDataModule.
+        seed: See VisionDataModule.
+
+    Raises:
+        InputError: In prepare_data(), if the files are absent and cannot be had.
+    """
+
+    channels = 1
+
+    def __init__(
+        self,
+        root: str = "data",
+        dataset: Literal["MNIST", "FashionMNIST", "KMNIST"] = "MNIST",
+        download: bool = True,
+        val_size: int = 5000,
+        split_seed: int = 0,
+        degrees: float = 0.0,
+        translate: float = 0.0,
+        scale: float = 0.0,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            val_size=val_size,
+            split_seed=split_seed,
+            degrees=degrees,
+            translate=translate,
+            scale=scale,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            drop_last=drop_last,
+            seed=seed,
+        )
+        self.root = root
+        self.dataset = dataset
+        self.download = download
+        facts = _FACTS[dataset]
+        self.class_names = facts.class_names
+        self.mean = [facts.mean]
+        self.std = [facts.std]
+
+    def prepare_data(self) -> None:
+        """Download the files where they are absent; Lightning calls this on one process of a machine."""
+        folder = Path(self.root) / self.dataset / "raw"
+        for packed in folder.glob("*-ubyte.gz"):
+            # torchvision would reject these, and download them again, if somebody else's gzip had made them.
+            if not packed.with_suffix("").exists():
+                with gzip.open(packed) as file:
+                    write_atomically(packed.with_suffix(""), file.read())
+        try:
+            self._open(train=True, download=self.download)
+        except (RuntimeError, OSError) as error:
+            raise InputError(
+                f"{self.dataset} is not in {folder.resolve()} and could not be downloaded "
+                f"({str(error).splitlines()[0]}): where there is no internet, copy its four files "
+                "(train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, "
+                "t10k-labels-idx1-ubyte.gz) there, packed or not, or name the folder above it with --data.root"
+            ) from error
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return images (N, 1, 28, 28) uint8 and targets (N,) int64 of the training or the test set."""
+        source = self._open(train, download=False)
+        return source.data.unsqueeze(1), source.targets.to(torch.int64)
+
+    def _open(self, train: bool, download: bool) -> Any:
+        import torchvision
+
+        return getattr(torchvision.datasets, self.dataset)(self.root, train=train, download=download)

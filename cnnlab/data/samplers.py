@@ -1,0 +1,96 @@
+"""Which samples a process sees, in which order: distributed, resumable, never padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from cnnlab.random import permutation
+
+Draw = tuple[int, int]
+"""(epoch, index): all that a training sample's augmentation depends on, besides the seed."""
+
+
+class TrainSampler(Sampler[list[Draw]]):
+    """Batches of shuffled training samples, a different order each epoch.
+
+    A step takes ``batch_size * world_size`` neighbours of the epoch's order, and each process a
+    contiguous part of them: one process with batch 128 and two with 64 see the same samples in each step.
+
+    Args:
+        size: The number of samples, 1 or greater.
+        batch_size: Samples per process and step.
+        seed: The run's seed.
+        drop_last: Leave out the last, incomplete step of an epoch. It is kept where it is the only one.
+        rank: This process.
+        world_size: The number of processes.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, *, drop_last: bool = True, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.size = size
+        self.step_size = batch_size * world_size
+        self.seed = seed
+        self.drop_last = drop_last and size >= self.step_size
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self._resumed = (0, 0)
+
+    @property
+    def sampler(self) -> TrainSampler:
+        """Itself: Lightning looks for set_epoch on the sampler inside a batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch; Lightning calls this before each.
+
+        Before it has restored its own progress it also says 0, and workers would begin to read that epoch.
+        """
+        self.epoch = max(epoch, self._resumed[0])
+
+    def resume_at(self, epoch: int, batches: int) -> None:
+        """Begin with this epoch, after so many batches; later epochs are whole."""
+        self._resumed = (epoch, batches)
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """The number of batches in a whole epoch."""
+        return self.size // self.step_size if self.drop_last else -(-self.size // self.step_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Yield lists of (epoch, index), a batch each."""
+        epoch = self.epoch
+        order = permutation(self.seed, epoch, self.size)
+        first = self._resumed[1] if epoch == self._resumed[0] else 0
+        for step in range(first, len(self)):
+            together = order[step * self.step_size : (step + 1) * self.step_size]
+            mine = np.array_split(together, self.world_size)[self.rank]
+            yield [(epoch, int(index)) for index in mine]
+
+
+class EvalSampler(Sampler[list[int]]):
+    """Batches of samples in order: each sample on exactly one process, none twice.
+
+    Args:
+        size: The number of samples.
+        batch_size: Samples per process and step.
+        rank: This process.
+        world_size: The number of processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, size, world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        """The number of this process's batches."""
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield lists of indices, a batch each."""
+        for start in range(0, len(self.indices), self.batch_size):
+            yield list(self.indices[start : start + self.batch_size])

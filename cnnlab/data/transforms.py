@@ -1,0 +1,65 @@
+"""Augmentation of whole batches; the random numbers come from outside, so a sample's are its own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnlab.errors import InputError
+
+
+class RandomAffine:
+    """Rotate, shift and scale each image of a batch by its own random amounts, in one warp.
+
+    What moves in from outside is 0 (black); pixels between pixels are interpolated bilinearly.
+
+    Args:
+        degrees: Greatest rotation to either side, in degrees.
+        translate: Greatest shift, as a share of height and width, 0..1.
+        scale: Greatest change of size: 0.1 draws factors from 0.9 to 1.1.
+
+    Raises:
+        InputError: If an amount is negative, or if scale is not below 1.
+    """
+
+    draws = 4
+    """Uniform numbers that an image needs."""
+
+    def __init__(self, degrees: float = 0.0, translate: float = 0.0, scale: float = 0.0) -> None:
+        for name, value, limit in (("degrees", degrees, 181.0), ("translate", translate, 1.0), ("scale", scale, 1.0)):
+            if not 0 <= value < limit:
+                raise InputError(f"{name} is {value}, expected a number from 0 up to (not including) {limit:g}")
+        self.degrees = degrees
+        self.translate = translate
+        self.scale = scale
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Warp a batch.
+
+        Args:
+            images: (B, C, H, W), uint8 0..255.
+            draws: (B, 4), uniform in [0, 1).
+
+        Returns:
+            (B, C, H, W), uint8 0..255.
+        """
+        centred = draws.to(torch.float32) * 2 - 1
+        angle = centred[:, 0] * math.radians(self.degrees)
+        factor = 1 + centred[:, 1] * self.scale
+        shift = centred[:, 2:4] * 2 * self.translate
+        height, width = images.shape[-2:]
+        cos, sin = torch.cos(angle) / factor, torch.sin(angle) / factor
+        # affine_grid maps output to input positions in -1..1, so a rotation of an oblong image needs its aspect ratio.
+        theta = torch.stack(
+            [
+                torch.stack([cos, -sin * height / width, shift[:, 0]], dim=1),
+                torch.stack([sin * width / height, cos, shift[:, 1]], dim=1),
+            ],
+            dim=1,
+        )
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        warped = F.grid_sample(images.to(torch.float32), grid, mode="bilinear", align_corners=False)
+        return warped.round_().to(torch.uint8)

@@ -1,0 +1,59 @@
+"""What cnnlab raises when the user, not the code, has something to mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CnnlabError(Exception):
+    """What the command line prints as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(CnnlabError, ValueError):
+    """Bad input: the message names the thing and the remedy. The command line exits with 2."""
+
+    exit_code = 2
+
+
+class TrainingError(CnnlabError, RuntimeError):
+    """A run that cannot go on: a loss that is not finite, a full disk. The command line exits with 1."""
+
+
+class InterruptionError(CnnlabError, RuntimeError):
+    """A signal asked the run to stop, and it did. The command line exits with 128 + the signal's number."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
+    """Say which of the choices come nearest to a name that is not among them.
+
+    Args:
+        name: What the user wrote.
+        choices: The valid names.
+        count: How many names to suggest at the most.
+
+    Returns:
+        ``"did you mean 'a' or 'b'?"``, or all choices where none is near and they are few.
+
+    >>> nearest("adamv", ["adam", "adamw", "sgd"], count=1)
+    "did you mean 'adamw'?"
+    >>> nearest("zzz", ["adam", "sgd"])
+    "choose from 'adam', 'sgd'"
+    >>> nearest("zzz", [])
+    'there is nothing to choose from'
+    """
+    known = sorted(set(choices))
+    if not known:
+        return "there is nothing to choose from"
+    close = difflib.get_close_matches(name, known, n=count, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if len(known) <= 20:
+        return "choose from " + ", ".join(repr(c) for c in known)
+    return f"none of the {len(known)} valid names is near"

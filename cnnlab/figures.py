@@ -1,0 +1,104 @@
+"""Pictures of a run, drawn with matplotlib and written as PNG."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnlab.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_GOOD, _BAD = "#1a7f37", "#c93c37"
+
+
+class Prediction(NamedTuple):
+    """An image and what a network says of it."""
+
+    image: npt.NDArray[np.generic]
+    """(C, H, W), C 1 or 3; uint8 0..255 or float 0..1."""
+    name: str
+    """The predicted class."""
+    probability: float
+    """The predicted class's, 0..1."""
+    truth: str | None
+    """The true class, where it is known."""
+
+
+def prediction_sheet(predictions: Sequence[Prediction], path: Path, columns: int = 8) -> None:
+    """Draw images with what was predicted of them; green where it is right, red with the truth where it is wrong.
+
+    Args:
+        predictions: What to show, first one first.
+        path: The PNG file.
+        columns: Images in a row.
+    """
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(predictions) / columns)
+    figure = Figure(figsize=(1.5 * columns, 1.85 * rows + 0.5), layout="constrained")
+    figure.suptitle("Predictions, hardest first")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes:
+        axis.axis("off")
+    for axis, prediction in zip(axes, predictions, strict=False):
+        image = np.moveaxis(prediction.image, 0, -1)
+        axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", interpolation="nearest")
+        wrong = prediction.truth is not None and prediction.truth != prediction.name
+        title = f"{_literal(prediction.name)} {prediction.probability:.0%}"
+        if wrong:
+            title += f"\nis {_literal(str(prediction.truth))}"
+        colour = "black" if prediction.truth is None else _BAD if wrong else _GOOD
+        axis.set_title(title, fontsize=9, color=colour)
+    _save(figure, path)
+
+
+def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix, coloured by the share of each true class, with the counts where they are legible.
+
+    Args:
+        counts: (K, K), rows are the truth.
+        names: The K classes.
+        path: The PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(names)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(16.0, 3 + 0.45 * count)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axis = figure.subplots()
+    picture = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.8)
+    axis.set(xlabel="predicted", ylabel="truth", title=f"{int(counts.sum()):,} images, {np.trace(counts):,} right")
+    if count <= 50:
+        labels = [_literal(name) for name in names]
+        axis.set_xticks(range(count), labels, rotation=90 if max(map(len, names)) > 3 else 0)
+        axis.set_yticks(range(count), labels)
+    if count <= 20:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=colour)
+    _save(figure, path)
+
+
+def _literal(text: str) -> str:
+    r"""Text that matplotlib does not take for mathematics.
+
+    >>> print(_literal("a$b$"))
+    a\$b\$
+    """
+    return text.replace("$", r"\$")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    write_atomically(path, file.getbuffer())

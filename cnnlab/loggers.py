@@ -1,0 +1,117 @@
+"""metrics.csv: a run's numbers in one table that a resumed run goes on with."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers.logger import Logger
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from cnnlab.checkpoint import write_atomically
+
+
+class MetricsCsv(Logger):
+    """Writes a row a step (0 is the first optimizer step) as soon as it is logged.
+
+    What is logged twice for a step stands in one row; a metric that appears later adds a column.
+
+    Args:
+        path: The file; rows that it has are kept.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._columns = ["step", "epoch"]
+        self._last: dict[str, str] = {}
+        self._last_offset = 0
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.parent.name
+
+    @property
+    def version(self) -> str:
+        """A run has one version."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's folder has its config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Write metrics of a step."""
+        new = {name: _text(value) for name, value in metrics.items()}
+        new["step"] = str(step)
+        if missing := [name for name in new if name not in self._columns]:
+            rows = self.read()
+            self._columns += sorted(missing)
+            self._write(rows)
+        same_step = self._last.get("step") == new["step"]
+        row = {**self._last, **new} if same_step else new
+        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+            # A merged row is never shorter than the one that it is written over.
+            end = file.seek(0, io.SEEK_END)
+            if end == 0:
+                end = file.write(_line(self._columns, dict(zip(self._columns, self._columns, strict=True))))
+            offset = self._last_offset if same_step else end
+            file.seek(offset)
+            file.write(_line(self._columns, row))
+            file.truncate()
+        self._last, self._last_offset = row, offset
+
+    @rank_zero_only
+    def forget_from(self, step: int) -> None:
+        """Drop the rows of this step and later ones: a resumed run writes them anew."""
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self._columns = next(csv.reader(file), self._columns)
+        self._write([row for row in self.read() if int(row["step"]) < step])
+
+    def read(self) -> list[dict[str, str]]:
+        """All rows, by column; "" where a step has no such metric."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            # A kill may have cut the last line short.
+            return [row for row in csv.DictReader(file) if None not in row.values()]
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        lines = [_line(self._columns, dict(zip(self._columns, self._columns, strict=True)))]
+        lines += [_line(self._columns, row) for row in rows]
+        write_atomically(self.path, b"".join(lines))
+        self._last = dict(rows[-1]) if rows else {}
+        self._last_offset = sum(map(len, lines[:-1])) if rows else 0
+
+
+def write_metrics(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
+    """Write metrics through all of a trainer's loggers, at once.
+
+    Args:
+        trainer: Whose loggers.
+        metrics: Name to value.
+        step: The optimizer step that they belong to, 0 for the first.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _line(columns: list[str], row: dict[str, str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow([row.get(column, "") for column in columns])
+    return text.getvalue().encode()

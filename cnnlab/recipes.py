@@ -1,0 +1,44 @@
+"""The recipes that travel with cnnlab: complete configurations by name, and small overlays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cnnlab.errors import InputError, nearest
+
+
+def folder() -> Path:
+    """The folder of the recipes: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    for candidate in (package / "configs", package.parent / "configs"):
+        if candidate.is_dir():
+            return candidate
+    raise InputError(f"cnnlab's recipes are missing from {package}: install cnnlab again")
+
+
+def names() -> dict[str, str]:
+    """Each recipe's name ("mnist", "trainer/debug") and what its first comment line says."""
+    found = {}
+    for path in sorted(folder().rglob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        found[path.relative_to(folder()).with_suffix("").as_posix()] = first.removeprefix("#").strip()
+    return found
+
+
+def resolve(name: str) -> str:
+    """The file that ``--config NAME`` stands for.
+
+    Args:
+        name: A path, which comes first, or a recipe's name; with or without ".yaml", and with or without "configs/"
+            before it.
+
+    Raises:
+        InputError: If there is neither.
+    """
+    if Path(name).is_file() or name.lstrip().startswith("{"):
+        return name
+    bare = name.removesuffix(".yaml").removeprefix("configs/")
+    shipped = folder() / f"{bare}.yaml"
+    if shipped.is_file():
+        return str(shipped)
+    raise InputError(f"--config {name}: there is no such file, and no recipe of this name: {nearest(bare, names())}")

@@ -1,0 +1,199 @@
+"""A run's folder: where each thing lies, and how a new one gets its name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cnnlab.checkpoint import read_checkpoint, write_atomically
+from cnnlab.errors import InputError
+
+RUN_VARIABLE = "CNNLAB_RUN"
+"""The environment variable that tells the processes which a run starts what its folder is."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run, and the places in it."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.folder / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint that was best by the task's monitor."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """Everything that was logged, a row a step."""
+        return self.folder / "metrics.csv"
+
+    @property
+    def test(self) -> Path:
+        """The test's results."""
+        return self.folder / "test.json"
+
+    @property
+    def predictions(self) -> Path:
+        """A row for each predicted image."""
+        return self.folder / "predictions.csv"
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the pictures."""
+        return self.folder / "pictures"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, device and git commit."""
+        return self.folder / "environment.json"
+
+    def exists(self) -> bool:
+        """Whether there is anything in the folder."""
+        return self.folder.is_dir() and any(self.folder.iterdir())
+
+    def to_evaluate(self) -> Path:
+        """The checkpoint that test and predict take: the best one, else the last.
+
+        Raises:
+            InputError: If there is none.
+        """
+        for path in (self.best, self.last):
+            if path.is_file():
+                return path
+        raise InputError(self._without_checkpoint("nothing to evaluate"))
+
+    def to_resume(self) -> Path:
+        """The checkpoint that training goes on from: of last.ckpt and best.ckpt the one with more steps.
+
+        Raises:
+            InputError: If there is none.
+        """
+        found = [path for path in (self.last, self.best) if path.is_file()]
+        if not found:
+            raise InputError(self._without_checkpoint("nothing to resume"))
+        return max(found, key=lambda path: int(read_checkpoint(path)["global_step"]))
+
+    def _without_checkpoint(self, what: str) -> str:
+        if not self.folder.is_dir():
+            return f"there is no run {self.folder}: {what}"
+        return f"run {self.folder} has no checkpoint in {self.checkpoints}: {what}; start a new run with cnnlab fit"
+
+
+def find(path: str | Path) -> tuple[Run | None, Path]:
+    """Find the run and the checkpoint that a folder or a checkpoint file stands for.
+
+    Args:
+        path: A run's folder, or a checkpoint.
+
+    Returns:
+        The run (None for a checkpoint that lies in no run's folder), and the checkpoint to evaluate.
+
+    Raises:
+        InputError: If there is no such thing, or if it holds no checkpoint.
+    """
+    path = Path(path)
+    if path.is_dir():
+        run = Run(path)
+        return run, run.to_evaluate()
+    if not path.is_file():
+        raise InputError(f"there is no run or checkpoint {path}")
+    around = Run(path.absolute().parent.parent)
+    return (around if around.config.is_file() else None), path
+
+
+def global_rank() -> int:
+    """This process's number among all of a run, as its launcher said; 0 where there is one process."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def is_restarted_job() -> bool:
+    """Whether SLURM has requeued this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
+def choose(requested: str | None, recipe: str, root: Path = Path("runs")) -> Run:
+    """Choose the folder of a new run, the same one on all of its processes.
+
+    Args:
+        requested: The folder that the user wants, or None for ROOT/RECIPE-SUFFIX. The suffix is the job's id under
+            SLURM and torchrun; elsewhere the time, and -2, -3, ... where that is taken.
+        recipe: The recipe's name.
+        root: Where runs are kept.
+
+    Returns:
+        The run. The environment variable CNNLAB_RUN tells it to the processes that this one starts.
+    """
+    inherited = os.environ.get(RUN_VARIABLE)
+    if inherited and global_rank() > 0:
+        return Run(Path(inherited))
+    if requested is not None:
+        folder = Path(requested)
+    else:
+        job = _job_id(os.environ)
+        folder = _claim(root, recipe) if job is None else root / f"{recipe}-{job}"
+    os.environ[RUN_VARIABLE] = str(folder.absolute())
+    return Run(folder)
+
+
+def _claim(root: Path, recipe: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    name = f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+    for count in range(1, 1000):
+        folder = root / (name if count == 1 else f"{name}-{count}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise InputError(f"there are 999 runs called {name}: name this one with --run")
+
+
+def _job_id(environment: Mapping[str, str]) -> str | None:
+    """The id that all processes of a job share, over requeues too; None for a process that was started by hand.
+
+    >>> _job_id({"SLURM_JOB_ID": "12"})
+    '12'
+    >>> _job_id({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"})
+    '12_3'
+    """
+    if "SLURM_JOB_ID" in environment:
+        if "SLURM_ARRAY_JOB_ID" in environment:
+            return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+        return environment["SLURM_JOB_ID"]
+    if "TORCHELASTIC_RUN_ID" in environment:
+        if environment["TORCHELASTIC_RUN_ID"] == "none":
+            raise InputError(
+                "torchrun gave this job no id, so its processes cannot agree on a folder: give --run DIR, or start "
+                "torchrun with --standalone or --rdzv-id"
+            )
+        return environment["TORCHELASTIC_RUN_ID"]
+    return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,273 @@
+"""VisionTask: what all LightningModules of cnnlab share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+import cnnlab
+from cnnlab.checkpoint import read_weights
+from cnnlab.errors import InputError, nearest
+from cnnlab.loggers import write_metrics
+from cnnlab.models.factory import create_network
+from cnnlab.models.standardize import Standardize
+from cnnlab.tasks.schedules import check_schedule, create_schedules
+
+Stage = Literal["train", "val", "test"]
+_FUSED_OPTIMIZERS = frozenset({"adam", "adamw", "sgd", "momentum", "adagrad"})
+
+
+class VisionTask(LightningModule):
+    """A network with its preprocessing, loss, metrics and optimisation.
+
+    A subclass says what they are in configure_network(), configure_loss() and configure_metrics(), which are called in
+    this order, and what one step does with them in predictions_and_loss(); that one step serves training,
+    validation and test. Hyperparameters are plain values, so that a checkpoint loads anywhere with
+    weights_only=True.
+
+    Args:
+        network: A name for models.factory.create_network.
+        num_classes: The number of classes.
+        channels: The images' channels.
+        class_names: The classes' names in order; their numbers if None.
+        mean: Per channel, in 0..1, subtracted from the pixels; 0.5 if None.
+        std: Per channel, in 0..1, by which the pixels are divided; 0.5 if None.
+        network_args: Further arguments of the network.
+        optimizer: A name for timm.optim.create_optimizer_v2; norms and biases are spared weight decay.
+        lr: Peak learning rate.
+        weight_decay: Weight decay.
+        optimizer_args: Further arguments of the optimizer.
+        schedule: The learning rate's course: constant, cosine, onecycle, step or plateau (see tasks.schedules).
+        warmup: The share of the run in which the learning rate rises; the schedule's own if None.
+        schedule_args: Further arguments of the schedule.
+        compile: Compile the network with torch.compile; checkpoints keep the plain names.
+        channels_last: Keep images and convolutions in channels_last memory format, the faster one for convolutions.
+        init_from: A checkpoint whose weights training starts from. (To go on with a run, resume it.)
+
+    Raises:
+        InputError: If a name is unknown or an argument does not fit.
+    """
+
+    monitor: ClassVar[str] = "val/loss"
+    """The metric that checkpoints, early stopping and plateau watch."""
+    mode: ClassVar[Literal["min", "max"]] = "min"
+    """Which of its values is better."""
+
+    def __init__(
+        self,
+        network: str,
+        num_classes: int,
+        channels: int = 3,
+        class_names: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        network_args: dict[str, Any] | None = None,
+        optimizer: str = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        optimizer_args: dict[str, Any] | None = None,
+        schedule: str = "cosine",
+        warmup: float | None = None,
+        schedule_args: dict[str, Any] | None = None,
+        compile: bool = False,
+        channels_last: bool = True,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.num_classes = num_classes
+        self.class_names = [str(i) for i in range(num_classes)] if class_names is None else list(class_names)
+        if len(self.class_names) != num_classes:
+            raise InputError(f"there are {len(self.class_names)} class_names for {num_classes} classes")
+        # Plain lists, whatever sequence came: tuples would come back from YAML as something else.
+        self.hparams["class_names"] = self.class_names
+        self.hparams["mean"] = [0.5] * channels if mean is None else [float(value) for value in mean]
+        self.hparams["std"] = [0.5] * channels if std is None else [float(value) for value in std]
+        _check_optimizer(optimizer, lr)
+        check_schedule(schedule, warmup, schedule_args or {})
+
+        self.standardize = Standardize(self.hparams["mean"], self.hparams["std"])
+        self.network = self.configure_network()
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if compile:
+            self.network.compile()
+        self.loss = self.configure_loss()
+        self.train_metrics = self.configure_metrics("train")
+        self.val_metrics = self.configure_metrics("val")
+        self.test_metrics = self.configure_metrics("test")
+        self.results: dict[str, float] = {}
+        """The latest value of each metric of each stage, by its full name ("val/accuracy")."""
+        self.tables: dict[str, Tensor] = {}
+        """The latest value of each metric that is more than a number, such as "test/confusion_matrix"."""
+
+    def configure_network(self) -> nn.Module:
+        """Make the network: standardised images to raw predictions."""
+        return create_network(
+            self.hparams["network"], self.num_classes, self.hparams["channels"], **(self.hparams["network_args"] or {})
+        )
+
+    @abstractmethod
+    def configure_loss(self) -> Callable[[Tensor, Any], Tensor]:
+        """Make the loss: (predictions, targets) to a scalar."""
+
+    @abstractmethod
+    def configure_metrics(self, stage: Stage) -> MetricCollection:
+        """Make a stage's metrics; "loss" is among them, for the mean of the loss over the epoch."""
+
+    @abstractmethod
+    def update_metrics(self, metrics: MetricCollection, predictions: Tensor, targets: Any, loss: Tensor) -> None:
+        """Bring a stage's metrics up to date with a batch."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W), uint8 0..255 or float 0..1, to raw predictions."""
+        images = self.standardize(images)
+        if self.hparams["channels_last"]:
+            images = images.contiguous(memory_format=torch.channels_last)
+        predictions: Tensor = self.network(images)
+        return predictions
+
+    def step(self, batch: tuple[Tensor, Any], metrics: MetricCollection) -> Tensor:
+        """Predict a batch, measure it, return the loss: the one step of all stages."""
+        images, targets = batch
+        predictions = self(images)
+        loss = self.loss(predictions, targets)
+        self.update_metrics(metrics, predictions.detach(), targets, loss.detach())
+        return loss
+
+    def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
+        """One step of the training."""
+        loss = self.step(batch, self.train_metrics)
+        self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
+        if (self.trainer.global_step + 1) % self._log_every_n_steps == 0:
+            # Not through self.log, which would write it after a checkpoint of this step: a resumed run would miss it.
+            write_metrics(self.trainer, {"train/loss_step": loss.item()}, self.trainer.global_step)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
+        """One step of the validation."""
+        self.step(batch, self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
+        """One step of the test."""
+        self.step(batch, self.test_metrics)
+
+    @property
+    def _log_every_n_steps(self) -> int:
+        # The trainer's own attribute, which Lightning does not declare.
+        return int(vars(self.trainer)["log_every_n_steps"])
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training metrics."""
+        self._finish("train", self.train_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._finish("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._finish("test", self.test_metrics)
+
+    def _finish(self, stage: Stage, metrics: MetricCollection) -> None:
+        # The metrics themselves are not handed to self.log: Lightning would reset and forget them in ways that
+        # an epoch interrupted half-way does not survive.
+        values = metrics.compute()
+        metrics.reset()
+        for name, value in values.items():
+            key = f"{stage}/{name}"
+            if value.ndim:
+                self.tables[key] = value.cpu()
+            else:
+                self.results[key] = value.item()
+                self.log(key, value.float(), prog_bar=key == self.monitor, logger=False)
+        if stage != "test" and not self.trainer.sanity_checking:
+            numbers = {key: value for key, value in self.results.items() if key.startswith(f"{stage}/")}
+            write_metrics(self.trainer, numbers, self.trainer.global_step - 1)
+
+    def setup(self, stage: str) -> None:
+        """Take over the weights of init_from when a fit begins, not when it goes on."""
+        trainer = self.trainer
+        if stage == "fit" and self.hparams["init_from"] and trainer is not None and trainer.ckpt_path is None:
+            self._take_weights(self.hparams["init_from"])
+
+    def _take_weights(self, path: str) -> None:
+        own = self.network.state_dict()
+        prefix = "network."
+        given = {name.removeprefix(prefix): value for name, value in read_weights(path).items() if prefix in name}
+        fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+        if not fitting:
+            raise InputError(f"init_from {path}: none of its weights fits network {self.hparams['network']!r}")
+        self.network.load_state_dict(fitting, strict=False)
+        left = sorted(set(own) - set(fitting))
+        rank_zero_info(
+            f"init_from {path}: took {len(fitting)} of {len(own)} tensors"
+            + (f"; as initialised: {', '.join(left)}" if left else "")
+        )
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer by name from timm's factory, and the schedule by name."""
+        from timm.optim import create_optimizer_v2  # timm takes a second to import
+
+        hparams = self.hparams
+        extra = dict(hparams["optimizer_args"] or {})
+        # A fused step unscales gradients itself, so fp16 cannot clip them before it.
+        if hparams["optimizer"].lower() in _FUSED_OPTIMIZERS and self.trainer.precision != "16-mixed":
+            extra.setdefault("fused", True)
+        try:
+            optimizer = create_optimizer_v2(
+                self.network,
+                opt=hparams["optimizer"],
+                lr=hparams["lr"],
+                weight_decay=hparams["weight_decay"],
+                **extra,
+            )
+        except TypeError as error:
+            raise InputError(
+                f"optimizer {hparams['optimizer']!r} does not take these optimizer_args: {error}"
+            ) from error
+        schedules = create_schedules(
+            hparams["schedule"],
+            optimizer,
+            self.trainer.estimated_stepping_batches,
+            hparams["warmup"],
+            self.monitor,
+            self.mode,
+            hparams["schedule_args"] or {},
+        )
+        return [optimizer], schedules
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say in the checkpoint what it takes to make this task, and its data, again."""
+        checkpoint["cnnlab"] = {"version": cnnlab.__version__, "task": _class_path(self)}
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None:
+            checkpoint["cnnlab"]["data"] = _class_path(datamodule)
+
+
+def mean_of_loss() -> Metric:
+    """The metric "loss": the mean of the batches' losses, each weighted with its number of samples."""
+    from torchmetrics import MeanMetric
+
+    return MeanMetric(nan_strategy="disable")
+
+
+def _class_path(instance: object) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"
+
+
+def _check_optimizer(name: str, lr: float) -> None:
+    from timm.optim import list_optimizers
+
+    if lr < 0:
+        raise InputError(f"lr is {lr}, expected 0 or more")
+    known = [str(known) for known in list_optimizers()]
+    if name.lower() not in known:
+        raise InputError(f"there is no optimizer {name!r}: {nearest(name, known)}")

@@ -1,0 +1,129 @@
+"""Generated data and a command line for all tests."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnlab.cli import main
+
+TINY = Path(__file__).parent / "conf" / "classification.yaml"
+"""A recipe that trains in a second: 320 generated images, three classes' worth of patterns, two epochs."""
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write an array in MNIST's file format."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(int(size).to_bytes(4, "big") for size in array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def patterns(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images 28x28 of ten kinds (a bright bar at ten heights, with noise) and their classes."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 10
+    images = generator.integers(0, 60, (count, 28, 28))
+    for image, label in zip(images, labels, strict=True):
+        image[2 + 2 * label : 6 + 2 * label, 4:24] += 180
+    return images.astype(np.uint8), labels.astype(np.uint8)
+
+
+def write_mnist(root: Path, train: int = 320, test: int = 50, name: str = "MNIST", packed: bool = False) -> None:
+    """Lay down the four files of a data set in MNIST's form."""
+    for prefix, count, seed in (("train", train, 0), ("t10k", test, 1)):
+        images, labels = patterns(count, seed)
+        for kind, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
+            path = root / name / "raw" / f"{prefix}-{kind}"
+            write_idx(path, array)
+            if packed:
+                path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+                path.unlink()
+
+
+@pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small data set in MNIST's form."""
+    root = tmp_path_factory.mktemp("data")
+    write_mnist(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets, outside the project; a test that needs it skips where it is absent."""
+    folder = Path(os.environ.get("CNNLAB_TEST_DATA", Path(__file__).parents[2] / "shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs real data in {folder} (or in $CNNLAB_TEST_DATA)")
+    return folder
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cnnlab = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No run's folder, seed or launcher's variables from one test to the next."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "PL_")) or name in ("RANK", "LOCAL_RANK", "CNNLAB_RUN"):
+            monkeypatch.delenv(name)
+    path = list(sys.path)
+    before = dict(os.environ)
+    yield
+    sys.path[:] = path
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
+@pytest.fixture
+def cnnlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cnnlab:
+    """Run the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Result:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["cnnlab", *map(str, arguments)])
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def fit(cnnlab: Cnnlab, mnist_root: Path) -> Cnnlab:
+    """``cnnlab fit`` with the tiny recipe, into the folder R."""
+
+    def run(*flags: str | Path) -> Result:
+        return cnnlab("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R", *flags)
+
+    return run
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line as a process of its own."""
+    return [sys.executable, "-m", "cnnlab", *map(str, arguments)]
+
+
+def run_process(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a process of its own, to its end."""
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, check=False, timeout=280)

@@ -1,0 +1,57 @@
+from itertools import chain
+
+import pytest
+
+from cnnlab.data.samplers import Draw, EvalSampler, TrainSampler
+
+
+def epoch_of(sampler: TrainSampler, epoch: int) -> list[list[Draw]]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_an_epoch_has_each_sample_once_in_an_order_of_its_own() -> None:
+    sampler = TrainSampler(10, batch_size=4, seed=0, drop_last=False)
+    first, second = epoch_of(sampler, 0), epoch_of(sampler, 1)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert len(sampler) == 3
+    assert sorted(index for _, index in chain(*first)) == list(range(10))
+    assert {epoch for epoch, _ in chain(*second)} == {1}
+    assert [index for _, index in chain(*first)] != [index for _, index in chain(*second)]
+
+
+def test_an_incomplete_batch_is_dropped_unless_it_is_the_only_one() -> None:
+    assert [len(batch) for batch in TrainSampler(10, 4, seed=0)] == [4, 4]
+    assert [len(batch) for batch in TrainSampler(3, 4, seed=0)] == [3]
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_two_processes_see_together_what_one_sees_with_twice_the_batch(drop_last: bool) -> None:
+    alone = epoch_of(TrainSampler(37, 8, seed=3, drop_last=drop_last), 2)
+    ranks = [
+        epoch_of(TrainSampler(37, 4, seed=3, drop_last=drop_last, rank=rank, world_size=2), 2) for rank in range(2)
+    ]
+    assert [list(chain(*step)) for step in zip(*ranks, strict=True)] == alone
+
+
+def test_a_resumed_epoch_goes_on_and_the_next_is_whole() -> None:
+    whole = TrainSampler(20, 4, seed=0)
+    resumed = TrainSampler(20, 4, seed=0)
+    resumed.resume_at(epoch=2, batches=3)
+    resumed.set_epoch(0)  # Lightning says so before it has restored its own progress.
+    assert list(resumed) == epoch_of(whole, 2)[3:]
+    assert len(resumed) == 5
+    assert epoch_of(resumed, 3) == epoch_of(whole, 3)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_evaluation_sees_each_sample_exactly_once(world_size: int) -> None:
+    parts = [list(chain(*EvalSampler(13, 3, rank=rank, world_size=world_size))) for rank in range(world_size)]
+    assert sorted(chain(*parts)) == list(range(13))
+    assert all(part == sorted(part) for part in parts)
+
+
+def test_a_process_without_samples_has_no_batches() -> None:
+    sampler = EvalSampler(2, 3, rank=2, world_size=3)
+    assert len(sampler) == 0
+    assert list(sampler) == []
