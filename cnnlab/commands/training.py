@@ -23,7 +23,7 @@ from cnnlab import callbacks
 from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint
 from cnnlab.commands.arguments import LINKED, Plan, plan, take_apart
 from cnnlab.commands.messages import differences, friendly, say, summary
-from cnnlab.errors import InputError
+from cnnlab.errors import CnnlabError, InputError
 from cnnlab.imports import by_path
 from cnnlab.loggers import MetricsCsv
 from cnnlab.run import Run
@@ -121,6 +121,31 @@ class VisionCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: what a checkpoint says comes first, below all configs and flags (see commands.arguments)."""
 
+    def instantiate_classes(self) -> None:
+        """Make data, model and trainer, with errors of one line.
+
+        jsonargparse packs an error into what it says of each alternative type, so it is remembered here.
+        """
+        to_mend: list[CnnlabError] = []
+
+        def instantiate(class_type: type, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return class_type(*args, **kwargs)
+            except CnnlabError as error:
+                to_mend.append(error)
+                raise
+
+        kinds = (LightningModule, LightningDataModule, Callback)
+        try:
+            self.config_init = self.parser.instantiate(
+                self.config, instantiators=[(instantiate, kind, True) for kind in kinds]
+            )
+        except ValueError as error:
+            raise (to_mend[0] if to_mend else error) from None
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+
     def before_instantiate_classes(self) -> None:
         """Compare with the checkpoint; keep what the user set although it comes from the data."""
         config = self.config[self.subcommand]
@@ -197,7 +222,7 @@ class VisionCLI(LightningCLI):
         config = self.config[self.subcommand].clone()
         for name in ("config", "run", "resume", "ckpt_path", "weights_only"):
             config.pop(name, None)
-        text: str = self._parser(self.subcommand).dump(config, skip_validation=True)
+        text: str = self._parser(self.subcommand).dump(config)
         return text
 
     def before_fit(self) -> None:

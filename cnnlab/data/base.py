@@ -78,6 +78,8 @@ class VisionDataModule(LightningDataModule):
         self, batch_size: int = 128, num_workers: int = 0, drop_last: bool = True, seed: int | None = None
     ) -> None:
         super().__init__()
+        # Of the subclass too: a checkpoint says what it takes to make its data again.
+        self.save_hyperparameters(logger=False)
         if batch_size < 1:
             raise InputError(f"data.batch_size is {batch_size}, expected 1 or more")
         if num_workers < 0:

@@ -218,8 +218,9 @@ class VisionTask(LightningModule):
 
         hparams = self.hparams
         extra = dict(hparams["optimizer_args"] or {})
-        # A fused step unscales gradients itself, so fp16 cannot clip them before it.
-        if hparams["optimizer"].lower() in _FUSED_OPTIMIZERS and self.trainer.precision != "16-mixed":
+        # A fused step unscales gradients itself, so Lightning refuses to clip them before it in mixed precision.
+        clipped = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
+        if hparams["optimizer"].lower() in _FUSED_OPTIMIZERS and not clipped:
             extra.setdefault("fused", True)
         try:
             optimizer = create_optimizer_v2(

@@ -94,7 +94,7 @@ def test_a_label_out_of_range_is_named(tmp_path: Path) -> None:
     labels = np.arange(320) % 10
     labels[17] = 11
     write_idx(tmp_path / "MNIST/raw/train-labels-idx1-ubyte", labels)
-    with pytest.raises(InputError, match="label 11 .* from 0 to 9"):
+    with pytest.raises(InputError, match=r"label 11 .* from 0 to 9"):
         ready(tmp_path)
 
 

@@ -1,0 +1,342 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cnnlab import recipes
+from cnnlab.cli import COMMANDS
+from cnnlab.commands.training import SLOTS
+from tests.conftest import TINY, Cnnlab, command
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    """Trap 10: help that takes seconds."""
+    code = (
+        "import sys; from cnnlab.cli import main; main(['--help']); main(['--version']);"
+        "print([m for m in ('torch', 'lightning', 'numpy', 'matplotlib', 'jsonargparse') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name, entry in COMMANDS.items():
+        assert re.search(rf"^  {name}\s+{re.escape(entry.purpose)}$", done.stdout, re.MULTILINE)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_version_names_what_a_bug_report_needs(cnnlab: Cnnlab) -> None:
+    out = cnnlab("--version").out
+    assert re.search(rf"^torch\s+{re.escape(str(torch.__version__).split('+')[0])}", out, re.MULTILINE)
+    assert all(f"\n{name} " in out for name in ("python", "lightning", "torchvision", "timm", "jsonargparse"))
+
+
+def test_recipes_lists_each_with_a_line(cnnlab: Cnnlab) -> None:
+    lines = cnnlab("recipes").out.splitlines()
+    assert [line.split()[0] for line in lines] == list(recipes.names())
+    assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if "/" not in name])
+def test_every_recipe_prints_its_configuration(cnnlab: Cnnlab, name: str) -> None:
+    """Trap 9: a shipped file that no longer parses."""
+    result = cnnlab("fit", "--config", name, "--print_config")
+    assert result.code == 0
+    printed = yaml.safe_load(result.out)
+    shipped = yaml.safe_load((recipes.folder() / f"{name}.yaml").read_text())
+    assert printed["model"]["init_args"]["lr"] == shipped["model"]["init_args"]["lr"]
+    assert printed["trainer"]["max_epochs"] == shipped["trainer"]["max_epochs"]
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if "/" in name])
+def test_every_overlay_goes_on_top_of_a_recipe(cnnlab: Cnnlab, name: str) -> None:
+    printed = yaml.safe_load(cnnlab("fit", "--config", "mnist", "--config", name, "--print_config").out)
+    overlay = yaml.safe_load((recipes.folder() / f"{name}.yaml").read_text())
+    assert overlay["trainer"].items() <= printed["trainer"].items()
+    assert printed["trainer"]["max_epochs"] == 10
+
+
+def test_a_printed_configuration_loads_again(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    first = cnnlab("fit", "--config", "mnist", "--print_config").out
+    (tmp_path / "again.yaml").write_text(first)
+    assert cnnlab("fit", "--config", "again.yaml", "--print_config").out == first
+
+
+@pytest.mark.parametrize("order", [["flag", "config"], ["config", "flag"]])
+def test_flags_beat_configs_wherever_they_stand(cnnlab: Cnnlab, order: list[str]) -> None:
+    parts = {"flag": ["--trainer.max_epochs", "77", "--model.lr=0.5"], "config": ["--config", "mnist"]}
+    arguments = [part for name in order for part in parts[name]]
+    printed = yaml.safe_load(cnnlab("fit", *arguments, "--print_config").out)
+    assert printed["trainer"]["max_epochs"] == 77
+    assert printed["model"]["init_args"]["lr"] == 0.5
+    assert printed["model"]["init_args"]["label_smoothing"] == 0.05
+
+
+def test_configs_overlay_in_their_order(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("trainer: {max_epochs: 1, max_steps: 11}\nmodel: {init_args: {lr: 0.1}}\n")
+    (tmp_path / "two.yaml").write_text("trainer: {max_epochs: 2}\n")
+    arguments = ["--config", "mnist", "-c", "one.yaml", "--config=two.yaml", "--print_config"]
+    printed = yaml.safe_load(cnnlab("fit", *arguments).out)
+    assert (printed["trainer"]["max_epochs"], printed["trainer"]["max_steps"]) == (2, 11)
+    assert printed["model"]["init_args"]["lr"] == 0.1
+    assert printed["model"]["init_args"]["network"] == "simple_cnn"
+
+
+def test_a_run_leaves_a_folder_that_can_be_tested_and_predicted(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    result = fit()
+    assert result.code == 0, result.err
+    assert "best" in result.out
+    assert "cnnlab test R" in result.out
+    assert cnnlab("test", "R").code == 0
+    assert cnnlab("predict", "R").code == 0
+    folder = tmp_path / "R"
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "test.json",
+        "confusion_matrix.csv",
+        "predictions.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "pictures/confusion_matrix.png",
+        "pictures/predictions.png",
+    }
+    assert json.loads((folder / "environment.json").read_text())["versions"]["torch"]
+    assert cnnlab("validate", "R").code == 0
+
+
+def test_a_run_without_a_name_is_called_after_its_recipe(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
+    result = cnnlab("fit", "--config", TINY, "--data.root", mnist_root, "--trainer.max_epochs", "1")
+    assert result.code == 0, result.err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"classification-\d{8}-\d{6}", folder.name)
+
+
+def test_an_existing_run_is_never_overwritten(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Trap 5: an existing configuration that aborts or is overwritten."""
+    assert fit().code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "R").rglob("*") if path.is_file()}
+    refused = fit("--model.lr", "0.5")
+    assert refused.code == 2
+    assert "cnnlab resume R" in refused.err
+    assert {path: path.read_bytes() for path in (tmp_path / "R").rglob("*") if path.is_file()} == before
+
+
+def test_resume_auto_starts_or_goes_on(fit: Cnnlab, tmp_path: Path) -> None:
+    assert fit("--resume", "auto", "--trainer.max_epochs", "1").code == 0
+    result = fit("--resume", "auto", "--trainer.max_epochs", "2")
+    assert result.code == 0, result.err
+    steps = [int(line.split(",")[0]) for line in (tmp_path / "R/metrics.csv").read_text().splitlines()[1:]]
+    assert steps == list(range(16))
+    assert len(json.loads((tmp_path / "R/environment.json").read_text())["resumed"]) == 1
+
+
+def test_resuming_a_finished_run_says_so(fit: Cnnlab, cnnlab: Cnnlab) -> None:
+    assert fit().code == 0
+    result = cnnlab("resume", "R")
+    assert result.code == 0
+    assert "nothing was left to train" in result.out
+    assert cnnlab("resume", "R", "--trainer.max_epochs", "3").code == 0
+
+
+def test_resume_fails_where_there_is_nothing_to_resume(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Trap 6: ckpt_path=last that silently starts afresh."""
+    for arguments, message in (
+        (["resume", "R"], "there is no run R"),
+        (["resume"], "resume needs a run"),
+        (["test", "R"], "there is no run or checkpoint R"),
+        (["test"], "test needs trained weights"),
+        (["test", "--config", "mnist"], "test needs trained weights"),
+        (["predict", "--ckpt_path", "x.ckpt"], "x.ckpt"),
+    ):
+        result = cnnlab(*arguments)
+        assert result.code == 2
+        assert message in result.err
+    (tmp_path / "E/checkpoints").mkdir(parents=True)
+    for name in ("resume", "test"):
+        result = cnnlab(name, "E")
+        assert result.code == 2
+        assert "no checkpoint" in result.err
+
+
+def test_flag_beats_config_beats_checkpoint_and_the_difference_is_printed(
+    fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path
+) -> None:
+    """Trap 1: saved hyperparameters that are ignored, or that beat flags."""
+    assert fit("--model.lr", "0.02", "--model.label_smoothing", "0.1").code == 0
+    checkpoint = tmp_path / "R/checkpoints/last.ckpt"
+    moved = tmp_path / "elsewhere.ckpt"
+    moved.write_bytes(checkpoint.read_bytes())
+    alone = yaml.safe_load(cnnlab("test", "--ckpt_path", moved, "--print_config").out)
+    assert alone["model"]["init_args"]["lr"] == 0.02
+    (tmp_path / "over.yaml").write_text("model: {init_args: {lr: 0.03, label_smoothing: 0.2}}\n")
+    arguments = ["test", moved, "--config", "over.yaml", "--model.lr", "0.04", "--run", "T"]
+    printed = yaml.safe_load(cnnlab(*arguments, "--print_config").out)
+    assert printed["model"]["init_args"]["lr"] == 0.04
+    assert printed["model"]["init_args"]["label_smoothing"] == 0.2
+    result = cnnlab(*arguments)
+    assert result.code == 0, result.err
+    assert "model.lr is 0.04 (the checkpoint's: 0.02)" in result.out
+    assert "model.label_smoothing is 0.2 (the checkpoint's: 0.1)" in result.out
+    assert "model.network" not in result.out
+
+
+def test_a_checkpoint_alone_is_enough_to_predict(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    assert fit("--model.network_args", '{"dropout": 0.1}').code == 0
+    moved = tmp_path / "elsewhere.ckpt"
+    moved.write_bytes((tmp_path / "R/checkpoints/best.ckpt").read_bytes())
+    assert cnnlab("predict", "--ckpt_path", moved, "--run", "P").code == 0
+    assert cnnlab("predict", "R").code == 0
+    assert (tmp_path / "P/predictions.csv").read_text() == (tmp_path / "R/predictions.csv").read_text()
+
+
+def test_what_comes_from_the_data_is_in_the_checkpoint(fit: Cnnlab, tmp_path: Path) -> None:
+    """Trap 4: values linked from the data that are missing."""
+    assert fit().code == 0
+    kept = torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+    assert kept["num_classes"] == 10
+    assert kept["channels"] == 1
+    assert kept["class_names"] == list("0123456789")
+    assert (kept["mean"], kept["std"]) == ([0.1307], [0.3081])
+
+
+def test_a_value_that_contradicts_the_data_is_refused(fit: Cnnlab) -> None:
+    result = fit("--model.num_classes", "7")
+    assert result.code == 2
+    assert "model.num_classes is 7, but the data have 10" in result.err
+
+
+def test_slots_are_switched_and_set_one_by_one(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Trap 8: adding one callback drops the others."""
+    flags = ["--callbacks.ema", "true", "--callbacks.last.every_n_minutes", "5", "--callbacks.best", "false"]
+    printed = yaml.safe_load(cnnlab("fit", "--config", "mnist", *flags, "--print_config").out)["callbacks"]
+    assert set(printed) == set(SLOTS)
+    assert printed["ema"] is True
+    assert printed["best"] is False
+    assert printed["throughput"] is True
+    assert printed["last"]["init_args"]["every_n_minutes"] == 5
+    early = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/loss"}}
+    extra = f"--trainer.callbacks+={json.dumps(early)}"
+    assert fit(*flags, extra).code == 0
+    assert [path.name for path in (tmp_path / "R/checkpoints").iterdir()] == ["last.ckpt"]
+    saved = torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)
+    assert "current_model_state" in saved
+    assert any(key.startswith("EarlyStopping") for key in saved["callbacks"])
+
+
+def test_checkpoints_lie_in_no_sub_folders(fit: Cnnlab, tmp_path: Path) -> None:
+    """Trap 13: a slash in a metric's name."""
+    assert fit().code == 0
+    assert {path.name for path in (tmp_path / "R/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_a_users_classes_in_the_working_folder_are_found(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "from cnnlab.data import MNIST\n"
+        "from cnnlab.tasks import Classification\n"
+        "class MyData(MNIST):\n    pass\n"
+        "class MyTask(Classification):\n    pass\n"
+        "class MyNetwork(nn.Sequential):\n"
+        "    def __init__(self, num_classes, channels):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(784 * channels, num_classes))\n"
+    )
+    arguments = ["--model", "mine.MyTask", "--data", "mine.MyData", "--data.root", mnist_root, "--data.val_size", "64"]
+    result = cnnlab("fit", *arguments, "--model.network", "mine.MyNetwork", "--trainer.max_epochs", "1", "--run", "R")
+    assert result.code == 0, result.err
+    assert cnnlab("test", tmp_path / "R/checkpoints/best.ckpt").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ft"], "there is no command 'ft': did you mean 'fit'"),
+        (["fit", "--config", "mnits"], "did you mean 'mnist'"),
+        (["fit", "--config", "nowhere/x.yaml"], "nowhere/x.yaml"),
+        (["fit", "--config"], "--config lacks its value"),
+        (["fit", "mnist"], "--config mnist"),
+        (["fit", "--config", "mnist", "--resume", "always"], "never or auto"),
+        (["fit", "--config", "mnist", "--trainer.max_epoch", "3"], "did you mean 'trainer.max_epochs'"),
+        (["fit", "--config", "mnist", "--tariner.max_epochs", "3"], "trainer.max_epochs"),
+        (["fit", "--config", "mnist", "--trainer.max_epochs", "x"], "trainer.max_epochs is 'x', expected int or null"),
+        (["fit", "--config", "mnist", "--model.lrr", "1"], "has no 'lrr': did you mean 'lr'"),
+        (["fit", "--config", "mnist", "--model.lr", "fast"], "model.lr is 'fast', expected float"),
+        (["fit", "--config", "mnist", "--model", "Clasification"], "did you mean 'Classification'"),
+        (["fit", "--config", "mnist", "--data.rot", "x"], "did you mean 'root'"),
+        (["fit", "--config", "mnist", "--data.dataset", "EMNIST"], "data.dataset is 'EMNIST', expected"),
+        (["fit", "--config", "mnist", "--callbacks.emma", "true"], "did you mean 'callbacks.ema'"),
+        (["fit", "--config", "mnist", "--callbacks.ema.dacay", "0.9"], "did you mean 'decay'"),
+        (["fit", "--config", "mnist", "--callbacks.ema.decay", "2"], "callbacks.ema.decay is 2"),
+        (["fit", "--config", "mnist", "--model.network", "simple_cn"], "did you mean 'simple_cnn'"),
+        (["fit", "--config", "mnist", "--model.optimizer", "adamv"], "there is no optimizer 'adamv'"),
+        (["fit", "--config", "mnist", "--model.schedule", "cosin"], "did you mean 'cosine'"),
+        (["fit", "--config", "mnist", "--data.root", "nowhere", "--data.download", "false"], "MNIST is not in"),
+        (["fit", "--config", "mnist", "--model.optimizer_args", '{"momentumm": 1}'], "momentumm"),
+    ],
+)
+def test_bad_input_gets_one_line_that_names_it(
+    cnnlab: Cnnlab, tmp_path: Path, arguments: list[str], message: str, mnist_root: Path
+) -> None:
+    """Trap 9: obscure errors."""
+    if "--data.root" not in arguments and "mnist" in arguments[2:]:
+        arguments = [*arguments, "--data.root", str(mnist_root), "--data.val_size", "64"]
+    result = cnnlab(*arguments)
+    assert result.code == 2
+    (line,) = [line for line in result.err.splitlines() if line.startswith("cnnlab: ")]
+    assert message in line
+    assert "Traceback" not in result.err
+    runs = tmp_path / "runs"
+    assert not runs.is_dir() or not list(runs.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text", ["tariner: {max_epochs: 1}", "trainer: {max_epoch: 1}", "model: {init_args: {lrr: 1}}"]
+)
+def test_a_misspelt_key_in_a_file_is_named_at_any_level(cnnlab: Cnnlab, tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    result = cnnlab("fit", "--config", "mnist", "--config", "bad.yaml")
+    assert result.code == 2
+    assert "did you mean" in result.err
+    assert re.search("tariner|max_epoch|lrr", result.err)
+
+
+def test_a_traceback_comes_on_request(cnnlab: Cnnlab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNNLAB_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="there is no command"):
+        cnnlab("ft")
+
+
+def test_images_of_other_channels_are_refused(fit: Cnnlab, cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
+    assert fit("--trainer.max_epochs", "1").code == 0
+    (tmp_path / "rgb.py").write_text(
+        "from cnnlab.data import MNIST\n"
+        "class RGB(MNIST):\n"
+        "    def load(self, train):\n"
+        "        images, targets = super().load(train)\n"
+        "        return images.expand(-1, 3, -1, -1), targets\n"
+    )
+    result = cnnlab("test", "R", "--data", "rgb.RGB", "--data.root", mnist_root, "--run", "T")
+    assert result.code == 2
+    assert "made for 1 channel" in result.err
+
+
+def test_other_classes_than_the_checkpoints_are_refused(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    assert fit("--trainer.max_epochs", "1").code == 0
+    result = cnnlab("test", "R", "--data.dataset", "FashionMNIST", "--run", "T")
+    assert result.code == 2
+    assert "was trained on" in result.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_prints_a_script_that_the_shell_accepts(tmp_path: Path, shell: str) -> None:
+    done = subprocess.run(command("completion", shell), capture_output=True, text=True, check=True)
+    assert "--trainer.max_epochs" in done.stdout
+    assert "resume" in done.stdout
+    script = tmp_path / "script"
+    script.write_text(done.stdout)
+    if shell == "bash":
+        subprocess.run(["bash", "-n", str(script)], check=True)
