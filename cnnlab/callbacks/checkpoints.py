@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
-from cnnlab.errors import InputError, InterruptionError
+from cnnlab.errors import CnnlabError, InputError, InterruptionError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -177,7 +177,9 @@ class LastCheckpoint(Checkpoint):
         untouched = steps.ready == steps.completed and trainer.global_step > self._saved_step
         # Other processes may not have met the error, and would wait for ever for a save on all.
         alone = trainer.world_size == 1
-        if isinstance(exception, Exception) and not isinstance(exception, InterruptionError) and untouched and alone:
+        # What cnnlab itself stops for is saved already, or must not be.
+        unforeseen = isinstance(exception, Exception) and not isinstance(exception, CnnlabError)
+        if unforeseen and untouched and alone:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,6 +25,10 @@ class FiniteLoss(Callback):
         self.every_n_steps = every_n_steps
         self._first_bad: Tensor | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with a clean slate."""
+        self._first_bad = None
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -47,7 +51,6 @@ class FiniteLoss(Callback):
     def _check(self, trainer: Trainer) -> None:
         if self._first_bad is None or (batch := int(self._first_bad)) < 0:
             return
-        self._first_bad = None
         kept = sorted(path.name for path in checkpoint_folder(trainer).glob("*.ckpt"))
         raise TrainingError(
             f"the loss of training batch {batch} (counted from 0, optimizer step about {trainer.global_step}, epoch "

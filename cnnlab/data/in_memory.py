@@ -105,6 +105,10 @@ class InMemoryDataModule(VisionDataModule):
         seed: See VisionDataModule.
     """
 
+    train_set: AugmentedImages
+    val_set: TensorImages
+    test_set: TensorImages
+
     def __init__(
         self,
         val_size: int,

@@ -1,0 +1,198 @@
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+
+from cnnlab.callbacks import BestCheckpoint, EarlyStop, ExactResume, FiniteLoss, LastCheckpoint
+from cnnlab.errors import InputError, InterruptionError, TrainingError
+from cnnlab.tasks import Classification
+from tests.tasks.test_classification import data, task, trainer
+
+
+def fit(folder: Path, root: Path, callbacks: list[Callback], ckpt_path: Path | None = None, **kwargs: Any) -> Trainer:
+    seed_everything(0)
+    run = trainer(folder, callbacks=[ExactResume(), *callbacks], enable_checkpointing=True, **kwargs)
+    run.fit(task(lr=0.01), datamodule=data(root), ckpt_path=ckpt_path)
+    return run
+
+
+def load(folder: Path, name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
+    return loaded
+
+
+class At(Callback):
+    """Does something at a batch (counted over the run)."""
+
+    def __init__(self, batch: int, what: Any) -> None:
+        self.batch = batch
+        self.what = what
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            self.what(pl_module, batch)
+
+
+def same(a: dict[str, Any], b: dict[str, Any], *keys: str) -> bool:
+    return all(torch.equal(a[key][name], b[key][name]) for key in keys for name in a[key])
+
+
+def test_best_keeps_the_best_and_the_sanity_check_does_not_count(tmp_path: Path, mnist_root: Path) -> None:
+    """Trap 25: the sanity check spoils the best metric."""
+    watch: list[float] = []
+
+    class Watch(Callback):
+        def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if not trainer.sanity_checking:
+                assert isinstance(pl_module, Classification)
+                watch.append(pl_module.results["val/accuracy"])
+
+    best = BestCheckpoint()
+    run = fit(tmp_path, mnist_root, [Watch(), best], max_epochs=4, num_sanity_val_steps=2)
+    assert len(watch) == 4
+    assert best.best_model_score == pytest.approx(max(watch))
+    assert run.checkpoint_callback is best
+    assert load(tmp_path, "best")["epoch"] == watch.index(max(watch))
+
+
+def test_a_metric_that_the_sanity_check_would_win_is_not_remembered(tmp_path: Path, mnist_root: Path) -> None:
+    model = task(lr=0.0)
+    run = trainer(tmp_path, callbacks=[BestCheckpoint(monitor="val/loss", mode="min")], enable_checkpointing=True)
+    run.fit(model, datamodule=data(mnist_root))
+    assert run.checkpoint_callback is not None
+    assert run.checkpoint_callback.best_model_path.endswith("best.ckpt")  # type: ignore[attr-defined]
+
+
+def test_a_moved_run_still_knows_its_best(tmp_path: Path, mnist_root: Path) -> None:
+    first = BestCheckpoint()
+    fit(tmp_path / "a", mnist_root, [first, LastCheckpoint()], max_epochs=3)
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = BestCheckpoint()
+    fit(tmp_path / "b", mnist_root, [second], tmp_path / "b/checkpoints/last.ckpt", max_epochs=3)
+    assert second.best_model_score == first.best_model_score
+    assert second.best_model_path == str(tmp_path / "b/checkpoints/best.ckpt")
+
+
+def test_a_task_that_does_not_say_what_to_monitor_is_named(tmp_path: Path) -> None:
+    for callback in (BestCheckpoint(), EarlyStop()):
+        with pytest.raises(InputError, match="LightningModule does not say what to monitor"):
+            callback.setup(trainer(tmp_path), LightningModule(), "fit")
+
+
+@pytest.mark.parametrize(("mode", "patience"), [("max", 2), ("min", 1)])
+def test_early_stopping_watches_the_tasks_metric(tmp_path: Path, mnist_root: Path, mode: str, patience: int) -> None:
+    stop = EarlyStop(patience=patience, mode=mode)
+    model = task(lr=0.0)
+    run = trainer(tmp_path, callbacks=[stop], max_epochs=10)
+    run.fit(model, datamodule=data(mnist_root))
+    assert stop.monitor == "val/accuracy"
+    # With a learning rate of 0 only batch norm's statistics move the metric.
+    assert run.current_epoch < 10 or mode == "max"
+
+
+@pytest.mark.parametrize(("name", "value"), [("every_n_steps", 0), ("every_n_minutes", -1.0)])
+def test_impossible_intervals_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=name):
+        LastCheckpoint(**{name: value})  # type: ignore[arg-type]
+
+
+def test_last_is_saved_every_n_steps(tmp_path: Path, mnist_root: Path) -> None:
+    saved: list[int] = []
+
+    class Watch(Callback):
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            saved.append(trainer.global_step)
+
+    fit(tmp_path, mnist_root, [Watch(), LastCheckpoint(every_n_steps=3, every_n_minutes=None)], max_epochs=2)
+    assert saved == [3, 6, 8, 9, 12, 15, 16]
+
+
+def test_last_is_saved_every_n_minutes(tmp_path: Path, mnist_root: Path) -> None:
+    saved: list[int] = []
+
+    class Watch(Callback):
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            saved.append(trainer.global_step)
+
+    fit(tmp_path, mnist_root, [Watch(), LastCheckpoint(every_n_minutes=1e-9)], max_epochs=1)
+    assert saved == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("batch", [3, 7, 12])
+def test_a_signal_stops_at_the_end_of_the_step_and_the_run_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, mnist_root: Path, signum: signal.Signals, batch: int
+) -> None:
+    def send(pl_module: LightningModule, images: Any) -> None:
+        os.kill(os.getpid(), signum)
+
+    before = signal.getsignal(signum)
+    fit(tmp_path / "whole", mnist_root, [LastCheckpoint()], max_epochs=2)
+    folder = tmp_path / "halves"
+    with pytest.raises(InterruptionError, match=f"{signum.name} after step {batch + 1}.*cnnlab resume") as stopped:
+        fit(folder, mnist_root, [At(batch, send), LastCheckpoint()], max_epochs=2)
+    assert stopped.value.exit_code == 128 + signum
+    assert signal.getsignal(signum) == before
+    assert load(folder, "last")["global_step"] == batch + 1
+    fit(folder, mnist_root, [LastCheckpoint()], folder / "checkpoints/last.ckpt", max_epochs=2)
+    assert same(load(tmp_path / "whole", "last"), load(folder, "last"), "state_dict")
+
+
+def test_a_signal_at_an_epochs_last_batch_waits_for_the_validation(tmp_path: Path, mnist_root: Path) -> None:
+    def send(pl_module: LightningModule, images: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    best = BestCheckpoint()
+    with pytest.raises(InterruptionError):
+        fit(tmp_path, mnist_root, [At(7, send), best, LastCheckpoint()], max_epochs=2)
+    assert best.best_model_score is not None
+    assert load(tmp_path, "best")["global_step"] == load(tmp_path, "last")["global_step"] == 8
+
+
+def test_a_signal_within_an_accumulated_group_waits_for_its_end(tmp_path: Path, mnist_root: Path) -> None:
+    def send(pl_module: LightningModule, images: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptionError):
+        fit(tmp_path, mnist_root, [At(1, send), LastCheckpoint()], accumulate_grad_batches=4)
+    assert load(tmp_path, "last")["global_step"] == 1
+
+
+def test_an_error_saves_what_it_has_not_touched(tmp_path: Path, mnist_root: Path) -> None:
+    def fail(pl_module: LightningModule, images: Any) -> None:
+        raise RuntimeError("a broken cable")
+
+    with pytest.raises(RuntimeError, match="broken cable"):
+        fit(tmp_path, mnist_root, [At(5, fail), LastCheckpoint()], max_epochs=2)
+    assert load(tmp_path, "last")["global_step"] == 5
+    fit(tmp_path, mnist_root, [LastCheckpoint()], tmp_path / "checkpoints/last.ckpt", max_epochs=2)
+    fit(tmp_path / "whole", mnist_root, [LastCheckpoint()], max_epochs=2)
+    assert same(load(tmp_path / "whole", "last"), load(tmp_path, "last"), "state_dict")
+
+
+def poison(pl_module: LightningModule, batch: Any) -> None:
+    assert isinstance(pl_module, Classification)
+    with torch.no_grad():
+        next(pl_module.network.parameters()).fill_(float("nan"))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_overwrites_nothing(tmp_path: Path, mnist_root: Path) -> None:
+    callbacks = [FiniteLoss(), BestCheckpoint(), LastCheckpoint(every_n_steps=2)]
+    with pytest.raises(TrainingError, match=r"loss of training batch 13 .*keeping best\.ckpt and last\.ckpt"):
+        fit(tmp_path, mnist_root, [At(13, poison), *callbacks], max_epochs=3)
+    for name, step in (("last", 12), ("best", 8)):
+        saved = load(tmp_path, name)
+        assert saved["global_step"] == step
+        assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
+
+
+def test_on_an_accelerator_a_save_looks_first(tmp_path: Path) -> None:
+    guard = FiniteLoss(every_n_steps=50)
+    run = trainer(tmp_path)
+    guard._first_bad = torch.tensor(17)
+    with pytest.raises(TrainingError, match="training batch 17"):
+        guard.on_save_checkpoint(run, task(), {})

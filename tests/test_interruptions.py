@@ -1,0 +1,160 @@
+"""Runs as processes of their own: killed, interrupted, resumed, launched twice."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TINY, command, run_process
+
+pytestmark = pytest.mark.slow
+
+FLAGS = [
+    "--trainer.max_epochs=4",
+    "--callbacks.last.every_n_steps=3",
+    "--callbacks.ema=true",
+    "--trainer.accumulate_grad_batches=2",
+    "--data.batch_size=16",
+]
+"""16 batches, 8 steps an epoch, with averaged weights, dropout and augmentation."""
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if "images_per_second" not in key} for row in found]
+
+
+def fit_arguments(root: Path, run: str) -> list[str]:
+    return ["fit", "--config", str(TINY), "--data.root", str(root), "--run", run, *FLAGS]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, mnist_root: Path) -> Path:
+    """A run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run_process(*fit_arguments(mnist_root, "R"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "R"
+
+
+def kill_in_the_middle(root: Path, cwd: Path, signum: signal.Signals, after_rows: int) -> tuple[int, str]:
+    """Start a run, send it a signal when it has logged so many steps; return its exit status and output."""
+    process = subprocess.Popen(
+        command(*fit_arguments(root, "R")), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(rows(cwd / "R")) < after_rows:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signum)
+    out, _ = process.communicate(timeout=120)
+    return process.returncode, out
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
+    ids=lambda value: str(value),
+)
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, mnist_root: Path, whole: Path, signum: signal.Signals, code: int
+) -> None:
+    """Traps 6 and 32: nothing starts afresh, nothing is lost but the steps since the last save."""
+    after = random.randint(10, 26)
+    found, out = kill_in_the_middle(mnist_root, tmp_path, signum, after)
+    assert found == code, out
+    reached = len(rows(tmp_path / "R"))
+    saved = torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    if signum == signal.SIGKILL:
+        assert reached - saved <= 3
+    else:
+        assert saved == reached
+        assert "go on with: cnnlab resume R" in out
+        assert "Traceback" not in out
+    done = run_process("resume", "R", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = torch.load(whole / "checkpoints/last.ckpt", weights_only=True)
+    resumed = torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)
+    for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "loops"):
+        assert equal(expected[key], resumed[key]), f"{key} differs after an interruption at step {reached}"
+    assert rows(tmp_path / "R") == rows(whole)
+    assert len(json.loads((tmp_path / "R/environment.json").read_text())["resumed"]) == 1
+
+
+def test_two_processes_share_one_folder_and_predict_each_image_once(tmp_path: Path, mnist_root: Path) -> None:
+    """Traps 5, 20 and 28: a folder a run, a row an image, a table a run."""
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    flags = ["--config", str(TINY), "--data.root", str(mnist_root), *two]
+    done = run_process("fit", *flags, "--trainer.max_epochs=2", "--callbacks.ema=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert [int(row["step"]) for row in rows(folder)] == list(range(8))
+    alone = run_process("test", folder, "--trainer.devices=1", "--trainer.strategy=auto", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    by_one = json.loads((folder / "test.json").read_text())
+    assert run_process("test", folder, cwd=tmp_path).returncode == 0
+    by_two = json.loads((folder / "test.json").read_text())
+    for name in ("test/accuracy", "test/accuracy_top5", "test/f1"):
+        assert by_two[name] == by_one[name]
+    done = run_process("predict", folder, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    by_two_rows = (folder / "predictions.csv").read_text()
+    assert (
+        run_process("predict", folder, "--trainer.devices=1", "--trainer.strategy=auto", cwd=tmp_path).returncode == 0
+    )
+    assert (folder / "predictions.csv").read_text() == by_two_rows
+    with (folder / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in table] == list(range(50))
+    right = sum(row["target"] == row["label"] for row in table)
+    assert right / len(table) == by_one["test/accuracy"]
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, mnist_root: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "from cnnlab.tasks import Classification\n"
+        "class Slow(Classification):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        if self.trainer.global_step == 3:\n"
+        "            print('sleeping', flush=True)\n"
+        "            time.sleep(100)\n"
+        "        return super().training_step(batch, batch_idx)\n"
+    )
+    arguments = [*fit_arguments(mnist_root, "R"), "--model=slow.Slow"]
+    process = subprocess.Popen(
+        command(*arguments), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "sleeping" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode in (1, 130), out
+    assert torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
