@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cnnlab.checkpoint import write_atomically
@@ -31,12 +32,14 @@ class RunRecords(Callback):
         self.config = config
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write config.yaml (once) and environment.json (a resumed run adds to it)."""
+        """Write config.yaml, environment.json (a resumed run adds to it), and the configuration to each logger."""
         if not trainer.is_global_zero:
             return
         run = Run(Path(trainer.default_root_dir))
         if self.config is not None:
             write_atomically(run.config, self.config.encode())
+            for logger in trainer.loggers:
+                logger.log_hyperparams(yaml.safe_load(self.config))
         now = {**environment(), "device": str(trainer.strategy.root_device), "processes": trainer.world_size}
         if trainer.ckpt_path is not None and run.environment.is_file():
             first = json.loads(run.environment.read_text())

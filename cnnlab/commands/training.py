@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
 import logging
 import sys
 import warnings
@@ -182,10 +181,12 @@ class VisionCLI(LightningCLI):
         config["default_root_dir"] = str(self.plan.run.folder)
         config["plugins"] = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
         loggers = [] if isinstance(config["logger"], bool) else _as_list(config["logger"])
-        fitting = self.subcommand == "fit"
+        # A trial run of some batches leaves nothing behind.
+        trial = bool(config["fast_dev_run"])
+        fitting = self.subcommand == "fit" and not trial
         # The CSV keeps the training; what a test finds is in test.json.
         config["logger"] = [*([MetricsCsv(self.plan.run.metrics)] if fitting else []), *loggers] or False
-        always: list[Callback] = [callbacks.RunRecords(self._resolved if fitting else None)]
+        always: list[Callback] = [] if trial else [callbacks.RunRecords(self._resolved if fitting else None)]
         if fitting:
             always += [callbacks.ExactResume(), callbacks.FiniteLoss()]
         if config["enable_progress_bar"] is not False:
@@ -194,7 +195,7 @@ class VisionCLI(LightningCLI):
             else:
                 config["enable_progress_bar"] = False
                 always.append(callbacks.EpochLines())
-        slots = self._slots()
+        slots = [] if trial else self._slots()
         config["callbacks"] = [*_as_list(config["callbacks"]), *always, *slots]
         if not any(isinstance(callback, Checkpoint) for callback in config["callbacks"]):
             # Else Lightning adds one of its own.
@@ -305,15 +306,31 @@ def _tell(cli: VisionCLI) -> None:
     summary(f"run {run.folder}", rows)
 
 
-def completion_script(shell: str) -> str:
-    """The completion script of the whole command line for a shell (bash, zsh or tcsh)."""
-    from jsonargparse import set_parsing_settings
+def options() -> dict[str, list[str]]:
+    """The options of each command, those of cnnlab's own tasks and data included."""
+    found: dict[str, list[str]] = {}
 
-    set_parsing_settings(add_print_completion_argument=True)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        VisionCLI(Plan(Run(Path()), None, ["--print_completion", f"shtab-{shell}"]))
-    return printed.getvalue()
+    class Listing(VisionCLI):
+        """Stops when the parsers are made."""
+
+        def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+            for command, subparser in self._subcommand_parsers.items():
+                found[command] = [name for action in subparser._actions for name in action.option_strings]
+            raise _ListedError
+
+    with contextlib.suppress(_ListedError):
+        Listing(Plan(Run(Path()), None, []))
+    for room, package in (("model", cnnlab.tasks), ("data", cnnlab.data)):
+        classes = [getattr(package, name) for name in package.__all__]
+        modules = [kind for kind in classes if issubclass(kind, (LightningModule, LightningDataModule))]
+        names = {name for kind in modules for name in inspect.signature(kind).parameters}
+        for command in found:
+            found[command] += [f"--{room}.{name}" for name in sorted(names)]
+    return {**found, "resume": found["fit"]}
+
+
+class _ListedError(Exception):
+    """The parsers are made, and nothing is to be run."""
 
 
 def _as_list(value: Any) -> list[Any]:

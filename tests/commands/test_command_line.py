@@ -227,6 +227,32 @@ def test_slots_are_switched_and_set_one_by_one(fit: Cnnlab, cnnlab: Cnnlab, tmp_
     assert any(key.startswith("EarlyStopping") for key in saved["callbacks"])
 
 
+def test_a_trial_run_leaves_nothing_behind(fit: Cnnlab, tmp_path: Path) -> None:
+    result = fit("--config", "trainer/debug")
+    assert result.code == 0, result.err
+    assert not [path for path in tmp_path.iterdir() if path.name != "lightning_logs"]
+
+
+def test_wandb_has_the_resolved_configuration_once(
+    fit: Cnnlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 11: a configuration that is missing from wandb, or there twice."""
+    import wandb
+
+    logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"offline": True, "save_dir": "R"}}
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = fit("--trainer.logger", json.dumps(logger), "--model.lr", "0.03", "--trainer.max_epochs", "1")
+    assert wandb.run is not None
+    seen = dict(wandb.run.config)
+    wandb.finish()
+    assert result.code == 0, result.err
+    assert set(seen) == {"seed_everything", "trainer", "model", "data", "callbacks"}
+    resolved = yaml.safe_load((tmp_path / "R/config.yaml").read_text())
+    assert seen["model"] == resolved["model"]
+    assert resolved["model"]["init_args"]["lr"] == 0.03
+    assert (tmp_path / "R/metrics.csv").exists()
+
+
 def test_checkpoints_lie_in_no_sub_folders(fit: Cnnlab, tmp_path: Path) -> None:
     """Trap 13: a slash in a metric's name."""
     assert fit().code == 0
@@ -331,12 +357,28 @@ def test_other_classes_than_the_checkpoints_are_refused(fit: Cnnlab, cnnlab: Cnn
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_prints_a_script_that_the_shell_accepts(tmp_path: Path, shell: str) -> None:
-    done = subprocess.run(command("completion", shell), capture_output=True, text=True, check=True)
-    assert "--trainer.max_epochs" in done.stdout
-    assert "resume" in done.stdout
-    script = tmp_path / "script"
-    script.write_text(done.stdout)
-    if shell == "bash":
-        subprocess.run(["bash", "-n", str(script)], check=True)
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["cnnlab", "res"], ["resume"]),
+        (["cnnlab", "fit", "--config", "mnist_"], ["mnist_fast"]),
+        (["cnnlab", "fit", "--trainer.max_e"], ["--trainer.max_epochs"]),
+        (["cnnlab", "resume", "R", "--callbacks.em"], ["--callbacks.ema", "--callbacks.ema.help"]),
+        (["cnnlab", "fit", "--data.deg"], ["--data.degrees"]),
+    ],
+)
+def test_completion_completes(completion_script: Path, words: list[str], expected: list[str]) -> None:
+    quoted = " ".join(words)
+    ask = f'COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _cnnlab; echo "${{COMPREPLY[@]}}"'
+    code = f"source {completion_script}; {ask}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert set(expected) <= set(done.stdout.split())
+    assert all(found.startswith(words[-1]) for found in done.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def completion_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("completion") / "script"
+    done = subprocess.run(command("completion", "bash"), capture_output=True, text=True, check=True)
+    path.write_text(done.stdout)
+    return path
