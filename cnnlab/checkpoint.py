@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
+import cnnlab
 from cnnlab.errors import InputError, TrainingError
 
 
@@ -42,6 +43,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "weights, load them in a task of your own"
         )
     return checkpoint
+
+
+def origin(task: object, data: object | None) -> dict[str, str]:
+    """What a checkpoint says, under the key "cnnlab", of the classes that made it.
+
+    Args:
+        task: The LightningModule.
+        data: The LightningDataModule, if there is one.
+    """
+    about = {"version": cnnlab.__version__, "task": _class_path(task)}
+    return about if data is None else {**about, "data": _class_path(data)}
+
+
+def _class_path(instance: object) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cnnlab.checkpoint import write_atomically
+from cnnlab.checkpoint import origin, write_atomically
 from cnnlab.figures import confusion_matrix
 from cnnlab.run import Run, write_json
 from cnnlab.versions import versions
@@ -45,6 +45,10 @@ class RunRecords(Callback):
             first = json.loads(run.environment.read_text())
             now = {**first, "resumed": [*first.get("resumed", []), {**now, "step": trainer.global_step}]}
         write_json(run.environment, now)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say in the checkpoint which classes made it, where the task is not one of cnnlab's and has not said so."""
+        checkpoint.setdefault("cnnlab", origin(pl_module, getattr(trainer, "datamodule", None)))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write test.json, and the confusion matrix as a table and as a picture."""

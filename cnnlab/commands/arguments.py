@@ -77,13 +77,27 @@ def take_apart(command: str, arguments: list[str]) -> Request:
     return request
 
 
-@dataclass
+@dataclass(frozen=True)
+class Kept:
+    """What a checkpoint says, without its weights."""
+
+    step: int
+    """Optimizer steps that it has seen."""
+    model: dict[str, Any]
+    """The task's hyperparameters, those that the data gave included."""
+    data: dict[str, Any]
+    """The data module's hyperparameters."""
+    config: dict[str, Any]
+    """The configuration that makes the task and its data again."""
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What is to be run: where, from which checkpoint, with which arguments for LightningCLI."""
+    """What is to be run: where, with which arguments for LightningCLI, from which checkpoint, if any."""
 
     run: Run
-    checkpoint: Path | None
     arguments: list[str]
+    kept: Kept | None = None
 
 
 def plan(request: Request) -> Plan:
@@ -102,14 +116,16 @@ def plan(request: Request) -> Plan:
     else:
         run, checkpoint, own = _plan_evaluation(request)
     bases = []
+    kept = None
     if checkpoint is not None:
-        bases.append(json.dumps(_described(checkpoint)))
+        kept = _read(checkpoint)
+        bases.append(json.dumps(kept.config))
         if own is not None and own.is_file():
             bases.append(str(own))
     arguments = [part for config in bases + request.configs for part in ("--config", config)]
     if checkpoint is not None:
         arguments += ["--ckpt_path", str(checkpoint)]
-    return Plan(run, checkpoint, [command, *arguments, *request.flags])
+    return Plan(run, [command, *arguments, *request.flags], kept)
 
 
 def _plan_resume(request: Request) -> tuple[Run, Path | None, Path | None]:
@@ -183,17 +199,12 @@ def _plan_evaluation(request: Request) -> tuple[Run, Path | None, Path | None]:
     return found or choose(None, f"{request.command}-{checkpoint.stem}"), checkpoint, own
 
 
-def _described(path: Path) -> dict[str, Any]:
-    """The configuration that a checkpoint carries: its task and its data."""
+def _read(path: Path) -> Kept:
     checkpoint = read_checkpoint(path)
     about = checkpoint["cnnlab"]
-    parts = {"model": (about["task"], checkpoint["hyper_parameters"])}
-    if "data" in about and "datamodule_hyper_parameters" in checkpoint:
-        parts["data"] = (about["data"], checkpoint["datamodule_hyper_parameters"])
-    return {
-        part: {
-            "class_path": class_path,
-            "init_args": {key: value for key, value in values.items() if part == "data" or key not in LINKED},
-        }
-        for part, (class_path, values) in parts.items()
-    }
+    model, data = checkpoint.get("hyper_parameters", {}), checkpoint.get("datamodule_hyper_parameters", {})
+    own = {key: value for key, value in model.items() if key not in LINKED}
+    config = {"model": {"class_path": about["task"], "init_args": own}}
+    if "data" in about:
+        config["data"] = {"class_path": about["data"], "init_args": data}
+    return Kept(checkpoint["global_step"], model, data, config)

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import cnnlab.data
 import cnnlab.tasks
 from cnnlab import callbacks
-from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint
+from cnnlab.checkpoint import AtomicCheckpointIO
 from cnnlab.commands.arguments import LINKED, Plan, plan, take_apart
 from cnnlab.commands.messages import differences, friendly, say, summary
 from cnnlab.errors import CnnlabError, InputError
@@ -150,12 +150,10 @@ class VisionCLI(LightningCLI):
         config = self.config[self.subcommand]
         self._set_by_user = _changed_links(config)
         self._resolved = self._dump()
-        if self.plan.checkpoint is not None:
-            kept = read_checkpoint(self.plan.checkpoint)
-            for part, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        if self.plan.kept is not None:
+            own = {name: value for name, value in self.plan.kept.model.items() if name not in LINKED}
+            for part, values in (("model", own), ("data", self.plan.kept.data)):
                 asked = config.get(f"{part}.init_args")
-                linked = LINKED if part == "model" else ()
-                values = {name: value for name, value in kept.get(key, {}).items() if name not in linked}
                 for line in differences(asked.as_dict() if asked else {}, values, part):
                     say(line)
 
@@ -168,12 +166,10 @@ class VisionCLI(LightningCLI):
                     f"model.{name} is {value!r}, but the data have {hparams[name]!r}: leave it out, "
                     "it is taken from the data"
                 )
-        if self.plan.checkpoint is not None:
-            kept = read_checkpoint(self.plan.checkpoint)["hyper_parameters"].get("class_names")
+        if self.plan.kept is not None:
+            kept = self.plan.kept.model.get("class_names")
             if kept is not None and list(kept) != list(hparams.get("class_names", kept)):
-                raise InputError(
-                    f"the data's classes are {hparams['class_names']}, but {self.plan.checkpoint} was trained on {kept}"
-                )
+                raise InputError(f"the data's classes are {hparams['class_names']}, but the checkpoint's are {kept}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the run's folder, its callbacks and its metrics.csv."""
@@ -231,7 +227,8 @@ class VisionCLI(LightningCLI):
         if self.trainer.is_global_zero:
             sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
             trainable = sum(size for size, trained in sizes if trained)
-            say(f"{self.model.hparams.get('network')}: {sum(s for s, _ in sizes):,} parameters, {trainable:,} trained")
+            name = self.model.hparams.get("network", type(self.model).__name__)
+            say(f"{name}: {sum(size for size, _ in sizes):,} parameters, {trainable:,} trained")
 
     def predict(self, **kwargs: Any) -> None:
         """Predict; what comes out goes to the callbacks, batch by batch, and is not kept."""
@@ -294,10 +291,7 @@ def _tell(cli: VisionCLI) -> None:
     }
     rows: dict[str, object] = {name: path for name, path in places.items() if path.exists()}
     if cli.subcommand == "fit":
-        if (
-            cli.plan.checkpoint is not None
-            and trainer.global_step == read_checkpoint(cli.plan.checkpoint)["global_step"]
-        ):
+        if cli.plan.kept is not None and trainer.global_step == cli.plan.kept.step:
             say(
                 f"nothing was left to train after step {trainer.global_step}: to train longer, give "
                 f"--trainer.max_epochs (it was {trainer.max_epochs})"
@@ -319,7 +313,7 @@ def options() -> dict[str, list[str]]:
             raise _ListedError
 
     with contextlib.suppress(_ListedError):
-        Listing(Plan(Run(Path()), None, []))
+        Listing(Plan(Run(Path()), []))
     for room, package in (("model", cnnlab.tasks), ("data", cnnlab.data)):
         classes = [getattr(package, name) for name in package.__all__]
         modules = [kind for kind in classes if issubclass(kind, (LightningModule, LightningDataModule))]

@@ -12,8 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-import cnnlab
-from cnnlab.checkpoint import read_weights
+from cnnlab.checkpoint import origin, read_weights
 from cnnlab.errors import InputError, nearest
 from cnnlab.loggers import write_metrics
 from cnnlab.models.factory import create_network
@@ -247,10 +246,7 @@ class VisionTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint what it takes to make this task, and its data, again."""
-        checkpoint["cnnlab"] = {"version": cnnlab.__version__, "task": _class_path(self)}
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None:
-            checkpoint["cnnlab"]["data"] = _class_path(datamodule)
+        checkpoint["cnnlab"] = origin(self, getattr(self.trainer, "datamodule", None))
 
 
 def mean_of_loss() -> Metric:
@@ -258,10 +254,6 @@ def mean_of_loss() -> Metric:
     from torchmetrics import MeanMetric
 
     return MeanMetric(nan_strategy="disable")
-
-
-def _class_path(instance: object) -> str:
-    return f"{type(instance).__module__}.{type(instance).__qualname__}"
 
 
 def _check_optimizer(name: str, lr: float) -> None:

@@ -276,6 +276,36 @@ def test_a_users_classes_in_the_working_folder_are_found(cnnlab: Cnnlab, mnist_r
     assert cnnlab("test", tmp_path / "R/checkpoints/best.ckpt").code == 0
 
 
+def test_a_users_task_need_not_be_one_of_cnnlabs(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text(
+        "import torch\n"
+        "from lightning.pytorch import LightningModule\n"
+        "class Plain(LightningModule):\n"
+        "    monitor, mode = 'val/loss', 'min'\n"
+        "    def __init__(self, width: int = 10):\n"
+        "        super().__init__()\n"
+        "        self.save_hyperparameters()\n"
+        "        self.layer = torch.nn.Linear(784, width)\n"
+        "    def loss(self, batch):\n"
+        "        return torch.nn.functional.cross_entropy(self.layer(batch[0].flatten(1) / 255), batch[1])\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self.loss(batch)\n"
+        "    def validation_step(self, batch, batch_idx):\n"
+        "        self.log('val/loss', self.loss(batch))\n"
+        "    def test_step(self, batch, batch_idx):\n"
+        "        self.log('test/loss', self.loss(batch))\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), 0.1)\n"
+    )
+    arguments = ["--model", "plain.Plain", "--model.width", "12", "--data", "MNIST", "--data.root", mnist_root]
+    result = cnnlab("fit", *arguments, "--data.val_size", "64", "--trainer.max_epochs", "2", "--run", "R")
+    assert result.code == 0, result.err
+    assert "Plain: 9,420 parameters" in result.out
+    assert cnnlab("test", tmp_path / "R/checkpoints/best.ckpt").code == 0
+    assert list(json.loads((tmp_path / "R/test.json").read_text())) == ["test/loss"]
+    assert cnnlab("resume", "R", "--trainer.max_epochs", "3").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -353,7 +383,7 @@ def test_other_classes_than_the_checkpoints_are_refused(fit: Cnnlab, cnnlab: Cnn
     assert fit("--trainer.max_epochs", "1").code == 0
     result = cnnlab("test", "R", "--data.dataset", "FashionMNIST", "--run", "T")
     assert result.code == 2
-    assert "was trained on" in result.err
+    assert "but the checkpoint's are" in result.err
 
 
 @pytest.mark.slow
