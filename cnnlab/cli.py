@@ -1,4 +1,4 @@
-"""The command line: a table of commands, and one place where errors become a line and an exit status.
+"""The command line: dispatch to a command, and the one place where errors become a line and an exit status.
 
 Nothing heavy is imported before a command needs it: ``cnnlab --help`` takes a fraction of a second.
 """
@@ -9,32 +9,9 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
+from cnnlab.commands import COMMANDS
 from cnnlab.errors import CnnlabError, InputError, nearest
-
-
-class Command(NamedTuple):
-    """A command: what it does, and the function behind it."""
-
-    purpose: str
-    """One line for the help."""
-    function: str
-    """module:function inside cnnlab.commands."""
-    lightning: bool = False
-    """Whether it is one of LightningCLI's, whose function takes the command's name and arguments as they are; else
-    jsonargparse makes the arguments from the function's signature."""
-
-
-COMMANDS = {
-    "fit": Command("train a network: cnnlab fit --config mnist", "training:run_command", lightning=True),
-    "resume": Command("go on with an interrupted run: cnnlab resume RUN", "training:run_command", lightning=True),
-    "validate": Command("measure on the validation set: cnnlab validate RUN", "training:run_command", lightning=True),
-    "test": Command("measure on the test set: cnnlab test RUN", "training:run_command", lightning=True),
-    "predict": Command("write a table of predictions: cnnlab predict RUN", "training:run_command", lightning=True),
-    "recipes": Command("list the configurations that come with cnnlab", "recipes:recipes"),
-    "completion": Command("print a completion script for the shell", "completion:completion"),
-}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -35,7 +35,7 @@ def resolve(name: str) -> str:
     Raises:
         InputError: If there is neither.
     """
-    if Path(name).is_file() or name.lstrip().startswith("{"):
+    if Path(name).is_file():
         return name
     bare = name.removesuffix(".yaml").removeprefix("configs/")
     shipped = folder() / f"{bare}.yaml"

@@ -1,1 +1,28 @@
-"""One module a command: it reads a run, calls the right room, and says what came out."""
+"""The table of commands; beside it one module a command: it reads a run, calls the right room, says what came out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A command: what it does, and the function behind it."""
+
+    purpose: str
+    """One line for the help."""
+    function: str
+    """module:function inside cnnlab.commands."""
+    lightning: bool = False
+    """Whether it is one of LightningCLI's, whose function takes the command's name and arguments as they are; else
+    jsonargparse makes the arguments from the function's signature."""
+
+
+COMMANDS = {
+    "fit": Command("train a network: cnnlab fit --config mnist", "training:run_command", lightning=True),
+    "resume": Command("go on with an interrupted run: cnnlab resume RUN", "training:run_command", lightning=True),
+    "validate": Command("measure on the validation set: cnnlab validate RUN", "training:run_command", lightning=True),
+    "test": Command("measure on the test set: cnnlab test RUN", "training:run_command", lightning=True),
+    "predict": Command("write a table of predictions: cnnlab predict RUN", "training:run_command", lightning=True),
+    "recipes": Command("list the configurations that come with cnnlab", "recipes:recipes"),
+    "completion": Command("print a completion script for the shell", "completion:completion"),
+}

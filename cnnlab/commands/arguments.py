@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cnnlab import recipes
 from cnnlab.checkpoint import read_checkpoint
 from cnnlab.errors import InputError
@@ -38,8 +40,7 @@ class Request:
     @property
     def recipe(self) -> str:
         """What a new run is called after: the first --config."""
-        named = [config for config in self.configs if not config.lstrip().startswith("{")]
-        return Path(named[0]).stem if named else self.command
+        return Path(self.configs[0]).stem if self.configs else self.command
 
     @property
     def asks_only(self) -> bool:
@@ -69,12 +70,23 @@ def take_apart(command: str, arguments: list[str]) -> Request:
                 raise InputError(f"{name} lacks its value")
             value = rest.pop(0)
         if name in ("--config", "-c"):
-            request.configs.append(recipes.resolve(value))
+            request.configs.append(_readable(recipes.resolve(value)))
         else:
             setattr(request, name.removeprefix("--"), value)
     if request.resume not in ("never", "auto"):
         raise InputError(f"--resume is {request.resume!r}, expected never or auto")
     return request
+
+
+def _readable(config: str) -> str:
+    """The same, if it is YAML; jsonargparse would not say which of several files is not."""
+    try:
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {config} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--config {config} holds no keys: expected a configuration such as cnnlab recipes lists")
+    return config
 
 
 @dataclass(frozen=True)

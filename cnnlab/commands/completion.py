@@ -34,7 +34,7 @@ def completion(shell: Literal["bash", "zsh"]) -> None:
         shell: Whose.
     """
     from cnnlab import recipes
-    from cnnlab.cli import COMMANDS
+    from cnnlab.commands import COMMANDS
     from cnnlab.commands.training import options
 
     cases = [f'    {command}) options="{" ".join(names)}" ;;' for command, names in options().items()]

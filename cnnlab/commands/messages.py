@@ -34,6 +34,9 @@ def friendly(message: str, keys: Iterable[str], class_paths: Iterable[str]) -> s
         return f"there is no option {dashes}{found[1]}: {nearest(found[1], keys)}"
     if found := re.search(r"does not accept option '([^']+)'", message):
         return f"there is no key {found[1]!r}: {nearest(found[1], keys)}"
+    if found := re.search(r"arguments are required: (.+)", message):
+        missing = ", ".join(f"--{name.strip().partition('.')[2]}" for name in found[1].split(","))
+        return f"{missing} must be given: by a recipe (--config NAME; cnnlab recipes lists them), or each by itself"
     outer = re.match(r'Parser key "([^"]+)"', message)
     key = outer[1] if outer else "the configuration"
     if found := re.search(r"class_path '([^']+)'[^\n]*\n\s*Option '([^']+)' is not accepted", message):
@@ -42,7 +45,8 @@ def friendly(message: str, keys: Iterable[str], class_paths: Iterable[str]) -> s
         choices = {path.rpartition(".")[2]: path for path in class_paths}
         return f"{key}: there is no class {found[1]!r}: {nearest(found[1], choices)} (or a class_path, package.Class)"
     if found := re.search(r'class_path \'[^\']+\'.*?Parser key "([^"]+)":\s*(.*)', message, re.DOTALL):
-        return _wrong_value(f"{key}.{found[1]}", found[2])
+        # What follows are the outer key's other alternatives.
+        return _wrong_value(f"{key}.{found[1]}", found[2].split("\n    - Expected")[0])
     return _wrong_value(key, message)
 
 
@@ -51,7 +55,7 @@ def _wrong_value(key: str, text: str) -> str:
     if given:
         # The outer given value is the whole class; the innermost comes first.
         value = given[0].strip()
-        wanted = re.findall(r"Expected an? <class '([^']+)'>", text) or re.findall(r"Subtypes: \[(.+)\]", text)
+        wanted = re.findall(r"Expected an? (?:<class '|typing\.)([^'].*?)(?:'>|\.? Got value|$)", text, re.MULTILINE)
         if wanted:
             kinds = " or ".join(dict.fromkeys("null" if kind == "NoneType" else kind for kind in wanted))
             return f"{key} is {value!r}, expected {kinds}"

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from cnnlab import recipes
-from cnnlab.cli import COMMANDS
+from cnnlab.commands import COMMANDS
 from cnnlab.commands.training import SLOTS
 from tests.conftest import TINY, Cnnlab, command
 
@@ -346,6 +346,19 @@ def test_bad_input_gets_one_line_that_names_it(
     assert "Traceback" not in result.err
     runs = tmp_path / "runs"
     assert not runs.is_dir() or not list(runs.iterdir())
+
+
+def test_a_file_that_is_no_configuration_is_named(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    for name, content, message in (
+        ("broken.yaml", b"model: [", "broken.yaml is not YAML"),
+        ("picture.yaml", b"\x89PNG\xff\xfe", "picture.yaml is not YAML"),
+        ("words.yaml", b"hello", "words.yaml holds no keys"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        result = cnnlab("fit", "--config", "mnist", "--config", name)
+        assert result.code == 2
+        assert message in result.err
+    assert "--model must be given" in cnnlab("fit", "--data", "MNIST").err
 
 
 @pytest.mark.parametrize(
