@@ -58,7 +58,9 @@ def test_set(root: str) -> tuple[Tensor, Tensor]:
     """The 10,000 test images (N, 1, 28, 28) uint8 and their classes."""
     from cnnlab.data import MNIST
 
-    return MNIST(root=root).load(train=False)
+    data = MNIST(root=root)
+    data.prepare_data()
+    return data.load(train=False)
 
 
 def plain_loop(root: str, seed: int, epochs: int) -> dict[str, Any]:
@@ -130,8 +132,8 @@ def with_cnnlab(root: str, seed: int, recipe: str) -> dict[str, Any]:
         class Watched(training.VisionCLI):
             """VisionCLI with the watch as one more callback."""
 
-            def _slots(self) -> list[Callback]:
-                return [*super()._slots(), Watch()]
+            def _slots(self, trial: bool = False) -> list[Callback]:
+                return [*super()._slots(trial), Watch()]
 
         cli = Watched(plan(take_apart("fit", flags)))
     return {"history": history, "images": cli.trainer.global_step * cli.datamodule.batch_size}

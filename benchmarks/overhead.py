@@ -91,8 +91,8 @@ def main() -> None:
     class Timed(VisionCLI):
         """VisionCLI with the timer as one more callback."""
 
-        def _slots(self) -> list[Callback]:
-            return [*super()._slots(), Timer()]
+        def _slots(self, trial: bool = False) -> list[Callback]:
+            return [*super()._slots(trial), Timer()]
 
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--model", "Classification", "--data", "RandomImages", "--run", f"{folder}/run"]

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command line; this process's if None.
 
     Returns:
-        The exit status: 0, 2 for input to mend, 1 for a run that cannot go on, 128 + n for signal n.
+        The exit status: 0; 2 where the user has something to mend; 128 + n where signal n stopped a run.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     # The user's own classes in the working folder are found by class_path.

@@ -7,19 +7,17 @@ from collections.abc import Iterable
 
 
 class CnnlabError(Exception):
-    """What the command line prints as one line, without a traceback."""
-
-    exit_code = 1
-
-
-class InputError(CnnlabError, ValueError):
-    """Bad input: the message names the thing and the remedy. The command line exits with 2."""
+    """Something for the user to mend: the command line prints it as one line, without a traceback, and exits with 2."""
 
     exit_code = 2
 
 
+class InputError(CnnlabError, ValueError):
+    """Bad input: the message names the thing and the remedy."""
+
+
 class TrainingError(CnnlabError, RuntimeError):
-    """A run that cannot go on: a loss that is not finite, a full disk. The command line exits with 1."""
+    """A run that cannot go on: a loss that is not finite, a full disk."""
 
 
 class InterruptionError(CnnlabError, RuntimeError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cnnlab.checkpoint import read_checkpoint, write_atomically
 from cnnlab.errors import InputError
@@ -54,6 +55,11 @@ class Run:
         return self.folder / "test.json"
 
     @property
+    def confusion_matrix(self) -> Path:
+        """The test's confusion matrix, rows are the truth."""
+        return self.folder / "confusion_matrix.csv"
+
+    @property
     def predictions(self) -> Path:
         """A row for each predicted image."""
         return self.folder / "predictions.csv"
@@ -67,6 +73,11 @@ class Run:
     def environment(self) -> Path:
         """Versions, device and git commit."""
         return self.folder / "environment.json"
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder if nothing is in it: it was claimed for a run that never began."""
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def exists(self) -> bool:
         """Whether there is anything in the folder."""
@@ -100,14 +111,15 @@ class Run:
         return f"run {self.folder} has no checkpoint in {self.checkpoints}: {what}; start a new run with cnnlab fit"
 
 
-def find(path: str | Path) -> tuple[Run | None, Path]:
+def find(path: str | Path, purpose: Literal["to_evaluate", "to_resume"] = "to_evaluate") -> tuple[Run | None, Path]:
     """Find the run and the checkpoint that a folder or a checkpoint file stands for.
 
     Args:
         path: A run's folder, or a checkpoint.
+        purpose: Which of a run's checkpoints is wanted.
 
     Returns:
-        The run (None for a checkpoint that lies in no run's folder), and the checkpoint to evaluate.
+        The run (None for a checkpoint that lies in no run's folder), and the checkpoint.
 
     Raises:
         InputError: If there is no such thing, or if it holds no checkpoint.
@@ -115,7 +127,7 @@ def find(path: str | Path) -> tuple[Run | None, Path]:
     path = Path(path)
     if path.is_dir():
         run = Run(path)
-        return run, run.to_evaluate()
+        return run, run.to_evaluate() if purpose == "to_evaluate" else run.to_resume()
     if not path.is_file():
         raise InputError(f"there is no run or checkpoint {path}")
     around = Run(path.absolute().parent.parent)

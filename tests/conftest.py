@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cnnlab.cli import main
 
@@ -63,6 +64,15 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data in {folder} (or in $CNNLAB_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _every_checkpoint_is_safe(tmp_path: Path) -> Iterator[None]:
+    """Trap 3: whatever a test has saved loads again with weights_only=True."""
+    yield
+    for path in [*tmp_path.rglob("best.ckpt"), *tmp_path.rglob("last.ckpt")]:
+        if path.stat().st_size:
+            torch.load(path, weights_only=True)
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,9 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "cnnlab", *map(str, arguments)]
 
 
-def run_process(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a process of its own, to its end."""
-    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, check=False, timeout=280)
+def run_process(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a process of its own, to its end, with more environment variables."""
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=280
+    )

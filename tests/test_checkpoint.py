@@ -61,6 +61,13 @@ def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
         read_checkpoint(tmp_path / "x.ckpt")
 
 
+@pytest.mark.parametrize("content", [b"a", b"\xff" * 40, bytes(range(256)), b"(lp0\n."])
+def test_whatever_is_in_a_file_it_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.ckpt"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
 def test_foreign_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.ckpt").write_text("hello, this is no checkpoint")
     with pytest.raises(InputError, match="cannot be read"):

@@ -38,15 +38,3 @@ def test_the_recipes_travel_in_the_wheel(tmp_path: Path) -> None:
         names = archive.namelist()
     assert "cnnlab/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "configs"))]
-
-
-def test_every_public_name_has_a_docstring() -> None:
-    import cnnlab.callbacks
-    import cnnlab.data
-    import cnnlab.models
-    import cnnlab.tasks
-
-    for package in (cnnlab.callbacks, cnnlab.data, cnnlab.models, cnnlab.tasks):
-        for name in package.__all__:
-            value = getattr(package, name)
-            assert not callable(value) or value.__doc__, f"{package.__name__}.{name}"

@@ -5,38 +5,40 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
+from cnnlab.run import Run
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def checkpoint_folder(trainer: Trainer) -> Path:
-    """Where a trainer's checkpoints lie."""
-    return Path(trainer.default_root_dir) / "checkpoints"
+Mode = Literal["min", "max"]
 
 
-def monitored(pl_module: LightningModule, monitor: str | None, mode: str | None) -> tuple[str, str]:
-    """The metric to watch and which of its values is better: the task's own where they are not given.
+def monitored(pl_module: LightningModule, monitor: str | None, mode: Mode | None) -> tuple[str, Mode]:
+    """The metric to watch and which of its values is better: the task's own where no other is given.
 
     Raises:
         InputError: If nobody says.
     """
-    monitor = monitor or getattr(pl_module, "monitor", None)
-    mode = mode or getattr(pl_module, "mode", None)
-    if monitor is None or mode not in ("min", "max"):
+    own: str | None = getattr(pl_module, "monitor", None)
+    if monitor is None and own is None:
         raise InputError(
             f"{type(pl_module).__name__} does not say what to monitor: give monitor and mode (min or max) to the "
             "callback, or set them on the class"
         )
+    monitor = monitor or str(own)
+    if mode is None and monitor == own:
+        mode = getattr(pl_module, "mode", None)
+    if mode is None:
+        raise InputError(f"which values of {monitor!r} are better? Give mode (min or max) to the callback too")
     return monitor, mode
 
 
@@ -48,7 +50,7 @@ class BestCheckpoint(ModelCheckpoint):
         mode: "min" or "max"; the task's own if None.
     """
 
-    def __init__(self, monitor: str | None = None, mode: str | None = None) -> None:
+    def __init__(self, monitor: str | None = None, mode: Mode | None = None) -> None:
         super().__init__(
             monitor=monitor, mode=mode or "min", filename="best", save_top_k=1, enable_version_counter=False
         )
@@ -58,7 +60,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Find out what to monitor, and where to save."""
         self.monitor, self.mode = monitored(pl_module, self.monitor, self._mode_given)
         self.kth_value = torch.tensor(float("inf" if self.mode == "min" else "-inf"))
-        self.dirpath = str(checkpoint_folder(trainer))
+        self.dirpath = str(Run(Path(trainer.default_root_dir)).checkpoints)
         super().setup(trainer, pl_module, stage)
 
     @property
@@ -67,16 +69,12 @@ class BestCheckpoint(ModelCheckpoint):
         return "BestCheckpoint"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best so far, also where the run's folder has been moved."""
-        moved = dict(state_dict)
-        if moved.get("best_model_path"):
-            moved["best_model_path"] = str(Path(str(self.dirpath)) / Path(moved["best_model_path"]).name)
-        moved["best_k_models"] = {
-            str(Path(str(self.dirpath)) / Path(path).name): value for path, value in moved["best_k_models"].items()
-        }
-        moved["kth_best_model_path"] = moved["best_model_path"]
-        moved["dirpath"] = self.dirpath
-        super().load_state_dict(moved)
+        """Go on with the best so far, also where the run's folder has been moved; begin anew where it is absent."""
+        best = Path(str(self.dirpath)) / "best.ckpt"
+        if best.is_file():
+            score = state_dict["best_model_score"]
+            same_place = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
+            super().load_state_dict({**state_dict, **same_place, "best_k_models": {str(best): score}})
 
 
 class EarlyStop(EarlyStopping):
@@ -90,7 +88,7 @@ class EarlyStop(EarlyStopping):
     """
 
     def __init__(
-        self, monitor: str | None = None, mode: str | None = None, patience: int = 5, min_delta: float = 0.0
+        self, monitor: str | None = None, mode: Mode | None = None, patience: int = 5, min_delta: float = 0.0
     ) -> None:
         super().__init__(monitor=monitor or "", mode=mode or "min", patience=patience, min_delta=min_delta)
         self._mode_given = mode
@@ -135,6 +133,7 @@ class LastCheckpoint(Checkpoint):
         self._saving = False
         self._saved_step = 0
         self._saved_time = time.monotonic()
+        self._training = False
         self._replaced: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -142,6 +141,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = trainer.global_step
         self._saved_time = time.monotonic()
         self._signal = None
+        self._training = True
         try:
             self._replaced = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
         except ValueError:  # Not in the main thread, where Python takes no handlers.
@@ -153,38 +153,44 @@ class LastCheckpoint(Checkpoint):
         """Save and stop where that is due, and possible."""
         if trainer.fit_loop._should_accumulate() or _validation_follows(trainer, batch_idx):
             return
-        due = trainer.global_step != self._saved_step and (
-            (self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0)
-            or self._minutes_are_over()
-        )
-        self._save_or_stop(trainer, due)
+        self._save_or_stop(trainer, self._is_due(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save and stop where that is due, after a validation in the middle of an epoch."""
-        if trainer.training or trainer.sanity_checking or trainer.fit_loop._should_accumulate():
+        if not self._training or trainer.fit_loop._should_accumulate():
             return
-        if trainer.state.fn == "fit" and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._save_or_stop(trainer, self._minutes_are_over())
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save_or_stop(trainer, self._is_due(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, and stop where that is due."""
         self._save_or_stop(trainer, due=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what an error in the middle of a step has not touched."""
+        """Save the steps before an unforeseen error, where Lightning can go on from there.
+
+        That is between optimizer steps (outside an accumulated group), and not in a validation, which a resumed run
+        would leave out. An error inside a training step may have moved batch norm's statistics and random states,
+        so this resumes the run, but not bit for bit.
+        """
         self._restore_signals()
-        steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
-        untouched = steps.ready == steps.completed and trainer.global_step > self._saved_step
-        # Other processes may not have met the error, and would wait for ever for a save on all.
-        alone = trainer.world_size == 1
+        in_step = self._training and trainer.training
+        self._training = False
         # What cnnlab itself stops for is saved already, or must not be.
         unforeseen = isinstance(exception, Exception) and not isinstance(exception, CnnlabError)
-        if unforeseen and untouched and alone:
+        if not (in_step and unforeseen) or trainer.global_step == self._saved_step:
+            return
+        # Other processes may not have met the error, and would wait for ever for a save on all.
+        steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        within_group = batches.processed % trainer.accumulate_grad_batches
+        if trainer.world_size == 1 and steps.ready == steps.completed and not within_group:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
         self._restore_signals()
+        self._training = False
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         again = self._signal is not None and signum == signal.SIGINT
@@ -197,10 +203,12 @@ class LastCheckpoint(Checkpoint):
             signal.signal(signum, handler)
         self._replaced = {}
 
-    def _minutes_are_over(self) -> bool:
-        return self.every_n_minutes is not None and timedelta(seconds=time.monotonic() - self._saved_time) >= timedelta(
-            minutes=self.every_n_minutes
-        )
+    def _is_due(self, trainer: Trainer) -> bool:
+        if trainer.global_step == self._saved_step:
+            return False
+        steps, minutes = self.every_n_steps, self.every_n_minutes
+        by_steps = steps is not None and trainer.global_step % steps == 0
+        return by_steps or (minutes is not None and time.monotonic() - self._saved_time >= 60 * minutes)
 
     def _save_or_stop(self, trainer: Trainer, due: bool) -> None:
         signum = self._signal or 0
@@ -214,14 +222,14 @@ class LastCheckpoint(Checkpoint):
         if signum:
             raise InterruptionError(
                 f"stopped by {signal.Signals(signum).name} after step {trainer.global_step}, saved in "
-                f"{checkpoint_folder(trainer)}; go on with: cnnlab resume {trainer.default_root_dir}",
+                f"{Run(Path(trainer.default_root_dir)).last}; go on with: cnnlab resume {trainer.default_root_dir}",
                 signum,
             )
 
     def _save(self, trainer: Trainer) -> None:
         self._saving = True
         try:
-            trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt")
+            trainer.save_checkpoint(Run(Path(trainer.default_root_dir)).last)
         finally:
             self._saving = False
         self._saved_step = trainer.global_step

@@ -37,7 +37,8 @@ class ExactResume(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.forget_from(trainer.global_step)
-        if self._saved is not None:
+        # The saved counts are those of all processes together.
+        if self._saved is not None and trainer.is_global_zero:
             _load_metric_states(pl_module, self._saved["train_metrics"])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -84,10 +85,11 @@ def _train_metrics(pl_module: LightningModule) -> dict[str, Metric]:
 
 
 def _metric_states(pl_module: LightningModule) -> dict[str, Any]:
-    return {
-        name: {"updates": metric._update_count, "states": dict(metric.metric_state)}
-        for name, metric in _train_metrics(pl_module).items()
-    }
+    found = {}
+    for name, metric in _train_metrics(pl_module).items():
+        with metric.sync_context(should_unsync=True, distributed_available=metric.distributed_available_fn):
+            found[name] = {"updates": metric._update_count, "states": dict(metric.metric_state)}
+    return found
 
 
 def _load_metric_states(pl_module: LightningModule, saved: dict[str, Any]) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from cnnlab.callbacks.checkpoints import checkpoint_folder
 from cnnlab.errors import TrainingError
+from cnnlab.run import Run
 
 
 class FiniteLoss(Callback):
     """Stops at a loss that is NaN or infinite, naming the step.
 
-    On an accelerator the losses are looked at every so many steps, and before each save, since looking makes it wait.
+    On an accelerator, and with several processes, the losses are looked at every so many steps, before each save and at
+    the end of an epoch, since looking makes them wait.
 
     Args:
-        every_n_steps: Batches between two looks on an accelerator; on the CPU each is looked at.
+        every_n_steps: Batches between two looks; one process on the CPU looks at each.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
@@ -41,21 +43,31 @@ class FiniteLoss(Callback):
             self._first_bad = torch.full((), -1, device=loss.device)
         is_first = ~torch.isfinite(loss.detach()) & (self._first_bad < 0)
         self._first_bad = torch.where(is_first, batch_number, self._first_bad)
-        if loss.device.type == "cpu" or batch_idx % self.every_n_steps == 0:
+        at_once = loss.device.type == "cpu" and trainer.world_size == 1
+        if at_once or batch_idx % self.every_n_steps == 0:
             self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look once more, so that no epoch ends with a bad loss."""
+        self._check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to save after a bad loss."""
         self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
-        if self._first_bad is None or (batch := int(self._first_bad)) < 0:
+        if self._first_bad is None:
             return
-        kept = sorted(path.name for path in checkpoint_folder(trainer).glob("*.ckpt"))
+        # All processes stop together, also where only one has met it.
+        batch = int(trainer.strategy.reduce(self._first_bad.clone(), reduce_op="max"))
+        if batch < 0:
+            return
+        folder = Run(Path(trainer.default_root_dir)).checkpoints
+        kept = sorted(path.name for path in folder.glob("*.ckpt"))
         raise TrainingError(
             f"the loss of training batch {batch} (counted from 0, optimizer step about {trainer.global_step}, epoch "
             f"{trainer.current_epoch}) is not a finite number; stopped"
-            + (f", keeping {' and '.join(kept)} of before in {checkpoint_folder(trainer)}" if kept else "")
+            + (f", keeping {' and '.join(kept)} of before in {folder}" if kept else "")
             + ". Usual causes: a learning rate that is too high (--model.lr), 16-mixed precision where bf16-mixed "
             "would do, no clipping (--trainer.gradient_clip_val 1)"
         )

@@ -26,7 +26,7 @@ class PredictionTable(Callback):
 
     Args:
         pictures: How many images the picture of the hardest shows, 0 for no picture: those whose true class (or, where
-            it is not known, whose predicted class) has the least probability.
+            it is not known, whose predicted class) has the least probability, among those of the first process.
     """
 
     def __init__(self, pictures: int = 32) -> None:

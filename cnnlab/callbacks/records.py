@@ -60,7 +60,7 @@ class RunRecords(Callback):
         matrix = getattr(pl_module, "tables", {}).get("test/confusion_matrix")
         if matrix is not None:
             names = list(pl_module.class_names)  # type: ignore[arg-type]
-            write_atomically(run.folder / "confusion_matrix.csv", _table(names, matrix.tolist()))
+            write_atomically(run.confusion_matrix, _table(names, matrix.tolist()))
             confusion_matrix(matrix.numpy(), names, run.pictures / "confusion_matrix.png")
 
 

@@ -11,7 +11,7 @@ from cnnlab.loggers import write_metrics
 
 
 class Throughput(Callback):
-    """Logs train/images_per_second after each epoch: all processes together, validation and saving left out."""
+    """Logs train/images_per_second after each epoch: all processes together, validation left out."""
 
     def __init__(self) -> None:
         self._images = 0

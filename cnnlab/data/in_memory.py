@@ -134,13 +134,9 @@ class InMemoryDataModule(VisionDataModule):
         """Read what the stage ("fit", "validate", "test" or "predict") needs, once."""
         if stage in ("fit", "validate") and not hasattr(self, "train_set"):
             images, targets = self.load(train=True)
+            check_part("val_size", self.val_size, len(targets))
             held_out = stratified_choice(targets.numpy(), self.val_size, self.split_seed)
             rest = np.setdiff1d(np.arange(len(targets)), held_out)
-            if not len(rest) or not len(held_out):
-                raise InputError(
-                    f"data.val_size is {self.val_size}, expected from 1 to {len(targets) - 1}: there are "
-                    f"{len(targets)} training images"
-                )
             self.val_set = TensorImages(images[held_out], targets[held_out], self.num_classes)
             train = TensorImages(images[rest], targets[rest], self.num_classes)
             self.train_set = AugmentedImages(train, self.augment, self.seed)
@@ -148,6 +144,12 @@ class InMemoryDataModule(VisionDataModule):
             test = TensorImages(*self.load(train=False), self.num_classes)
             self.test_set = test
             self.predict_set = IndexedImages(test)
+
+
+def check_part(name: str, size: int, whole: int) -> None:
+    """Raise InputError unless a part, and what it leaves of the whole, have something in them."""
+    if not 0 < size < whole:
+        raise InputError(f"data.{name} is {size}, expected from 1 to {whole - 1}: there are {whole} images to divide")
 
 
 def stratified_choice(targets: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray[np.int64]:

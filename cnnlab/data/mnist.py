@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -112,8 +113,11 @@ class MNIST(InMemoryDataModule):
         for packed in folder.glob("*-ubyte.gz"):
             # torchvision would reject these, and download them again, if somebody else's gzip had made them.
             if not packed.with_suffix("").exists():
-                with gzip.open(packed) as file:
-                    write_atomically(packed.with_suffix(""), file.read())
+                try:
+                    with gzip.open(packed) as file:
+                        write_atomically(packed.with_suffix(""), file.read())
+                except (OSError, EOFError, zlib.error) as error:
+                    raise InputError(f"{packed} cannot be unpacked ({error}): copy or download it again") from error
         try:
             self._open(train=True, download=self.download)
         except (RuntimeError, OSError) as error:

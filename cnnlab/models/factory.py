@@ -15,7 +15,9 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"simple_cnn": SimpleCNN}
 """cnnlab's own, each called with num_classes, channels and further keyword arguments."""
 
 
-def create_network(name: str, num_classes: int, channels: int, **kwargs: Any) -> nn.Module:
+def create_network(
+    name: str, num_classes: int, channels: int, dropout: float | None = None, **kwargs: Any
+) -> nn.Module:
     """Make a network with random weights that returns logits (B, num_classes).
 
     Args:
@@ -24,11 +26,16 @@ def create_network(name: str, num_classes: int, channels: int, **kwargs: Any) ->
             before the name says whose it is.
         num_classes: The number of classes.
         channels: The images' channels.
+        dropout: Dropout rate before the classifier, 0..1; the network's own if None.
         **kwargs: Handed to the network.
 
     Raises:
         InputError: If there is no such network, or if it does not take these arguments.
     """
+    if dropout is not None:
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout is {dropout}, expected 0 up to (not including) 1")
+        kwargs["dropout"] = dropout
     make = _find(name)
     try:
         return make(num_classes=num_classes, channels=channels, **kwargs)
@@ -45,9 +52,7 @@ def _find(name: str) -> Callable[..., nn.Module]:
 
     origin, _, bare = name.rpartition("/")
     if origin in ("", "timm") and timm.is_model(bare):
-        return lambda num_classes, channels, **kwargs: timm.create_model(
-            bare, pretrained=False, num_classes=num_classes, in_chans=channels, **kwargs
-        )
+        return lambda num_classes, channels, **kwargs: _timm(bare, num_classes, channels, **kwargs)
     classifiers = torchvision.models.list_models(module=torchvision.models)
     if origin in ("", "torchvision") and bare in classifiers:
         return lambda num_classes, channels, **kwargs: _torchvision(bare, num_classes, channels, **kwargs)
@@ -58,6 +63,14 @@ def _find(name: str) -> Callable[..., nn.Module]:
         f"there is no network {name!r}: {nearest(bare, [*NETWORKS, *timm.list_models(), *classifiers])} "
         "(or give the import path of your own, package.module.Class)"
     )
+
+
+def _timm(name: str, num_classes: int, channels: int, dropout: float | None = None, **kwargs: Any) -> nn.Module:
+    import timm
+
+    if dropout is not None:
+        kwargs["drop_rate"] = dropout
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels, **kwargs)
 
 
 def _torchvision(name: str, num_classes: int, channels: int, **kwargs: Any) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
@@ -38,6 +38,7 @@ class VisionTask(LightningModule):
         class_names: The classes' names in order; their numbers if None.
         mean: Per channel, in 0..1, subtracted from the pixels; 0.5 if None.
         std: Per channel, in 0..1, by which the pixels are divided; 0.5 if None.
+        dropout: Dropout rate before the classifier, 0..1; the network's own if None.
         network_args: Further arguments of the network.
         optimizer: A name for timm.optim.create_optimizer_v2; norms and biases are spared weight decay.
         lr: Peak learning rate.
@@ -67,6 +68,7 @@ class VisionTask(LightningModule):
         class_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        dropout: float | None = None,
         network_args: dict[str, Any] | None = None,
         optimizer: str = "adamw",
         lr: float = 1e-3,
@@ -89,7 +91,8 @@ class VisionTask(LightningModule):
         self.hparams["class_names"] = self.class_names
         self.hparams["mean"] = [0.5] * channels if mean is None else [float(value) for value in mean]
         self.hparams["std"] = [0.5] * channels if std is None else [float(value) for value in std]
-        _check_optimizer(optimizer, lr)
+        _check_plain(dict(self.hparams))
+        _check_optimizer(optimizer, lr, weight_decay)
         check_schedule(schedule, warmup, schedule_args or {})
 
         self.standardize = Standardize(self.hparams["mean"], self.hparams["std"])
@@ -109,9 +112,9 @@ class VisionTask(LightningModule):
 
     def configure_network(self) -> nn.Module:
         """Make the network: standardised images to raw predictions."""
-        return create_network(
-            self.hparams["network"], self.num_classes, self.hparams["channels"], **(self.hparams["network_args"] or {})
-        )
+        hparams = self.hparams
+        settings = {"dropout": hparams["dropout"], **(hparams["network_args"] or {})}
+        return create_network(hparams["network"], self.num_classes, hparams["channels"], **settings)
 
     @abstractmethod
     def configure_loss(self) -> Callable[[Tensor, Any], Tensor]:
@@ -145,7 +148,9 @@ class VisionTask(LightningModule):
         """One step of the training."""
         loss = self.step(batch, self.train_metrics)
         self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
-        if (self.trainer.global_step + 1) % self._log_every_n_steps == 0:
+        every = self._log_every_n_steps
+        accumulating = self.trainer.fit_loop._should_accumulate()
+        if every and not accumulating and (self.trainer.global_step + 1) % every == 0:
             # Not through self.log, which would write it after a checkpoint of this step: a resumed run would miss it.
             write_metrics(self.trainer, {"train/loss_step": loss.item()}, self.trainer.global_step)
         return loss
@@ -191,16 +196,16 @@ class VisionTask(LightningModule):
             numbers = {key: value for key, value in self.results.items() if key.startswith(f"{stage}/")}
             write_metrics(self.trainer, numbers, self.trainer.global_step - 1)
 
-    def setup(self, stage: str) -> None:
+    def on_fit_start(self) -> None:
         """Take over the weights of init_from when a fit begins, not when it goes on."""
-        trainer = self.trainer
-        if stage == "fit" and self.hparams["init_from"] and trainer is not None and trainer.ckpt_path is None:
+        if self.hparams["init_from"] and self.trainer.ckpt_path is None:
             self._take_weights(self.hparams["init_from"])
 
     def _take_weights(self, path: str) -> None:
         own = self.network.state_dict()
         prefix = "network."
-        given = {name.removeprefix(prefix): value for name, value in read_weights(path).items() if prefix in name}
+        weights = read_weights(path).items()
+        given = {name.removeprefix(prefix): value for name, value in weights if name.startswith(prefix)}
         fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
         if not fitting:
             raise InputError(f"init_from {path}: none of its weights fits network {self.hparams['network']!r}")
@@ -229,10 +234,8 @@ class VisionTask(LightningModule):
                 weight_decay=hparams["weight_decay"],
                 **extra,
             )
-        except TypeError as error:
-            raise InputError(
-                f"optimizer {hparams['optimizer']!r} does not take these optimizer_args: {error}"
-            ) from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"optimizer {hparams['optimizer']!r} does not take these settings: {error}") from error
         schedules = create_schedules(
             hparams["schedule"],
             optimizer,
@@ -243,6 +246,38 @@ class VisionTask(LightningModule):
             hparams["schedule_args"] or {},
         )
         return [optimizer], schedules
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let a learning rate or weight decay that was changed for a resumed fit count, against the optimizer's state.
+
+        Raises:
+            InputError: If something was changed that the state cannot follow.
+        """
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        kept = checkpoint["hyper_parameters"]
+        fixed = ["optimizer", "optimizer_args"]
+        if "plateau" in (kept["schedule"], self.hparams["schedule"]):
+            fixed += ["schedule", "schedule_args", "warmup"]
+        changed = [name for name in fixed if kept[name] != self.hparams[name]]
+        for name in ("lr", "weight_decay"):
+            if kept[name] != self.hparams[name] and not (kept[name] and self.hparams[name]):
+                changed.append(name)
+        if changed:
+            raise InputError(
+                f"a run cannot go on with another {' and '.join(changed)}: leave it as it was, or begin a new run with "
+                "--model.init_from"
+            )
+        faster, stronger = (self.hparams[name] / kept[name] if kept[name] else 1.0 for name in ("lr", "weight_decay"))
+        groups = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
+        for group in groups:
+            group["weight_decay"] *= stronger
+            for name in ("lr", "initial_lr"):
+                group[name] *= faster
+        for schedule in checkpoint["lr_schedulers"]:
+            for name in ("base_lrs", "_last_lr"):
+                if name in schedule:
+                    schedule[name] = [rate * faster for rate in schedule[name]]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint what it takes to make this task, and its data, again."""
@@ -256,11 +291,27 @@ def mean_of_loss() -> Metric:
     return MeanMetric(nan_strategy="disable")
 
 
-def _check_optimizer(name: str, lr: float) -> None:
+def _check_plain(value: Any, name: str = "") -> None:
+    """Raise InputError if a hyperparameter is something that weights_only=True would not load again."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_plain(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_plain(inner, name)
+    elif type(value) not in (str, int, float, bool, type(None)):
+        raise InputError(
+            f"hyperparameter {name} is a {type(value).__name__}, expected a plain value (text, number, list, dict): "
+            "checkpoints hold nothing else, so that they load safely"
+        )
+
+
+def _check_optimizer(name: str, lr: float, weight_decay: float) -> None:
     from timm.optim import list_optimizers
 
-    if lr < 0:
-        raise InputError(f"lr is {lr}, expected 0 or more")
+    for setting, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if value < 0:
+            raise InputError(f"{setting} is {value}, expected 0 or more")
     known = [str(known) for known in list_optimizers()]
     if name.lower() not in known:
         raise InputError(f"there is no optimizer {name!r}: {nearest(name, known)}")

@@ -61,6 +61,7 @@ class Classification(VisionTask):
         class_names: See VisionTask.
         mean: See VisionTask.
         std: See VisionTask.
+        dropout: See VisionTask.
         network_args: See VisionTask.
         label_smoothing: The share of each target that is spread over all classes, 0..1.
         top_k: The k of the top-k accuracy; 5 if None and there are more than 5 classes.
@@ -90,6 +91,7 @@ class Classification(VisionTask):
         class_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        dropout: float | None = None,
         network_args: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
         top_k: int | None = None,
@@ -117,6 +119,7 @@ class Classification(VisionTask):
             class_names=class_names,
             mean=mean,
             std=std,
+            dropout=dropout,
             network_args=network_args,
             optimizer=optimizer,
             lr=lr,
@@ -159,8 +162,3 @@ class Classification(VisionTask):
         images, targets, indices, paths = batch
         probabilities = self(images).float().softmax(dim=1)
         return Predictions(probabilities, targets, indices, paths)
-
-
-def predicted_classes(probabilities: Tensor) -> Tensor:
-    """(B, num_classes) to (B,) int64: the most probable class, the first of equals."""
-    return torch.argmax(probabilities, dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -44,11 +45,13 @@ def check_schedule(name: str, warmup: float | None, args: dict[str, Any]) -> Non
         raise InputError(f"there is no schedule {name!r}: {nearest(name, SCHEDULES)}")
     if warmup is not None and not 0 <= warmup < 1:
         raise InputError(f"warmup is {warmup}, expected a share of the run, from 0 up to (not including) 1")
-    if name in _FACTORS:
-        try:
+    try:
+        if name == "plateau":
+            inspect.signature(ReduceLROnPlateau).bind(None, **args)
+        else:
             _FACTORS[name](**args)
-        except TypeError as error:
-            raise InputError(f"schedule {name!r} does not take these schedule_args: {error}") from error
+    except TypeError as error:
+        raise InputError(f"schedule {name!r} does not take these schedule_args: {error}") from error
 
 
 def factor(name: str, total_steps: int, warmup: float | None = None, **args: Any) -> Callable[[int], float]:

@@ -59,12 +59,10 @@ def test_best_keeps_the_best_and_the_sanity_check_does_not_count(tmp_path: Path,
     assert load(tmp_path, "best")["epoch"] == watch.index(max(watch))
 
 
-def test_a_metric_that_the_sanity_check_would_win_is_not_remembered(tmp_path: Path, mnist_root: Path) -> None:
-    model = task(lr=0.0)
-    run = trainer(tmp_path, callbacks=[BestCheckpoint(monitor="val/loss", mode="min")], enable_checkpointing=True)
-    run.fit(model, datamodule=data(mnist_root))
-    assert run.checkpoint_callback is not None
-    assert run.checkpoint_callback.best_model_path.endswith("best.ckpt")  # type: ignore[attr-defined]
+def test_another_run_started_from_a_checkpoint_has_a_best_of_its_own(tmp_path: Path, mnist_root: Path) -> None:
+    fit(tmp_path / "a", mnist_root, [BestCheckpoint(), LastCheckpoint()], max_epochs=3)
+    fit(tmp_path / "b", mnist_root, [BestCheckpoint()], tmp_path / "a/checkpoints/last.ckpt", max_epochs=4)
+    assert load(tmp_path / "b", "best")["global_step"] == 32
 
 
 def test_a_moved_run_still_knows_its_best(tmp_path: Path, mnist_root: Path) -> None:
@@ -83,15 +81,23 @@ def test_a_task_that_does_not_say_what_to_monitor_is_named(tmp_path: Path) -> No
             callback.setup(trainer(tmp_path), LightningModule(), "fit")
 
 
-@pytest.mark.parametrize(("mode", "patience"), [("max", 2), ("min", 1)])
-def test_early_stopping_watches_the_tasks_metric(tmp_path: Path, mnist_root: Path, mode: str, patience: int) -> None:
-    stop = EarlyStop(patience=patience, mode=mode)
-    model = task(lr=0.0)
+@pytest.mark.parametrize("kind", [BestCheckpoint, EarlyStop])
+def test_another_metric_than_the_tasks_needs_a_mode(tmp_path: Path, kind: Any) -> None:
+    with pytest.raises(InputError, match=r"which values of 'val/loss' are better\? Give mode"):
+        kind(monitor="val/loss").setup(trainer(tmp_path), task(), "fit")
+    lower = kind(monitor="val/loss", mode="min")
+    lower.setup(trainer(tmp_path), task(), "fit")
+    assert (lower.monitor, lower.mode) == ("val/loss", "min")
+
+
+def test_early_stopping_watches_the_tasks_metric(tmp_path: Path, mnist_root: Path) -> None:
+    stop = EarlyStop(patience=2)
+    # With a learning rate of 0 and nothing but a linear layer the metric never moves.
+    model = task(lr=0.0, network="tests.tasks.test_classification.linear")
     run = trainer(tmp_path, callbacks=[stop], max_epochs=10)
     run.fit(model, datamodule=data(mnist_root))
-    assert stop.monitor == "val/accuracy"
-    # With a learning rate of 0 only batch norm's statistics move the metric.
-    assert run.current_epoch < 10 or mode == "max"
+    assert (stop.monitor, stop.mode) == ("val/accuracy", "max")
+    assert run.current_epoch == 3
 
 
 @pytest.mark.parametrize(("name", "value"), [("every_n_steps", 0), ("every_n_minutes", -1.0)])
@@ -109,6 +115,36 @@ def test_last_is_saved_every_n_steps(tmp_path: Path, mnist_root: Path) -> None:
 
     fit(tmp_path, mnist_root, [Watch(), LastCheckpoint(every_n_steps=3, every_n_minutes=None)], max_epochs=2)
     assert saved == [3, 6, 8, 9, 12, 15, 16]
+
+
+def test_a_save_that_is_due_at_a_validation_comes_after_it(tmp_path: Path, mnist_root: Path) -> None:
+    order: list[tuple[str, int]] = []
+
+    class Watch(Callback):
+        def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if not trainer.sanity_checking:
+                order.append(("validation", trainer.global_step))
+
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            order.append(("save", trainer.global_step))
+
+    last = LastCheckpoint(every_n_steps=4, every_n_minutes=None)
+    fit(tmp_path, mnist_root, [Watch(), last], max_epochs=1, val_check_interval=4)
+    assert order == [("validation", 4), ("save", 4), ("validation", 8), ("save", 8)]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_a_run_that_validates_within_epochs_goes_on_exactly(tmp_path: Path, mnist_root: Path, batch: int) -> None:
+    def send(pl_module: LightningModule, images: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    fit(tmp_path / "whole", mnist_root, [LastCheckpoint()], max_epochs=2, val_check_interval=4)
+    folder = tmp_path / "halves"
+    with pytest.raises(InterruptionError):
+        fit(folder, mnist_root, [At(batch, send), LastCheckpoint()], max_epochs=2, val_check_interval=4)
+    path = folder / "checkpoints/last.ckpt"
+    fit(folder, mnist_root, [LastCheckpoint()], path, max_epochs=2, val_check_interval=4)
+    assert same(load(tmp_path / "whole", "last"), load(folder, "last"), "state_dict")
 
 
 def test_last_is_saved_every_n_minutes(tmp_path: Path, mnist_root: Path) -> None:
@@ -172,6 +208,24 @@ def test_an_error_saves_what_it_has_not_touched(tmp_path: Path, mnist_root: Path
     fit(tmp_path, mnist_root, [LastCheckpoint()], tmp_path / "checkpoints/last.ckpt", max_epochs=2)
     fit(tmp_path / "whole", mnist_root, [LastCheckpoint()], max_epochs=2)
     assert same(load(tmp_path / "whole", "last"), load(tmp_path, "last"), "state_dict")
+
+
+def test_an_error_within_an_accumulated_group_or_a_validation_saves_nothing(tmp_path: Path, mnist_root: Path) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a broken cable")
+
+    with pytest.raises(RuntimeError, match="broken cable"):
+        fit(tmp_path / "group", mnist_root, [At(6, fail), LastCheckpoint()], accumulate_grad_batches=4)
+    assert not (tmp_path / "group/checkpoints/last.ckpt").exists()
+
+    class FailInValidation(Callback):
+        def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            if not trainer.sanity_checking:
+                raise RuntimeError("a broken cable")
+
+    with pytest.raises(RuntimeError, match="broken cable"):
+        fit(tmp_path / "val", mnist_root, [FailInValidation(), LastCheckpoint()])
+    assert not (tmp_path / "val/checkpoints/last.ckpt").exists()
 
 
 def poison(pl_module: LightningModule, batch: Any) -> None:

@@ -145,7 +145,7 @@ def test_resuming_a_finished_run_says_so(fit: Cnnlab, cnnlab: Cnnlab) -> None:
 def test_resume_fails_where_there_is_nothing_to_resume(cnnlab: Cnnlab, tmp_path: Path) -> None:
     """Trap 6: ckpt_path=last that silently starts afresh."""
     for arguments, message in (
-        (["resume", "R"], "there is no run R"),
+        (["resume", "R"], "there is no run or checkpoint R"),
         (["resume"], "resume needs a run"),
         (["test", "R"], "there is no run or checkpoint R"),
         (["test"], "test needs trained weights"),
@@ -227,10 +227,12 @@ def test_slots_are_switched_and_set_one_by_one(fit: Cnnlab, cnnlab: Cnnlab, tmp_
     assert any(key.startswith("EarlyStopping") for key in saved["callbacks"])
 
 
-def test_a_trial_run_leaves_nothing_behind(fit: Cnnlab, tmp_path: Path) -> None:
-    result = fit("--config", "trainer/debug")
+def test_a_trial_run_leaves_nothing_behind(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
+    arguments = ["--config", TINY, "--config", "trainer/debug", "--data.root", mnist_root, "--callbacks.ema", "true"]
+    result = cnnlab("fit", *arguments)
     assert result.code == 0, result.err
-    assert not [path for path in tmp_path.iterdir() if path.name != "lightning_logs"]
+    assert "next" not in result.out
+    assert not [path for path in tmp_path.rglob("*") if path.name != "runs"]
 
 
 def test_wandb_has_the_resolved_configuration_once(
@@ -330,6 +332,12 @@ def test_a_users_task_need_not_be_one_of_cnnlabs(cnnlab: Cnnlab, mnist_root: Pat
         (["fit", "--config", "mnist", "--model.optimizer", "adamv"], "there is no optimizer 'adamv'"),
         (["fit", "--config", "mnist", "--model.schedule", "cosin"], "did you mean 'cosine'"),
         (["fit", "--config", "mnist", "--data.root", "nowhere", "--data.download", "false"], "MNIST is not in"),
+        (["fit", "--config", "mnist", "--data.val_size", "-5"], "val_size is -5"),
+        (["fit", "--config", "mnist", "--model.weight_decay", "-1"], "weight_decay"),
+        (["fit", "--config", "mnist", "--model.schedule", "plateau", "--model.schedule_args", '{"a": 1}'], "'a'"),
+        (["fit", "--config", "mnist", "--callbacks.best.monitor", "val/loss"], "which values of 'val/loss'"),
+        (["fit", "--config", "mnist", "--ckpt_path", "none.ckpt"], "none.ckpt"),
+        (["test", "R", "--resume", "auto"], "--resume is for fit"),
         (["fit", "--config", "mnist", "--model.optimizer_args", '{"momentumm": 1}'], "momentumm"),
     ],
 )
@@ -338,7 +346,8 @@ def test_bad_input_gets_one_line_that_names_it(
 ) -> None:
     """Trap 9: obscure errors."""
     if "--data.root" not in arguments and "mnist" in arguments[2:]:
-        arguments = [*arguments, "--data.root", str(mnist_root), "--data.val_size", "64"]
+        sized = [] if "--data.val_size" in arguments else ["--data.val_size", "64"]
+        arguments = [*arguments, "--data.root", str(mnist_root), *sized]
     result = cnnlab(*arguments)
     assert result.code == 2
     (line,) = [line for line in result.err.splitlines() if line.startswith("cnnlab: ")]
@@ -392,11 +401,111 @@ def test_images_of_other_channels_are_refused(fit: Cnnlab, cnnlab: Cnnlab, mnist
     assert "made for 1 channel" in result.err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "wide.RGB"], "model.channels is 3, but the checkpoint's is 1"),
+        (["--model.network", "resnet10t"], "model.network is 'resnet10t', but the checkpoint's is 'simple_cnn'"),
+    ],
+)
+def test_what_would_not_fit_the_checkpoint_is_refused(
+    fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    (tmp_path / "wide.py").write_text(
+        "from cnnlab.data import MNIST\n"
+        "class RGB(MNIST):\n"
+        "    channels = 3\n"
+        "    def __init__(self, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+        "        self.mean, self.std = self.mean * 3, self.std * 3\n"
+    )
+    assert fit("--trainer.max_epochs", "1").code == 0
+    result = cnnlab("test", "R", *flags)
+    assert result.code == 2
+    assert message in result.err
+
+
+def test_a_learning_rate_changed_on_resume_counts(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Trap 1: a flag that is printed, and ignored."""
+    assert fit("--model.schedule", "constant", "--model.weight_decay", "0.1").code == 0
+    flags = ["--trainer.max_epochs", "3", "--model.lr", "0.005", "--model.weight_decay", "0.2"]
+    result = cnnlab("resume", "R", *flags)
+    assert result.code == 0, result.err
+    assert "model.lr is 0.005 (the checkpoint's: 0.01)" in result.out
+    saved = torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)
+    groups = saved["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == [0.005, 0.005]
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.2]
+    for change in (["--model.optimizer", "sgd"], ["--model.weight_decay", "0"]):
+        refused = cnnlab("resume", "R", "--trainer.max_epochs", "4", *change)
+        assert refused.code == 2
+        assert "a run cannot go on with another" in refused.err
+
+
+def test_a_run_goes_on_after_the_file_that_it_started_from_is_gone(
+    fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fit().code == 0
+    weights = tmp_path / "R/checkpoints/best.ckpt"
+    weights = weights.rename(tmp_path / "weights.ckpt")
+    started = fit("--run", "S", "--model.init_from", weights, "--trainer.max_epochs", "1")
+    assert started.code == 0, started.err
+    assert "tensors" in caplog.text
+    assert "as initialised" not in caplog.text
+    caplog.clear()
+    weights.unlink()
+    result = cnnlab("resume", "S", "--trainer.max_epochs", "2")
+    assert result.code == 0, result.err
+    assert "tensors" not in caplog.text
+
+
+def test_another_checkpoint_of_a_run_can_be_named(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    assert fit().code == 0
+    assert fit("--run", "S", "--model.lr", "0.02").code == 0
+    before = (tmp_path / "S/config.yaml").read_bytes()
+    assert cnnlab("test", "R", "--ckpt_path", "last").code == 0
+    assert cnnlab("test", "R", "--ckpt_path", tmp_path / "S/checkpoints/last.ckpt").code == 0
+    assert not (tmp_path / "S/test.json").exists()
+    assert "neither a file nor a checkpoint of R" in cnnlab("test", "R", "--ckpt_path", "lst").err
+    first = tmp_path / "first.ckpt"
+    first.write_bytes((tmp_path / "R/checkpoints/last.ckpt").read_bytes())
+    assert cnnlab("resume", "R", "--trainer.max_epochs", "3").code == 0
+    assert cnnlab("resume", "R", "--ckpt_path", first, "--trainer.max_epochs", "4").code == 0
+    steps = [int(line.split(",")[0]) for line in (tmp_path / "R/metrics.csv").read_text().splitlines()[1:]]
+    assert steps == list(range(32))
+    assert cnnlab("resume", "R", "--run", "T").code == 2
+    assert (tmp_path / "S/config.yaml").read_bytes() == before
+
+
+def test_a_batch_of_another_size_cannot_go_on_within_an_epoch(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    (tmp_path / "stop.py").write_text(
+        "import os, signal\n"
+        "from lightning.pytorch import Callback\n"
+        "class Stop(Callback):\n"
+        "    def on_train_batch_start(self, trainer, *_):\n"
+        "        if trainer.global_step == 3:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    result = fit("--trainer.callbacks", "stop.Stop")
+    assert result.code == 143
+    refused = cnnlab("resume", "R", "--data.batch_size", "16", "--trainer.callbacks", "[]")
+    assert refused.code == 2
+    assert "32 samples a step" in refused.err
+    assert cnnlab("resume", "R", "--trainer.callbacks", "[]").code == 0
+
+
+def test_a_loss_that_is_not_a_number_says_so(fit: Cnnlab) -> None:
+    result = fit("--model.lr", "1e30", "--model.optimizer", "sgd")
+    assert result.code == 2
+    assert "is not a finite number" in result.err
+    assert "Traceback" not in result.err
+
+
 def test_other_classes_than_the_checkpoints_are_refused(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
     assert fit("--trainer.max_epochs", "1").code == 0
     result = cnnlab("test", "R", "--data.dataset", "FashionMNIST", "--run", "T")
     assert result.code == 2
-    assert "but the checkpoint's are" in result.err
+    assert "but the checkpoint's is ['0'" in result.err
 
 
 @pytest.mark.slow

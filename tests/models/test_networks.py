@@ -43,6 +43,15 @@ def test_torchvisions_networks_come_by_name(name: str) -> None:
     assert create_network(name, num_classes=7, channels=3).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
 
 
+@pytest.mark.parametrize("name", ["simple_cnn", "timm/resnet10t", "torchvision/mobilenet_v3_small"])
+def test_dropout_means_the_same_for_all(name: str) -> None:
+    network = create_network(name, num_classes=7, channels=3, dropout=0.4)
+    rates = [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)]
+    assert 0.4 in rates or vars(network)["drop_rate"] == 0.4
+    with pytest.raises(InputError, match=r"dropout is 1\.5"):
+        create_network(name, num_classes=7, channels=3, dropout=1.5)
+
+
 def test_a_users_network_comes_by_import_path() -> None:
     assert isinstance(create_network("cnnlab.models.simple_cnn.SimpleCNN", 3, 1, dropout=0.1), SimpleCNN)
 

@@ -98,6 +98,12 @@ def test_wrong_settings_are_named(kwargs: dict[str, Any], message: str) -> None:
         task(**kwargs)
 
 
+def test_hyperparameters_are_plain_values() -> None:
+    """Trap 3: a checkpoint that weights_only=True refuses."""
+    with pytest.raises(InputError, match=r"hyperparameter network_args\.dropout is a \w*Path"):
+        task(network_args={"dropout": Path("x")})
+
+
 def test_norms_and_biases_are_spared_weight_decay(tmp_path: Path) -> None:
     model = task()
     model.trainer = trainer(tmp_path)
