@@ -184,7 +184,8 @@ class LastCheckpoint(Checkpoint):
         steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         within_group = batches.processed % trainer.accumulate_grad_batches
-        if trainer.world_size == 1 and steps.ready == steps.completed and not within_group:
+        within_epoch = batches.processed < trainer.num_training_batches
+        if trainer.world_size == 1 and steps.ready == steps.completed and within_epoch and not within_group:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

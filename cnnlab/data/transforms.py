@@ -46,6 +46,8 @@ class RandomAffine:
         Returns:
             (B, C, H, W), uint8 0..255.
         """
+        if not (self.degrees or self.translate or self.scale):
+            return images
         centred = draws.to(torch.float32) * 2 - 1
         angle = centred[:, 0] * math.radians(self.degrees)
         factor = 1 + centred[:, 1] * self.scale
