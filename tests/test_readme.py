@@ -29,7 +29,7 @@ def test_the_python_example_runs(tmp_path: Path, mnist_root: Path, monkeypatch: 
     code = code.replace('root="data"', f"root={str(mnist_root)!r}, val_size=64").replace("max_epochs=3", "max_epochs=1")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102
+    exec(compile(code, "README.md", "exec"), names)
     assert names["trainer"].current_epoch == 1  # type: ignore[attr-defined]
     assert list(tmp_path.rglob("best.ckpt"))
 

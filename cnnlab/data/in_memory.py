@@ -67,6 +67,8 @@ class AugmentedImages(BatchDataset):
         """(images, targets) of these (epoch, index) pairs."""
         epochs, indices = np.array(draws, dtype=np.int64).T
         chosen = torch.from_numpy(indices)
+        if self.augment.is_identity:
+            return self.source.images[chosen], self.source.targets[chosen]
         numbers = torch.from_numpy(uniform(self.seed, epochs, indices, self.augment.draws))
         return self.augment(self.source.images[chosen], numbers), self.source.targets[chosen]
 

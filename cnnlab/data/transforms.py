@@ -36,6 +36,11 @@ class RandomAffine:
         self.translate = translate
         self.scale = scale
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether all amounts are 0, so that there is nothing to do."""
+        return not (self.degrees or self.translate or self.scale)
+
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Warp a batch.
 
@@ -46,8 +51,6 @@ class RandomAffine:
         Returns:
             (B, C, H, W), uint8 0..255.
         """
-        if not (self.degrees or self.translate or self.scale):
-            return images
         centred = draws.to(torch.float32) * 2 - 1
         angle = centred[:, 0] * math.radians(self.degrees)
         factor = 1 + centred[:, 1] * self.scale

@@ -147,7 +147,8 @@ class VisionTask(LightningModule):
     def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """One step of the training."""
         loss = self.step(batch, self.train_metrics)
-        self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
+        if self.trainer.progress_bar_callback is not None:
+            self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
         every = self._log_every_n_steps
         accumulating = self.trainer.fit_loop._should_accumulate()
         if every and not accumulating and (self.trainer.global_step + 1) % every == 0:

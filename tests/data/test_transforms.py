@@ -22,6 +22,8 @@ def centre_of_mass(image: Tensor) -> tuple[float, float]:
 
 
 def test_without_amounts_nothing_changes() -> None:
+    assert RandomAffine().is_identity
+    assert not RandomAffine(scale=0.1).is_identity
     assert torch.equal(RandomAffine()(blob(), torch.rand(1, 4)), blob())
 
 
