@@ -300,7 +300,12 @@ def _tell(cli: VisionCLI) -> None:
         "predictions": run.predictions,
         "pictures": run.pictures,
     }
-    rows: dict[str, object] = {name: path for name, path in places.items() if path.exists()}
+    stage = {"test": "test/", "validate": "val/"}.get(str(cli.subcommand), "none")
+    measured = {**trainer.callback_metrics, **getattr(cli.model, "results", {})}
+    rows: dict[str, object] = {
+        name: f"{float(v):.6g}" for name, v in sorted(measured.items()) if name.startswith(stage)
+    }
+    rows |= {name: path for name, path in places.items() if path.exists()}
     if cli.subcommand == "fit":
         if cli.plan.kept is not None and trainer.global_step == cli.plan.kept.step:
             say(

@@ -88,9 +88,12 @@ def test_a_run_leaves_a_folder_that_can_be_tested_and_predicted(fit: Cnnlab, cnn
     assert result.code == 0, result.err
     assert "best" in result.out
     assert "cnnlab test R" in result.out
-    assert cnnlab("test", "R").code == 0
+    tested = cnnlab("test", "R")
+    assert tested.code == 0
     assert cnnlab("predict", "R").code == 0
     folder = tmp_path / "R"
+    accuracy = json.loads((folder / "test.json").read_text())["test/accuracy"]
+    assert re.search(rf"test/accuracy\s+{accuracy:.6g}\s", tested.out)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names == {
         "config.yaml",
@@ -105,7 +108,8 @@ def test_a_run_leaves_a_folder_that_can_be_tested_and_predicted(fit: Cnnlab, cnn
         "pictures/predictions.png",
     }
     assert json.loads((folder / "environment.json").read_text())["versions"]["torch"]
-    assert cnnlab("validate", "R").code == 0
+    validated = cnnlab("validate", "R")
+    assert re.search(r"val/accuracy\s+[01]", validated.out)
 
 
 def test_a_run_without_a_name_is_called_after_its_recipe(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
