@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 import subprocess
@@ -461,6 +462,17 @@ def test_a_run_goes_on_after_the_file_that_it_started_from_is_gone(
     result = cnnlab("resume", "S", "--trainer.max_epochs", "2")
     assert result.code == 0, result.err
     assert "tensors" not in caplog.text
+
+
+def test_a_schedule_that_moves_each_step_is_a_flag(fit: Cnnlab, tmp_path: Path) -> None:
+    """Trap 7: OneCycle wants total_steps, which nobody can know on the command line."""
+    assert fit("--model.schedule", "onecycle", "--model.warmup", "0.5").code == 0
+    with (tmp_path / "R/metrics.csv").open(newline="") as file:
+        rates = [float(row["lr-AdamW/pg1"]) for row in csv.DictReader(file)]
+    assert len(set(rates)) > 10
+    assert rates[:8] == sorted(rates[:8])
+    assert rates[8:] == sorted(rates[8:], reverse=True)
+    assert max(rates) == pytest.approx(0.01)
 
 
 def test_another_checkpoint_of_a_run_can_be_named(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
