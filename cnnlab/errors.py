@@ -39,8 +39,8 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     Returns:
         ``"did you mean 'a' or 'b'?"``, or all choices where none is near and they are few.
 
-    >>> nearest("adamv", ["adam", "adamw", "sgd"], count=1)
-    "did you mean 'adamw'?"
+    >>> nearest("cosin", ["cosine", "constant", "step"])
+    "did you mean 'cosine'?"
     >>> nearest("zzz", ["adam", "sgd"])
     "choose from 'adam', 'sgd'"
     >>> nearest("zzz", [])
