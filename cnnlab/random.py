@@ -49,6 +49,31 @@ def uniform(
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def weighted_choice(seed: int, epoch: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Draw as many samples as there are, with repetition.
+
+    Args:
+        seed: The run's seed, 0 or greater.
+        epoch: The epoch, 0 or greater.
+        weights: (N,) how often each is drawn, in proportion.
+
+    Returns:
+        (N,) indices. Drawn systematically: no sample's count is more than 1 away from its share.
+
+    >>> sorted(weighted_choice(0, 0, np.array([1.0, 3.0, 0.0, 0.0])).tolist())
+    [0, 1, 1, 1]
+    """
+    size = len(weights)
+    key: Any = np.array([seed, epoch], dtype=np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key))
+    # Samples are laid end to end in a random order, each as long as its weight, and read off at even distances.
+    laid = generator.permutation(size)
+    ends = np.cumsum(weights[laid])
+    marks = (np.arange(size) + generator.random()) * (ends[-1] / size)
+    drawn = laid[np.minimum(np.searchsorted(ends, marks, side="right"), size - 1)]
+    return np.asarray(generator.permutation(drawn), dtype=np.int64)
+
+
 def permutation(seed: int, epoch: int, size: int) -> npt.NDArray[np.int64]:
     """Order the samples of an epoch at random.
 

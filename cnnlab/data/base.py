@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
+from cnnlab.imaging import Preprocessing
 
 
 class PredictionBatch(NamedTuple):
@@ -73,6 +74,11 @@ class VisionDataModule(LightningDataModule):
     channels: int
     mean: Sequence[float]
     std: Sequence[float]
+    multi_label: bool = False
+    """Whether a target is (K,) floats, one for each class, instead of one class."""
+
+    RESOLVED: ClassVar[tuple[str, ...]] = ()
+    """The arguments whose None means that they are found out, and whose values a checkpoint keeps."""
 
     def __init__(
         self, batch_size: int = 128, num_workers: int = 0, drop_last: bool = True, seed: int | None = None
@@ -89,6 +95,7 @@ class VisionDataModule(LightningDataModule):
         self.drop_last = drop_last
         # Lightning's seed_everything keeps the run's seed here, also for the processes that it starts.
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self.preprocessing: Preprocessing | None = None
         self._resumed = (0, 0)
 
     @property
@@ -96,10 +103,30 @@ class VisionDataModule(LightningDataModule):
         """The number of classes."""
         return len(self.class_names)
 
+    def adopt(self, preprocessing: Preprocessing | None) -> None:
+        """Take over what a pretrained network expects of its images; data whose size is fixed have no use for it."""
+        self.preprocessing = preprocessing
+
+    def adopt_from_trainer(self) -> None:
+        """The same, from the task that is about to be trained or evaluated."""
+        if self.trainer is not None:
+            self.adopt(getattr(self.trainer.lightning_module, "preprocessing", None))
+
+    def train_weights(self) -> Tensor | None:
+        """(N,) how often each training sample is drawn, in proportion; None if each is drawn once an epoch."""
+        return None
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of (images, targets)."""
+        weights = self.train_weights()
         sampler = TrainSampler(
-            len(self.train_set), self.batch_size, self.seed, drop_last=self.drop_last, **self._place()
+            len(self.train_set),
+            self.batch_size,
+            self.seed,
+            drop_last=self.drop_last,
+            weights=None if weights is None else weights.double().numpy(),
+            repeat_first=bool(self.trainer is not None and vars(self.trainer).get("overfit_batches")),
+            **self._place(),
         )
         sampler.resume_at(*self._resumed)
         return self._loader(self.train_set, sampler)

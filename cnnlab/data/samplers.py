@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from cnnlab.random import permutation
+from cnnlab.random import permutation, weighted_choice
 
 Draw = tuple[int, int]
-"""(epoch, index): all that a training sample's augmentation depends on, besides the seed."""
+"""(epoch, index): all that a training sample's augmentation depends on, besides the seed.
+
+A sample that is drawn again in an epoch comes with an epoch of its own, far beyond all others.
+"""
+_AGAIN = 2**32
 
 
 class TrainSampler(Sampler[list[Draw]]):
@@ -24,14 +29,27 @@ class TrainSampler(Sampler[list[Draw]]):
         batch_size: Samples per process and step.
         seed: The run's seed.
         drop_last: Leave out the last, incomplete step of an epoch. It is kept where it is the only one.
+        weights: (N,) how often each sample is drawn, in proportion, with repetition; each once an epoch if None.
+        repeat_first: Make all epochs equal to the first, augmentation included: to overfit a few batches.
         rank: This process.
         world_size: The number of processes.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, *, drop_last: bool = True, rank: int = 0, world_size: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        *,
+        drop_last: bool = True,
+        weights: npt.NDArray[np.float64] | None = None,
+        repeat_first: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.size = size
+        self.weights = weights
+        self.repeat_first = repeat_first
         self.step_size = batch_size * world_size
         self.seed = seed
         self.drop_last = drop_last and size >= self.step_size
@@ -63,13 +81,33 @@ class TrainSampler(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield lists of (epoch, index), a batch each."""
-        epoch = self.epoch
-        order = permutation(self.seed, epoch, self.size)
+        epoch = 0 if self.repeat_first else self.epoch
+        if self.weights is None:
+            order = permutation(self.seed, epoch, self.size)
+            occasions = np.full(self.size, epoch)
+        else:
+            order = weighted_choice(self.seed, epoch, self.weights)
+            occasions = epoch + _AGAIN * _repetition(order)
         first = self._resumed[1] if epoch == self._resumed[0] else 0
         for step in range(first, len(self)):
-            together = order[step * self.step_size : (step + 1) * self.step_size]
+            together = np.arange(self.size)[step * self.step_size : (step + 1) * self.step_size]
             mine = np.array_split(together, self.world_size)[self.rank]
-            yield [(epoch, int(index)) for index in mine]
+            yield list(zip(occasions[mine].tolist(), order[mine].tolist(), strict=True))
+
+
+def _repetition(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How often each element of an order has stood in it before.
+
+    >>> _repetition(np.array([4, 2, 4, 4])).tolist()
+    [0, 0, 1, 2]
+    """
+    by_value = np.argsort(order, kind="stable")
+    values = order[by_value]
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    ranks = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    found = np.empty_like(ranks)
+    found[by_value] = ranks
+    return found
 
 
 class EvalSampler(Sampler[list[int]]):

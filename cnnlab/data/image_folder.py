@@ -1,0 +1,302 @@
+"""ImageFolder: one's own photographs, from folders of classes or from a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from cnnlab.data.base import VisionDataModule
+from cnnlab.data.files import AugmentedFiles, FileImages, ImageCache, IndexedFiles, Opener
+from cnnlab.data.listing import (
+    Listing,
+    Sample,
+    divide,
+    find_broken,
+    folds,
+    images_under,
+    list_folder,
+    list_table,
+    manifest_row,
+)
+from cnnlab.data.mixing import Mixing
+from cnnlab.data.presets import Target, create_augmentation
+from cnnlab.errors import InputError
+from cnnlab.imaging import LazyImage, Preprocessing, resampling
+
+_IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
+_CACHE = Path("~/.cache/cnnlab/images")
+
+
+class ImageFolder(VisionDataModule):
+    """Photographs and their classes.
+
+    They lie in ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS, or in ROOT/CLASS, or where a table
+    says. What is not divided yet is divided here, each class in its share. The classes are numbered once, in the order of
+    their names; a checkpoint keeps them.
+
+    Args:
+        root: The folder; paths in a table start from it.
+        csv: A table with the columns path and label, and perhaps split (train, val, test) and group (what is of one
+            group is never divided); classes are then not taken from the folders.
+        multi_label: Whether an image may have any number of labels, separated by ";" in the table.
+        class_names: The classes in order; those that are found, by name, if None.
+        val_size: The share of the training images that validates where there is no folder val.
+        test_size: The share of all images that tests where nothing is divided.
+        split_seed: Decides which; apart from the run's seed, so that runs with different seeds are comparable.
+        folds: Divide training and validation images into so many folds anew, for cross-validation.
+        fold: Which of them validates, 0..folds-1.
+        predict: A folder of images, or one image, to predict; the test images if None.
+        size: Height and width of what the network sees (or both in one number); the pretrained network's if
+            None, 224 without one.
+        crop: See imaging.Preprocessing; the pretrained network's if None, 0.875 without one.
+        interpolation: See imaging.INTERPOLATIONS; the pretrained network's if None, bilinear without one.
+        channels: 3 for colour, 1 for grey.
+        augment: See presets.create_augmentation.
+        augment_args: See presets.create_augmentation.
+        mixing: Mixup and CutMix of the training images: true, or arguments of mixing.Mixing.
+        balance: How much rare classes are favoured in training: 0 not at all, 1 makes all classes equally frequent
+            (images are drawn with a weight of 1 / (images of the class) to this power, with repetition).
+        on_error: What is done with files that cannot be read: raise, or skip, which reads all files before the
+            start and leaves the broken ones out, each named.
+        cache: Keep decoded images, made no larger than evaluation needs them, in memory or on disk.
+        cache_folder: Where the disk's cache lies; ~/.cache/cnnlab/images if None.
+        batch_size: See VisionDataModule.
+        num_workers: Processes that read ahead; as many as there are processors, up to 8, if None.
+        drop_last: See VisionDataModule.
+        seed: See VisionDataModule.
+
+    Raises:
+        InputError: If there are no images, or if an argument does not fit.
+    """
+
+    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "size", "crop", "interpolation")
+
+    def __init__(
+        self,
+        root: str,
+        csv: str | None = None,
+        multi_label: bool = False,
+        class_names: Sequence[str] | None = None,
+        val_size: float = 0.15,
+        test_size: float = 0.15,
+        split_seed: int = 0,
+        folds: int | None = None,
+        fold: int = 0,
+        predict: str | None = None,
+        size: int | Sequence[int] | None = None,
+        crop: float | None = None,
+        interpolation: str | None = None,
+        channels: Literal[1, 3] = 3,
+        augment: str = "standard",
+        augment_args: dict[str, Any] | None = None,
+        mixing: bool | dict[str, float] = False,
+        balance: float = 0.0,
+        on_error: Literal["raise", "skip"] = "raise",
+        cache: Literal["memory", "disk"] | None = None,
+        cache_folder: str | None = None,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        workers = min(8, len(os.sched_getaffinity(0))) if num_workers is None else num_workers
+        super().__init__(batch_size=batch_size, num_workers=workers, drop_last=drop_last, seed=seed)
+        if multi_label and csv is None:
+            raise InputError("data.multi_label needs a table of labels: data.csv")
+        if folds is not None and not 2 <= folds:
+            raise InputError(f"data.folds is {folds}, expected 2 or more")
+        if folds is not None and not 0 <= fold < folds:
+            raise InputError(f"data.fold is {fold}, expected 0 to {folds - 1}")
+        if not 0 <= balance <= 1:
+            raise InputError(f"data.balance is {balance}, expected 0 to 1")
+        if crop is not None and not 0 < crop <= 1:
+            raise InputError(f"data.crop is {crop}, expected above 0, to 1")
+        self.root = Path(root)
+        self.multi_label = multi_label
+        self.channels = channels
+        self.mean, self.std = _IMAGENET[channels]
+        self.augmentation = create_augmentation(augment, augment_args)
+        self.mixing = Mixing(**(mixing if isinstance(mixing, dict) else {})) if mixing else None
+        self._csv = Path(csv) if csv is not None else None
+        self._balance = balance
+        self._listing: Listing | None = None
+        self._broken: dict[str, str] = {}
+        self.class_names = list(class_names) if class_names is not None else self._list(None).class_names
+        self.hparams["class_names"] = self.class_names
+        # A checkpoint holds plain lists, and is read where the working folder is another.
+        self.hparams["size"] = [size, size] if isinstance(size, int) else list(size) if size is not None else None
+        if size is not None and (len(self.hparams["size"]) != 2 or min(self.hparams["size"]) < 1):
+            raise InputError(f"data.size is {size}, expected one number, or height and width, 1 or more")
+        if interpolation is not None:
+            resampling(interpolation)
+        self._warn_of_mirrors()
+
+    def _warn_of_mirrors(self) -> None:
+        names = [name.lower() for name in self.class_names]
+        sided = [name for name in names if "left" in name or "right" in name]
+        characters = all(len(name) == 1 for name in names)
+        if self.augmentation.mirrors and (sided or characters):
+            rank_zero_warn(
+                f"the augmentation mirrors images, which changes what classes such as {(sided or names)[0]!r} mean: "
+                "set data.augment_args.flip to 0 if it does"
+            )
+
+    def _list(self, class_names: Sequence[str] | None) -> Listing:
+        if self._listing is None:
+            if self._csv is not None:
+                self._listing = list_table(self._csv, self.root, class_names, self.multi_label)
+            else:
+                self._listing = list_folder(self.root, class_names)
+        return self._listing
+
+    @property
+    def listing(self) -> Listing:
+        """All images, each with its split."""
+        options = self.hparams
+        listing = divide(
+            self._list(self.class_names), options["val_size"], options["test_size"], options["split_seed"]
+        )
+        if options["folds"] is not None:
+            listing = _refold(listing, options["folds"], options["fold"], options["split_seed"])
+        return Listing([sample for sample in listing.samples if sample.path not in self._broken], listing.class_names)
+
+    def target(self) -> Target:
+        """What images are brought to: as asked, else as the pretrained network expects them."""
+        given: dict[str, Any] = {"size": (224, 224), "crop": 0.875, "interpolation": "bilinear", "mean": self.mean}
+        if self.preprocessing is not None:
+            given |= self.preprocessing._asdict()
+        options = self.hparams
+        given |= {name: options[name] for name in ("size", "crop", "interpolation") if options[name] is not None}
+        height, width = given["size"]
+        fill = torch.tensor([255.0 * value for value in given["mean"]])
+        return Target((height, width), self.channels, fill, given["crop"], given["interpolation"])
+
+    def adopt(self, preprocessing: Preprocessing | None) -> None:
+        """Take over what a pretrained network expects, where nothing else was asked for."""
+        super().adopt(preprocessing)
+        target = self.target()
+        self.hparams["size"] = list(target.size)
+        self.hparams["crop"], self.hparams["interpolation"] = target.crop, target.interpolation
+
+    def prepare_data(self) -> None:
+        """Make the disk's cache; Lightning calls this on one process of a machine."""
+        self.adopt_from_trainer()
+        if self.hparams["cache"] == "disk" and not self._predicts_elsewhere:
+            self._leave_out_broken()
+            self._opener()
+
+    def setup(self, stage: str) -> None:
+        """List the images of a stage, and divide them where that is left to do.
+
+        Raises:
+            InputError: If the stage has no images.
+        """
+        self.adopt_from_trainer()
+        if stage == "predict" and self._predicts_elsewhere:
+            self.predict_set = IndexedFiles(self._to_predict(Path(self.hparams["predict"])))
+            return
+        self._leave_out_broken()
+        listing, opener = self.listing, self._opener()
+        if stage == "fit":
+            self.train_set = AugmentedFiles(
+                self._files(listing, "train", opener), self.augmentation, self.seed, self.num_classes, self.mixing
+            )
+            counts = {split: len(samples) for split, samples in listing.of.items() if samples}
+            rank_zero_info(f"{self.num_classes} classes; images: {counts}")
+        if stage in ("fit", "validate"):
+            self.val_set = self._files(listing, "val", opener)
+        if stage == "test":
+            self.test_set = self._files(listing, "test", opener)
+        if stage == "predict":
+            self.predict_set = IndexedFiles(self._files(listing, "test", opener))
+
+    @property
+    def _predicts_elsewhere(self) -> bool:
+        trainer = self.trainer
+        return self.hparams["predict"] is not None and (trainer is None or trainer.state.fn == "predict")
+
+    def _leave_out_broken(self) -> None:
+        if self.hparams["on_error"] == "raise" or self._broken:
+            return
+        samples = self.listing.samples
+        self._broken = find_broken(samples, self.channels)
+        if self._broken:
+            named = "\n".join(f"  {text}" for text in self._broken.values())
+            rank_zero_warn(f"{len(self._broken)} of {len(samples):,} images cannot be read and are left out:\n{named}")
+
+    def _opener(self) -> Opener:
+        if self.hparams["cache"] is None:
+            return LazyImage
+        folder = None
+        if self.hparams["cache"] == "disk":
+            folder = Path(self.hparams["cache_folder"] or _CACHE).expanduser()
+        return ImageCache([sample.path for sample in self.listing.samples], self.target(), folder)
+
+    def _files(self, listing: Listing, split: str, opener: Opener) -> FileImages:
+        samples = listing.of[split]
+        if not samples:
+            raise InputError(
+                f"{self.root} has no images for {split}: make a folder {self.root / split} with one folder for each "
+                "class, or a table with a column split"
+            )
+        return FileImages(samples, self._targets(samples), self.target(), opener)
+
+    def _targets(self, samples: Sequence[Sample]) -> Tensor:
+        number = {name: i for i, name in enumerate(self.class_names)}
+        if not self.multi_label:
+            return torch.tensor([number[sample.labels[0]] for sample in samples])
+        targets = torch.zeros(len(samples), self.num_classes)
+        for row, sample in zip(targets, samples, strict=True):
+            row[[number[label] for label in sample.labels]] = 1.0
+        return targets
+
+    def _to_predict(self, place: Path) -> FileImages:
+        paths = [place] if place.is_file() else images_under(place)
+        samples = [Sample(str(path), ()) for path in paths]
+        if self.hparams["on_error"] == "skip":
+            broken = find_broken(samples, self.channels)
+            for text in broken.values():
+                rank_zero_warn(f"left out: {text}")
+            samples = [sample for sample in samples if sample.path not in broken]
+        if not samples:
+            raise InputError(f"data.predict {place} has no images that can be read")
+        return FileImages(samples, torch.full((len(samples),), -1), self.target())
+
+    def train_weights(self) -> Tensor | None:
+        """(N,) how often each training image is drawn, in proportion; None if all are drawn alike."""
+        if not self._balance:
+            return None
+        targets = self.train_set.source.targets
+        if targets.ndim == 1:
+            targets = torch.nn.functional.one_hot(targets, self.num_classes).to(torch.float32)
+        rarity = targets.sum(dim=0).clamp(min=1) ** -self._balance
+        # An image with several labels counts as its rarest; one without any as the most frequent.
+        return torch.where(targets.any(dim=1), (targets * rarity).amax(dim=1), rarity.min())
+
+    def manifest(self) -> list[dict[str, str]]:
+        """A row for each image: path, label, split, group, bytes, sha256, and the error of those left out."""
+        kept = {sample.path: sample for sample in self.listing.samples}
+        rows = []
+        for sample in self._list(self.class_names).samples:
+            row = manifest_row(kept.get(sample.path, sample), self.root)
+            rows.append({**row, "error": self._broken.get(sample.path, "")})
+        return rows
+
+
+def _refold(listing: Listing, count: int, fold: int, seed: int) -> Listing:
+    """Training and validation images anew: a fold validates, the others train. The test stays as it is."""
+    together = [sample for sample in listing.samples if sample.split != "test"]
+    if len(together) < count:
+        raise InputError(f"data.folds is {count}, and there are only {len(together)} images to divide")
+    places = folds(together, count, seed)
+    moved = [
+        Sample(sample.path, sample.labels, "val" if place == fold else "train", sample.group)
+        for sample, place in zip(together, places, strict=True)
+    ]
+    return Listing([*moved, *listing.of["test"]], listing.class_names)

@@ -1,0 +1,244 @@
+"""Which images there are: from folders or from a table, with one class map, divided into splits."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from cnnlab.errors import InputError, nearest
+from cnnlab.imaging import EXTENSIONS, ImageError, LazyImage
+from cnnlab.random import permutation
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image file and what is known of it."""
+
+    path: str
+    labels: tuple[str, ...]
+    """Its classes' names: one, or any number with multi-label data."""
+    split: str = ""
+    """train, val or test; "" where it has not been decided."""
+    group: str = ""
+    """Samples of a group (a patient, a scene) are never divided between splits."""
+
+
+@dataclass
+class Listing:
+    """Samples, and the classes' names in order."""
+
+    samples: list[Sample]
+    class_names: list[str]
+    of: dict[str, list[Sample]] = field(init=False)
+    """The samples by split."""
+
+    def __post_init__(self) -> None:
+        self.of = {split: [sample for sample in self.samples if sample.split == split] for split in SPLITS}
+
+
+def images_under(folder: Path) -> list[Path]:
+    """All image files below a folder, by name; hidden ones left out.
+
+    Raises:
+        InputError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(place, name)
+            for name in sorted(files)
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+        ]
+    return found
+
+
+def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing:
+    """List ROOT/SPLIT/CLASS/**/image, or ROOT/CLASS/**/image with no split decided.
+
+    Args:
+        root: The folder; it is divided by splits if it holds a folder train.
+        class_names: The classes in order; the folders' names in alphabetical order if None.
+
+    Raises:
+        InputError: If there is no such folder or no class in it, if a class is empty in training, or if a split has
+            a class that training lacks.
+    """
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")
+    divided = (root / "train").is_dir()
+    splits = [split for split in SPLITS if (root / split).is_dir()] if divided else [""]
+    folders = {split: _subfolders(root / split) for split in splits}
+    first = root / splits[0]
+    names = list(class_names) if class_names is not None else folders[splits[0]]
+    if not folders[splits[0]]:
+        loose = len(images_under(first))
+        raise InputError(
+            f"{first} has no folders, expected one for each class with its images inside"
+            + (f" ({loose} images lie in it directly; or give a table of paths and labels: data.csv)" if loose else "")
+        )
+    samples: list[Sample] = []
+    for split, present in folders.items():
+        if strange := sorted(set(present) - set(names)):
+            raise InputError(
+                f"{root / split / strange[0]}: there is no class {strange[0]!r}, {nearest(strange[0], names)} (the "
+                f"classes are those of {'the checkpoint or data.class_names' if class_names is not None else first})"
+            )
+        for name in present:
+            found = images_under(root / split / name)
+            if not found and split in ("", "train"):
+                raise InputError(f"{root / split / name} has no images: remove the folder, or put images into it")
+            samples += [Sample(str(path), (name,), split) for path in found]
+    return Listing(samples, names)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def list_table(
+    table: Path, root: Path, class_names: Sequence[str] | None = None, multi_label: bool = False
+) -> Listing:
+    """List the images of a CSV file with the columns path and label, and perhaps split and group.
+
+    Args:
+        table: The file. Labels of a multi-label image are separated by ";"; it may have none.
+        root: What relative paths start from.
+        class_names: The classes in order; the labels in alphabetical order if None.
+        multi_label: Whether an image may have any number of labels.
+
+    Raises:
+        InputError: If the file or a column is absent, or if a row has no label, a strange one, or a strange split.
+    """
+    if not table.is_file():
+        raise InputError(f"data.csv {table}: there is no such file")
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        for needed in ("path", "label"):
+            if needed not in columns:
+                raise InputError(f"{table} has no column {needed!r}, only {', '.join(map(repr, columns))}")
+        rows = list(reader)
+    samples = []
+    for line, row in enumerate(rows, start=2):
+        text = (row["label"] or "").strip()
+        labels = tuple(part.strip() for part in text.split(";") if part.strip()) if multi_label else (text,)
+        if not multi_label and not text:
+            raise InputError(f"{table}, line {line}: {row['path']} has no label")
+        split = (row.get("split") or "").strip()
+        if split not in ("", *SPLITS):
+            raise InputError(f"{table}, line {line}: split is {split!r}, expected train, val, test or nothing")
+        samples.append(Sample(str(root / (row["path"] or "")), labels, split, (row.get("group") or "").strip()))
+    if not samples:
+        raise InputError(f"{table} has no rows")
+    present = sorted({label for sample in samples for label in sample.labels})
+    names = list(class_names) if class_names is not None else present
+    if strange := sorted(set(present) - set(names)):
+        raise InputError(f"{table}: there is no class {strange[0]!r}: {nearest(strange[0], names)}")
+    return Listing(samples, names)
+
+
+def divide(listing: Listing, val_size: float, test_size: float, seed: int) -> Listing:
+    """Give each sample without a split one, so that each class has its share in each, and no group is divided.
+
+    Where there is a training split but no validation, a part of the training is taken for it; a test split is made
+    only where nothing has been divided before.
+
+    Args:
+        listing: What is to be divided.
+        val_size: The share that validates, 0..1.
+        test_size: The share that tests, 0..1.
+        seed: Decides which.
+
+    Raises:
+        InputError: If the shares leave nothing, or a split would be empty.
+    """
+    given = {sample.split for sample in listing.samples}
+    shares = {"val": val_size if "val" not in given else 0.0, "test": test_size if given == {""} else 0.0}
+    if min(shares.values()) < 0 or sum(shares.values()) >= 1:
+        raise InputError(f"data.val_size is {val_size} and data.test_size {test_size}, expected shares, below 1 together")
+    open_ = [i for i, sample in enumerate(listing.samples) if sample.split in ("", "train")]
+    places = _spread([listing.samples[i] for i in open_], seed)
+    samples = list(listing.samples)
+    for i, place in zip(open_, places, strict=True):
+        split = "test" if place < shares["test"] else "val" if place < sum(shares.values()) else "train"
+        samples[i] = replace(samples[i], split=split)
+    divided = Listing(samples, listing.class_names)
+    for split, share in (("train", 1.0), *shares.items()):
+        if share and not divided.of[split]:
+            raise InputError(f"{len(open_)} images leave none for {split}: give more images, or another data.{split}_size")
+    return divided
+
+
+def folds(samples: Sequence[Sample], count: int, seed: int) -> np.ndarray:
+    """Divide samples into folds of equal size, each class evenly, groups whole.
+
+    Returns:
+        (N,) each sample's fold, 0..count-1.
+    """
+    return np.minimum((_spread(samples, seed) * count).astype(np.int64), count - 1)
+
+
+def _spread(samples: Sequence[Sample], seed: int) -> np.ndarray:
+    """Each sample's place in 0..1, so that any interval has its share of each class; the same for all of a group."""
+    groups: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(f"g{sample.group}" if sample.group else f"s{i}", []).append(i)
+    units = list(groups.values())
+    order = permutation(seed, 0, len(units))
+    kinds: dict[tuple[str, ...], list[list[int]]] = {}
+    for unit in order:
+        members = units[unit]
+        labels = [samples[i].labels for i in members]
+        kinds.setdefault(max(set(labels), key=lambda label: (labels.count(label), label)), []).append(members)
+    places = np.empty(len(samples))
+    for kind in kinds.values():
+        total, before = sum(map(len, kind)), 0
+        for members in kind:
+            places[members] = (before + len(members) / 2) / total
+            before += len(members)
+    return places
+
+
+def find_broken(samples: Sequence[Sample], channels: int) -> dict[str, str]:
+    """Decode all files, in threads, and say what is wrong with those that cannot be read.
+
+    Returns:
+        The error message by path.
+    """
+
+    def trouble(sample: Sample) -> tuple[str, str] | None:
+        try:
+            LazyImage(sample.path).read(channels, at_least=(1, 1))
+        except ImageError as error:
+            return sample.path, str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        return dict(found for found in pool.map(trouble, samples) if found is not None)
+
+
+def manifest_row(sample: Sample, root: Path) -> dict[str, str]:
+    """A sample as a row of the manifest: path, label, split, group, size in bytes, SHA-256 of the file."""
+    path = Path(sample.path)
+    row = {
+        "path": os.path.relpath(path, root),
+        "label": ";".join(sample.labels),
+        "split": sample.split,
+        "group": sample.group,
+    }
+    if not path.is_file():
+        return {**row, "bytes": "", "sha256": ""}
+    with path.open("rb") as file:
+        return {**row, "bytes": str(path.stat().st_size), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,126 @@
+"""Mixup and CutMix: neighbours of a batch become one image, with a label for each in its share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnlab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), each image with its neighbour in the batch.
+
+    Images 0 and 1 are each other's partners, 2 and 3, and so on: neighbours in the order of the
+    epoch, which one process has both, so that the number of processes changes nothing. The last of an
+    odd number stays as it is. Each image has a share of its own.
+
+    Args:
+        mixup: The alpha of Beta(alpha, alpha), from which mixup's shares are drawn; 0 for no mixup.
+        cutmix: The same for CutMix; 0 for no CutMix.
+        switch: The probability of CutMix where there are both.
+        probability: The probability that an image is mixed at all.
+
+    Raises:
+        InputError: If a number is out of range.
+    """
+
+    mixup: float = 0.2
+    cutmix: float = 1.0
+    switch: float = 0.5
+    probability: float = 1.0
+
+    draws = 5
+    """Uniform numbers that an image needs."""
+
+    def __post_init__(self) -> None:
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise InputError(f"mixing.{name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("switch", "probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"mixing.{name} is {getattr(self, name)}, expected 0 to 1")
+        if not self.mixup and not self.cutmix:
+            raise InputError("mixing.mixup and mixing.cutmix are both 0: set data.mixing to null instead")
+
+    def __call__(
+        self, images: Tensor, targets: Tensor, numbers: npt.NDArray[np.float64], num_classes: int
+    ) -> tuple[Tensor, Tensor]:
+        """Mix a batch.
+
+        Args:
+            images: (B, C, H, W), uint8.
+            targets: (B,) int64 classes, or (B, K) float.
+            numbers: (B, 5), uniform in [0, 1).
+            num_classes: K.
+
+        Returns:
+            Images (B, C, H, W) uint8, and targets (B, K) float, whose weights are the shares really shown.
+        """
+        soft = targets if targets.ndim == 2 else F.one_hot(targets, num_classes).to(torch.float32)
+        mixed, shares = images.clone(), torch.ones(len(images))
+        for i in range(len(images) // 2 * 2):
+            wanted, kind, share, down, right = numbers[i]
+            if wanted >= self.probability:
+                continue
+            partner = images[i ^ 1]
+            if self.cutmix and (not self.mixup or kind < self.switch):
+                kept = beta_quantile(share, self.cutmix)
+                shares[i] = _paste(mixed[i], partner, kept, (down, right))
+            else:
+                kept = beta_quantile(share, self.mixup)
+                blend = torch.lerp(partner.to(torch.float32), images[i].to(torch.float32), kept)
+                mixed[i] = blend.round_().to(torch.uint8)
+                shares[i] = kept
+        paired = torch.arange(len(images)) ^ 1
+        paired[paired >= len(images)] = len(images) - 1
+        weights = shares[:, None]
+        return mixed, weights * soft + (1 - weights) * soft[paired]
+
+
+def _paste(image: Tensor, partner: Tensor, kept: float, place: Sequence[float]) -> float:
+    """Put a rectangle of the partner into an image, in place; return the share of the image that is left."""
+    height, width = image.shape[-2:]
+    side = math.sqrt(1 - kept)
+    centre_y, centre_x = place[0] * height, place[1] * width
+    top, bottom = (round(min(max(centre_y + sign * side * height / 2, 0), height)) for sign in (-1, 1))
+    left, right = (round(min(max(centre_x + sign * side * width / 2, 0), width)) for sign in (-1, 1))
+    image[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
+    return 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def beta_quantile(share: float, alpha: float) -> float:
+    """The value of Beta(alpha, alpha) below which a share of its probability lies; it turns a uniform draw into one.
+
+    >>> beta_quantile(0.25, 1.0)
+    0.25
+    >>> round(beta_quantile(0.5, 0.2), 3)
+    0.5
+    """
+    if alpha == 1:
+        return share
+    grid, cumulated = _beta_table(alpha)
+    return float(np.interp(share, cumulated, grid))
+
+
+_TABLES: dict[float, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+
+
+def _beta_table(alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    if alpha not in _TABLES:
+        # With x = u^(1/alpha) / 2 the density's pole at 0 is gone: what is left to integrate is smooth.
+        u = np.linspace(0, 1, 4097)
+        x = u ** (1 / alpha) / 2
+        density = (1 - x) ** (alpha - 1)
+        area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(u))])
+        half = area / area[-1] / 2
+        _TABLES[alpha] = np.concatenate([x, 1 - x[-2::-1]]), np.concatenate([half, 1 - half[-2::-1]])
+    return _TABLES[alpha]

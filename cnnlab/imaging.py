@@ -1,0 +1,224 @@
+"""Read, orient, resize and crop images: NumPy and Pillow only, shared by evaluation and by the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from cnnlab.errors import InputError, nearest
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+)
+"""What counts as an image in a folder, in lower case."""
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_ORIENTATION = 0x0112  # Exif's tag
+_TURNED = (5, 6, 7, 8)  # its values that exchange width and height
+_WHITE = (255, 255, 255, 255)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class ImageError(InputError):
+    """A file that cannot be read as an image; the message begins with its path."""
+
+    def __init__(self, message: str) -> None:
+        # A worker of a DataLoader hands it on as a text with its whole traceback: the last line is ours.
+        super().__init__(message.rstrip().rpartition(f"{type(self).__name__}: ")[2])
+
+
+class Preprocessing(NamedTuple):
+    """What a network expects of its images."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    crop: float
+    """The share of the resized image's sides that the centre crop keeps, above 0, to 1."""
+    interpolation: str
+    """A name in INTERPOLATIONS."""
+    mean: Sequence[float]
+    """Per channel, in 0..1."""
+    std: Sequence[float]
+    """Per channel, in 0..1."""
+
+
+class Picture(Protocol):
+    """An image whose size is known before its pixels are read."""
+
+    size: tuple[int, int]
+    """Height and width."""
+
+    def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
+        """The pixels (H, W, channels), 0..255; perhaps smaller, where at_least (height, width) is enough."""
+
+
+class LazyImage:
+    """An image file whose header has been read: its size is known, its pixels are decoded by read().
+
+    Only the first frame of an animation counts.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ImageError: If it is absent, empty, or no image that Pillow knows.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        try:
+            self._image = Image.open(path)
+            self._turned = self._orientation() in _TURNED
+        except Exception as error:  # Pillow's plugins raise whatever they stumble over.
+            raise _explained(path, error) from error
+        width, height = self._image.size
+        self.size = (width, height) if self._turned else (height, width)
+        """Height and width, as the camera was held."""
+
+    def _orientation(self) -> int:
+        # Most files have none, and getexif() takes as long as the rest of the header.
+        if "exif" not in self._image.info and self._image.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM"):
+            return 1
+        return int(self._image.getexif().get(_ORIENTATION, 1))
+
+    def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
+        """Decode the pixels, upright, as 8 bits a channel.
+
+        What is transparent becomes white; 16 bits become 8; CMYK, palettes and grey become RGB.
+
+        Args:
+            channels: 3 for RGB, 1 for grey.
+            at_least: Height and width that are enough: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where what
+                comes out is no smaller.
+
+        Returns:
+            (H, W, channels), 0..255.
+
+        Raises:
+            ImageError: If the file is truncated, broken or too large.
+        """
+        try:
+            if at_least is not None and self._image.format == "JPEG":
+                height, width = at_least
+                self._image.draft(None, (height, width) if self._turned else (width, height))
+            image = self._image
+            if self._turned or self._orientation() != 1:
+                image = ImageOps.exif_transpose(image)
+            return _as_pixels(image, channels)
+        except Exception as error:
+            raise _explained(self.path, error) from error
+        finally:
+            self._image.close()
+
+
+def read(path: str | Path, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
+    """Read an image file: see LazyImage.read."""
+    return LazyImage(path).read(channels, at_least)
+
+
+def _as_pixels(image: Image.Image, channels: int) -> Pixels:
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode.startswith(("I", "F")):
+        image = _from_deep(image)
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+    if image.mode != mode:
+        image = image.convert(mode)
+    pixels: Pixels = np.asarray(image)
+    return pixels[..., None] if channels == 1 else pixels
+
+
+def _from_deep(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits: whole numbers are taken as 0..65535, others as 0..1 where they lie in it."""
+    values = np.asarray(image, dtype=np.float64)
+    low, high = float(values.min()), float(values.max())
+    scale = 255.0 if image.mode == "F" and high <= 1 else 255.0 / 65535.0 if image.mode != "F" else None
+    if scale is None or low < 0 or high * scale > 255:
+        raise ValueError(f"its values go from {low:g} to {high:g}, expected 0..65535, or 0..1: convert it to 8 bits")
+    return Image.fromarray(np.rint(values * scale).astype(np.uint8))
+
+
+def _explained(path: str | Path, error: Exception) -> ImageError:
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"{path}: there is no such file")
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(
+            f"{path}: too large to be read safely ({error}): make it smaller, or set PIL.Image.MAX_IMAGE_PIXELS"
+        )
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        return ImageError(f"{path}: the file is empty (0 bytes)")
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ImageError(f"{path}: cannot be read as an image ({reason.removesuffix(f' {str(path)!r}')})")
+
+
+def centre_crop(pixels: Pixels, size: tuple[int, int], crop: float = 1.0, interpolation: str = "bilinear") -> Pixels:
+    """Resize so that the image covers size / crop, then cut the centre out: what evaluation and runtime do.
+
+    Args:
+        pixels: (H, W, C), 0..255, C 1 or 3.
+        size: Height and width of the result.
+        crop: The share of the resized image's sides that is kept.
+        interpolation: A name in INTERPOLATIONS; always with antialiasing.
+
+    Returns:
+        (*size, C), 0..255.
+
+    Raises:
+        InputError: If there is no such interpolation.
+
+    >>> centre_crop(np.zeros((50, 90, 3), np.uint8), (32, 32), crop=0.8).shape
+    (32, 32, 3)
+    """
+    height, width = size
+    rows, columns = covering(pixels.shape[:2], size, crop)
+    top, left = round((rows - height) / 2), round((columns - width) / 2)
+    return resized(pixels, (rows, columns), interpolation)[top : top + height, left : left + width]
+
+
+def resized(pixels: Pixels, size: tuple[int, int], interpolation: str = "bilinear") -> Pixels:
+    """Resize (H, W, C) to (*size, C), with antialiasing.
+
+    Raises:
+        InputError: If there is no such interpolation.
+    """
+    if pixels.shape[:2] == size:
+        return pixels
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    made: Pixels = np.asarray(image.resize((size[1], size[0]), resampling(interpolation)))
+    return made[..., None] if made.ndim == 2 else made
+
+
+def covering(shape: Sequence[int], size: tuple[int, int], crop: float = 1.0) -> tuple[int, int]:
+    """The height and width, in the proportions of shape, that just cover size / crop.
+
+    >>> covering((400, 600), (224, 224), crop=0.875)
+    (256, 384)
+    """
+    goal = [int(side / crop) for side in size]
+    scale = max(goal[0] / shape[0], goal[1] / shape[1])
+    return max(goal[0], int(shape[0] * scale + 1e-6)), max(goal[1], int(shape[1] * scale + 1e-6))
+
+
+def resampling(interpolation: str) -> Image.Resampling:
+    """Pillow's filter of this name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise InputError(f"there is no interpolation {interpolation!r}: {nearest(interpolation, INTERPOLATIONS)}")
+    return INTERPOLATIONS[interpolation]
