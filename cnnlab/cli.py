@@ -54,7 +54,7 @@ def _dispatch(arguments: list[str]) -> int:
     command = COMMANDS[first]
     module, _, name = command.function.partition(":")
     function = getattr(importlib.import_module(f"cnnlab.commands.{module}"), name)
-    if command.lightning:
+    if command.raw:
         function(first, arguments[1:])
     else:
         from jsonargparse import auto_cli

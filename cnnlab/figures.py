@@ -40,23 +40,47 @@ def prediction_sheet(predictions: Sequence[Prediction], path: Path, columns: int
         path: The PNG file.
         columns: Images in a row.
     """
+    titles = []
+    colours = []
+    for prediction in predictions:
+        wrong = prediction.truth is not None and prediction.truth != prediction.name
+        title = f"{prediction.name} {prediction.probability:.0%}"
+        titles.append(f"{title}\nis {prediction.truth}" if wrong else title)
+        colours.append("black" if prediction.truth is None else _BAD if wrong else _GOOD)
+    images = [prediction.image for prediction in predictions]
+    contact_sheet(images, titles, path, "Predictions, hardest first", columns, colours)
+
+
+def contact_sheet(
+    images: Sequence[npt.NDArray[np.generic]],
+    titles: Sequence[str],
+    path: Path,
+    heading: str,
+    columns: int = 8,
+    colours: Sequence[str] | None = None,
+) -> None:
+    """Draw images in rows, each with a title.
+
+    Args:
+        images: (C, H, W) each, C 1 or 3; uint8 0..255 or float 0..1.
+        titles: As many.
+        path: The PNG file.
+        heading: What stands above all.
+        columns: Images in a row.
+        colours: The titles' colours; black if None.
+    """
     from matplotlib.figure import Figure
 
-    rows = math.ceil(len(predictions) / columns)
+    rows = math.ceil(len(images) / columns)
     figure = Figure(figsize=(1.5 * columns, 1.85 * rows + 0.5), layout="constrained")
-    figure.suptitle("Predictions, hardest first")
+    figure.suptitle(heading)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes:
         axis.axis("off")
-    for axis, prediction in zip(axes, predictions, strict=False):
-        image = np.moveaxis(prediction.image, 0, -1)
+    for axis, channels, title, colour in zip(axes, images, titles, colours or ["black"] * len(images), strict=False):
+        image = np.moveaxis(channels, 0, -1)
         axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", interpolation="nearest")
-        wrong = prediction.truth is not None and prediction.truth != prediction.name
-        title = f"{_literal(prediction.name)} {prediction.probability:.0%}"
-        if wrong:
-            title += f"\nis {_literal(str(prediction.truth))}"
-        colour = "black" if prediction.truth is None else _BAD if wrong else _GOOD
-        axis.set_title(title, fontsize=9, color=colour)
+        axis.set_title(_literal(title), fontsize=9, color=colour)
     _save(figure, path)
 
 

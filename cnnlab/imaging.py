@@ -112,7 +112,7 @@ class LazyImage:
             if at_least is not None and self._image.format == "JPEG":
                 height, width = at_least
                 self._image.draft(None, (height, width) if self._turned else (width, height))
-            image = self._image
+            image: Image.Image = self._image
             if self._turned or self._orientation() != 1:
                 image = ImageOps.exif_transpose(image)
             return _as_pixels(image, channels)

@@ -55,6 +55,16 @@ class Run:
         return self.folder / "test.json"
 
     @property
+    def validation(self) -> Path:
+        """The results of a validation by itself."""
+        return self.folder / "validation.json"
+
+    @property
+    def manifest(self) -> Path:
+        """The image files that a run was trained on: path, label, split, bytes, hash."""
+        return self.folder / "manifest.csv"
+
+    @property
     def confusion_matrix(self) -> Path:
         """The test's confusion matrix, rows are the truth."""
         return self.folder / "confusion_matrix.csv"

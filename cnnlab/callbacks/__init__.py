@@ -3,10 +3,12 @@
 from cnnlab.callbacks.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from cnnlab.callbacks.exact_resume import ExactResume
 from cnnlab.callbacks.finite_loss import FiniteLoss
+from cnnlab.callbacks.gradients import GradientMonitor
 from cnnlab.callbacks.predictions import PredictionTable
 from cnnlab.callbacks.progress import EpochLines
 from cnnlab.callbacks.records import RunRecords
 from cnnlab.callbacks.throughput import Throughput
+from cnnlab.callbacks.unfreezing import Phase, ProgressiveUnfreezing
 from cnnlab.callbacks.weights import ExponentialMovingAverage
 
 __all__ = [
@@ -16,8 +18,11 @@ __all__ = [
     "ExactResume",
     "ExponentialMovingAverage",
     "FiniteLoss",
+    "GradientMonitor",
     "LastCheckpoint",
+    "Phase",
     "PredictionTable",
+    "ProgressiveUnfreezing",
     "RunRecords",
     "Throughput",
 ]

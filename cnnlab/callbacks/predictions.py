@@ -22,7 +22,8 @@ class PredictionTable(Callback):
 
     Columns: index (its place in the data set), path (where images are files), target (the true class's number, where
     it is known), label (the predicted class's number), name (of the predicted class), and each class's
-    probability. Each process writes its own part as it goes; the first one merges them in order.
+    probability. Where an image may have several classes, they are separated by ";", and those of at least 0.5
+    are predicted. Each process writes its own part as it goes; the first one merges them in order.
 
     Args:
         pictures: How many images the picture of the hardest shows, 0 for no picture: those whose true class (or, where
@@ -53,16 +54,21 @@ class PredictionTable(Callback):
         """Write a row for each image of the batch."""
         assert self._file is not None
         probabilities = outputs.probabilities.cpu()
-        labels = probabilities.argmax(dim=1).tolist()
         names = _class_names(pl_module, probabilities.shape[1])
-        targets, indices = outputs.targets.tolist(), outputs.indices.tolist()
+        several = bool(getattr(pl_module, "multi_label", False))
+        labels = [row.nonzero().flatten().tolist() for row in probabilities >= 0.5]
+        if not several:
+            labels = [[label] for label in probabilities.argmax(dim=1).tolist()]
+        indices = outputs.indices.tolist()
         writer = csv.writer(self._file, lineterminator="\n")
-        for index, path, target, label, row in zip(
-            indices, outputs.paths, targets, labels, probabilities.tolist(), strict=True
+        for index, path, target, found, row in zip(
+            indices, outputs.paths, outputs.targets.cpu(), labels, probabilities.tolist(), strict=True
         ):
-            known = target if target >= 0 else ""
-            writer.writerow([index, path, known, label, names[label], *(f"{value:.6g}" for value in row)])
-        if trainer.is_global_zero:
+            called = ";".join(names[label] for label in found)
+            numbers = ";".join(map(str, found))
+            writer.writerow([index, path, _known(target), numbers, called, *(f"{value:.6g}" for value in row)])
+        if trainer.is_global_zero and not several:
+            targets = outputs.targets.tolist()
             self._keep_hardest(batch.images, probabilities, targets, indices, names)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,6 +124,13 @@ class PredictionTable(Callback):
             heapq.heappush(self._hardest, (-float(sureness[i]), -indices[i], prediction))
             if len(self._hardest) > self.pictures:
                 heapq.heappop(self._hardest)
+
+
+def _known(target: Tensor) -> str:
+    """The true class, or classes, as text; "" where the truth is not known."""
+    if target.ndim:
+        return ";".join(map(str, target.nonzero().flatten().tolist()))
+    return str(int(target)) if target >= 0 else ""
 
 
 def _rows(path: Path) -> Iterator[list[str]]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
+def _is_shown(name: str) -> bool:
+    return "_step" not in name and not name.startswith(("lr-", "gradients/"))
+
+
 class EpochLines(Callback):
     """Prints a line with the metrics after each epoch, on the first process; for log files."""
 
@@ -21,5 +25,5 @@ class EpochLines(Callback):
     def _print(trainer: Trainer, epochs: int) -> None:
         if trainer.is_global_zero:
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-            shown = "  ".join(f"{key} {value:.4g}" for key, value in sorted(metrics.items()) if "_step" not in key)
+            shown = "  ".join(f"{key} {value:.4g}" for key, value in sorted(metrics.items()) if _is_shown(key))
             print(f"epoch {epochs}/{trainer.max_epochs}  step {trainer.global_step}  {shown}", flush=True)

@@ -46,9 +46,19 @@ class RunRecords(Callback):
             now = {**first, "resumed": [*first.get("resumed", []), {**now, "step": trainer.global_step}]}
         write_json(run.environment, now)
 
+        manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
+        if callable(manifest):
+            write_atomically(run.manifest, _csv(manifest()))
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint which classes made it, where the task is not one of cnnlab's and has not said so."""
         checkpoint.setdefault("cnnlab", origin(pl_module, getattr(trainer, "datamodule", None)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write validation.json where the validation was all that was asked for."""
+        if trainer.is_global_zero and trainer.state.fn == "validate":
+            results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("val/")}
+            write_json(Run(Path(trainer.default_root_dir)).validation, results)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write test.json, and the confusion matrix as a table and as a picture."""
@@ -88,6 +98,14 @@ def _results(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
     logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
     # The task's own values have not been rounded to float32 on their way.
     return {**logged, **getattr(pl_module, "results", {})}
+
+
+def _csv(rows: list[dict[str, str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def _table(names: list[str], rows: list[list[int]]) -> bytes:

@@ -12,17 +12,20 @@ class Command(NamedTuple):
     """One line for the help."""
     function: str
     """module:function inside cnnlab.commands."""
-    lightning: bool = False
-    """Whether it is one of LightningCLI's, whose function takes the command's name and arguments as they are; else
-    jsonargparse makes the arguments from the function's signature."""
+    raw: bool = False
+    """Whether the function takes the command's name and arguments as they are (LightningCLI's, and those that take a
+    configuration); else jsonargparse makes the arguments from the function's signature."""
 
 
 COMMANDS = {
-    "fit": Command("train a network: cnnlab fit --config mnist", "training:run_command", lightning=True),
-    "resume": Command("go on with an interrupted run: cnnlab resume RUN", "training:run_command", lightning=True),
-    "validate": Command("measure on the validation set: cnnlab validate RUN", "training:run_command", lightning=True),
-    "test": Command("measure on the test set: cnnlab test RUN", "training:run_command", lightning=True),
-    "predict": Command("write a table of predictions: cnnlab predict RUN", "training:run_command", lightning=True),
+    "fit": Command("train a network: cnnlab fit --config mnist", "training:run_command", raw=True),
+    "resume": Command("go on with an interrupted run: cnnlab resume RUN", "training:run_command", raw=True),
+    "validate": Command("measure on the validation set: cnnlab validate RUN", "training:run_command", raw=True),
+    "test": Command("measure on the test set: cnnlab test RUN", "training:run_command", raw=True),
+    "predict": Command("write a table of predictions: cnnlab predict RUN", "training:run_command", raw=True),
+    "crossval": Command("train a network a fold: cnnlab crossval --config C --folds 5", "crossval:crossval", raw=True),
+    "data": Command("look at training images, or check all: cnnlab data show|check --config C", "data:data", raw=True),
+    "fetch": Command("bring weights and data for machines without internet", "fetch:fetch", raw=True),
     "recipes": Command("list the configurations that come with cnnlab", "recipes:recipes"),
     "completion": Command("print a completion script for the shell", "completion:completion"),
 }

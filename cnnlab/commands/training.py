@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    LearningRateMonitor,
+    RichProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 # Tasks and data are known by their short names ("--model Classification") once they are imported.
@@ -27,13 +33,18 @@ from cnnlab.commands.messages import differences, friendly, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path
 from cnnlab.loggers import MetricsCsv
+from cnnlab.models.weights import architecture_only
 from cnnlab.run import Run, global_rank
 
 SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "best": (callbacks.BestCheckpoint, True, "keep checkpoints/best.ckpt, by the task's monitor"),
     "last": (callbacks.LastCheckpoint, True, "keep checkpoints/last.ckpt to resume from"),
     "early_stopping": (callbacks.EarlyStop, False, "stop when the monitored metric no longer improves"),
+    "unfreezing": (callbacks.ProgressiveUnfreezing, False, "train the head first, then late layers, then all"),
     "ema": (callbacks.ExponentialMovingAverage, False, "average the weights"),
+    "gradients": (callbacks.GradientMonitor, False, "log the gradients' norms, and warn of bad ones"),
+    "lr_finder": (LearningRateFinder, False, "search a learning rate before training"),
+    "batch_size_finder": (BatchSizeFinder, False, "search the largest batch that fits before training"),
     "lr_monitor": (LearningRateMonitor, True, "log the learning rates"),
     "predictions": (callbacks.PredictionTable, True, "write predictions.csv when predicting"),
     "throughput": (callbacks.Throughput, True, "log the training images a second"),
@@ -140,10 +151,13 @@ class VisionCLI(LightningCLI):
                 raise
 
         kinds = (LightningModule, LightningDataModule, Callback)
+        # A checkpoint brings the weights that others would have to be fetched for.
+        weights = contextlib.nullcontext() if self.plan.kept is None else architecture_only()
         try:
-            self.config_init = self.parser.instantiate(
-                self.config, instantiators=[(instantiate, kind, True) for kind in kinds]
-            )
+            with weights:
+                self.config_init = self.parser.instantiate(
+                    self.config, instantiators=[(instantiate, kind, True) for kind in kinds]
+                )
         except ValueError as error:
             raise (to_mend[0] if to_mend else error) from None
         self.datamodule = self._get(self.config_init, "data")
@@ -153,6 +167,7 @@ class VisionCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Compare with the checkpoint; keep what the user set although it comes from the data."""
         config = self.config[self.subcommand]
+        self._take_what_was_found_out(config)
         self._set_by_user = _changed_links(config)
         self._resolved = self._dump()
         if self.plan.kept is not None and global_rank() == 0:
@@ -161,6 +176,15 @@ class VisionCLI(LightningCLI):
                 asked = config.get(f"{part}.init_args")
                 for line in differences(asked.as_dict() if asked else {}, values, part):
                     say(line)
+
+    def _take_what_was_found_out(self, config: Any) -> None:
+        """What the data of the checkpoint's run found out (the classes, the size) is not found out again."""
+        if self.plan.kept is None or config.get("data") is None:
+            return
+        resolved = getattr(by_path(config.data.class_path), "RESOLVED", ())
+        for name in resolved:
+            if config.data.init_args.get(name) is None and name in self.plan.kept.data:
+                config.data.init_args[name] = self.plan.kept.data[name]
 
     def after_instantiate_classes(self) -> None:
         """Refuse what contradicts the data or does not fit the checkpoint."""
@@ -269,6 +293,40 @@ def run_command(command: str, arguments: list[str]) -> None:
         _tell(cli)
 
 
+class _Made(VisionCLI):
+    """Makes task, data and trainer, and runs nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing."""
+
+
+def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
+    """Make the task and the data of ``RUN`` or of ``--config C`` with flags; pretrained weights are not loaded.
+
+    Args:
+        arguments: The command line after the command.
+
+    Returns:
+        Task, data, and the run, if one was named.
+
+    Raises:
+        InputError: If there is something to mend.
+    """
+    request = take_apart("fit", arguments)
+    run = None
+    if request.target is not None:
+        run = Run(Path(request.target))
+        if not run.config.is_file():
+            raise InputError(f"there is no run {run.folder}: name a run's folder, or give --config")
+        request.configs.insert(0, str(run.config))
+    configs = [part for config in request.configs for part in ("--config", config)]
+    with architecture_only():
+        cli = _Made(Plan(Run(Path()), ["fit", *configs, *request.flags]))
+    if cli.datamodule is None:
+        raise InputError("the configuration has no data")
+    return cli.model, cli.datamodule, run
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NO_NEWS)
 
@@ -294,7 +352,9 @@ def _tell(cli: VisionCLI) -> None:
         "last": run.last,
         "configuration": run.config,
         "metrics": run.metrics,
+        "manifest": run.manifest,
         "environment": run.environment,
+        "validation": run.validation,
         "test": run.test,
         "confusions": run.confusion_matrix,
         "predictions": run.predictions,

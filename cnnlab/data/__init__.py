@@ -2,6 +2,7 @@
 
 from cnnlab.data.base import PredictionBatch, VisionDataModule
 from cnnlab.data.digits import Digits
+from cnnlab.data.image_folder import ImageFolder
 from cnnlab.data.mnist import MNIST
 
-__all__ = ["MNIST", "Digits", "PredictionBatch", "VisionDataModule"]
+__all__ = ["MNIST", "Digits", "ImageFolder", "PredictionBatch", "VisionDataModule"]

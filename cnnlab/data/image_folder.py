@@ -14,6 +14,7 @@ from torch import Tensor
 from cnnlab.data.base import VisionDataModule
 from cnnlab.data.files import AugmentedFiles, FileImages, ImageCache, IndexedFiles, Opener
 from cnnlab.data.listing import (
+    SPLITS,
     Listing,
     Sample,
     divide,
@@ -37,8 +38,8 @@ class ImageFolder(VisionDataModule):
     """Photographs and their classes.
 
     They lie in ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS, or in ROOT/CLASS, or where a table
-    says. What is not divided yet is divided here, each class in its share. The classes are numbered once, in the order of
-    their names; a checkpoint keeps them.
+    says. What is not divided yet is divided here, each class in its share. The classes are numbered once, in the
+    order of their names; a checkpoint keeps them.
 
     Args:
         root: The folder; paths in a table start from it.
@@ -51,7 +52,7 @@ class ImageFolder(VisionDataModule):
         split_seed: Decides which; apart from the run's seed, so that runs with different seeds are comparable.
         folds: Divide training and validation images into so many folds anew, for cross-validation.
         fold: Which of them validates, 0..folds-1.
-        predict: A folder of images, or one image, to predict; the test images if None.
+        predict: What to predict: train, val or test, a folder of images, or one image.
         size: Height and width of what the network sees (or both in one number); the pretrained network's if
             None, 224 without one.
         crop: See imaging.Preprocessing; the pretrained network's if None, 0.875 without one.
@@ -75,6 +76,8 @@ class ImageFolder(VisionDataModule):
         InputError: If there are no images, or if an argument does not fit.
     """
 
+    train_set: AugmentedFiles
+
     RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "size", "crop", "interpolation")
 
     def __init__(
@@ -88,7 +91,7 @@ class ImageFolder(VisionDataModule):
         split_seed: int = 0,
         folds: int | None = None,
         fold: int = 0,
-        predict: str | None = None,
+        predict: str = "test",
         size: int | Sequence[int] | None = None,
         crop: float | None = None,
         interpolation: str | None = None,
@@ -109,7 +112,7 @@ class ImageFolder(VisionDataModule):
         super().__init__(batch_size=batch_size, num_workers=workers, drop_last=drop_last, seed=seed)
         if multi_label and csv is None:
             raise InputError("data.multi_label needs a table of labels: data.csv")
-        if folds is not None and not 2 <= folds:
+        if folds is not None and not folds >= 2:
             raise InputError(f"data.folds is {folds}, expected 2 or more")
         if folds is not None and not 0 <= fold < folds:
             raise InputError(f"data.fold is {fold}, expected 0 to {folds - 1}")
@@ -159,9 +162,7 @@ class ImageFolder(VisionDataModule):
     def listing(self) -> Listing:
         """All images, each with its split."""
         options = self.hparams
-        listing = divide(
-            self._list(self.class_names), options["val_size"], options["test_size"], options["split_seed"]
-        )
+        listing = divide(self._list(self.class_names), options["val_size"], options["test_size"], options["split_seed"])
         if options["folds"] is not None:
             listing = _refold(listing, options["folds"], options["fold"], options["split_seed"])
         return Listing([sample for sample in listing.samples if sample.path not in self._broken], listing.class_names)
@@ -214,12 +215,12 @@ class ImageFolder(VisionDataModule):
         if stage == "test":
             self.test_set = self._files(listing, "test", opener)
         if stage == "predict":
-            self.predict_set = IndexedFiles(self._files(listing, "test", opener))
+            self.predict_set = IndexedFiles(self._files(listing, self.hparams["predict"], opener))
 
     @property
     def _predicts_elsewhere(self) -> bool:
         trainer = self.trainer
-        return self.hparams["predict"] is not None and (trainer is None or trainer.state.fn == "predict")
+        return self.hparams["predict"] not in SPLITS and (trainer is None or trainer.state.fn == "predict")
 
     def _leave_out_broken(self) -> None:
         if self.hparams["on_error"] == "raise" or self._broken:
@@ -278,6 +279,21 @@ class ImageFolder(VisionDataModule):
         rarity = targets.sum(dim=0).clamp(min=1) ** -self._balance
         # An image with several labels counts as its rarest; one without any as the most frequent.
         return torch.where(targets.any(dim=1), (targets * rarity).amax(dim=1), rarity.min())
+
+    def check(self) -> tuple[list[str], list[list[str]]]:
+        """Read all files.
+
+        Returns:
+            What is wrong with those that cannot be read; the paths of each image that stands in several splits.
+        """
+        self._leave_out_broken()
+        rows = self.manifest()
+        places: dict[str, list[dict[str, str]]] = {}
+        for row in rows:
+            if row["sha256"] and not row["error"]:
+                places.setdefault(row["sha256"], []).append(row)
+        copies = [[row["path"] for row in same] for same in places.values() if len({row["split"] for row in same}) > 1]
+        return [row["error"] for row in rows if row["error"]], copies
 
     def manifest(self) -> list[dict[str, str]]:
         """A row for each image: path, label, split, group, bytes, sha256, and the error of those left out."""

@@ -59,7 +59,7 @@ def images_under(folder: Path) -> list[Path]:
         found += [
             Path(place, name)
             for name in sorted(files)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
         ]
     return found
 
@@ -107,9 +107,7 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def list_table(
-    table: Path, root: Path, class_names: Sequence[str] | None = None, multi_label: bool = False
-) -> Listing:
+def list_table(table: Path, root: Path, class_names: Sequence[str] | None = None, multi_label: bool = False) -> Listing:
     """List the images of a CSV file with the columns path and label, and perhaps split and group.
 
     Args:
@@ -167,7 +165,9 @@ def divide(listing: Listing, val_size: float, test_size: float, seed: int) -> Li
     given = {sample.split for sample in listing.samples}
     shares = {"val": val_size if "val" not in given else 0.0, "test": test_size if given == {""} else 0.0}
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
-        raise InputError(f"data.val_size is {val_size} and data.test_size {test_size}, expected shares, below 1 together")
+        raise InputError(
+            f"data.val_size is {val_size} and data.test_size {test_size}, expected shares, below 1 together"
+        )
     open_ = [i for i, sample in enumerate(listing.samples) if sample.split in ("", "train")]
     places = _spread([listing.samples[i] for i in open_], seed)
     samples = list(listing.samples)
@@ -177,7 +177,9 @@ def divide(listing: Listing, val_size: float, test_size: float, seed: int) -> Li
     divided = Listing(samples, listing.class_names)
     for split, share in (("train", 1.0), *shares.items()):
         if share and not divided.of[split]:
-            raise InputError(f"{len(open_)} images leave none for {split}: give more images, or another data.{split}_size")
+            raise InputError(
+                f"{len(open_)} images leave none for {split}: give more images, or another data.{split}_size"
+            )
     return divided
 
 

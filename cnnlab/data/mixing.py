@@ -21,7 +21,7 @@ class Mixing:
 
     Images 0 and 1 are each other's partners, 2 and 3, and so on: neighbours in the order of the
     epoch, which one process has both, so that the number of processes changes nothing. The last of an
-    odd number stays as it is. Each image has a share of its own.
+    odd number stays as it is. Each pair has a share of its own, the same for both.
 
     Args:
         mixup: The alpha of Beta(alpha, alpha), from which mixup's shares are drawn; 0 for no mixup.
@@ -68,7 +68,8 @@ class Mixing:
         soft = targets if targets.ndim == 2 else F.one_hot(targets, num_classes).to(torch.float32)
         mixed, shares = images.clone(), torch.ones(len(images))
         for i in range(len(images) // 2 * 2):
-            wanted, kind, share, down, right = numbers[i]
+            # Both of a pair mix alike, so that neither is lost.
+            wanted, kind, share, down, right = numbers[i // 2 * 2]
             if wanted >= self.probability:
                 continue
             partner = images[i ^ 1]

@@ -126,9 +126,7 @@ class Photograph(Augmentation):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and not 0 <= value <= limits.get(field.name, 1.0):
-                raise InputError(
-                    f"augment_args.{field.name} is {value}, expected 0 to {limits.get(field.name, 1.0):g}"
-                )
+                raise InputError(f"augment_args.{field.name} is {value}, expected 0 to {limits.get(field.name, 1.0):g}")
         for name, highest in (("scale", 1.0), ("ratio", float("inf"))):
             low, high = getattr(self, name)
             if not 0 < low <= high <= highest:
@@ -149,7 +147,9 @@ class Photograph(Augmentation):
         pixels = image.read(target.channels, at_least=enough(image.size, box, target.size))
         geometry = geometry._replace(box=_in_pixels_of(pixels.shape, image.size, box))
         colour = Colour(
-            *(1 + amount * _either(drawn) for amount in (self.brightness, self.contrast, self.saturation)),
+            brightness=1 + self.brightness * _either(drawn),
+            contrast=1 + self.contrast * _either(drawn),
+            saturation=1 + self.saturation * _either(drawn),
             hue=self.hue * _either(drawn),
             order=_ORDERS[int(next(drawn) * len(_ORDERS))],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from cnnlab.checkpoint import origin, read_weights
-from cnnlab.errors import InputError, nearest
+from cnnlab.errors import InputError
 from cnnlab.loggers import write_metrics
-from cnnlab.models.factory import create_network
+from cnnlab.models.factory import create_network, preprocessing
+from cnnlab.models.memory import batch_to_group_norm
+from cnnlab.models.memory import checkpoint_stages as checkpoint_stages_of
 from cnnlab.models.standardize import Standardize
+from cnnlab.models.weights import architecture_only
+from cnnlab.tasks.optimizers import check_optimizer, create_optimizer, decayed_rates
 from cnnlab.tasks.schedules import check_schedule, create_schedules
 
 Stage = Literal["train", "val", "test"]
-_FUSED_OPTIMIZERS = frozenset({"adam", "adamw", "sgd", "momentum", "adagrad"})
 
 
 class VisionTask(LightningModule):
@@ -40,9 +43,17 @@ class VisionTask(LightningModule):
         std: Per channel, in 0..1, by which the pixels are divided; 0.5 if None.
         dropout: Dropout rate before the classifier, 0..1; the network's own if None.
         network_args: Further arguments of the network.
+        weights: Pretrained weights of timm's or torchvision's networks: "pretrained" (prefetched ones, else the hub's),
+            a file, or a folder of such files; random ones if None. mean and std are then those of the pretraining.
+        head: A new head on such a network, linear or mlp (see models.TransferModel); its own classifier if None.
+        group_norm: Replace batch norms by group norms, for batches of a few images.
+        checkpoint_stages: Names of the network's modules whose activations are computed again in the backward pass
+            instead of being kept.
         optimizer: A name for timm.optim.create_optimizer_v2; norms and biases are spared weight decay.
         lr: Peak learning rate.
         weight_decay: Weight decay.
+        layer_decay: The learning rate of each layer group, as a share of the next one's towards the head, above 0, to
+            1 (Bao et al. 2022); one rate for all if None.
         optimizer_args: Further arguments of the optimizer.
         schedule: The learning rate's course: constant, cosine, onecycle, step or plateau (see tasks.schedules).
         warmup: The share of the run in which the learning rate rises; the schedule's own if None.
@@ -70,9 +81,14 @@ class VisionTask(LightningModule):
         std: Sequence[float] | None = None,
         dropout: float | None = None,
         network_args: dict[str, Any] | None = None,
+        weights: str | None = None,
+        head: str | None = None,
+        group_norm: bool = False,
+        checkpoint_stages: list[str] | None = None,
         optimizer: str = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 0.05,
+        layer_decay: float | None = None,
         optimizer_args: dict[str, Any] | None = None,
         schedule: str = "cosine",
         warmup: float | None = None,
@@ -89,14 +105,23 @@ class VisionTask(LightningModule):
             raise InputError(f"there are {len(self.class_names)} class_names for {num_classes} classes")
         # Plain lists, whatever sequence came: tuples would come back from YAML as something else.
         self.hparams["class_names"] = self.class_names
+        self.preprocessing = preprocessing(network, channels) if weights is not None else None
+        """What the network's pretraining expects of its images; None without one."""
+        if self.preprocessing is not None:
+            mean, std = self.preprocessing.mean, self.preprocessing.std
         self.hparams["mean"] = [0.5] * channels if mean is None else [float(value) for value in mean]
         self.hparams["std"] = [0.5] * channels if std is None else [float(value) for value in std]
         _check_plain(dict(self.hparams))
-        _check_optimizer(optimizer, lr, weight_decay)
+        check_optimizer(optimizer, lr, weight_decay)
+        if layer_decay is not None and not 0 < layer_decay <= 1:
+            raise InputError(f"model.layer_decay is {layer_decay}, expected above 0, to 1")
         check_schedule(schedule, warmup, schedule_args or {})
 
         self.standardize = Standardize(self.hparams["mean"], self.hparams["std"])
         self.network = self.configure_network()
+        if group_norm and not batch_to_group_norm(self.network):
+            raise InputError(f"model.group_norm: network {network!r} has no batch norm to replace")
+        checkpoint_stages_of(self.network, checkpoint_stages or [])
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         if compile:
@@ -105,15 +130,24 @@ class VisionTask(LightningModule):
         self.train_metrics = self.configure_metrics("train")
         self.val_metrics = self.configure_metrics("val")
         self.test_metrics = self.configure_metrics("test")
+        self.layer_rates: dict[str, float] | None = None
+        """A learning rate for each of the network's layer groups, by name, where a callback has set them."""
         self.results: dict[str, float] = {}
         """The latest value of each metric of each stage, by its full name ("val/accuracy")."""
         self.tables: dict[str, Tensor] = {}
         """The latest value of each metric that is more than a number, such as "test/confusion_matrix"."""
 
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
+        """Lightning's; pretrained weights are not looked for, since the checkpoint brings its own."""
+        with architecture_only():
+            return super().load_from_checkpoint(*args, **kwargs)
+
     def configure_network(self) -> nn.Module:
         """Make the network: standardised images to raw predictions."""
         hparams = self.hparams
-        settings = {"dropout": hparams["dropout"], **(hparams["network_args"] or {})}
+        settings = {name: hparams[name] for name in ("dropout", "weights", "head")}
+        settings |= hparams["network_args"] or {}
         return create_network(hparams["network"], self.num_classes, hparams["channels"], **settings)
 
     @abstractmethod
@@ -198,7 +232,8 @@ class VisionTask(LightningModule):
             write_metrics(self.trainer, numbers, self.trainer.global_step - 1)
 
     def on_fit_start(self) -> None:
-        """Take over the weights of init_from when a fit begins, not when it goes on."""
+        """Begin in training mode, whoever had the task before, and with the weights of init_from; go on without."""
+        self.train()
         if self.hparams["init_from"] and self.trainer.ckpt_path is None:
             self._take_weights(self.hparams["init_from"])
 
@@ -219,24 +254,23 @@ class VisionTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer by name from timm's factory, and the schedule by name."""
-        from timm.optim import create_optimizer_v2  # timm takes a second to import
-
         hparams = self.hparams
-        extra = dict(hparams["optimizer_args"] or {})
+        rates = self.layer_rates
+        if hparams["layer_decay"] is not None:
+            if rates is not None:
+                raise InputError("model.layer_decay and callbacks.unfreezing both set the layers' rates: choose one")
+            rates = decayed_rates(self.network, hparams["lr"], hparams["layer_decay"])
         # A fused step unscales gradients itself, so Lightning refuses to clip them before it in mixed precision.
         clipped = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
-        if hparams["optimizer"].lower() in _FUSED_OPTIMIZERS and not clipped:
-            extra.setdefault("fused", True)
-        try:
-            optimizer = create_optimizer_v2(
-                self.network,
-                opt=hparams["optimizer"],
-                lr=hparams["lr"],
-                weight_decay=hparams["weight_decay"],
-                **extra,
-            )
-        except (TypeError, ValueError) as error:
-            raise InputError(f"optimizer {hparams['optimizer']!r} does not take these settings: {error}") from error
+        optimizer = create_optimizer(
+            self.network,
+            hparams["optimizer"],
+            hparams["lr"],
+            hparams["weight_decay"],
+            hparams["optimizer_args"] or {},
+            fused=not clipped,
+            rates=rates,
+        )
         schedules = create_schedules(
             hparams["schedule"],
             optimizer,
@@ -257,7 +291,7 @@ class VisionTask(LightningModule):
         if self._trainer is None or self.trainer.state.fn != "fit":
             return
         kept = checkpoint["hyper_parameters"]
-        fixed = ["optimizer", "optimizer_args"]
+        fixed = ["optimizer", "optimizer_args", "layer_decay"]
         if "plateau" in (kept["schedule"], self.hparams["schedule"]):
             fixed += ["schedule", "schedule_args", "warmup"]
         changed = [name for name in fixed if kept[name] != self.hparams[name]]
@@ -305,14 +339,3 @@ def _check_plain(value: Any, name: str = "") -> None:
             f"hyperparameter {name} is a {type(value).__name__}, expected a plain value (text, number, list, dict): "
             "checkpoints hold nothing else, so that they load safely"
         )
-
-
-def _check_optimizer(name: str, lr: float, weight_decay: float) -> None:
-    from timm.optim import list_optimizers
-
-    for setting, value in (("lr", lr), ("weight_decay", weight_decay)):
-        if value < 0:
-            raise InputError(f"{setting} is {value}, expected 0 or more")
-    known = [str(known) for known in list_optimizers()]
-    if name.lower() not in known:
-        raise InputError(f"there is no optimizer {name!r}: {nearest(name, known)}")

@@ -13,6 +13,9 @@ from torchmetrics.classification import (
     MulticlassCalibrationError,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
+    MultilabelAccuracy,
+    MultilabelAveragePrecision,
+    MultilabelF1Score,
 )
 
 from cnnlab.errors import InputError
@@ -22,26 +25,43 @@ from cnnlab.tasks.base import Stage, VisionTask, mean_of_loss
 class ExactAccuracy(MulticlassAccuracy):
     """The share of samples whose class is among the k most probable, as a float64 quotient of two counts.
 
-    float32 would round it, and a table of predictions could not be compared with it to the last digit.
+    float32 would round it, and a table of predictions could not be compared with it to the last digit. Where a
+    sample's target is a mixture (Mixup, CutMix), the weight of the classes that are hit counts.
     """
+
+    mixed_hits: Tensor
+    mixed_count: Tensor
 
     def __init__(self, num_classes: int, top_k: int = 1) -> None:
         super().__init__(num_classes=num_classes, top_k=top_k, average="micro", validate_args=False)
+
+        self.add_state("mixed_hits", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("mixed_count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Take in scores (B, num_classes), and classes (B,) or weights of classes (B, num_classes)."""
+        if target.ndim == 1:
+            super().update(preds, target)
+            return
+        chosen = preds.topk(self.top_k, dim=1).indices
+        self.mixed_hits += target.gather(1, chosen).sum()
+        self.mixed_count += len(target)
 
     def compute(self) -> Tensor:
         """A scalar in 0..1."""
         # With k above 1 the counts come class by class.
         hits, misses = (torch.as_tensor(count).sum().cpu() for count in (self.tp, self.fn))
-        return hits.double() / (hits + misses)
+        mixed = self.mixed_hits.cpu().double()
+        return (hits.double() + mixed) / (hits + misses + self.mixed_count.cpu())
 
 
 class Predictions(NamedTuple):
     """What a prediction step returns."""
 
     probabilities: Tensor
-    """(B, num_classes), each row sums to 1."""
+    """(B, num_classes); each row sums to 1 where an image has one class."""
     targets: Tensor
-    """(B,) int64, -1 where the truth is not known."""
+    """(B,) int64, -1 where the truth is not known; (B, num_classes) float where images have several classes."""
     indices: Tensor
     """(B,) int64, each image's place in the data set."""
     paths: list[str]
@@ -63,11 +83,17 @@ class Classification(VisionTask):
         std: See VisionTask.
         dropout: See VisionTask.
         network_args: See VisionTask.
+        weights: See VisionTask.
+        head: See VisionTask.
+        group_norm: See VisionTask.
+        checkpoint_stages: See VisionTask.
         label_smoothing: The share of each target that is spread over all classes, 0..1.
         top_k: The k of the top-k accuracy; 5 if None and there are more than 5 classes.
+        multi_label: Whether an image may have any number of classes; the data say.
         optimizer: See VisionTask.
         lr: See VisionTask.
         weight_decay: See VisionTask.
+        layer_decay: See VisionTask.
         optimizer_args: See VisionTask.
         schedule: See VisionTask.
         warmup: See VisionTask.
@@ -93,11 +119,17 @@ class Classification(VisionTask):
         std: Sequence[float] | None = None,
         dropout: float | None = None,
         network_args: dict[str, Any] | None = None,
+        weights: str | None = None,
+        head: str | None = None,
+        group_norm: bool = False,
+        checkpoint_stages: list[str] | None = None,
         label_smoothing: float = 0.0,
         top_k: int | None = None,
+        multi_label: bool = False,
         optimizer: str = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 0.05,
+        layer_decay: float | None = None,
         optimizer_args: dict[str, Any] | None = None,
         schedule: str = "cosine",
         warmup: float | None = None,
@@ -110,7 +142,12 @@ class Classification(VisionTask):
             raise InputError(f"label_smoothing is {label_smoothing}, expected 0..1")
         if top_k is not None and not 1 <= top_k < num_classes:
             raise InputError(f"top_k is {top_k}, expected from 1 to {num_classes - 1} for {num_classes} classes")
+        if multi_label and (top_k is not None or label_smoothing):
+            raise InputError(
+                "model.top_k and model.label_smoothing are for images of one class, and these have several"
+            )
         self.label_smoothing = label_smoothing
+        self.multi_label = multi_label
         self.top_k = (5 if num_classes > 5 else None) if top_k is None else top_k
         super().__init__(
             network=network,
@@ -121,9 +158,14 @@ class Classification(VisionTask):
             std=std,
             dropout=dropout,
             network_args=network_args,
+            weights=weights,
+            head=head,
+            group_norm=group_norm,
+            checkpoint_stages=checkpoint_stages,
             optimizer=optimizer,
             lr=lr,
             weight_decay=weight_decay,
+            layer_decay=layer_decay,
             optimizer_args=optimizer_args,
             schedule=schedule,
             warmup=warmup,
@@ -134,12 +176,19 @@ class Classification(VisionTask):
         )
 
     def configure_loss(self) -> Callable[[Tensor, Any], Tensor]:
-        """Cross-entropy of logits (B, num_classes) and classes (B,) or soft targets (B, num_classes)."""
+        """Cross-entropy of logits (B, num_classes) and classes (B,) or soft targets (B, num_classes).
+
+        With several classes an image it is the binary one of each class by itself.
+        """
+        if self.multi_label:
+            return nn.BCEWithLogitsLoss()
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
     def configure_metrics(self, stage: Stage) -> MetricCollection:
         """The stage's metrics; in training only what costs next to nothing."""
         count = self.num_classes
+        if self.multi_label:
+            return self._multi_label_metrics(stage)
         metrics: dict[str, Any] = {"loss": mean_of_loss(), "accuracy": ExactAccuracy(count)}
         if stage != "train":
             if self.top_k is not None:
@@ -149,16 +198,29 @@ class Classification(VisionTask):
             metrics["confusion_matrix"] = MulticlassConfusionMatrix(count, validate_args=False)
         return MetricCollection(metrics, compute_groups=False)
 
+    def _multi_label_metrics(self, stage: Stage) -> MetricCollection:
+        count = self.num_classes
+        metrics: dict[str, Any] = {"loss": mean_of_loss(), "accuracy": MultilabelAccuracy(count, average="micro")}
+        if stage != "train":
+            metrics["f1"] = MultilabelF1Score(count, average="macro")
+            metrics["average_precision"] = MultilabelAveragePrecision(count, average="macro")
+        return MetricCollection(metrics, compute_groups=False)
+
     def update_metrics(self, metrics: MetricCollection, predictions: Tensor, targets: Any, loss: Tensor) -> None:
-        """Take in logits (B, num_classes) and classes (B,)."""
+        """Take in logits (B, num_classes) and classes (B,), or targets (B, num_classes)."""
         metrics["loss"].update(loss, len(predictions))
-        probabilities = predictions.float().softmax(dim=1) if "calibration_error" in metrics else predictions
+        probabilities = self.probabilities(predictions) if "calibration_error" in metrics else predictions.float()
+        if self.multi_label:
+            targets = (targets > 0.5).long()
         for name, metric in metrics.items(keep_base=True, copy_state=False):
             if name != "loss":
                 metric.update(probabilities, targets)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (B, num_classes) to probabilities, which sum to 1 where an image has one class."""
+        return logits.float().sigmoid() if self.multi_label else logits.float().softmax(dim=1)
+
     def predict_step(self, batch: Any, batch_idx: int) -> Predictions:
         """Images, alone or in a data.PredictionBatch, to Predictions on the device."""
         images, targets, indices, paths = batch
-        probabilities = self(images).float().softmax(dim=1)
-        return Predictions(probabilities, targets, indices, paths)
+        return Predictions(self.probabilities(self(images)), targets, indices, paths)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -68,7 +70,7 @@ def test_a_users_network_comes_by_import_path() -> None:
         ("torchvision/mobilenet_v3_small", 1, {}, "3 channels"),
     ],
 )
-def test_a_wrong_name_or_argument_is_named(name: str, channels: int, kwargs: dict[str, float], message: str) -> None:
+def test_a_wrong_name_or_argument_is_named(name: str, channels: int, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         create_network(name, 10, channels, **kwargs)
 

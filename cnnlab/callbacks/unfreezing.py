@@ -1,0 +1,252 @@
+"""Progressive unfreezing: the head first, then late layers, then all."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from cnnlab.callbacks.checkpoints import Mode, monitored
+from cnnlab.errors import InputError
+from cnnlab.loggers import write_metrics
+from cnnlab.models.groups import LayerGroup, layer_groups
+
+
+@dataclass
+class Phase:
+    """What is trained from when on, and how fast.
+
+    Args:
+        lr: The learning rate of each section, from the head down; sections beyond the list are frozen.
+        epoch: The epoch with which it begins, 0 for the first; None to begin when the monitored metric has not
+            improved for ``patience`` validations.
+    """
+
+    lr: list[float]
+    epoch: int | None = None
+
+
+_PHASES = (Phase([1e-3], 0), Phase([5e-4, 1e-4], 3), Phase([5e-4, 1e-4, 1e-5], 6))
+
+
+class ProgressiveUnfreezing(Callback):
+    """Trains the head, then late layers too, then all, each section of layers at a rate of its own.
+
+    A section's rate is its phase's rate times the schedule's factor, which runs over the whole training; 0 while it is
+    frozen. Frozen layers get no gradient, and their norms keep their statistics. All parameters are in
+    the optimizer from the first step on, so a run resumes in any phase; under DDP the network is wrapped
+    anew when a phase begins, because the reducer knows only what was trainable when it was made.
+
+    Howard and Ruder 2018, "Universal language model fine-tuning" (gradual unfreezing, discriminative rates).
+
+    Args:
+        phases: The phases in order, the first from epoch 0; if None, the head, from epoch 3 late layers too, from
+            epoch 6 all.
+        sections: How many layer groups (models.groups) each section has, from the head down; what is left is the
+            last one. The default is head, two groups (a ResNet's layer3 and layer4), all else.
+        monitor: The metric that a phase without an epoch waits for; the task's own if None.
+        mode: "min" or "max"; the task's own if None.
+        patience: Validations without improvement before such a phase begins.
+
+    Raises:
+        InputError: If the phases contradict each other or the network; in setup(), if the network has too few groups.
+    """
+
+    def __init__(
+        self,
+        phases: list[Phase] | None = None,
+        sections: list[int] | None = None,
+        monitor: str | None = None,
+        mode: Mode | None = None,
+        patience: int = 2,
+    ) -> None:
+        self.phases = list(_PHASES) if phases is None else phases
+        self.sections = [1, 2] if sections is None else sections
+        self.patience = patience
+        self.monitor, self._mode_given = monitor, mode
+        self._phase = 0
+        self._best: float | None = None
+        self._waited = 0
+        self._sections: list[list[LayerGroup]] = []
+        _check(self.phases, self.sections, patience)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Freeze what the first phase does not train, before the optimizer and DDP look at it."""
+        if stage != "fit":
+            return
+        groups = layer_groups(network_of(pl_module))
+        most = max(len(phase.lr) for phase in self.phases)
+        if len(groups) < sum(self.sections[: most - 1]) + (most > len(self.sections)):
+            names = ", ".join(group.name for group in groups)
+            raise InputError(
+                f"callbacks.unfreezing.sections is {self.sections}, but the network has {len(groups)} layer groups "
+                f"({names}): give smaller sections, or fewer rates"
+            )
+        upwards = list(reversed(groups))
+        self._sections = []
+        for count in self.sections:
+            self._sections.append(upwards[:count])
+            upwards = upwards[count:]
+        self._sections.append(upwards)
+        if any(phase.epoch is None for phase in self.phases):
+            self.monitor, self.mode = monitored(pl_module, self.monitor, self._mode_given)
+        self._phase, self._best, self._waited = 0, None, 0
+        self._freeze(pl_module)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take up the phase in which the run was saved, before the optimizer and DDP look at the network."""
+        saved = checkpoint["callbacks"].get(self.state_key)
+        if saved is not None and self._sections:
+            self._phase, self._best, self._waited = saved["phase"], saved["best"], saved["waited"]
+            if self._phase >= len(self.phases):
+                raise InputError(
+                    f"the run was in phase {self._phase + 1} of its unfreezing, and now there are {len(self.phases)}"
+                )
+            self._freeze(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The phase, and how long the next one has been waited for."""
+        return {"phase": self._phase, "best": self._best, "waited": self._waited}
+
+    @property
+    def state_key(self) -> str:
+        """The same whatever the phases are."""
+        return "ProgressiveUnfreezing"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is trained; keep the frozen norms' statistics."""
+        self._set_modes(pl_module)
+        self._tell(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the next phase where its time has come."""
+        while self._is_due(trainer.current_epoch):
+            before = self.phases[self._phase].lr
+            self._phase += 1
+            self._best, self._waited = None, 0
+            self._freeze(pl_module)
+            self._set_rates(trainer, before[0])
+            _wrap_anew(trainer)
+            self._tell(trainer, pl_module)
+        self._set_modes(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the validations in which the monitored metric has not improved."""
+        following = self.phases[self._phase + 1 : self._phase + 2]
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not following or following[0].epoch is not None:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            raise InputError(
+                f"callbacks.unfreezing waits for {self.monitor!r}, which nobody logs; there are "
+                f"{', '.join(sorted(trainer.callback_metrics))}"
+            )
+        value = float(trainer.callback_metrics[str(self.monitor)])
+        better = self._best is None or (value > self._best if self.mode == "max" else value < self._best)
+        self._best = value if better else self._best
+        self._waited = 0 if better else self._waited + 1
+
+    def _is_due(self, epoch: int) -> bool:
+        if self._phase + 1 >= len(self.phases):
+            return False
+        begins = self.phases[self._phase + 1].epoch
+        return self._waited >= self.patience if begins is None else epoch >= begins
+
+    def _rates(self) -> dict[str, float]:
+        """The learning rate of each layer group in this phase, 0 where it is frozen."""
+        given = self.phases[self._phase].lr
+        return {
+            group.name: given[i] if i < len(given) else 0.0
+            for i, section in enumerate(self._sections)
+            for group in section
+        }
+
+    def _groups(self) -> Iterator[tuple[LayerGroup, bool]]:
+        """Each layer group, and whether it is trained."""
+        trained = len(self.phases[self._phase].lr)
+        for i, section in enumerate(self._sections):
+            for group in section:
+                yield group, i < trained
+
+    def _freeze(self, pl_module: LightningModule) -> None:
+        network = network_of(pl_module)
+        for group, trained in self._groups():
+            for _, parameter in group.parameters_of(network):
+                parameter.requires_grad_(trained)
+                if not trained:
+                    parameter.grad = None
+        pl_module.layer_rates = self._rates()  # type: ignore[assignment]
+
+    def _set_modes(self, pl_module: LightningModule) -> None:
+        network = network_of(pl_module)
+        for group, trained in self._groups():
+            for module in group.modules_of(network):
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.train(trained)
+
+    def _set_rates(self, trainer: Trainer, head_before: float) -> None:
+        rates = self._rates()
+        for optimizer in trainer.optimizers:
+            # Whatever the schedule has made of the head's rate so far, it has made of all.
+            head = next(group for group in optimizer.param_groups if group["layers"] == self._sections[0][0].name)
+            factor = head["lr"] / head_before
+            for group in optimizer.param_groups:
+                group["initial_lr"] = rates[group["layers"]]
+                group["lr"] = group["initial_lr"] * factor
+        for config in trainer.lr_scheduler_configs:
+            if hasattr(config.scheduler, "base_lrs"):
+                config.scheduler.base_lrs = [group["initial_lr"] for group in config.scheduler.optimizer.param_groups]
+
+    def _tell(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network_of(pl_module).parameters()]
+        total, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+        rates = ", ".join(f"{rate:g}" for rate in self.phases[self._phase].lr)
+        rank_zero_info(
+            f"epoch {trainer.current_epoch}, phase {self._phase + 1} of {len(self.phases)}: {trained:,} of {total:,} "
+            f"parameters are trained ({trained / total:.1%}); learning rates from the head down: {rates}"
+        )
+        write_metrics(trainer, {"train/trainable_share": trained / total}, trainer.global_step)
+
+
+def network_of(pl_module: LightningModule) -> nn.Module:
+    """A task's network; all of the module where it has none."""
+    network = getattr(pl_module, "network", pl_module)
+    return network if isinstance(network, nn.Module) else pl_module
+
+
+def _wrap_anew(trainer: Trainer) -> None:
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, nn.parallel.DistributedDataParallel):
+        strategy.model = strategy.lightning_module
+        # The old reducer's hooks go with it, before the new one hangs up its own.
+        gc.collect()
+        strategy.configure_ddp()
+
+
+def _check(phases: list[Phase], sections: list[int], patience: int) -> None:
+    where = "callbacks.unfreezing"
+    if not phases:
+        raise InputError(f"{where}.phases is empty, expected one or more")
+    if phases[0].epoch not in (0, None):
+        raise InputError(f"{where}.phases: the first begins with epoch {phases[0].epoch}, expected 0")
+    if not sections or min(sections) < 1:
+        raise InputError(f"{where}.sections is {sections}, expected numbers of layer groups, 1 or more")
+    if patience < 1:
+        raise InputError(f"{where}.patience is {patience}, expected 1 or more")
+    epochs = [phase.epoch for phase in phases[1:] if phase.epoch is not None]
+    if epochs != sorted(set(epochs)) or (epochs and epochs[0] < 1):
+        raise InputError(f"{where}.phases begin with the epochs {epochs}, expected ascending ones, after 0")
+    for phase in phases:
+        if not 1 <= len(phase.lr) <= len(sections) + 1:
+            raise InputError(
+                f"{where}.phases: {len(phase.lr)} rates ({phase.lr}), expected 1 to {len(sections) + 1}: one for each "
+                "section that is trained, from the head down"
+            )
+        if not phase.lr[0] > 0 or not all(torch.tensor(phase.lr) >= 0):
+            raise InputError(f"{where}.phases: rates are {phase.lr}, expected 0 or more, the head's above 0")

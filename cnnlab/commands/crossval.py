@@ -1,0 +1,114 @@
+"""cnnlab crossval."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from cnnlab.checkpoint import write_atomically
+from cnnlab.commands.arguments import take_apart
+from cnnlab.commands.data import take_option
+from cnnlab.commands.messages import say, summary
+from cnnlab.errors import InputError
+from cnnlab.run import Run, choose, write_json
+
+_USAGE = """\
+usage: cnnlab crossval --config C [--folds K] [--run DIR] [OPTIONS OF fit]
+
+Divides training and validation images into K folds (5), each class evenly and groups whole, and trains K networks,
+each validated on a fold that it has not seen: DIR/fold-0, DIR/fold-1, ... Where DIR exists, what is done is kept and
+the rest goes on. In the end: DIR/crossval.json (each metric's mean and spread over the folds) and
+DIR/predictions.csv (each image as predicted by the network that has not seen it)."""
+
+
+def crossval(command: str, arguments: list[str]) -> None:
+    """Train and validate a network a fold.
+
+    Raises:
+        InputError: If there is something to mend.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_USAGE)
+        return
+    text, rest = take_option("--folds", arguments)
+    count = int(text) if text is not None and text.isdigit() else 5 if text is None else 0
+    if count < 2:
+        raise InputError(f"--folds is {text}, expected a number, 2 or more")
+    request = take_apart("fit", rest)
+    folder = choose(request.run, f"crossval-{request.recipe}").folder
+    options = [part for config in request.configs for part in ("--config", config)] + request.flags
+    _refuse_another(folder, count, options)
+    runs = [Run(folder / f"fold-{fold}") for fold in range(count)]
+    for fold, run in enumerate(runs):
+        if not (run.validation.is_file() and run.predictions.is_file()):
+            _train(run, [*options, "--data.folds", str(count), "--data.fold", str(fold)])
+    results = [json.loads(run.validation.read_text()) for run in runs]
+    table = {
+        name: {
+            "mean": statistics.fmean(values),
+            "standard_deviation": statistics.stdev(values),
+            "folds": values,
+        }
+        for name in results[0]
+        if (values := [result[name] for result in results])
+    }
+    write_json(folder / "crossval.json", {"folds": count, "options": options, "metrics": table})
+    write_atomically(folder / "predictions.csv", _merged(runs))
+    rows: dict[str, object] = {
+        name: f"{value['mean']:.6g} +- {value['standard_deviation']:.3g}" for name, value in table.items()
+    }
+    rows |= {"metrics": folder / "crossval.json", "predictions": folder / "predictions.csv"}
+    summary(f"{count} folds in {folder}", rows)
+
+
+def _refuse_another(folder: Path, count: int, options: list[str]) -> None:
+    """Folds of different settings must not be averaged."""
+    asked = {"folds": count, "options": options}
+    kept = folder / "request.json"
+    if kept.is_file():
+        if json.loads(kept.read_text()) != asked:
+            raise InputError(
+                f"{folder} was begun with other folds or options ({kept}): repeat those, or choose another"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} exists already, and is no cross-validation: choose another --run")
+    else:
+        write_json(kept, asked)
+
+
+def _train(run: Run, options: list[str]) -> None:
+    """Train, validate and predict a fold, each in a process of its own, as a user would."""
+    say(f"-- {run.folder}")
+    for arguments in (
+        ["fit", *options, "--run", str(run.folder), "--resume", "auto"],
+        ["validate", str(run.folder)],
+        ["predict", str(run.folder), "--data.predict", "val"],
+    ):
+        done = subprocess.run([sys.executable, "-m", "cnnlab", *arguments], check=False)
+        if done.returncode:
+            raise InputError(
+                f"{run.folder}: cnnlab {arguments[0]} stopped with exit status {done.returncode} (see above); once that "
+                "is mended, the same cnnlab crossval goes on"
+            )
+
+
+def _merged(runs: list[Run]) -> bytes:
+    """The folds' tables as one, ordered by path, with the fold in the first column."""
+    rows: list[list[str]] = []
+    header: list[str] = []
+    own: list[list[str]]
+    for fold, run in enumerate(runs):
+        with run.predictions.open(newline="", encoding="utf-8") as file:
+            header, *own = list(csv.reader(file))
+        # The index counts within a fold, and says nothing of the whole.
+        rows += [[str(fold), *row[1:]] for row in own]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["fold", *header[1:]])
+    writer.writerows(sorted(rows, key=lambda row: row[1]))
+    return text.getvalue().encode()

@@ -1,0 +1,38 @@
+"""cnnlab fetch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cnnlab.commands.data import take_option
+from cnnlab.commands.messages import say
+from cnnlab.commands.training import make
+from cnnlab.models.factory import fetch_weights
+from cnnlab.models.weights import FOLDER_VARIABLE, prefetched_folder
+
+_USAGE = f"""\
+usage: cnnlab fetch --config C [OPTIONS OF fit] [--to DIR]
+
+Brings what a configuration needs from the internet: the network's pretrained weights, into DIR (by default
+${FOLDER_VARIABLE}, else ~/.cache/cnnlab/weights), and the data set, where its class can download it. A machine
+without internet finds the weights in the same folder, or with --model.weights DIR."""
+
+
+def fetch(command: str, arguments: list[str]) -> None:
+    """Bring weights and data.
+
+    Raises:
+        InputError: If something cannot be had.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_USAGE)
+        return
+    folder, rest = take_option("--to", arguments)
+    task, data, _ = make(rest)
+    if task.hparams.get("weights") == "pretrained":
+        path = fetch_weights(task.hparams["network"], Path(folder) if folder else prefetched_folder())
+        say(f"weights  {path}")
+    else:
+        say("weights  none are asked for from a hub")
+    data.prepare_data()
+    say("data     ready")

@@ -1,0 +1,116 @@
+"""An optional adapter to albumentations (the extra "augment"); no shipped recipe depends on it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnlab.data.presets import Augmentation, Target
+from cnnlab.errors import InputError, nearest
+from cnnlab.imaging import Picture
+
+
+class Albumentations(Augmentation):
+    """Transforms of albumentations 2.0, seeded for each image by (seed, epoch, index).
+
+    The default crops and flips, then takes one change of colour, one of geometry, one of noise or blur, and cuts holes.
+
+    Args:
+        transforms: What is done, in order: {name: CLASS, ARGUMENT: VALUE, ...} each; "one_of" in place of "name"
+            lists transforms of which one is taken (with the probability ``p``, 0.5). The default's if None.
+            What comes out is brought to the network's size at the end.
+
+    Raises:
+        InputError: If albumentations is not installed, or if it has no such transform or argument.
+    """
+
+    draws = 1
+
+    def __init__(self, transforms: Sequence[dict[str, Any]] | None = None) -> None:
+        # It asks the internet for a newer version when it is imported.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        try:
+            import albumentations
+        except ImportError as error:
+            raise InputError('data.augment albumentations needs it: pip install "cnnlab[augment]"') from error
+        self._library: Any = albumentations
+        self._given = None if transforms is None else list(transforms)
+        self._pipelines: dict[tuple[int, int], Any] = {}
+        self.mirrors = transforms is None or any("Flip" in str(transform) for transform in transforms)
+        self._pipeline((32, 32), (127.0,))
+
+    def __call__(self, image: Picture, target: Target, numbers: Sequence[float]) -> Tensor:
+        """Read and augment an image."""
+        pipeline = self._pipeline(target.size, tuple(target.fill.tolist()))
+        pipeline.set_random_seed(int(numbers[0] * 2**32))
+        made = pipeline(image=image.read(target.channels))["image"]
+        pixels = torch.from_numpy(made.copy())
+        return (pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
+
+    def _pipeline(self, size: tuple[int, int], fill: tuple[float, ...]) -> Any:
+        if size not in self._pipelines:
+            given = default_transforms(size, fill) if self._given is None else self._given
+            steps = [self._made(transform) for transform in given]
+            steps.append(self._made({"name": "Resize", "height": size[0], "width": size[1]}))
+            self._pipelines[size] = self._library.Compose(steps)
+        return self._pipelines[size]
+
+    def _made(self, description: dict[str, Any]) -> Any:
+        settings = dict(description)
+        if "one_of" in settings:
+            return self._library.OneOf([self._made(inner) for inner in settings["one_of"]], p=settings.get("p", 0.5))
+        name = settings.pop("name", None)
+        if not isinstance(name, str) or not hasattr(self._library, name):
+            raise InputError(f"albumentations has no transform {name!r}: {nearest(str(name), vars(self._library))}")
+        try:
+            with warnings.catch_warnings():
+                # It only warns of arguments that it does not know, and drops them.
+                warnings.simplefilter("error")
+                return getattr(self._library, name)(**settings)
+        except (UserWarning, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"albumentations' {name} does not take these arguments: {reason}") from error
+
+
+def default_transforms(size: tuple[int, int], fill: Sequence[float] = (127.0,)) -> list[dict[str, Any]]:
+    """The default, as Albumentations takes it.
+
+    Args:
+        size: Height and width of the result.
+        fill: What is outside and in the holes, for each channel, 0..255.
+    """
+    holes = {"hole_height_range": (0.05, 0.15), "hole_width_range": (0.05, 0.15), "fill": tuple(fill)}
+    return [
+        {"name": "RandomResizedCrop", "size": size, "scale": (0.8, 1.0)},
+        {"name": "HorizontalFlip", "p": 0.5},
+        {
+            "one_of": [
+                {"name": "RandomBrightnessContrast", "brightness_limit": 0.2, "contrast_limit": 0.2},
+                {"name": "HueSaturationValue", "hue_shift_limit": 15, "sat_shift_limit": 25, "val_shift_limit": 15},
+                {"name": "RandomGamma", "gamma_limit": (80, 120)},
+            ],
+            "p": 0.7,
+        },
+        {
+            "one_of": [
+                {"name": "Affine", "rotate": (-15, 15), "translate_percent": (-0.1, 0.1), "fill": tuple(fill)},
+                {"name": "Perspective", "scale": (0.02, 0.08), "fill": tuple(fill)},
+                {"name": "ElasticTransform", "alpha": 30, "sigma": 6, "fill": tuple(fill)},
+            ],
+            "p": 0.5,
+        },
+        {
+            "one_of": [
+                {"name": "GaussNoise", "std_range": (0.02, 0.08)},
+                {"name": "GaussianBlur", "blur_limit": (3, 5)},
+                {"name": "MotionBlur", "blur_limit": 5},
+            ],
+            "p": 0.3,
+        },
+        {"name": "CoarseDropout", "num_holes_range": (1, 4), "p": 0.3, **holes},
+    ]

@@ -1,0 +1,93 @@
+"""Less memory for activations: stages that are computed again in the backward pass, and norms for small batches."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from cnnlab.errors import InputError, nearest
+
+
+def checkpoint_stages(network: nn.Module, names: Sequence[str]) -> None:
+    """Keep only the inputs of these modules for the backward pass, which computes them again (Chen et al. 2016).
+
+    State dicts, results and batch norm's statistics are what they were.
+
+    Args:
+        network: The network, changed in place.
+        names: Names of its modules, as in named_modules().
+
+    Raises:
+        InputError: If there is no such module.
+    """
+    modules = dict(network.named_modules())
+    for name in names:
+        if name not in modules or not name:
+            raise InputError(
+                f"model.checkpoint_stages: the network has no {name!r}: {nearest(name, filter(None, modules))}"
+            )
+        module = modules[name]
+        module.forward = partial(_checkpointed, module, module.forward)
+
+
+def _checkpointed(module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+
+    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+        return contextlib.nullcontext(), _statistics_at_rest(module)
+
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+@contextlib.contextmanager
+def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
+    """Batch norm normalises by the batch, as before, but does not count it a second time."""
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.training]
+    tracking = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, tracked in zip(norms, tracking, strict=True):
+            norm.track_running_stats = tracked
+
+
+def batch_to_group_norm(network: nn.Module, groups: int = 32) -> int:
+    """Replace each batch norm by a group norm (Wu and He 2018), which does not depend on the batch; in place.
+
+    Scale and shift are kept, running statistics are not: a pretrained network needs fine-tuning.
+
+    Args:
+        network: The network.
+        groups: How many groups; their greatest common divisor with the channels where that is smaller.
+
+    Returns:
+        How many were replaced.
+    """
+    found = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
+    for name, norm in found:
+        new = nn.GroupNorm(math.gcd(groups, norm.num_features), norm.num_features, eps=norm.eps, affine=norm.affine)
+        if norm.affine:
+            new.load_state_dict({"weight": norm.weight, "bias": norm.bias})
+        activation = getattr(norm, "act", None)  # timm's batch norms bring their activation along.
+        network.set_submodule(name, _Sequence(new, activation) if isinstance(activation, nn.Module) else new)
+    return len(found)
+
+
+class _Sequence(nn.Sequential):
+    """A norm and its activation."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        for module in self:
+            images = module(images)
+        return images

@@ -1,0 +1,95 @@
+"""Optimizers by name from timm's factory, with a learning rate for each layer group where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from cnnlab.errors import InputError, nearest
+from cnnlab.models.groups import layer_groups
+
+_FUSED_OPTIMIZERS = frozenset({"adam", "adamw", "sgd", "momentum", "adagrad"})
+
+
+def check_optimizer(name: str, lr: float, weight_decay: float) -> None:
+    """Raise InputError if there is no such optimizer, or if a setting is out of range."""
+    from timm.optim import list_optimizers
+
+    for setting, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if value < 0:
+            raise InputError(f"model.{setting} is {value}, expected 0 or more")
+    known = [str(known) for known in list_optimizers()]
+    if name.lower() not in known:
+        raise InputError(f"there is no optimizer {name!r}: {nearest(name, known)}")
+
+
+def decayed_rates(network: nn.Module, lr: float, decay: float) -> dict[str, float]:
+    """The learning rate of each layer group: lr for the head, decay times as much for each group further down.
+
+    >>> from cnnlab.models import SimpleCNN
+    >>> decayed_rates(SimpleCNN(), 1.0, 0.5)
+    {'features.0': 0.125, 'features.2': 0.25, 'features.4': 0.5, 'head': 1.0}
+    """
+    groups = layer_groups(network)
+    return {group.name: lr * decay ** (len(groups) - 1 - i) for i, group in enumerate(groups)}
+
+
+def create_optimizer(
+    network: nn.Module,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    args: dict[str, Any],
+    fused: bool = True,
+    rates: Mapping[str, float] | None = None,
+) -> Optimizer:
+    """Make an optimizer; norms and biases are spared weight decay.
+
+    Args:
+        network: What is trained.
+        name: A name for timm.optim.create_optimizer_v2.
+        lr: The learning rate.
+        weight_decay: Weight decay.
+        args: Further arguments of the optimizer.
+        fused: Whether its step may be one kernel.
+        rates: A learning rate for each of the network's layer groups, by name. All of them are in the
+            optimizer then, those that are frozen now too, so that a resumed run finds the same groups.
+
+    Raises:
+        InputError: If the optimizer does not take these settings.
+    """
+    from timm.optim import create_optimizer_v2  # timm takes a second to import
+
+    extra = dict(args)
+    if fused and name.lower() in _FUSED_OPTIMIZERS:
+        extra.setdefault("fused", True)
+    model_or_params: Any = network if rates is None else _groups(network, weight_decay, rates)
+    try:
+        return create_optimizer_v2(model_or_params, opt=name, lr=lr, weight_decay=weight_decay, **extra)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {name!r} does not take these settings: {error}") from error
+
+
+def _groups(network: nn.Module, weight_decay: float, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    found = []
+    for layers in layer_groups(network):
+        parts: dict[str, list[nn.Parameter]] = {"": [], "/norms and biases": []}
+        for _, parameter in layers.parameters_of(network):
+            parts["/norms and biases" if parameter.ndim <= 1 else ""].append(parameter)
+        for suffix, parameters in parts.items():
+            if parameters:
+                decay = 0.0 if suffix else weight_decay
+                name = layers.name + suffix
+                found.append(
+                    {
+                        "params": parameters,
+                        "lr": rates[layers.name],
+                        "weight_decay": decay,
+                        "name": name,
+                        "layers": layers.name,
+                    }
+                )
+    return found
