@@ -86,6 +86,10 @@ class LazyImage:
         self.size = (width, height) if self._turned else (height, width)
         """Height and width, as the camera was held."""
 
+    def close(self) -> None:
+        """Close the file; read() does it too."""
+        self._image.close()
+
     def _orientation(self) -> int:
         # Most files have none, and getexif() takes as long as the rest of the header.
         if "exif" not in self._image.info and self._image.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM"):

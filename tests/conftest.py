@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cnnlab.cli import main
 
 TINY = Path(__file__).parent / "conf" / "classification.yaml"
 """A recipe that trains in a second: 320 generated images, three classes' worth of patterns, two epochs."""
+
+TINY_PHOTOS = TINY.with_name("image_folder.yaml")
+"""A recipe that fine-tunes in seconds: 24 generated photographs, a small ResNet, three phases in three epochs."""
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -55,6 +59,39 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_mnist(root)
     return root
+
+
+def write_photos(root: Path, splits: dict[str, int], size: tuple[int, int] = (40, 48)) -> None:
+    """Lay down JPEG files of three classes (stripes along, stripes across, spots), so many of each in a split."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    shapes = {"across": columns // 6 % 2, "along": rows // 6 % 2, "spots": (rows // 8 + columns // 8) % 2}
+    for split, count in splits.items():
+        for name, shape in shapes.items():
+            for i in range(count):
+                colour = generator.integers(60, 200, 3)
+                pixels = 40 + shape[..., None] * colour + generator.integers(0, 15, (*size, 3))
+                path = root / split / name / f"{i:02}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photographs with train, val and test, three classes of 8, 4 and 4 images."""
+    root = tmp_path_factory.mktemp("photos")
+    write_photos(root, {"train": 8, "val": 4, "test": 4})
+    return root
+
+
+@pytest.fixture
+def fit_photos(cnnlab: Cnnlab, photos: Path) -> Cnnlab:
+    """``cnnlab fit`` with the tiny recipe for photographs, into the folder R."""
+
+    def run(*flags: str | Path) -> Result:
+        return cnnlab("fit", "--config", TINY_PHOTOS, "--data.root", photos, "--run", "R", *flags)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,8 @@ class ProgressiveUnfreezing(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what is trained; keep the frozen norms' statistics."""
         self._set_modes(pl_module)
-        self._tell(trainer, pl_module)
+        # A resumed run has logged its share before.
+        self._tell(trainer, pl_module, log=trainer.global_step == 0)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the next phase where its time has come."""
@@ -134,7 +135,7 @@ class ProgressiveUnfreezing(Callback):
             self._freeze(pl_module)
             self._set_rates(trainer, before[0])
             _wrap_anew(trainer)
-            self._tell(trainer, pl_module)
+            self._tell(trainer, pl_module, log=True)
         self._set_modes(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -203,7 +204,7 @@ class ProgressiveUnfreezing(Callback):
             if hasattr(config.scheduler, "base_lrs"):
                 config.scheduler.base_lrs = [group["initial_lr"] for group in config.scheduler.optimizer.param_groups]
 
-    def _tell(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _tell(self, trainer: Trainer, pl_module: LightningModule, log: bool) -> None:
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network_of(pl_module).parameters()]
         total, trained = sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
         rates = ", ".join(f"{rate:g}" for rate in self.phases[self._phase].lr)
@@ -211,7 +212,8 @@ class ProgressiveUnfreezing(Callback):
             f"epoch {trainer.current_epoch}, phase {self._phase + 1} of {len(self.phases)}: {trained:,} of {total:,} "
             f"parameters are trained ({trained / total:.1%}); learning rates from the head down: {rates}"
         )
-        write_metrics(trainer, {"train/trainable_share": trained / total}, trainer.global_step)
+        if log:
+            write_metrics(trainer, {"train/trainable_share": trained / total}, trainer.global_step)
 
 
 def network_of(pl_module: LightningModule) -> nn.Module:

@@ -73,7 +73,7 @@ def _refuse_another(folder: Path, count: int, options: list[str]) -> None:
     if kept.is_file():
         if json.loads(kept.read_text()) != asked:
             raise InputError(
-                f"{folder} was begun with other folds or options ({kept}): repeat those, or choose another"
+                f"{folder} was begun with other folds or options ({kept}): repeat those, or give another --run"
             )
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} exists already, and is no cross-validation: choose another --run")
@@ -92,8 +92,8 @@ def _train(run: Run, options: list[str]) -> None:
         done = subprocess.run([sys.executable, "-m", "cnnlab", *arguments], check=False)
         if done.returncode:
             raise InputError(
-                f"{run.folder}: cnnlab {arguments[0]} stopped with exit status {done.returncode} (see above); once that "
-                "is mended, the same cnnlab crossval goes on"
+                f"{run.folder}: cnnlab {arguments[0]} stopped with exit status {done.returncode} (see above); once "
+                "that is mended, the same cnnlab crossval goes on"
             )
 
 
@@ -101,12 +101,12 @@ def _merged(runs: list[Run]) -> bytes:
     """The folds' tables as one, ordered by path, with the fold in the first column."""
     rows: list[list[str]] = []
     header: list[str] = []
-    own: list[list[str]]
     for fold, run in enumerate(runs):
         with run.predictions.open(newline="", encoding="utf-8") as file:
-            header, *own = list(csv.reader(file))
-        # The index counts within a fold, and says nothing of the whole.
-        rows += [[str(fold), *row[1:]] for row in own]
+            reader = csv.reader(file)
+            header = next(reader)
+            # The index counts within a fold, and says nothing of the whole.
+            rows += [[str(fold), *row[1:]] for row in reader]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["fold", *header[1:]])

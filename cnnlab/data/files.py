@@ -182,7 +182,9 @@ class ImageCache:
             return np.array(list(pool.map(self._shape, self._place)), dtype=np.int64).reshape(-1, 2)
 
     def _shape(self, path: str) -> tuple[int, int]:
-        size = LazyImage(path).size
+        image = LazyImage(path)
+        image.close()
+        size = image.size
         smaller = covering(size, self._target.size, self._target.crop)
         return smaller if smaller < size else size
 

@@ -108,7 +108,7 @@ class ImageFolder(VisionDataModule):
         drop_last: bool = True,
         seed: int | None = None,
     ) -> None:
-        workers = min(8, len(os.sched_getaffinity(0))) if num_workers is None else num_workers
+        workers = min(8, _processors()) if num_workers is None else num_workers
         super().__init__(batch_size=batch_size, num_workers=workers, drop_last=drop_last, seed=seed)
         if multi_label and csv is None:
             raise InputError("data.multi_label needs a table of labels: data.csv")
@@ -303,6 +303,11 @@ class ImageFolder(VisionDataModule):
             row = manifest_row(kept.get(sample.path, sample), self.root)
             rows.append({**row, "error": self._broken.get(sample.path, "")})
         return rows
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refold(listing: Listing, count: int, fold: int, seed: int) -> Listing:

