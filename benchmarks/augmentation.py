@@ -83,7 +83,7 @@ def timms() -> Callable[[list[Path]], Tensor]:
     """Timm's training transform, with the standard preset's amounts where it has them."""
     pipeline = create_transform(
         SIZE, is_training=True, scale=(0.8, 1.0), color_jitter=(0.2, 0.2, 0.2, 0.1), auto_augment=None, re_prob=0.2,
-        mean=MEAN, std=MEAN, interpolation="bilinear",
+        mean=tuple(MEAN), std=tuple(MEAN), interpolation="bilinear",
     )  # fmt: skip
     return lambda paths: torch.stack([pipeline(Image.open(path).convert("RGB")) for path in paths])
 

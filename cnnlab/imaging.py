@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cnnlab.errors import InputError, nearest
 
@@ -78,17 +79,14 @@ class LazyImage:
     def __init__(self, path: str | Path) -> None:
         self.path = path
         try:
-            self._image = Image.open(path)
+            # Read at once: the decoder would ask for it in small pieces, and keep the file open.
+            self._image = Image.open(io.BytesIO(Path(path).read_bytes()))
             self._turned = self._orientation() in _TURNED
         except Exception as error:  # Pillow's plugins raise whatever they stumble over.
             raise _explained(path, error) from error
         width, height = self._image.size
         self.size = (width, height) if self._turned else (height, width)
         """Height and width, as the camera was held."""
-
-    def close(self) -> None:
-        """Close the file; read() does it too."""
-        self._image.close()
 
     def _orientation(self) -> int:
         # Most files have none, and getexif() takes as long as the rest of the header.
@@ -122,8 +120,6 @@ class LazyImage:
             return _as_pixels(image, channels)
         except Exception as error:
             raise _explained(self.path, error) from error
-        finally:
-            self._image.close()
 
 
 def read(path: str | Path, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
@@ -165,8 +161,10 @@ def _explained(path: str | Path, error: Exception) -> ImageError:
         )
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return ImageError(f"{path}: the file is empty (0 bytes)")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError(f"{path}: is no image of a known format")
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ImageError(f"{path}: cannot be read as an image ({reason.removesuffix(f' {str(path)!r}')})")
+    return ImageError(f"{path}: cannot be read as an image ({reason})")
 
 
 def centre_crop(pixels: Pixels, size: tuple[int, int], crop: float = 1.0, interpolation: str = "bilinear") -> Pixels:

@@ -98,7 +98,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("not an image")
-    for name, reason in [("truncated", "truncated"), ("empty", "empty"), ("text", "identify"), ("absent", "no such")]:
+    for name, reason in [
+        ("truncated", "truncated"),
+        ("empty", "empty"),
+        ("text", "known format"),
+        ("absent", "no such"),
+    ]:
         with pytest.raises(ImageError, match=rf"{name}\.jpg.*{reason}"):
             read(tmp_path / f"{name}.jpg")
 

@@ -110,5 +110,6 @@ def _merged(runs: list[Run]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["fold", *header[1:]])
-    writer.writerows(sorted(rows, key=lambda row: row[1]))
+    rows.sort(key=lambda row: row[1])
+    writer.writerows(rows)
     return text.getvalue().encode()

@@ -182,9 +182,7 @@ class ImageCache:
             return np.array(list(pool.map(self._shape, self._place)), dtype=np.int64).reshape(-1, 2)
 
     def _shape(self, path: str) -> tuple[int, int]:
-        image = LazyImage(path)
-        image.close()
-        size = image.size
+        size = LazyImage(path).size
         smaller = covering(size, self._target.size, self._target.crop)
         return smaller if smaller < size else size
 

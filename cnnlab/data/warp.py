@@ -19,6 +19,16 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 """Rec. 601: what grey means to ColorJitter and to JPEG."""
 _TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
+# What a turn of the chroma plane keeps, and what of it goes with the angle's cosine and with its sine.
+_HUE = [
+    _FROM_YIQ @ np.array(part, dtype=np.float64) @ _TO_YIQ
+    for part in (
+        [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
+        [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0, 0, 0], [0, 0, 1], [0, -1, 0]],
+    )
+]
+_ONE = np.ones(1)
 
 
 class Box(NamedTuple):
@@ -143,8 +153,8 @@ def enough(image_size: tuple[int, int], box: Box, size: tuple[int, int]) -> tupl
     return math.floor(image_size[0] / shrink), math.floor(image_size[1] / shrink)
 
 
-def colour_matrix(colour: Colour, means: Sequence[float]) -> tuple[Matrix, Matrix]:
-    """One matrix and one offset for all four adjustments.
+def colour_matrix(colour: Colour, means: Sequence[float]) -> Matrix:
+    """One affine map for all four adjustments.
 
     Hue turns the chroma plane of YIQ; contrast pulls towards the grey of the image's own mean. Both are linear, so
     the whole is, and values are clipped once, at the end, not after each step.
@@ -154,30 +164,24 @@ def colour_matrix(colour: Colour, means: Sequence[float]) -> tuple[Matrix, Matri
         means: The image's mean of each channel (3, or 1 for grey), 0..255.
 
     Returns:
-        Matrix (C, C) and offset (C,), in units of 0..255.
+        (C, C + 1): the matrix, and in the last column the offset, in units of 0..255.
     """
-    channels = len(means)
-    luma = _LUMA if channels == 3 else np.ones(1)
-    matrix, offset = np.eye(channels), np.zeros(channels)
-    grey = np.tile(luma, (channels, 1))
+    grey = len(means) == 1
+    luma = _ONE if grey else _LUMA
+    found = np.eye(len(means), len(means) + 1)
     for which in colour.order:
         if which == 0:
-            step, shift = np.eye(channels) * colour.brightness, np.zeros(channels)
+            found *= colour.brightness
         elif which == 1:
-            mean = float(luma @ (matrix @ np.asarray(means) + offset))
-            step, shift = np.eye(channels) * colour.contrast, np.full(channels, (1 - colour.contrast) * mean)
-        elif channels == 1:
-            continue
-        elif which == 2:
-            step = np.eye(3) * colour.saturation + grey * (1 - colour.saturation)
-            shift = np.zeros(3)
-        else:
-            turn = 2 * math.pi * colour.hue
-            cos, sin = math.cos(turn), math.sin(turn)
-            step = _FROM_YIQ @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ _TO_YIQ
-            shift = np.zeros(3)
-        matrix, offset = step @ matrix, step @ offset + shift
-    return matrix, offset
+            mean = float(luma @ found @ [*means, 1.0])
+            found *= colour.contrast
+            found[:, -1] += (1 - colour.contrast) * mean
+        elif which == 2 and not grey:
+            found = colour.saturation * found + (1 - colour.saturation) * (luma @ found)
+        elif which == 3 and not grey:
+            cos, sin = math.cos(2 * math.pi * colour.hue), math.sin(2 * math.pi * colour.hue)
+            found = (_HUE[0] + cos * _HUE[1] + sin * _HUE[2]) @ found
+    return found
 
 
 def recolour(levels: Tensor, colour: Colour) -> Tensor:
@@ -191,9 +195,8 @@ def recolour(levels: Tensor, colour: Colour) -> Tensor:
         (C, H, W), float, not clipped.
     """
     flat = levels.flatten(1)
-    matrix, offset = colour_matrix(colour, flat.mean(dim=1).tolist())
-    coefficients = torch.from_numpy(matrix).to(torch.float32)
-    return torch.addmm(torch.from_numpy(offset).to(torch.float32)[:, None], coefficients, flat).view_as(levels)
+    affine = torch.from_numpy(colour_matrix(colour, flat.mean(dim=1).tolist())).to(torch.float32)
+    return torch.addmm(affine[:, -1:], affine[:, :-1], flat).view_as(levels)
 
 
 def to_bytes(levels: Tensor) -> Tensor:
