@@ -11,8 +11,11 @@ import pytest
 import timm
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from PIL import Image
 
+from cnnlab.data import ImageFolder
+from cnnlab.tasks import Classification
 from tests.conftest import TINY_PHOTOS, Cnnlab, write_photos
 
 SHORT = ("--trainer.max_epochs", "1", "--callbacks.unfreezing", "false")
@@ -125,6 +128,36 @@ def test_data_check_names_broken_files_and_copies(cnnlab: Cnnlab, tmp_path: Path
     assert "broken: p/train/spots/bad.jpg: " in bad.out
     assert "train/spots/copy.jpg, test/spots/00.jpg" in bad.out
     assert "1 files cannot be read, 1 images stand in more than one split" in bad.err
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read and are left out.*")
+def test_training_goes_on_without_broken_files_and_stops_with_them(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Trap 26."""
+    write_photos(tmp_path / "p", {"train": 8, "val": 2, "test": 2})
+    whole = (tmp_path / "p/train/spots/00.jpg").read_bytes()
+    (tmp_path / "p/train/spots/truncated.jpg").write_bytes(whole[:500])
+    (tmp_path / "p/val/along/empty.jpg").write_bytes(b"")
+    arguments = ("fit", "--config", TINY_PHOTOS, "--data.root", "p", *SHORT, "--data.drop_last", "false")
+    stopped = cnnlab(*arguments, "--run", "A", "--data.num_workers", "1", "--trainer.num_sanity_val_steps", "0")
+    assert stopped.code == 2
+    assert stopped.err.splitlines()[-1].startswith("cnnlab: p/train/spots/truncated.jpg: ")
+    assert len(stopped.err.splitlines()[-1]) < 200
+    assert cnnlab(*arguments, "--run", "B", "--data.on_error", "skip").code == 0
+    errors = {row["path"]: row["error"] for row in table(tmp_path / "B/manifest.csv") if row["error"]}
+    assert sorted(errors) == ["train/spots/truncated.jpg", "val/along/empty.jpg"]
+
+
+def test_a_task_that_arrives_in_evaluation_mode_is_trained_in_training_mode(photos: Path, tmp_path: Path) -> None:
+    """Trap 17."""
+    task = Classification("resnet10t", 3, class_names=["across", "along", "spots"]).eval()
+    data = ImageFolder(str(photos), size=32, batch_size=8, num_workers=0)
+    before = task.network.state_dict()["bn1.running_mean"].clone()
+    Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, default_root_dir=tmp_path,
+    ).fit(task, datamodule=data)  # fmt: skip
+    assert task.network.training
+    assert not torch.equal(before, task.network.state_dict()["bn1.running_mean"])
 
 
 def test_fetch_finds_what_is_there(

@@ -1,5 +1,6 @@
 from itertools import chain
 
+import numpy as np
 import pytest
 
 from cnnlab.data.samplers import Draw, EvalSampler, TrainSampler
@@ -55,3 +56,14 @@ def test_a_process_without_samples_has_no_batches() -> None:
     sampler = EvalSampler(2, 3, rank=2, world_size=3)
     assert len(sampler) == 0
     assert list(sampler) == []
+
+
+def test_two_processes_draw_together_what_one_draws_with_weights() -> None:
+    """Trap 24: a weighted sampler that Lightning would replace under DDP."""
+    weights = np.array([1.0] * 30 + [5.0] * 10)
+    alone = epoch_of(TrainSampler(40, 8, seed=3, weights=weights), 2)
+    parts = [epoch_of(TrainSampler(40, 4, seed=3, weights=weights, rank=rank, world_size=2), 2) for rank in (0, 1)]
+    assert alone == [one + other for one, other in zip(*parts, strict=True)]
+    drawn = [index for _, index in chain(*alone)]
+    assert 23 <= sum(index >= 30 for index in drawn) <= 27
+    assert len(set(chain(*alone))) == len(drawn) > len(set(drawn))
