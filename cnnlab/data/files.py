@@ -1,28 +1,19 @@
-"""Image files as data sets that are read a batch at a time, straight or from a cache of resized images."""
+"""Image files as data sets that are read a batch at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnlab.checkpoint import write_atomically
 from cnnlab.data.base import BatchDataset, PredictionBatch
 from cnnlab.data.listing import Sample
 from cnnlab.data.mixing import Mixing
 from cnnlab.data.presets import Augmentation, Target, evaluated
 from cnnlab.data.samplers import Draw
-from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, Picture, Pixels, covering, resized
+from cnnlab.imaging import LazyImage, Picture
 from cnnlab.random import uniform
 
 Opener = Callable[[str], Picture]
@@ -117,115 +108,3 @@ class IndexedFiles(BatchDataset):
         """The PredictionBatch of these indices."""
         images, targets = self.source.__getitems__(draws)
         return PredictionBatch(images, targets, torch.tensor(draws), [self.source.paths[i] for i in draws])
-
-
-class CachedImage:
-    """An image that has been decoded and resized before."""
-
-    def __init__(self, pixels: Pixels) -> None:
-        self.size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
-        """Height and width."""
-        self._pixels = pixels
-
-    def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
-        """The pixels (H, W, channels), uint8."""
-        return self._pixels
-
-
-class ImageCache:
-    """Decoded images, made no larger than evaluation needs them: in memory, or in a file that all processes map.
-
-    Evaluation gets the very pixels that it would get from the files.
-
-    Args:
-        paths: The image files.
-        target: What evaluation brings an image to.
-        folder: Where the file is kept; in memory if None.
-
-    Raises:
-        InputError: If there is not enough room.
-        ImageError: If a file cannot be read.
-    """
-
-    def __init__(self, paths: Sequence[str], target: Target, folder: Path | None = None) -> None:
-        self._place = {path: i for i, path in enumerate(dict.fromkeys(paths))}
-        self._target = target
-        self._pixels: npt.NDArray[np.uint8]
-        if folder is None:
-            self._shapes = self._measure()
-            self._pixels = np.empty(self._bytes("memory", _memory()), dtype=np.uint8)
-            self._fill(self._pixels)
-            return
-        file = folder / f"{self._key()}.u8"
-        shapes = file.with_suffix(".shapes")
-        if not (file.is_file() and shapes.is_file()):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._shapes = self._measure()
-            count = self._bytes(str(folder), shutil.disk_usage(folder).free)
-            aside = file.with_suffix(f".{os.getpid()}.part")
-            try:
-                self._fill(np.memmap(aside, dtype=np.uint8, mode="w+", shape=(count,)))
-                aside.replace(file)
-            finally:
-                aside.unlink(missing_ok=True)
-            write_atomically(shapes, self._shapes.tobytes())
-        self._shapes = np.frombuffer(shapes.read_bytes(), dtype=np.int64).reshape(-1, 2)
-        self._pixels = np.memmap(file, dtype=np.uint8, mode="r")
-
-    def __call__(self, path: str) -> CachedImage:
-        """Open an image."""
-        place = self._place[path]
-        return CachedImage(self._view(self._pixels, place))
-
-    def _measure(self) -> npt.NDArray[np.int64]:
-        with ThreadPoolExecutor() as pool:
-            return np.array(list(pool.map(self._shape, self._place)), dtype=np.int64).reshape(-1, 2)
-
-    def _shape(self, path: str) -> tuple[int, int]:
-        size = LazyImage(path).size
-        smaller = covering(size, self._target.size, self._target.crop)
-        return smaller if smaller < size else size
-
-    @property
-    def _offsets(self) -> npt.NDArray[np.int64]:
-        lengths = self._shapes.prod(axis=1) * self._target.channels
-        return np.concatenate([[0], np.cumsum(lengths)])
-
-    def _bytes(self, where: str, free: int) -> int:
-        count = int(self._offsets[-1])
-        if count > free:
-            raise InputError(
-                f"data.cache: {len(self._place):,} images of this size take {count / 2**30:.1f} GiB, and {where} has "
-                f"{free / 2**30:.1f} GiB: leave it out, or make data.size smaller"
-            )
-        return count
-
-    def _view(self, pixels: npt.NDArray[np.uint8], place: int) -> Pixels:
-        if not hasattr(self, "_starts"):
-            self._starts = self._offsets.tolist()
-        height, width = self._shapes[place].tolist()
-        return pixels[self._starts[place] : self._starts[place + 1]].reshape(height, width, self._target.channels)
-
-    def _fill(self, pixels: npt.NDArray[np.uint8]) -> None:
-        def fill(path: str) -> None:
-            height, width = self._target.size
-            source = LazyImage(path).read(self._target.channels, at_least=(2 * height, 2 * width))
-            view = self._view(pixels, self._place[path])
-            view[:] = resized(source, (view.shape[0], view.shape[1]), self._target.interpolation)
-
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(fill, self._place))
-
-    def _key(self) -> str:
-        """A name that changes with the files and with what they are brought to."""
-        digest = hashlib.sha256(repr([*self._target[:2], *self._target[3:]]).encode())
-        for path in self._place:
-            status = Path(path).stat()
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        return digest.hexdigest()[:24]
-
-
-def _memory() -> int:
-    """Bytes of the machine's memory that a cache may take."""
-    total: Any = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(total * 0.6)

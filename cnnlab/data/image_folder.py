@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from cnnlab.data.base import VisionDataModule
-from cnnlab.data.files import AugmentedFiles, FileImages, ImageCache, IndexedFiles, Opener
+from cnnlab.data.cache import ImageCache
+from cnnlab.data.files import AugmentedFiles, FileImages, IndexedFiles, Opener
 from cnnlab.data.listing import (
     SPLITS,
     Listing,

@@ -156,6 +156,7 @@ class Photograph(Augmentation):
         # Copied where it is read-only: torch warns of sharing such memory.
         source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self.degrees or self.translate:
+            source, geometry = _not_much_larger(source, geometry, target.size)
             levels = warp(source, geometry, target.size, target.fill)
             result = to_bytes(recolour(levels, colour) if self._colours else levels)
             fill_shifted(result, geometry.shift, target.fill)
@@ -194,6 +195,17 @@ def _in_pixels_of(shape: Sequence[int], size: tuple[int, int], box: Box) -> Box:
     """A box of the whole image, in pixels of one that was decoded smaller."""
     down, right = shape[0] / size[0], shape[1] / size[1]
     return Box(box.top * down, box.left * right, box.height * down, box.width * right)
+
+
+def _not_much_larger(pixels: Tensor, geometry: Geometry, size: tuple[int, int]) -> tuple[Tensor, Geometry]:
+    """The box alone, shrunk with antialiasing, where the warp would shrink it by more than 2.
+
+    Only a JPEG can be decoded smaller.
+    """
+    if max(geometry.box.height / size[0], geometry.box.width / size[1]) <= 2:
+        return pixels, geometry
+    part = _resized(pixels, Geometry(geometry.box), size).permute(1, 2, 0)
+    return part, geometry._replace(box=Box(0, 0, *size))
 
 
 def _resized(pixels: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:

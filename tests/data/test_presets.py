@@ -100,6 +100,17 @@ def test_one_warp_and_one_matrix_equal_the_steps_one_after_the_other(file: Path)
     assert float(np.median(found)) > 33
 
 
+def test_a_large_image_that_is_no_jpeg_is_not_aliased(tmp_path: Path) -> None:
+    """Stripes of one pixel are grey from afar, not stripes of another width."""
+    stripes = np.zeros((1100, 1300, 3), np.uint8)
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    augmentation = Photograph(degrees=5.0, translate=0.01)
+    for row in draws(augmentation.draws, 3):
+        image = augmentation(LazyImage(tmp_path / "stripes.png"), TARGET, row)[:, 30:-30, 30:-30]
+        assert image.float().std() < 12
+
+
 def test_brightness_contrast_and_saturation_are_torchvisions() -> None:
     pixels = (torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0)) * 120 + 60).round()
     for colour, theirs in [
