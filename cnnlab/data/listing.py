@@ -17,6 +17,7 @@ from cnnlab.imaging import EXTENSIONS, ImageError, LazyImage
 from cnnlab.random import permutation
 
 SPLITS = ("train", "val", "test")
+_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
     """List ROOT/SPLIT/CLASS/**/image, or ROOT/CLASS/**/image with no split decided.
 
     Args:
-        root: The folder; it is divided by splits if it holds a folder train.
+        root: The folder; it is divided by splits if it holds a folder train (val may be called valid or validation).
         class_names: The classes in order; the folders' names in alphabetical order if None.
 
     Raises:
@@ -77,30 +78,43 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
     """
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")
-    divided = (root / "train").is_dir()
-    splits = [split for split in SPLITS if (root / split).is_dir()] if divided else [""]
-    folders = {split: _subfolders(root / split) for split in splits}
-    first = root / splits[0]
-    names = list(class_names) if class_names is not None else folders[splits[0]]
-    if not folders[splits[0]]:
+    places = _split_folders(root, class_names or ()) or {"": root}
+    first = next(iter(places.values()))
+    present = _subfolders(first)
+    names = list(class_names) if class_names is not None else present
+    if not present:
         loose = len(images_under(first))
         raise InputError(
             f"{first} has no folders, expected one for each class with its images inside"
             + (f" ({loose} images lie in it directly; or give a table of paths and labels: data.csv)" if loose else "")
         )
     samples: list[Sample] = []
-    for split, present in folders.items():
+    for split, place in places.items():
+        present = _subfolders(place)
         if strange := sorted(set(present) - set(names)):
             raise InputError(
-                f"{root / split / strange[0]}: there is no class {strange[0]!r}, {nearest(strange[0], names)} (the "
+                f"{place / strange[0]}: there is no class {strange[0]!r}, {nearest(strange[0], names)} (the "
                 f"classes are those of {'the checkpoint or data.class_names' if class_names is not None else first})"
             )
         for name in present:
-            found = images_under(root / split / name)
+            found = images_under(place / name)
             if not found and split in ("", "train"):
-                raise InputError(f"{root / split / name} has no images: remove the folder, or put images into it")
+                raise InputError(f"{place / name} has no images: remove the folder, or put images into it")
             samples += [Sample(str(path), (name,), split) for path in found]
     return Listing(samples, names)
+
+
+def _split_folders(root: Path, class_names: Sequence[str]) -> dict[str, Path]:
+    """The folders of the splits, training first; none where the folders are those of the classes."""
+    found: dict[str, Path] = {}
+    for split, names in _SPLIT_FOLDERS.items():
+        there = [root / name for name in names if (root / name).is_dir() and name not in class_names]
+        if len(there) > 1:
+            raise InputError(f"{there[0]} and {there[1]} both are for {split}: put their images into one")
+        if there:
+            found[split] = there[0]
+    # Without training images a folder called test may be a class, unless the classes are known.
+    return found if "train" in found or class_names else {}
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -176,7 +190,7 @@ def divide(listing: Listing, val_size: float, test_size: float, seed: int) -> Li
         samples[i] = replace(samples[i], split=split)
     divided = Listing(samples, listing.class_names)
     for split, share in (("train", 1.0), *shares.items()):
-        if share and not divided.of[split]:
+        if open_ and share and not divided.of[split]:
             raise InputError(
                 f"{len(open_)} images leave none for {split}: give more images, or another data.{split}_size"
             )

@@ -53,6 +53,20 @@ def test_an_empty_class_and_a_folder_without_classes_are_named(tmp_path: Path) -
         ImageFolder(str(tmp_path / "nowhere"))
 
 
+def test_folders_of_splits_may_have_other_names_and_train_may_be_absent(tmp_path: Path) -> None:
+    write_photos(tmp_path, {"train": 3, "valid": 2, "test": 1})
+    data = module(tmp_path)
+    assert {split: len(samples) for split, samples in data.listing.of.items()} == {"train": 9, "val": 6, "test": 3}
+    shutil.rmtree(tmp_path / "train")
+    known = ImageFolder(str(tmp_path), class_names=data.class_names, size=16, num_workers=0)
+    known.setup("test")
+    assert known.test_set.targets.tolist() == [0, 1, 2]  # type: ignore[attr-defined]
+    (tmp_path / "train/a").mkdir(parents=True)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(InputError, match=r"/val and \S+/valid both are for val"):
+        ImageFolder(str(tmp_path))
+
+
 def test_one_folder_is_divided_by_class_and_always_alike(tmp_path: Path) -> None:
     write_photos(tmp_path, {"": 20})
     data = module(tmp_path, val_size=0.2, test_size=0.1)
