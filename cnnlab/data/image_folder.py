@@ -139,6 +139,8 @@ class ImageFolder(VisionDataModule):
             raise InputError(f"data.size is {size}, expected one number, or height and width, 1 or more")
         if interpolation is not None:
             resampling(interpolation)
+        # The hyperparameters get what is found out; another task may expect something else.
+        self._asked = {"size": self.hparams["size"], "crop": crop, "interpolation": interpolation}
         self._warn_of_mirrors()
 
     def _warn_of_mirrors(self) -> None:
@@ -173,8 +175,7 @@ class ImageFolder(VisionDataModule):
         given: dict[str, Any] = {"size": (224, 224), "crop": 0.875, "interpolation": "bilinear", "mean": self.mean}
         if self.preprocessing is not None:
             given |= self.preprocessing._asdict()
-        options = self.hparams
-        given |= {name: options[name] for name in ("size", "crop", "interpolation") if options[name] is not None}
+        given |= {name: value for name, value in self._asked.items() if value is not None}
         height, width = given["size"]
         fill = torch.tensor([255.0 * value for value in given["mean"]])
         return Target((height, width), self.channels, fill, given["crop"], given["interpolation"])
