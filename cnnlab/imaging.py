@@ -167,28 +167,32 @@ def _explained(path: str | Path, error: Exception) -> ImageError:
     return ImageError(f"{path}: cannot be read as an image ({reason})")
 
 
-def centre_crop(pixels: Pixels, size: tuple[int, int], crop: float = 1.0, interpolation: str = "bilinear") -> Pixels:
-    """Resize so that the image covers size / crop, then cut the centre out: what evaluation and runtime do.
+def evaluated(
+    image: Picture, channels: int, size: tuple[int, int], crop: float = 1.0, interpolation: str = "bilinear"
+) -> Pixels:
+    """Read an image and resize it so that it covers size / crop, then cut the centre out: evaluation and runtime do it.
+
+    A JPEG is decoded at twice that size at the least, the rest is done with antialiasing.
 
     Args:
-        pixels: (H, W, C), 0..255, C 1 or 3.
+        image: The opened image.
+        channels: 3 for RGB, 1 for grey.
         size: Height and width of the result.
         crop: The share of the resized image's sides that is kept.
-        interpolation: A name in INTERPOLATIONS; always with antialiasing.
+        interpolation: A name in INTERPOLATIONS.
 
     Returns:
-        (*size, C), 0..255.
+        (*size, channels), 0..255.
 
     Raises:
         InputError: If there is no such interpolation.
-
-    >>> centre_crop(np.zeros((50, 90, 3), np.uint8), (32, 32), crop=0.8).shape
-    (32, 32, 3)
+        ImageError: If the image cannot be read.
     """
     height, width = size
-    rows, columns = covering(pixels.shape[:2], size, crop)
+    rows, columns = covering(image.size, size, crop)
     top, left = round((rows - height) / 2), round((columns - width) / 2)
-    return resized(pixels, (rows, columns), interpolation)[top : top + height, left : left + width]
+    pixels = resized(image.read(channels, (2 * rows, 2 * columns)), (rows, columns), interpolation)
+    return pixels[top : top + height, left : left + width]
 
 
 def resized(pixels: Pixels, size: tuple[int, int], interpolation: str = "bilinear") -> Pixels:

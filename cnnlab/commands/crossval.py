@@ -23,7 +23,8 @@ usage: cnnlab crossval --config C [--folds K] [--run DIR] [OPTIONS OF fit]
 Divides training and validation images into K folds (5), each class evenly and groups whole, and trains K networks,
 each validated on a fold that it has not seen: DIR/fold-0, DIR/fold-1, ... Where DIR exists, what is done is kept and
 the rest goes on. In the end: DIR/crossval.json (each metric's mean and spread over the folds) and
-DIR/predictions.csv (each image as predicted by the network that has not seen it)."""
+DIR/predictions.csv (each image as predicted by the network that has not seen it). Each network is the one of its best
+epoch on its fold, so the mean is a little too good: compare settings by it, and test the chosen one on a test set."""
 
 
 def crossval(command: str, arguments: list[str]) -> None:
@@ -40,6 +41,8 @@ def crossval(command: str, arguments: list[str]) -> None:
     if count < 2:
         raise InputError(f"--folds is {text}, expected a number, 2 or more")
     request = take_apart("fit", rest)
+    if request.target is not None or request.ckpt_path is not None or request.resume != "never":
+        raise InputError("crossval takes --config, --folds, --run and options of fit; where DIR exists, it goes on")
     folder = choose(request.run, f"crossval-{request.recipe}").folder
     options = [part for config in request.configs for part in ("--config", config)] + request.flags
     _refuse_another(folder, count, options)

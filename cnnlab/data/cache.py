@@ -109,10 +109,10 @@ class ImageCache:
 
     def _fill(self, pixels: npt.NDArray[np.uint8]) -> None:
         def fill(path: str) -> None:
-            height, width = self._target.size
-            source = LazyImage(path).read(self._target.channels, at_least=(2 * height, 2 * width))
             view = self._view(pixels, self._place[path])
-            view[:] = resized(source, (view.shape[0], view.shape[1]), self._target.interpolation)
+            height, width = view.shape[:2]
+            source = LazyImage(path).read(self._target.channels, at_least=(2 * height, 2 * width))
+            view[:] = resized(source, (height, width), self._target.interpolation)
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(fill, self._place))

@@ -17,6 +17,8 @@ from cnnlab.imaging import EXTENSIONS, ImageError, LazyImage
 from cnnlab.random import permutation
 
 SPLITS = ("train", "val", "test")
+_GOLDEN = 0.6180339887498949  # its multiples fill an interval evenly
+_LIKE_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -55,7 +57,12 @@ def images_under(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
     found = []
+    seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := Path(place).resolve()) in seen:  # A link to a folder that has been here.
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
             Path(place, name)
@@ -82,6 +89,8 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
     first = next(iter(places.values()))
     present = _subfolders(first)
     names = list(class_names) if class_names is not None else present
+    if class_names is None and present and all(name.lower() in _LIKE_SPLITS for name in present):
+        raise InputError(f"{first} has the folders {', '.join(present)}: call them train, val and test")
     if not present:
         loose = len(images_under(first))
         raise InputError(
@@ -135,14 +144,18 @@ def list_table(table: Path, root: Path, class_names: Sequence[str] | None = None
     """
     if not table.is_file():
         raise InputError(f"data.csv {table}: there is no such file")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        for needed in ("path", "label"):
-            if needed not in columns:
-                raise InputError(f"{table} has no column {needed!r}, only {', '.join(map(repr, columns))}")
-        rows = list(reader)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
+    for needed in ("path", "label"):
+        if needed not in columns:
+            raise InputError(f"{table} has no column {needed!r}, only {', '.join(map(repr, columns))}")
     samples = []
+    lines: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):
         text = (row["label"] or "").strip()
         labels = tuple(part.strip() for part in text.split(";") if part.strip()) if multi_label else (text,)
@@ -151,7 +164,11 @@ def list_table(table: Path, root: Path, class_names: Sequence[str] | None = None
         split = (row.get("split") or "").strip()
         if split not in ("", *SPLITS):
             raise InputError(f"{table}, line {line}: split is {split!r}, expected train, val, test or nothing")
-        samples.append(Sample(str(root / (row["path"] or "")), labels, split, (row.get("group") or "").strip()))
+        path = str(root / (row["path"] or ""))
+        if path in lines:
+            raise InputError(f"{table}, lines {lines[path]} and {line}: both are of {row['path']}; keep one")
+        lines[path] = line
+        samples.append(Sample(path, labels, split, (row.get("group") or "").strip()))
     if not samples:
         raise InputError(f"{table} has no rows")
     present = sorted({label for sample in samples for label in sample.labels})
@@ -219,11 +236,15 @@ def _spread(samples: Sequence[Sample], seed: int) -> np.ndarray:
         labels = [samples[i].labels for i in members]
         kinds.setdefault(max(set(labels), key=lambda label: (labels.count(label), label)), []).append(members)
     places = np.empty(len(samples))
-    for kind in kinds.values():
+    # Kinds follow each other around a circle: what rounding gives one too much, the next has too little of.
+    generator = np.random.Generator(np.random.Philox(key=[seed, 1]))
+    start = generator.random()
+    for kind in sorted(kinds.values(), key=len, reverse=True):
         total, before = sum(map(len, kind)), 0
         for members in kind:
-            places[members] = (before + len(members) / 2) / total
+            places[members] = (start + (before + len(members) / 2) / total) % 1
             before += len(members)
+        start += _GOLDEN / total
     return places
 
 

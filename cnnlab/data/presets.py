@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnlab import imaging
 from cnnlab.data.warp import (
     Box,
     Colour,
@@ -25,7 +26,7 @@ from cnnlab.data.warp import (
     warp,
 )
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import Picture, centre_crop
+from cnnlab.imaging import Picture
 
 _ORDERS = [(a, b, c, 6 - a - b - c) for a in range(4) for b in range(4) for c in range(4) if len({a, b, c}) == 3]
 _ATTEMPTS = 10
@@ -79,8 +80,7 @@ class NoAugmentation(Augmentation):
 
 def evaluated(image: Picture, target: Target) -> Tensor:
     """Read, resize and crop an image for evaluation, to (channels, *size) uint8."""
-    goal = (2 * target.size[0], 2 * target.size[1])
-    pixels = centre_crop(image.read(target.channels, at_least=goal), target.size, target.crop, target.interpolation)
+    pixels = imaging.evaluated(image, target.channels, target.size, target.crop, target.interpolation)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 

@@ -65,9 +65,9 @@ def create_network(
     if head is None:
         return _made(name, make, source.name, num_classes, channels, wanted, dropout=dropout, **kwargs)
     backbone = _made(name, make, source.name, 0, channels, wanted, **kwargs)
-    return TransferModel(
-        backbone, cast(int, backbone.num_features), num_classes, "mlp" if head == "mlp" else "linear", dropout
-    )
+    # Some of timm's have a layer more between the features and the classifier.
+    features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    return TransferModel(backbone, cast(int, features), num_classes, "mlp" if head == "mlp" else "linear", dropout)
 
 
 def preprocessing(name: str, channels: int) -> Preprocessing | None:
@@ -156,13 +156,16 @@ def _timm(
 
     if dropout is not None:
         kwargs["drop_rate"] = dropout
-    kwargs |= {"num_classes": num_classes, "in_chans": channels}
+    kwargs["in_chans"] = channels
     if weights is None:
-        return timm.create_model(name, pretrained=False, **kwargs)
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **kwargs)
     file = find_weights(name, weights)
     overlay = {"file": str(file), "custom_load": False} if file is not None else None
     with explained(name, file):
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+        # With the pretraining's own classes, since timm lets any names pass with others: nothing may be missing.
+        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+    cast(Any, network).reset_classifier(num_classes)
+    return network
 
 
 def _timm_preprocessing(name: str) -> Preprocessing | None:

@@ -93,7 +93,12 @@ def _by_matcher(network: nn.Module) -> list[LayerGroup]:
             groups.append(LayerGroup(_short(names[0]), rest))
     if head:
         groups.append(LayerGroup(heads[0], tuple(head)))
-    return groups
+    return [group._replace(name=_told_apart(group, groups)) for group in groups]
+
+
+def _told_apart(group: LayerGroup, groups: list[LayerGroup]) -> str:
+    alike = [other for other in groups if other.name == group.name]
+    return group.name if len(alike) == 1 else f"{group.name}#{alike.index(group)}"
 
 
 def _short(name: str) -> str:

@@ -35,6 +35,9 @@ def checkpoint_stages(network: nn.Module, names: Sequence[str]) -> None:
                 f"model.checkpoint_stages: the network has no {name!r}: {nearest(name, filter(None, modules))}"
             )
         module = modules[name]
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            inner = ", ".join(f"{name}.{child}" for child, _ in module.named_children())
+            raise InputError(f"model.checkpoint_stages: {name!r} is a list that is never called; name {inner}")
         module.forward = partial(_checkpointed, module, module.forward)
 
 

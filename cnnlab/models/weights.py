@@ -71,7 +71,7 @@ def explained(name: str, source: Path | None) -> Iterator[None]:
     """Say what cannot be loaded and what helps, whatever a hub's or a file's library raises."""
     try:
         yield
-    except InputError:
+    except (InputError, TypeError):  # A TypeError is of the network's arguments.
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -113,6 +113,8 @@ class VisionTask(LightningModule):
         self.hparams["std"] = [0.5] * channels if std is None else [float(value) for value in std]
         _check_plain(dict(self.hparams))
         check_optimizer(optimizer, lr, weight_decay)
+        if compile and checkpoint_stages:
+            raise InputError("model.compile and model.checkpoint_stages exclude each other: switch one of them off")
         if layer_decay is not None and not 0 < layer_decay <= 1:
             raise InputError(f"model.layer_decay is {layer_decay}, expected above 0, to 1")
         check_schedule(schedule, warmup, schedule_args or {})

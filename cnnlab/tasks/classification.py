@@ -144,7 +144,8 @@ class Classification(VisionTask):
             raise InputError(f"top_k is {top_k}, expected from 1 to {num_classes - 1} for {num_classes} classes")
         if multi_label and (top_k is not None or label_smoothing):
             raise InputError(
-                "model.top_k and model.label_smoothing are for images of one class, and these have several"
+                "model.top_k and model.label_smoothing are for images of one class, and these have several: set "
+                "model.top_k to null and model.label_smoothing to 0"
             )
         self.label_smoothing = label_smoothing
         self.multi_label = multi_label
@@ -209,7 +210,9 @@ class Classification(VisionTask):
     def update_metrics(self, metrics: MetricCollection, predictions: Tensor, targets: Any, loss: Tensor) -> None:
         """Take in logits (B, num_classes) and classes (B,), or targets (B, num_classes)."""
         metrics["loss"].update(loss, len(predictions))
-        probabilities = self.probabilities(predictions) if "calibration_error" in metrics else predictions.float()
+        # Of raw logits torchmetrics would take some batches for probabilities.
+        exact = self.multi_label or "calibration_error" in metrics
+        probabilities = self.probabilities(predictions) if exact else predictions.float()
         if self.multi_label:
             targets = (targets > 0.5).long()
         for name, metric in metrics.items(keep_base=True, copy_state=False):

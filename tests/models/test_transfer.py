@@ -46,6 +46,12 @@ def test_each_parameter_is_in_one_group_and_the_head_is_the_last(name: str) -> N
     assert any(parameter.shape[0] == 7 for parameter in last.values())
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "vgg11", "lcnet_035", "mobilenetv4_conv_small", "resnet10t"])
+def test_a_head_fits_what_the_backbone_returns(name: str) -> None:
+    network = create_network(name, 5, 3, head="linear").eval()
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+
+
 def weights_of(name: str, folder: Path, **changes: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(1)
     state = {**timm.create_model(name, num_classes=1000).state_dict(), **changes}
@@ -100,6 +106,10 @@ def test_no_weights_is_an_error_never_random_ones(tmp_path: Path, monkeypatch: p
         create_network("resnet10t", 4, 3, weights="/nowhere")
     with pytest.raises(InputError, match="takes neither weights nor a head"):
         create_network("simple_cnn", 4, 3, weights="pretrained")
+    torch.save({"a.weight": torch.zeros(2)}, tmp_path / "foreign.pth")
+    for head in ("mlp", None):
+        with pytest.raises(InputError, match=r"foreign\.pth does not hold weights for resnet10t"):
+            create_network("resnet10t", 4, 3, weights=str(tmp_path / "foreign.pth"), head=head)
     weights_of("resnet10t", tmp_path / "bad", **{"layer1.0.conv1.weight": torch.zeros(2)})
     with pytest.raises(InputError, match=r"bad/resnet10t\.pth does not hold weights for resnet10t"):
         create_network("resnet10t", 4, 3, weights=str(tmp_path / "bad"))
