@@ -7,11 +7,13 @@ from cnnlab.callbacks.gradients import GradientMonitor
 from cnnlab.callbacks.predictions import PredictionTable
 from cnnlab.callbacks.progress import EpochLines
 from cnnlab.callbacks.records import RunRecords
+from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
 from cnnlab.callbacks.throughput import Throughput
 from cnnlab.callbacks.unfreezing import Phase, ProgressiveUnfreezing
 from cnnlab.callbacks.weights import ExponentialMovingAverage
 
 __all__ = [
+    "BatchSizeSearch",
     "BestCheckpoint",
     "EarlyStop",
     "EpochLines",
@@ -20,6 +22,7 @@ __all__ = [
     "FiniteLoss",
     "GradientMonitor",
     "LastCheckpoint",
+    "LearningRateSearch",
     "Phase",
     "PredictionTable",
     "ProgressiveUnfreezing",

@@ -37,9 +37,10 @@ class RunRecords(Callback):
             return
         run = Run(Path(trainer.default_root_dir))
         if self.config is not None:
-            write_atomically(run.config, self.config.encode())
+            config = _with_what_was_found(yaml.safe_load(self.config), trainer, pl_module)
+            write_atomically(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
             for logger in trainer.loggers:
-                logger.log_hyperparams(yaml.safe_load(self.config))
+                logger.log_hyperparams(config)
         now = {**environment(), "device": str(trainer.strategy.root_device), "processes": trainer.world_size}
         if trainer.ckpt_path is not None and run.environment.is_file():
             first = json.loads(run.environment.read_text())
@@ -72,6 +73,16 @@ class RunRecords(Callback):
             names = list(pl_module.class_names)  # type: ignore[arg-type]
             write_atomically(run.confusion_matrix, _table(names, matrix.tolist()))
             confusion_matrix(matrix.numpy(), names, run.pictures / "confusion_matrix.png")
+
+
+def _with_what_was_found(config: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """The configuration with the learning rate and the batch size that a search before the training has set."""
+    data = getattr(trainer, "datamodule", None)
+    for part, owner, name in (("model", pl_module, "lr"), ("data", data, "batch_size")):
+        settings = (config.get(part) or {}).get("init_args") or {}
+        if name in settings and owner is not None and name in owner.hparams:
+            settings[name] = owner.hparams[name]
+    return config
 
 
 def environment() -> dict[str, Any]:

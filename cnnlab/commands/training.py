@@ -14,9 +14,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
     Checkpoint,
-    LearningRateFinder,
     LearningRateMonitor,
     RichProgressBar,
 )
@@ -43,8 +41,8 @@ SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "unfreezing": (callbacks.ProgressiveUnfreezing, False, "train the head first, then late layers, then all"),
     "ema": (callbacks.ExponentialMovingAverage, False, "average the weights"),
     "gradients": (callbacks.GradientMonitor, False, "log the gradients' norms, and warn of bad ones"),
-    "lr_finder": (LearningRateFinder, False, "search a learning rate before training"),
-    "batch_size_finder": (BatchSizeFinder, False, "search the largest batch that fits before training"),
+    "lr_finder": (callbacks.LearningRateSearch, False, "search a learning rate before training"),
+    "batch_size_finder": (callbacks.BatchSizeSearch, False, "search the largest batch that fits before training"),
     "lr_monitor": (LearningRateMonitor, True, "log the learning rates"),
     "predictions": (callbacks.PredictionTable, True, "write predictions.csv when predicting"),
     "throughput": (callbacks.Throughput, True, "log the training images a second"),
@@ -233,6 +231,9 @@ class VisionCLI(LightningCLI):
     def _slots(self, trial: bool = False) -> list[Callback]:
         """The callbacks of the slots that are on, where the command has a use for them."""
         wanted = {"fit": set(SLOTS) - {"predictions"}, "predict": {"predictions"}}.get(str(self.subcommand), set())
+        if self.plan.kept is not None:
+            # What was searched for was found when the run began.
+            wanted -= {"lr_finder", "batch_size_finder"}
         if trial:
             wanted -= {"best", "last", "lr_monitor", "predictions"}
         chosen = {name: value for name, value in self._get(self.config_init, "callbacks").items() if name in wanted}

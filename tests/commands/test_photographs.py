@@ -224,14 +224,26 @@ def test_one_batch_can_be_learnt_by_heart(fit_photos: Cnnlab, tmp_path: Path) ->
     assert losses[-1] < 0.05 < losses[0]
 
 
-def test_the_learning_rate_search_is_lightnings(fit_photos: Cnnlab, tmp_path: Path) -> None:
-    options = ("--callbacks.unfreezing", "false", "--trainer.max_epochs", "4", "--data.batch_size", "3")
+def test_what_the_searches_find_is_used_and_kept(fit_photos: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    options = ("--callbacks.unfreezing", "false", "--model.schedule", "constant", "--data.batch_size", "3")
     search = ("--callbacks.lr_finder", "true", "--callbacks.lr_finder.num_training_steps", "30")
-    result = fit_photos(*options, *search)
-    assert result.code == 0, result.err
+    assert fit_photos(*options, *search, "--trainer.max_epochs", "4").code == 0
     kept = torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)
+    found = kept["hyper_parameters"]["lr"]
+    assert found != 1e-3
+    assert {group["lr"] for group in kept["optimizer_states"][0]["param_groups"]} == {found}
     assert kept["global_step"] == 32
-    assert kept["hyper_parameters"]["lr"] != 1e-3
+    assert yaml.safe_load((tmp_path / "R/config.yaml").read_text())["model"]["init_args"]["lr"] == found
+    resumed = cnnlab("resume", "R", "--trainer.max_epochs", "5")
+    assert resumed.code == 0, resumed.err
+    assert "epoch 5/5  step 40" in resumed.out
+    size = ("--callbacks.batch_size_finder", "true", "--callbacks.batch_size_finder.max_trials", "2")
+    trained = fit_photos(*options[:2], "--model.schedule", "cosine", *size, "--trainer.max_epochs", "2", "--run", "B")
+    assert trained.code == 0, trained.err
+    last = torch.load(tmp_path / "B/checkpoints/last.ckpt", weights_only=True)
+    assert last["datamodule_hyper_parameters"]["batch_size"] == 4
+    assert last["global_step"] == 12
+    assert last["lr_schedulers"][0]["_last_lr"][0] == pytest.approx(0, abs=1e-9)
 
 
 def test_shipped_recipes_for_photographs_differ_as_they_say(cnnlab: Cnnlab) -> None:
