@@ -5,6 +5,8 @@ from __future__ import annotations
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
+from cnnlab.errors import InputError
+
 
 class LearningRateSearch(LearningRateFinder):
     """Lightning's search over some steps before the training (Smith 2017); the run goes on with what it finds.
@@ -21,7 +23,16 @@ class LearningRateSearch(LearningRateFinder):
         super().__init__(min_lr=min_lr, max_lr=max_lr, num_training_steps=num_training_steps)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Search, then make the optimizer and the schedule with the rate that was found."""
+        """Search, then make the optimizer and the schedule with the rate that was found.
+
+        Raises:
+            InputError: If another callback sets the layers' rates.
+        """
+        if getattr(pl_module, "layer_rates", None) is not None:
+            raise InputError(
+                "callbacks.lr_finder searches one learning rate, and callbacks.unfreezing sets one for each section: "
+                "switch one of them off"
+            )
         super().on_fit_start(trainer, pl_module)
         # The schedule that was made before keeps its own idea of the rate.
         trainer.strategy.setup_optimizers(trainer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -39,10 +39,11 @@ _PHASES = (Phase([1e-3], 0), Phase([5e-4, 1e-4], 3), Phase([5e-4, 1e-4, 1e-5], 6
 class ProgressiveUnfreezing(Callback):
     """Trains the head, then late layers too, then all, each section of layers at a rate of its own.
 
-    A section's rate is its phase's rate times the schedule's factor, which runs over the whole training; 0 while it is
-    frozen. Frozen layers get no gradient, and their norms keep their statistics. All parameters are in
-    the optimizer from the first step on, so a run resumes in any phase; under DDP the network is wrapped
-    anew when a phase begins, because the reducer knows only what was trainable when it was made.
+    A section's rate is its phase's rate times the schedule's factor, which runs over the whole training; 0 while it
+    is frozen. No more than one phase begins with an epoch. Frozen layers get no gradient, and their norms keep their
+    statistics. All parameters are in the optimizer from the first step on, so a run resumes in any phase; under DDP
+    the network is wrapped anew when a phase begins, because the reducer knows only what was trainable when it was
+    made.
 
     Howard and Ruder 2018, "Universal language model fine-tuning" (gradual unfreezing, discriminative rates).
 
@@ -105,15 +106,24 @@ class ProgressiveUnfreezing(Callback):
         saved = checkpoint["callbacks"].get(self.state_key)
         if saved is not None and self._sections:
             self._phase, self._best, self._waited = saved["phase"], saved["best"], saved["waited"]
-            if self._phase >= len(self.phases):
+            begun = slice(self._phase + 1)
+            if saved["sections"] != self.sections or saved["phases"][begun] != self.state_dict()["phases"][begun]:
                 raise InputError(
-                    f"the run was in phase {self._phase + 1} of its unfreezing, and now there are {len(self.phases)}"
+                    f"the run was in phase {self._phase + 1} of its unfreezing, with the sections "
+                    f"{saved['sections']} and the phases {saved['phases']}: only phases that have not "
+                    "begun can be changed"
                 )
             self._freeze(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The phase, and how long the next one has been waited for."""
-        return {"phase": self._phase, "best": self._best, "waited": self._waited}
+        """The phases, which of them it is, and how long the next one has been waited for."""
+        return {
+            "phases": [asdict(phase) for phase in self.phases],
+            "sections": self.sections,
+            "phase": self._phase,
+            "best": self._best,
+            "waited": self._waited,
+        }
 
     @property
     def state_key(self) -> str:
@@ -128,7 +138,7 @@ class ProgressiveUnfreezing(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the next phase where its time has come."""
-        while self._is_due(trainer.current_epoch):
+        if self._is_due(trainer.current_epoch):
             before = self.phases[self._phase].lr
             self._phase += 1
             self._best, self._waited = None, 0

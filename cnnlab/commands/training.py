@@ -250,10 +250,9 @@ class VisionCLI(LightningCLI):
     def before_fit(self) -> None:
         """Say how large the network is."""
         if self.trainer.is_global_zero:
-            sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
-            trainable = sum(size for size, trained in sizes if trained)
+            count = sum(parameter.numel() for parameter in self.model.parameters())
             name = self.model.hparams.get("network", type(self.model).__name__)
-            say(f"{name}: {sum(size for size, _ in sizes):,} parameters, {trainable:,} trained")
+            say(f"{name}: {count:,} parameters")
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; Lightning ends the process where Ctrl-C comes outside training, or twice."""

@@ -26,7 +26,7 @@ from cnnlab.data.listing import (
     list_table,
     manifest_row,
 )
-from cnnlab.data.mixing import Mixing
+from cnnlab.data.mixing import create_mixing
 from cnnlab.data.presets import Target, create_augmentation
 from cnnlab.errors import InputError
 from cnnlab.imaging import LazyImage, Preprocessing, resampling
@@ -126,7 +126,7 @@ class ImageFolder(VisionDataModule):
         self.channels = channels
         self.mean, self.std = _IMAGENET[channels]
         self.augmentation = create_augmentation(augment, augment_args)
-        self.mixing = Mixing(**(mixing if isinstance(mixing, dict) else {})) if mixing else None
+        self.mixing = create_mixing(mixing)
         self._csv = Path(csv) if csv is not None else None
         self._balance = balance
         self._listing: Listing | None = None
@@ -159,6 +159,9 @@ class ImageFolder(VisionDataModule):
                 self._listing = list_table(self._csv, self.root, class_names, self.multi_label)
             else:
                 self._listing = list_folder(self.root, class_names)
+                if ignored := self._listing.left_out:
+                    kinds = ", ".join(f"{count} with {ending}" for ending, count in sorted(ignored.items()))
+                    rank_zero_warn(f"{self.root}: {ignored.total()} files are no images by their endings: {kinds}")
         return self._listing
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,8 @@ class Listing:
 
     samples: list[Sample]
     class_names: list[str]
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Files among them that are no images by their endings: how many of each."""
     of: dict[str, list[Sample]] = field(init=False)
     """The samples by split."""
 
@@ -48,8 +51,12 @@ class Listing:
         self.of = {split: [sample for sample in self.samples if sample.split == split] for split in SPLITS}
 
 
-def images_under(folder: Path) -> list[Path]:
+def images_under(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
     """All image files below a folder, by name; hidden ones left out.
+
+    Args:
+        folder: The folder; links are followed, each folder counts once.
+        left_out: Counts the other files that are not hidden, by their endings.
 
     Raises:
         InputError: If there is no such folder.
@@ -64,11 +71,14 @@ def images_under(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(place, name)
-            for name in sorted(files)
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
-        ]
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            ending = Path(name).suffix.lower()
+            if ending in EXTENSIONS:
+                found.append(Path(place, name))
+            elif left_out is not None:
+                left_out[ending or "no ending"] += 1
     return found
 
 
@@ -98,6 +108,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
             + (f" ({loose} images lie in it directly; or give a table of paths and labels: data.csv)" if loose else "")
         )
     samples: list[Sample] = []
+    left_out: Counter[str] = Counter()
     for split, place in places.items():
         present = _subfolders(place)
         if strange := sorted(set(present) - set(names)):
@@ -106,11 +117,11 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
                 f"classes are those of {'the checkpoint or data.class_names' if class_names is not None else first})"
             )
         for name in present:
-            found = images_under(place / name)
+            found = images_under(place / name, left_out)
             if not found and split in ("", "train"):
                 raise InputError(f"{place / name} has no images: remove the folder, or put images into it")
             samples += [Sample(str(path), (name,), split) for path in found]
-    return Listing(samples, names)
+    return Listing(samples, names, left_out)
 
 
 def _split_folders(root: Path, class_names: Sequence[str]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnnlab.errors import InputError
+from cnnlab.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Mixing:
     """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), each image with its neighbour in the batch.
 
     Images 0 and 1 are each other's partners, 2 and 3, and so on: neighbours in the order of the
-    epoch, which one process has both, so that the number of processes changes nothing. The last of an
+    epoch, so that the number of processes changes nothing where each has an even batch. The last of an
     odd number stays as it is. Each pair has a share of its own, the same for both.
 
     Args:
@@ -125,3 +126,18 @@ def _beta_table(alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.f
         half = area / area[-1] / 2
         _TABLES[alpha] = np.concatenate([x, 1 - x[-2::-1]]), np.concatenate([half, 1 - half[-2::-1]])
     return _TABLES[alpha]
+
+
+def create_mixing(settings: bool | dict[str, float]) -> Mixing | None:
+    """Make a mixing of true or of its arguments; none of false.
+
+    Raises:
+        InputError: If it does not take these arguments.
+    """
+    if not settings:
+        return None
+    given = settings if isinstance(settings, dict) else {}
+    known = [field.name for field in dataclasses.fields(Mixing)]
+    if unknown := sorted(set(given) - set(known)):
+        raise InputError(f"data.mixing has no {unknown[0]!r}: {nearest(unknown[0], known)}")
+    return Mixing(**given)

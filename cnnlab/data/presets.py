@@ -125,6 +125,8 @@ class Photograph(Augmentation):
         limits = {"degrees": 180.0, "hue": 0.5}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name not in ("scale", "ratio", "policy") and not isinstance(value, (int, float)):
+                raise InputError(f"augment_args.{field.name} is {value!r}, expected a number")
             if isinstance(value, (int, float)) and not 0 <= value <= limits.get(field.name, 1.0):
                 raise InputError(f"augment_args.{field.name} is {value}, expected 0 to {limits.get(field.name, 1.0):g}")
         for name, highest in (("scale", 1.0), ("ratio", float("inf"))):
@@ -276,9 +278,16 @@ def create_augmentation(name: str, args: dict[str, Any] | None = None) -> Augmen
     if name == "albumentations":
         from cnnlab.data.albumentations import Albumentations
 
+        if unknown := sorted(set(args) - {"transforms"}):
+            raise InputError(f"augmentation 'albumentations' has no {unknown[0]!r}, only transforms")
         return Albumentations(**args)
     known = {field.name for field in dataclasses.fields(Photograph)}
     if unknown := sorted(set(args) - known):
         raise InputError(f"augmentation {name!r} has no {unknown[0]!r}: {nearest(unknown[0], known)}")
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
-    return Photograph(**{**_PHOTOGRAPHS[name], **settings})
+    try:
+        return Photograph(**{**_PHOTOGRAPHS[name], **settings})
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"augment_args {args} do not fit: {error}") from error

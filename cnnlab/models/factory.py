@@ -145,7 +145,9 @@ def _find(name: str) -> _Source:
 def _made(name: str, make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
     try:
         return make(*args, **kwargs)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, RuntimeError) as error:
         raise InputError(f"network {name!r} does not take these arguments: {error}") from error
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
@@ -24,6 +24,7 @@ from cnnlab.tasks.optimizers import check_optimizer, create_optimizer, decayed_r
 from cnnlab.tasks.schedules import check_schedule, create_schedules
 
 Stage = Literal["train", "val", "test"]
+_DEFAULT_LR = 1e-3
 
 
 class VisionTask(LightningModule):
@@ -86,7 +87,7 @@ class VisionTask(LightningModule):
         group_norm: bool = False,
         checkpoint_stages: list[str] | None = None,
         optimizer: str = "adamw",
-        lr: float = 1e-3,
+        lr: float = _DEFAULT_LR,
         weight_decay: float = 0.05,
         layer_decay: float | None = None,
         optimizer_args: dict[str, Any] | None = None,
@@ -262,6 +263,10 @@ class VisionTask(LightningModule):
             if rates is not None:
                 raise InputError("model.layer_decay and callbacks.unfreezing both set the layers' rates: choose one")
             rates = decayed_rates(self.network, hparams["lr"], hparams["layer_decay"])
+        elif rates is not None and hparams["lr"] != _DEFAULT_LR:
+            rank_zero_warn(
+                f"model.lr is {hparams['lr']}, which changes nothing: callbacks.unfreezing sets the rates of all layers"
+            )
         # A fused step unscales gradients itself, so Lightning refuses to clip them before it in mixed precision.
         clipped = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
         optimizer = create_optimizer(
@@ -293,10 +298,11 @@ class VisionTask(LightningModule):
         if self._trainer is None or self.trainer.state.fn != "fit":
             return
         kept = checkpoint["hyper_parameters"]
+        self._refuse_other_groups(checkpoint)
         fixed = ["optimizer", "optimizer_args", "layer_decay"]
         if "plateau" in (kept["schedule"], self.hparams["schedule"]):
             fixed += ["schedule", "schedule_args", "warmup"]
-        changed = [name for name in fixed if kept[name] != self.hparams[name]]
+        changed = [name for name in fixed if kept.get(name) != self.hparams[name]]
         for name in ("lr", "weight_decay"):
             if kept[name] != self.hparams[name] and not (kept[name] and self.hparams[name]):
                 changed.append(name)
@@ -305,6 +311,8 @@ class VisionTask(LightningModule):
                 f"a run cannot go on with another {' and '.join(changed)}: leave it as it was, or begin a new run with "
                 "--model.init_from"
             )
+        if self.layer_rates is not None:
+            kept = {**kept, "lr": self.hparams["lr"]}  # It decides on nothing: the layers have rates of their own.
         faster, stronger = (self.hparams[name] / kept[name] if kept[name] else 1.0 for name in ("lr", "weight_decay"))
         groups = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
         for group in groups:
@@ -315,6 +323,16 @@ class VisionTask(LightningModule):
             for name in ("base_lrs", "_last_lr"):
                 if name in schedule:
                     schedule[name] = [rate * faster for rate in schedule[name]]
+
+    def _refuse_other_groups(self, checkpoint: dict[str, Any]) -> None:
+        saved = any("layers" in group for state in checkpoint["optimizer_states"] for group in state["param_groups"])
+        wanted = self.layer_rates is not None or self.hparams["layer_decay"] is not None
+        if saved != wanted:
+            raise InputError(
+                f"the run was trained {'with' if saved else 'without'} rates for each layer (callbacks.unfreezing or "
+                "model.layer_decay), and cannot go on otherwise: leave them as they were, or begin a new run with "
+                "--model.init_from"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint what it takes to make this task, and its data, again."""

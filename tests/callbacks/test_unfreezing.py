@@ -259,3 +259,22 @@ def test_layer_decay_makes_rates_fall_towards_the_input(fit_photos: Cnnlab, tmp_
     both = fit_photos("--model.layer_decay", "0.5", "--run", "both")
     assert both.code == 2
     assert "choose one" in both.err
+
+
+def test_what_has_begun_cannot_be_changed_on_resuming(fit_photos: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    assert fit_photos(*WATCH, "--trainer.callbacks.stop_at", "5").code == 143
+    phases = '[{"epoch":0,"lr":[1.0e-3]},{"epoch":1,"lr":[5.0e-2,1.0e-4]}]'
+    changed = cnnlab("resume", "R", "--callbacks.unfreezing.phases", phases)
+    assert changed.code == 2
+    assert "only phases that have not begun can be changed" in changed.err
+    off = cnnlab("resume", "R", "--callbacks.unfreezing", "false")
+    assert off.code == 2
+    assert "trained with rates for each layer" in off.err
+
+
+def test_a_rate_that_changes_nothing_is_said(fit_photos: Cnnlab) -> None:
+    with pytest.warns(UserWarning, match=r"model\.lr is 0\.5, which changes nothing"):
+        assert fit_photos("--model.lr", "0.5", "--trainer.max_epochs", "1").code == 0
+    searched = fit_photos("--callbacks.lr_finder", "true", "--run", "S")
+    assert searched.code == 2
+    assert "switch one of them off" in searched.err

@@ -108,6 +108,14 @@ def test_small_classes_are_divided_too() -> None:
     assert np.bincount(folds(samples, 5, seed=0)).max() <= 13
 
 
+def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    write_photos(tmp_path, {"": 4})
+    for name in ("a.heic", "b.heic", "Thumbs", ".hidden"):
+        (tmp_path / "spots" / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"3 files are no images by their endings: 2 with \.heic, 1 with no ending"):
+        ImageFolder(str(tmp_path))
+
+
 def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
     write_photos(tmp_path, {"": 4})
     (tmp_path / "spots/self").symlink_to(".")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnnlab.data.mixing import Mixing, beta_quantile
+from cnnlab.data.mixing import Mixing, beta_quantile, create_mixing
 from cnnlab.errors import InputError
 from cnnlab.random import uniform
 
@@ -63,3 +63,10 @@ def test_shares_have_the_moments_of_beta(alpha: float) -> None:
 def test_numbers_out_of_range_are_named(settings: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):
         Mixing(**settings)
+
+
+def test_an_unknown_argument_is_named() -> None:
+    with pytest.raises(InputError, match=r"'mixup_alpha'.*mixup"):
+        create_mixing({"mixup_alpha": 0.3})
+    assert create_mixing(False) is None
+    assert create_mixing(True) == Mixing()
