@@ -111,7 +111,8 @@ class LazyImage:
             ImageError: If the file is truncated, broken or too large.
         """
         try:
-            if at_least is not None and self._image.format == "JPEG":
+            # MPO: what some phones put several JPEGs into.
+            if at_least is not None and self._image.format in ("JPEG", "MPO"):
                 height, width = at_least
                 self._image.draft(None, (height, width) if self._turned else (width, height))
             image: Image.Image = self._image

@@ -7,6 +7,7 @@ from pathlib import Path
 from cnnlab.commands.data import take_option
 from cnnlab.commands.messages import say
 from cnnlab.commands.training import make
+from cnnlab.data import VisionDataModule
 from cnnlab.models.factory import fetch_weights
 from cnnlab.models.weights import FOLDER_VARIABLE, prefetched_folder
 
@@ -34,5 +35,7 @@ def fetch(command: str, arguments: list[str]) -> None:
         say(f"weights  {path}")
     else:
         say("weights  none are asked for from a hub")
+    if isinstance(data, VisionDataModule):
+        data.adopt(getattr(task, "preprocessing", None))
     data.prepare_data()
     say("data     ready")

@@ -63,6 +63,8 @@ class Albumentations(Augmentation):
     def _made(self, description: dict[str, Any]) -> Any:
         settings = dict(description)
         if "one_of" in settings:
+            if unknown := sorted(set(settings) - {"one_of", "p"}):
+                raise InputError(f"one_of has no {unknown[0]!r}, only p")
             return self._library.OneOf([self._made(inner) for inner in settings["one_of"]], p=settings.get("p", 0.5))
         name = settings.pop("name", None)
         if not isinstance(name, str) or not hasattr(self._library, name):

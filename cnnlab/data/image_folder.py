@@ -130,7 +130,7 @@ class ImageFolder(VisionDataModule):
         self._csv = Path(csv) if csv is not None else None
         self._balance = balance
         self._listing: Listing | None = None
-        self._broken: dict[str, str] = {}
+        self._broken: dict[str, str] | None = None
         self.class_names = list(class_names) if class_names is not None else self._list(None).class_names
         self.hparams["class_names"] = self.class_names
         # A checkpoint holds plain lists, and is read where the working folder is another.
@@ -141,6 +141,8 @@ class ImageFolder(VisionDataModule):
             resampling(interpolation)
         # The hyperparameters get what is found out; another task may expect something else.
         self._asked = {"size": self.hparams["size"], "crop": crop, "interpolation": interpolation}
+        if self.num_classes == 1 and not multi_label:
+            rank_zero_warn(f"{root} has one class, {self.class_names[0]!r}: there is nothing to tell apart")
         self._warn_of_mirrors()
 
     def _warn_of_mirrors(self) -> None:
@@ -171,7 +173,8 @@ class ImageFolder(VisionDataModule):
         listing = divide(self._list(self.class_names), options["val_size"], options["test_size"], options["split_seed"])
         if options["folds"] is not None:
             listing = _refold(listing, options["folds"], options["fold"], options["split_seed"])
-        return Listing([sample for sample in listing.samples if sample.path not in self._broken], listing.class_names)
+        broken = self._broken or {}
+        return Listing([sample for sample in listing.samples if sample.path not in broken], listing.class_names)
 
     def target(self) -> Target:
         """What images are brought to: as asked, else as the pretrained network expects them."""
@@ -228,7 +231,7 @@ class ImageFolder(VisionDataModule):
         return self.hparams["predict"] not in SPLITS and (trainer is None or trainer.state.fn == "predict")
 
     def _leave_out_broken(self) -> None:
-        if self.hparams["on_error"] == "raise" or self._broken:
+        if self.hparams["on_error"] == "raise" or self._broken is not None:
             return
         samples = self.listing.samples
         self._broken = find_broken(samples, self.channels)
@@ -306,7 +309,7 @@ class ImageFolder(VisionDataModule):
         rows = []
         for sample in self._list(self.class_names).samples:
             row = manifest_row(kept.get(sample.path, sample), self.root)
-            rows.append({**row, "error": self._broken.get(sample.path, "")})
+            rows.append({**row, "error": (self._broken or {}).get(sample.path, "")})
         return rows
 
 

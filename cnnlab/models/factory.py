@@ -160,7 +160,10 @@ def _timm(
         kwargs["drop_rate"] = dropout
     kwargs["in_chans"] = channels
     if weights is None:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, **kwargs)
+        try:
+            return timm.create_model(name, pretrained=False, num_classes=num_classes, **kwargs)
+        except RuntimeError as error:  # A tag that there is not, such as resnet50.nope.
+            raise InputError(f"network {name!r}: {error}") from error
     file = find_weights(name, weights)
     overlay = {"file": str(file), "custom_load": False} if file is not None else None
     with explained(name, file):

@@ -116,6 +116,14 @@ def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
         ImageFolder(str(tmp_path))
 
 
+def test_one_class_is_said(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for i in range(9):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"cat/{i}.jpg")
+    with pytest.warns(UserWarning, match="one class, 'cat'"):
+        ImageFolder(str(tmp_path))
+
+
 def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
     write_photos(tmp_path, {"": 4})
     (tmp_path / "spots/self").symlink_to(".")

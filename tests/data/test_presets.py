@@ -235,5 +235,7 @@ def test_albumentations_refuses_what_it_would_drop() -> None:
     pytest.importorskip("albumentations")
     with pytest.raises(InputError, match="p_flip"):
         create_augmentation("albumentations", {"transforms": [{"name": "HorizontalFlip", "p_flip": 0.5}]})
+    with pytest.raises(InputError, match="one_of has no 'q', only p"):
+        create_augmentation("albumentations", {"transforms": [{"one_of": [{"name": "HorizontalFlip"}], "q": 1}]})
     with pytest.raises(InputError, match="HorizontalFlip"):
         create_augmentation("albumentations", {"transforms": [{"name": "HorizontalFlop"}]})

@@ -64,6 +64,7 @@ def test_a_users_network_comes_by_import_path() -> None:
         ("simple_cn", 1, {}, "simple_cnn"),
         ("resnet5O", 3, {}, "resnet50"),
         ("torchvision/resnet51", 3, {}, "resnet50"),
+        ("resnet18.nope", 3, {}, "nope"),
         ("my_networks.Net", 3, {}, "my_networks"),
         ("cnnlab.models.simple_cnn.SimpleCNM", 3, {}, "SimpleCNN"),
         ("simple_cnn", 1, {"drop": 1}, "drop"),
