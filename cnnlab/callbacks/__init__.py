@@ -8,6 +8,7 @@ from cnnlab.callbacks.predictions import PredictionTable
 from cnnlab.callbacks.progress import EpochLines
 from cnnlab.callbacks.records import RunRecords
 from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
+from cnnlab.callbacks.sync_norm import SyncNorm
 from cnnlab.callbacks.throughput import Throughput
 from cnnlab.callbacks.unfreezing import Phase, ProgressiveUnfreezing
 from cnnlab.callbacks.weights import ExponentialMovingAverage
@@ -27,5 +28,6 @@ __all__ = [
     "PredictionTable",
     "ProgressiveUnfreezing",
     "RunRecords",
+    "SyncNorm",
     "Throughput",
 ]

@@ -205,7 +205,8 @@ class VisionCLI(LightningCLI):
         """Make the trainer, with the run's folder, its callbacks and its metrics.csv."""
         config = {**self._get(self.config_init, "trainer")}
         config["default_root_dir"] = str(self.plan.run.folder)
-        config["plugins"] = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
+        plugins = [AtomicCheckpointIO(), *([callbacks.SyncNorm()] if config["sync_batchnorm"] else [])]
+        config["plugins"] = [*_as_list(config["plugins"]), *plugins]
         loggers = [] if isinstance(config["logger"], bool) else _as_list(config["logger"])
         # A trial run of some batches leaves nothing behind.
         trial = self.is_trial = bool(config["fast_dev_run"])

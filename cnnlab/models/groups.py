@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch import nn
 from cnnlab.models.transfer import TransferModel
 
 _LISTS = ("features", "stages", "layers", "blocks")
-"""Children of these names are lists of groups; any other child is one."""
+"""Children whose names end with these are lists of groups; any other child is one."""
 
 
 class LayerGroup(NamedTuple):
@@ -48,10 +49,12 @@ def layer_groups(network: nn.Module) -> list[LayerGroup]:
     if callable(own := getattr(network, "layer_groups", None)):
         return _owners(network, own().items())
     if hasattr(network, "group_matcher"):
-        return _by_matcher(network)
+        # Some of timm's matchers know no coarse groups.
+        with contextlib.suppress(AssertionError):
+            return _by_matcher(network)
     prefixes: list[str] = []
     for name, child in network.named_children():
-        listed = name in _LISTS and isinstance(child, (nn.Sequential, nn.ModuleList))
+        listed = name.rpartition("_")[2] in _LISTS and isinstance(child, (nn.Sequential, nn.ModuleList))
         prefixes += [f"{name}.{inner}" for inner, _ in child.named_children()] if listed else [name]
     return _owners(network, [(prefix, (prefix,)) for prefix in prefixes])
 
@@ -85,8 +88,11 @@ def _by_matcher(network: nn.Module) -> list[LayerGroup]:
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     groups: list[LayerGroup] = []
     head: dict[str, None] = {}
+    seen: set[str] = set()
     for names in group_parameters(network, network.group_matcher(coarse=True)).values():  # type: ignore[operator]
-        owners = dict.fromkeys(name.rpartition(".")[0] for name in names)
+        # A module whose parameters the matcher divides (tokens of the network itself) belongs to the first group.
+        owners = dict.fromkeys(owner for name in names if (owner := name.rpartition(".")[0]) not in seen)
+        seen |= set(owners)
         mine = {name: None for name in owners if any(f"{name}.".startswith(f"{prefix}.") for prefix in heads)}
         head |= mine
         if rest := tuple(name for name in owners if name not in mine):

@@ -33,7 +33,8 @@ def test_the_resnet_50_of_the_mission() -> None:
 @pytest.mark.parametrize(
     "name",
     ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "mobilenetv3_small_050", "vit_tiny_patch16_224",
-     "simple_cnn", "small_resnet", "torchvision/resnet18", "torchvision/mobilenet_v3_small", "torchvision/vgg11"],
+     "coat_tiny", "tresnet_m", "rdnet_tiny", "simple_cnn", "small_resnet",
+     "torchvision/resnet18", "torchvision/mobilenet_v3_small", "torchvision/vgg11"],
 )  # fmt: skip
 def test_each_parameter_is_in_one_group_and_the_head_is_the_last(name: str) -> None:
     with torch.device("meta"):
