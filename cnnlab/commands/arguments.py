@@ -101,6 +101,8 @@ class Kept:
     """The data module's hyperparameters."""
     config: dict[str, Any]
     """The configuration that makes the task and its data again."""
+    manifest: Path
+    """Where its run lists the image files that it was trained on; it may be absent."""
 
 
 @dataclass(frozen=True)
@@ -224,4 +226,5 @@ def _read(path: Path) -> Kept:
     config = {"model": {"class_path": about["task"], "init_args": own}}
     if "data" in about:
         config["data"] = {"class_path": about["data"], "init_args": data}
-    return Kept(checkpoint["global_step"], model, data, config)
+    manifest = Run(path.absolute().parent.parent).manifest
+    return Kept(checkpoint["global_step"], model, data, config, manifest)

@@ -174,6 +174,7 @@ class VisionCLI(LightningCLI):
                 asked = config.get(f"{part}.init_args")
                 for line in differences(asked.as_dict() if asked else {}, values, part):
                     say(line)
+        self._keep_splits(config)
 
     def _take_what_was_found_out(self, config: Any) -> None:
         """What the data of the checkpoint's run found out (the classes, the size) is not found out again."""
@@ -183,6 +184,14 @@ class VisionCLI(LightningCLI):
         for name in resolved:
             if config.data.init_args.get(name) is None and name in self.plan.kept.data:
                 config.data.init_args[name] = self.plan.kept.data[name]
+
+    def _keep_splits(self, config: Any) -> None:
+        """The images of the checkpoint's run keep their splits, unless the data are others."""
+        if self.plan.kept is None or config.get("data") is None or not self.plan.kept.manifest.is_file():
+            return
+        settings = config.data.init_args
+        if "splits" in settings and settings.splits is None and settings.get("root") == self.plan.kept.data.get("root"):
+            settings.splits = str(self.plan.kept.manifest)
 
     def after_instantiate_classes(self) -> None:
         """Refuse what contradicts the data or does not fit the checkpoint."""

@@ -22,6 +22,7 @@ from cnnlab.data.listing import (
     find_broken,
     folds,
     images_under,
+    keep_splits,
     list_folder,
     list_table,
     manifest_row,
@@ -50,6 +51,9 @@ class ImageFolder(VisionDataModule):
         class_names: The classes in order; those that are found, by name, if None.
         val_size: The share of the training images that validates where there is no folder val.
         test_size: The share of all images that tests where nothing is divided.
+        splits: The manifest.csv of a run, whose images keep the splits that they had there, while new ones for
+            training are left out; ``test``, ``predict`` and ``resume`` take that of their run, so that added files
+            move no image.
         split_seed: Decides which; apart from the run's seed, so that runs with different seeds are comparable.
         folds: Divide training and validation images into so many folds anew, for cross-validation.
         fold: Which of them validates, 0..folds-1.
@@ -89,6 +93,7 @@ class ImageFolder(VisionDataModule):
         class_names: Sequence[str] | None = None,
         val_size: float = 0.15,
         test_size: float = 0.15,
+        splits: str | None = None,
         split_seed: int = 0,
         folds: int | None = None,
         fold: int = 0,
@@ -129,6 +134,9 @@ class ImageFolder(VisionDataModule):
         self.mixing = create_mixing(mixing)
         self._csv = Path(csv) if csv is not None else None
         self._balance = balance
+        # A run may be moved: its checkpoints do not keep where it was.
+        self._splits = Path(splits) if splits is not None else None
+        self.hparams["splits"] = None
         self._listing: Listing | None = None
         self._broken: dict[str, str] | None = None
         self.class_names = list(class_names) if class_names is not None else self._list(None).class_names
@@ -170,9 +178,15 @@ class ImageFolder(VisionDataModule):
     def listing(self) -> Listing:
         """All images, each with its split."""
         options = self.hparams
-        listing = divide(self._list(self.class_names), options["val_size"], options["test_size"], options["split_seed"])
-        if options["folds"] is not None:
-            listing = _refold(listing, options["folds"], options["fold"], options["split_seed"])
+        listing = self._list(self.class_names)
+        if self._splits is not None:
+            listing, count = keep_splits(listing, self._splits, self.root)
+            if count:
+                rank_zero_warn(f"{count} images of {self.root} are not in {self._splits}, and are left out")
+        else:
+            listing = divide(listing, options["val_size"], options["test_size"], options["split_seed"])
+            if options["folds"] is not None:
+                listing = _refold(listing, options["folds"], options["fold"], options["split_seed"])
         broken = self._broken or {}
         return Listing([sample for sample in listing.samples if sample.path not in broken], listing.class_names)
 

@@ -225,6 +225,38 @@ def divide(listing: Listing, val_size: float, test_size: float, seed: int) -> Li
     return divided
 
 
+def keep_splits(listing: Listing, manifest: Path, root: Path) -> tuple[Listing, int]:
+    """Give images the splits that a run's manifest says.
+
+    Others stay where they lie in folders for validation and test, since nobody can have been trained on them.
+
+    Args:
+        listing: The images.
+        manifest: A run's manifest.csv.
+        root: What its paths start from.
+
+    Returns:
+        The listing without the training images that the manifest does not have, and how many those are.
+
+    Raises:
+        InputError: If there is no such file, or if it has none of the images.
+    """
+    if not manifest.is_file():
+        raise InputError(f"data.splits {manifest}: there is no such file")
+    with manifest.open(newline="", encoding="utf-8") as file:
+        known = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    kept = []
+    for sample in listing.samples:
+        split = known.get(os.path.relpath(sample.path, root))
+        if split is not None:
+            kept.append(replace(sample, split=split))
+        elif sample.split not in ("", "train"):
+            kept.append(sample)
+    if not kept:
+        raise InputError(f"data.splits {manifest} has none of the {len(listing.samples)} images in {root}")
+    return Listing(kept, listing.class_names), len(listing.samples) - len(kept)
+
+
 def folds(samples: Sequence[Sample], count: int, seed: int) -> np.ndarray:
     """Divide samples into folds of equal size, each class evenly, groups whole.
 

@@ -69,6 +69,26 @@ def test_a_test_set_with_other_classes_is_refused(fit_photos: Cnnlab, cnnlab: Cn
     assert "no class 'aaa'" in result.err
 
 
+def test_added_files_move_no_image_between_splits(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Trap 27: a test set that is divided anew after the training holds images that were trained on."""
+    write_photos(tmp_path / "p", {"": 20})
+    assert cnnlab("fit", "--config", TINY_PHOTOS, "--data.root", "p", "--run", "R", *SHORT).code == 0
+    before = (tmp_path / "R/manifest.csv").read_text()
+    split = {row["path"]: row["split"] for row in table(tmp_path / "R/manifest.csv")}
+    for name in ("across", "spots"):
+        for i in range(5):
+            shutil.copy(tmp_path / f"p/{name}/00.jpg", tmp_path / f"p/{name}/0{i}-new.jpg")
+    with pytest.warns(UserWarning, match=r"10 images of p are not in .*manifest.csv, and are left out"):
+        assert cnnlab("predict", "R", "--run", "elsewhere").code == 0
+    tested = {str(Path(row["path"]).relative_to("p")) for row in table(tmp_path / "elsewhere/predictions.csv")}
+    assert tested == {path for path, where in split.items() if where == "test"}
+    with pytest.warns(UserWarning, match="left out"):
+        assert cnnlab("resume", "R", "--trainer.max_epochs", "2").code == 0
+    after = {row["path"]: row["split"] for row in table(tmp_path / "R/manifest.csv") if row["split"]}
+    assert after == split
+    assert before.count("\n") + 10 == (tmp_path / "R/manifest.csv").read_text().count("\n")
+
+
 @pytest.mark.filterwarnings("ignore:.*times as large as their weights.*")
 def test_mixed_batches_have_a_meaningful_accuracy(fit_photos: Cnnlab, tmp_path: Path) -> None:
     options = ("--data.mixing", "{mixup: 0.2, cutmix: 1.0}", "--callbacks.gradients", "true")
