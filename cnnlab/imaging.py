@@ -81,14 +81,15 @@ class LazyImage:
         try:
             # Read at once: the decoder would ask for it in small pieces, and keep the file open.
             self._image = Image.open(io.BytesIO(Path(path).read_bytes()))
-            self._turned = self._orientation() in _TURNED
+            self._orientation = self._read_orientation()
         except Exception as error:  # Pillow's plugins raise whatever they stumble over.
             raise _explained(path, error) from error
         width, height = self._image.size
+        self._turned = self._orientation in _TURNED
         self.size = (width, height) if self._turned else (height, width)
         """Height and width, as the camera was held."""
 
-    def _orientation(self) -> int:
+    def _read_orientation(self) -> int:
         # Most files have none, and getexif() takes as long as the rest of the header.
         if "exif" not in self._image.info and self._image.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM"):
             return 1
@@ -116,7 +117,7 @@ class LazyImage:
                 height, width = at_least
                 self._image.draft(None, (height, width) if self._turned else (width, height))
             image: Image.Image = self._image
-            if self._turned or self._orientation() != 1:
+            if self._orientation != 1:
                 image = ImageOps.exif_transpose(image)
             return _as_pixels(image, channels)
         except Exception as error:

@@ -78,6 +78,24 @@ def take_apart(command: str, arguments: list[str]) -> Request:
     return request
 
 
+def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Take an option with its value out of a command line.
+
+    >>> take_option("--out", ["R", "--out", "f.png", "--data.size=32"])
+    ('f.png', ['R', '--data.size=32'])
+    """
+    rest = list(arguments)
+    for i, argument in enumerate(rest):
+        key, equals, value = argument.partition("=")
+        if key != name:
+            continue
+        if not equals and i + 1 == len(rest):
+            raise InputError(f"{name} lacks its value")
+        taken = 1 if equals else 2
+        return (value if equals else rest[i + 1]), rest[:i] + rest[i + taken :]
+    return None, rest
+
+
 def _readable(config: str) -> str:
     """The same, if it is YAML; jsonargparse would not say which of several files is not."""
     try:

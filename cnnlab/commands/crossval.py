@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from cnnlab.checkpoint import write_atomically
-from cnnlab.commands.arguments import take_apart
-from cnnlab.commands.data import take_option
+from cnnlab.commands.arguments import take_apart, take_option
 from cnnlab.commands.messages import say, summary
 from cnnlab.errors import InputError
 from cnnlab.run import Run, choose, write_json

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cnnlab.commands.arguments import take_option
 from cnnlab.commands.messages import say
 from cnnlab.commands.training import make
 from cnnlab.data import ImageFolder, VisionDataModule
@@ -82,21 +83,3 @@ def _check(arguments: list[str]) -> None:
             f"{len(trouble)} files cannot be read, {len(copies)} images stand in more than one split: remove them, or "
             "leave the broken ones out with --data.on_error skip"
         )
-
-
-def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Take an option with its value out of a command line.
-
-    >>> take_option("--out", ["R", "--out", "f.png", "--data.size=32"])
-    ('f.png', ['R', '--data.size=32'])
-    """
-    rest = list(arguments)
-    for i, argument in enumerate(rest):
-        key, equals, value = argument.partition("=")
-        if key != name:
-            continue
-        if not equals and i + 1 == len(rest):
-            raise InputError(f"{name} lacks its value")
-        taken = 1 if equals else 2
-        return (value if equals else rest[i + 1]), rest[:i] + rest[i + taken :]
-    return None, rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cnnlab.commands.data import take_option
+from cnnlab.commands.arguments import take_option
 from cnnlab.commands.messages import say
 from cnnlab.commands.training import make
 from cnnlab.data import VisionDataModule

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -176,7 +177,13 @@ class ImageFolder(VisionDataModule):
 
     @property
     def listing(self) -> Listing:
-        """All images, each with its split."""
+        """All images that can be used, each with its split."""
+        broken = self._broken or {}
+        whole = self._divided
+        return Listing([sample for sample in whole.samples if sample.path not in broken], whole.class_names)
+
+    @cached_property
+    def _divided(self) -> Listing:
         options = self.hparams
         listing = self._list(self.class_names)
         if self._splits is not None:
@@ -187,8 +194,7 @@ class ImageFolder(VisionDataModule):
             listing = divide(listing, options["val_size"], options["test_size"], options["split_seed"])
             if options["folds"] is not None:
                 listing = _refold(listing, options["folds"], options["fold"], options["split_seed"])
-        broken = self._broken or {}
-        return Listing([sample for sample in listing.samples if sample.path not in broken], listing.class_names)
+        return listing
 
     def target(self) -> Target:
         """What images are brought to: as asked, else as the pretrained network expects them."""
@@ -212,7 +218,7 @@ class ImageFolder(VisionDataModule):
         self.adopt_from_trainer()
         if self.hparams["cache"] == "disk" and not self._predicts_elsewhere:
             self._leave_out_broken()
-            self._opener()
+            self._opener(self.listing, SPLITS)
 
     def setup(self, stage: str) -> None:
         """List the images of a stage, and divide them where that is left to do.
@@ -225,7 +231,9 @@ class ImageFolder(VisionDataModule):
             self.predict_set = IndexedFiles(self._to_predict(Path(self.hparams["predict"])))
             return
         self._leave_out_broken()
-        listing, opener = self.listing, self._opener()
+        listing = self.listing
+        used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, (self.hparams["predict"],))
+        opener = self._opener(listing, used)
         if stage == "fit":
             self.train_set = AugmentedFiles(
                 self._files(listing, "train", opener), self.augmentation, self.seed, self.num_classes, self.mixing
@@ -253,13 +261,14 @@ class ImageFolder(VisionDataModule):
             named = "\n".join(f"  {text}" for text in self._broken.values())
             rank_zero_warn(f"{len(self._broken)} of {len(samples):,} images cannot be read and are left out:\n{named}")
 
-    def _opener(self) -> Opener:
+    def _opener(self, listing: Listing, used: Sequence[str]) -> Opener:
+        """What opens the images of the splits that are used; the file of the disk's cache has all splits."""
         if self.hparams["cache"] is None:
             return LazyImage
-        folder = None
-        if self.hparams["cache"] == "disk":
-            folder = Path(self.hparams["cache_folder"] or _CACHE).expanduser()
-        return ImageCache([sample.path for sample in self.listing.samples], self.target(), folder)
+        if self.hparams["cache"] == "memory":
+            return ImageCache([sample.path for split in used for sample in listing.of[split]], self.target())
+        folder = Path(self.hparams["cache_folder"] or _CACHE).expanduser()
+        return ImageCache([sample.path for sample in listing.samples], self.target(), folder)
 
     def _files(self, listing: Listing, split: str, opener: Opener) -> FileImages:
         samples = listing.of[split]
@@ -319,10 +328,10 @@ class ImageFolder(VisionDataModule):
 
     def manifest(self) -> list[dict[str, str]]:
         """A row for each image: path, label, split, group, bytes, sha256, and the error of those left out."""
-        kept = {sample.path: sample for sample in self.listing.samples}
+        divided = {sample.path: sample for sample in self.listing.samples}
         rows = []
         for sample in self._list(self.class_names).samples:
-            row = manifest_row(kept.get(sample.path, sample), self.root)
+            row = manifest_row(divided.get(sample.path, sample), self.root)
             rows.append({**row, "error": (self._broken or {}).get(sample.path, "")})
         return rows
 

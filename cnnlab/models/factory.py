@@ -148,7 +148,7 @@ def _made(name: str, make: Callable[..., nn.Module], *args: Any, **kwargs: Any) 
     except InputError:
         raise
     except (TypeError, RuntimeError) as error:
-        raise InputError(f"network {name!r} does not take these arguments: {error}") from error
+        raise InputError(f"network {name!r} cannot be made with these arguments: {error}") from error
 
 
 def _timm(
@@ -160,10 +160,7 @@ def _timm(
         kwargs["drop_rate"] = dropout
     kwargs["in_chans"] = channels
     if weights is None:
-        try:
-            return timm.create_model(name, pretrained=False, num_classes=num_classes, **kwargs)
-        except RuntimeError as error:  # A tag that there is not, such as resnet50.nope.
-            raise InputError(f"network {name!r}: {error}") from error
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **kwargs)
     file = find_weights(name, weights)
     overlay = {"file": str(file), "custom_load": False} if file is not None else None
     with explained(name, file):

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -84,14 +84,5 @@ def batch_to_group_norm(network: nn.Module, groups: int = 32) -> int:
         if norm.affine:
             new.load_state_dict({"weight": norm.weight, "bias": norm.bias})
         activation = getattr(norm, "act", None)  # timm's batch norms bring their activation along.
-        network.set_submodule(name, _Sequence(new, activation) if isinstance(activation, nn.Module) else new)
+        network.set_submodule(name, nn.Sequential(new, activation) if isinstance(activation, nn.Module) else new)
     return len(found)
-
-
-class _Sequence(nn.Sequential):
-    """A norm and its activation."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        for module in self:
-            images = module(images)
-        return images

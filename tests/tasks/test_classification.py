@@ -220,3 +220,18 @@ def test_a_checkpoint_makes_the_task_again_without_the_command_line(tmp_path: Pa
     assert again.class_names[3] == "digit 3"
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 1, 28, 28), dtype=np.uint8))
     assert torch.equal(again(pixels), model.eval()(pixels))
+
+
+def test_metrics_of_several_labels_do_not_depend_on_the_batches() -> None:
+    """Trap 21: torchmetrics takes logits for probabilities where all of a batch lie in 0..1."""
+    task = Classification("simple_cnn", 2, channels=1, multi_label=True)
+    logits = torch.tensor([[0.3, -2.0], [0.4, 0.2], [3.0, 0.1]])
+    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    whole, parts = task.configure_metrics("val"), task.configure_metrics("val")
+    task.update_metrics(whole, logits, targets, torch.tensor(0.0))
+    for one, target in zip(logits, targets, strict=True):
+        task.update_metrics(parts, one[None], target[None], torch.tensor(0.0))
+    assert {name: float(value) for name, value in whole.compute().items()} == {
+        name: float(value) for name, value in parts.compute().items()
+    }
+    assert float(whole.compute()["accuracy"]) == pytest.approx(5 / 6)
