@@ -15,20 +15,18 @@ from torch import Tensor
 
 Matrix = npt.NDArray[np.float64]
 
-_LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA = (0.299, 0.587, 0.114)
 """Rec. 601: what grey means to ColorJitter and to JPEG."""
-_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-_FROM_YIQ = np.linalg.inv(_TO_YIQ)
-# What a turn of the chroma plane keeps, and what of it goes with the angle's cosine and with its sine.
-_HUE = [
-    _FROM_YIQ @ np.array(part, dtype=np.float64) @ _TO_YIQ
+_TO_YIQ = np.array([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+# From RGB to RGB by way of YIQ: what keeps the luma alone, the chroma alone, and the chroma turned by 90 degrees.
+_KEEP_LUMA, _KEEP_CHROMA, _TURN_CHROMA = (
+    np.linalg.inv(_TO_YIQ) @ np.array(part) @ _TO_YIQ
     for part in (
-        [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
-        [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
-        [[0, 0, 0], [0, 0, 1], [0, -1, 0]],
+        [[1.0, 0, 0], [0, 0, 0], [0, 0, 0]],
+        [[0.0, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0.0, 0, 0], [0, 0, 1], [0, -1, 0]],
     )
-]
-_ONE = np.ones(1)
+)
 
 
 class Box(NamedTuple):
@@ -110,29 +108,37 @@ def warp(pixels: Tensor, geometry: Geometry, size: tuple[int, int], fill: Tensor
     box = geometry.box
     top, left = math.floor(box.top), math.floor(box.left)
     bottom, right = math.ceil(box.top + box.height - 1e-6), math.ceil(box.left + box.width - 1e-6)
-    part = pixels[top:bottom, left:right].permute(2, 0, 1)
-    rows, columns = part.shape[1:]
+    framed = _framed(pixels[top:bottom, left:right], fill)
+    rows, columns = framed.shape[:2]
     height, width = size
     angle = math.radians(geometry.angle)
     cos, sin = math.cos(angle), math.sin(angle)
     # From a place in the result, about its centre, to one in the part in -1..1: shift, turn, flip and scale undone.
     across = box.width / width * (-1 if geometry.flip else 1) * 2 / columns
     along = box.height / height * (-1 if geometry.upside_down else 1) * 2 / rows
-    centre_x = (box.left - left + box.width / 2) * 2 / columns - 1
-    centre_y = (box.top - top + box.height / 2) * 2 / rows - 1
-    xs, ys = _centred(width) - geometry.shift[1], _centred(height) - geometry.shift[0]
-    grid = torch.empty(1, height, width, 2)
-    torch.add((xs * (cos * across))[None, :], (ys * (-sin * across) + centre_x)[:, None], out=grid[0, :, :, 0])
-    torch.add((xs * (sin * along))[None, :], (ys * (cos * along) + centre_y)[:, None], out=grid[0, :, :, 1])
-    # The sampler knows no fill but 0.
-    levels = part.contiguous().to(torch.float32).sub_(fill.view(-1, 1, 1))
-    sampled = F.grid_sample(levels[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-    return sampled.add_(fill.view(-1, 1, 1))
+    centre_x = (box.left - left + 1 + box.width / 2) * 2 / columns - 1
+    centre_y = (box.top - top + 1 + box.height / 2) * 2 / rows - 1
+    # As complex numbers, x + iy: one addition that is vectorised.
+    xs = (_centred(width) - geometry.shift[1]) * complex(cos * across, sin * along)
+    ys = (_centred(height) - geometry.shift[0]) * complex(-sin * across, cos * along)
+    grid = torch.view_as_real(xs[None, :] + (ys + complex(centre_x, centre_y))[:, None])
+    levels = framed.permute(2, 0, 1)[None]
+    return F.grid_sample(levels, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+def _framed(pixels: Tensor, fill: Tensor) -> Tensor:
+    """(H, W, C) as floats, in a frame of one pixel: what the sampler repeats outside."""
+    rows, columns, channels = pixels.shape
+    framed = torch.empty(rows + 2, columns + 2, channels)
+    for strip in (framed[0], framed[-1], framed[:, 0], framed[:, -1]):
+        strip.copy_(fill)
+    framed[1:-1, 1:-1] = pixels
+    return framed
 
 
 @lru_cache(maxsize=16)
 def _centred(length: int) -> Tensor:
-    return torch.arange(length, dtype=torch.float32) + (0.5 - length / 2)
+    return torch.arange(length, dtype=torch.float32).add_(0.5 - length / 2).to(torch.complex64)
 
 
 def enough(image_size: tuple[int, int], box: Box, size: tuple[int, int]) -> tuple[int, int]:
@@ -156,8 +162,8 @@ def enough(image_size: tuple[int, int], box: Box, size: tuple[int, int]) -> tupl
 def colour_matrix(colour: Colour, means: Sequence[float]) -> Matrix:
     """One affine map for all four adjustments.
 
-    Hue turns the chroma plane of YIQ; contrast pulls towards the grey of the image's own mean. Both are linear, so
-    the whole is, and values are clipped once, at the end, not after each step.
+    In YIQ they scale and shift the luma, and scale and turn the chroma: hue turns it, contrast pulls towards the grey
+    of the image's own mean. So the whole is linear, and values are clipped once, at the end, not after each step.
 
     Args:
         colour: What is wanted.
@@ -167,20 +173,23 @@ def colour_matrix(colour: Colour, means: Sequence[float]) -> Matrix:
         (C, C + 1): the matrix, and in the last column the offset, in units of 0..255.
     """
     grey = len(means) == 1
-    luma = _ONE if grey else _LUMA
-    found = np.eye(len(means), len(means) + 1)
+    mean = means[0] if grey else sum(share * level for share, level in zip(_LUMA, means, strict=True))
+    luma, offset, chroma = 1.0, 0.0, 1.0
     for which in colour.order:
         if which == 0:
-            found *= colour.brightness
+            luma, offset, chroma = (value * colour.brightness for value in (luma, offset, chroma))
         elif which == 1:
-            mean = float(luma @ found @ [*means, 1.0])
-            found *= colour.contrast
-            found[:, -1] += (1 - colour.contrast) * mean
-        elif which == 2 and not grey:
-            found = colour.saturation * found + (1 - colour.saturation) * (luma @ found)
-        elif which == 3 and not grey:
-            cos, sin = math.cos(2 * math.pi * colour.hue), math.sin(2 * math.pi * colour.hue)
-            found = (_HUE[0] + cos * _HUE[1] + sin * _HUE[2]) @ found
+            centre = luma * mean + offset
+            luma, offset, chroma = (value * colour.contrast for value in (luma, offset, chroma))
+            offset += (1 - colour.contrast) * centre
+        elif which == 2:
+            chroma *= colour.saturation
+    found = np.full((len(means), len(means) + 1), offset)
+    if grey:
+        found[0, 0] = luma
+    else:
+        cos, sin = math.cos(2 * math.pi * colour.hue), math.sin(2 * math.pi * colour.hue)
+        found[:, :-1] = luma * _KEEP_LUMA + chroma * cos * _KEEP_CHROMA + chroma * sin * _TURN_CHROMA
     return found
 
 
@@ -201,7 +210,8 @@ def recolour(levels: Tensor, colour: Colour) -> Tensor:
 
 def to_bytes(levels: Tensor) -> Tensor:
     """(..., H, W) float to uint8: rounded, and clipped to 0..255. Changes what it is given."""
-    return levels.add_(0.5).clamp_(0, 255.5).to(torch.uint8)
+    # By way of int16: torch vectorises both steps, but not the direct one.
+    return levels.add_(0.5).clamp_(0, 255.5).to(torch.int16).to(torch.uint8)
 
 
 def fill_shifted(pixels: Tensor, shift: tuple[int, int], fill: Tensor) -> None:

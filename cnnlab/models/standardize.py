@@ -51,5 +51,7 @@ class Standardize(nn.Module):
                 f"channel(s): (batch, {self.mean.shape[1]}, height, width); convert the images, or train with "
                 "the data set's own number of channels"
             )
-        scale = 1.0 if images.is_floating_point() else 255.0
-        return (images.to(self.mean.dtype) - self.mean * scale) / (self.std * scale)
+        if images.is_floating_point():
+            return (images.to(self.mean.dtype) - self.mean) / self.std
+        # The copy in floats is ours: changed in place, it stays in the processor's cache.
+        return images.to(self.mean.dtype).sub_(self.mean * 255.0).div_(self.std * 255.0)
