@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from cnnlab.callbacks.checkpoints import Mode, monitored
@@ -26,11 +26,12 @@ class Phase:
     Args:
         lr: The learning rate of each section, from the head down; sections beyond the list are frozen.
         epoch: The epoch with which it begins, 0 for the first; None to begin when the monitored metric has not
-            improved for ``patience`` validations.
+            improved for ``patience`` validations. It has no default, since a phase that left it out would inherit
+            that of the phase that a configuration before it has in the same place.
     """
 
     lr: list[float]
-    epoch: int | None = None
+    epoch: int | None
 
 
 _PHASES = (Phase([1e-3], 0), Phase([5e-4, 1e-4], 3), Phase([5e-4, 1e-4, 1e-5], 6))
@@ -162,6 +163,15 @@ class ProgressiveUnfreezing(Callback):
         better = self._best is None or (value > self._best if self.mode == "max" else value < self._best)
         self._best = value if better else self._best
         self._waited = 0 if better else self._waited + 1
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it if training (by early stopping, say) has ended before the last phase."""
+        if self._phase + 1 < len(self.phases) and not vars(trainer).get("fast_dev_run"):
+            rank_zero_warn(
+                f"training ended in phase {self._phase + 1} of {len(self.phases)} of callbacks.unfreezing: layers that "
+                "the later phases would have trained are as they were (more epochs, earlier phases, or more patience "
+                "in callbacks.early_stopping)"
+            )
 
     def _is_due(self, epoch: int) -> bool:
         if self._phase + 1 >= len(self.phases):

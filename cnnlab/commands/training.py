@@ -163,17 +163,11 @@ class VisionCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def before_instantiate_classes(self) -> None:
-        """Compare with the checkpoint; keep what the user set although it comes from the data."""
+        """Keep what the user set although it comes from the data; take over what the checkpoint's run found out."""
         config = self.config[self.subcommand]
         self._take_what_was_found_out(config)
         self._set_by_user = _changed_links(config)
         self._resolved = self._dump()
-        if self.plan.kept is not None and global_rank() == 0:
-            own = {name: value for name, value in self.plan.kept.model.items() if name not in LINKED}
-            for part, values in (("model", own), ("data", self.plan.kept.data)):
-                asked = config.get(f"{part}.init_args")
-                for line in differences(asked.as_dict() if asked else {}, values, part):
-                    say(line)
         self._keep_splits(config)
 
     def _take_what_was_found_out(self, config: Any) -> None:
@@ -189,12 +183,19 @@ class VisionCLI(LightningCLI):
         """The images of the checkpoint's run keep their splits, unless the data are others."""
         if self.plan.kept is None or config.get("data") is None or not self.plan.kept.manifest.is_file():
             return
-        settings = config.data.init_args
-        if "splits" in settings and settings.splits is None and settings.get("root") == self.plan.kept.data.get("root"):
-            settings.splits = str(self.plan.kept.manifest)
+        settings, kept = config.data.init_args, self.plan.kept.data
+        if "splits" not in settings or settings.splits is not None or settings.get("root") != kept.get("root"):
+            return
+        for name in getattr(by_path(config.data.class_path), "DIVIDING", ()):
+            if settings.get(name) != kept.get(name):
+                raise InputError(
+                    f"data.{name} is {settings.get(name)!r}, but the run's images were divided with "
+                    f"{kept.get(name)!r}, and keep their splits: leave it out, or begin a new run"
+                )
+        settings.splits = str(self.plan.kept.manifest)
 
     def after_instantiate_classes(self) -> None:
-        """Refuse what contradicts the data or does not fit the checkpoint."""
+        """Refuse what contradicts the data or does not fit the checkpoint; say what else differs from it."""
         hparams = self.model.hparams
         for name, value in self._set_by_user.items():
             if value != hparams.get(name, value):
@@ -209,6 +210,11 @@ class VisionCLI(LightningCLI):
                     f"model.{name} is {hparams[name]!r}, but the checkpoint's is {kept[name]!r}: "
                     "its weights would not fit"
                 )
+        if self.plan.kept is not None and global_rank() == 0:
+            own = {name: value for name, value in kept.items() if name not in LINKED}
+            settings = getattr(self.datamodule, "hparams", {})
+            for line in differences(hparams, own, "model") + differences(settings, self.plan.kept.data, "data"):
+                say(line)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the run's folder, its callbacks and its metrics.csv."""

@@ -79,6 +79,8 @@ class VisionDataModule(LightningDataModule):
 
     RESOLVED: ClassVar[tuple[str, ...]] = ()
     """The arguments whose None means that they are found out, and whose values a checkpoint keeps."""
+    DIVIDING: ClassVar[tuple[str, ...]] = ()
+    """The arguments that decide which split a sample is in; a run's own are fixed by its manifest."""
 
     def __init__(
         self, batch_size: int = 128, num_workers: int = 0, drop_last: bool = True, seed: int | None = None

@@ -85,6 +85,7 @@ class ImageFolder(VisionDataModule):
     train_set: AugmentedFiles
 
     RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "size", "crop", "interpolation")
+    DIVIDING: ClassVar[tuple[str, ...]] = ("val_size", "test_size", "split_seed", "folds", "fold")
 
     def __init__(
         self,
@@ -142,6 +143,11 @@ class ImageFolder(VisionDataModule):
         self._broken: dict[str, str] | None = None
         self.class_names = list(class_names) if class_names is not None else self._list(None).class_names
         self.hparams["class_names"] = self.class_names
+        if multi_label and self.num_classes < 2:
+            raise InputError(
+                f"data.multi_label: {csv} has one label, {self.class_names}: give the images two classes instead "
+                "(with it and without it), and leave data.multi_label out"
+            )
         # A checkpoint holds plain lists, and is read where the working folder is another.
         self.hparams["size"] = [size, size] if isinstance(size, int) else list(size) if size is not None else None
         if size is not None and (len(self.hparams["size"]) != 2 or min(self.hparams["size"]) < 1):

@@ -98,7 +98,8 @@ def fetch_weights(name: str, folder: Path) -> Path:
     source = _find(name)
     if source.origin not in _LIBRARIES:
         raise InputError(f"network {name!r} has no pretrained weights: only timm's and torchvision's do")
-    if (found := find_in(folder, source.name)) is not None:
+    file_name = source.name if source.origin == "timm" else f"torchvision/{source.name}"
+    if (found := find_in(folder, file_name)) is not None:
         return found
     with explained(name, None):
         if source.origin == "timm":
@@ -109,7 +110,7 @@ def fetch_weights(name: str, folder: Path) -> Path:
             import torchvision
 
             network = torchvision.models.get_model(source.name, weights="DEFAULT")
-    return save_prefetched(source.name, network, folder)
+    return save_prefetched(file_name, network, folder)
 
 
 class _Source(NamedTuple):
@@ -191,6 +192,9 @@ def _torchvision(
         raise InputError(
             f"torchvision's {name} takes images of 3 channels, not {channels}: timm's networks take any number"
         )
+    if name in ("googlenet", "inception_v3"):
+        # They also standardise a second time, but only with pretrained weights.
+        raise InputError(f"torchvision's {name} returns more than logits in training: take timm's inception_v3")
     if dropout is not None:
         kwargs["dropout"] = dropout
     if weights is None:
@@ -198,7 +202,7 @@ def _torchvision(
             name, weights=None, **({"num_classes": num_classes} if num_classes else {}), **kwargs
         )
     else:
-        file = find_weights(name, weights)
+        file = find_weights(f"torchvision/{name}", weights)
         with explained(name, file):
             if file is None:
                 network = torchvision.models.get_model(name, weights="DEFAULT", **kwargs)

@@ -42,9 +42,9 @@ def find_weights(name: str, weights: str) -> Path | None:
     """The file of a network's weights; None if only the hub may have them.
 
     Args:
-        name: The network.
+        name: The network, with torchvision/ before it if it is torchvision's.
         weights: "pretrained", for the folder of prefetched weights, else the hub; a file; or a folder that holds
-            NAME.safetensors, .pth, .pt or .bin.
+            NAME.safetensors, .pth, .pt or .bin (torchvision/NAME for torchvision's, many of which timm has too).
 
     Raises:
         InputError: If a file or folder was named that is not there, or that lacks them.
@@ -52,12 +52,11 @@ def find_weights(name: str, weights: str) -> Path | None:
     folder = prefetched_folder() if weights == "pretrained" else Path(weights).expanduser()
     if folder.is_file():
         return folder
-    bare = name.rpartition("/")[2]
-    found = find_in(folder, bare)
+    found = find_in(folder, name)
     if found is not None or weights == "pretrained":
         return found
     if folder.is_dir():
-        raise InputError(f"model.weights {folder} has no {bare}{_SUFFIXES[0]} (or {', '.join(_SUFFIXES[1:])})")
+        raise InputError(f"model.weights {folder} has no {name}{_SUFFIXES[0]} (or {', '.join(_SUFFIXES[1:])})")
     raise InputError(f"model.weights {weights}: there is no such file or folder (or say pretrained, for the hub's)")
 
 
@@ -104,8 +103,8 @@ def save_prefetched(name: str, network: nn.Module, folder: Path) -> Path:
     """Write a network's weights where find_weights looks for them."""
     from safetensors.torch import save_model
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{_SUFFIXES[0]}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
     save_model(network, str(aside))
     aside.replace(path)

@@ -166,11 +166,23 @@ class VisionTask(LightningModule):
         """Bring a stage's metrics up to date with a batch."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W), uint8 0..255 or float 0..1, to raw predictions."""
+        """Images (B, C, H, W), uint8 0..255 or float 0..1, to raw predictions.
+
+        Raises:
+            InputError: If the network does not take images of this number of channels or of this size.
+        """
         images = self.standardize(images)
         if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
-        predictions: Tensor = self.network(images)
+        try:
+            predictions: Tensor = self.network(images)
+        except AssertionError as error:
+            # How timm's transformers, whose grid of patches is fixed, refuse another size.
+            height, width = images.shape[2:]
+            raise InputError(
+                f"network {self.hparams['network']!r} does not take images of {height}x{width}: {error} Set data.size "
+                f"to what it expects, or make it for this size, if it can be: --model.network_args.img_size {height}"
+            ) from error
         return predictions
 
     def step(self, batch: tuple[Tensor, Any], metrics: MetricCollection) -> Tensor:

@@ -15,7 +15,7 @@ from cnnlab.callbacks import Phase, ProgressiveUnfreezing
 from cnnlab.errors import InputError
 from cnnlab.tasks import Classification
 from cnnlab.tasks.schedules import factor as factor_of
-from tests.conftest import TINY_PHOTOS, Cnnlab, run_process
+from tests.conftest import TINY_PHOTOS, Cnnlab, Result, run_process
 
 WITNESS = '''
 """Writes what is trained, how fast, and a hash of all parameters, at the end of each epoch, on each process."""
@@ -212,17 +212,44 @@ def test_a_compiled_network_is_unfrozen_too(fit_photos: Cnnlab, tmp_path: Path) 
     assert len(records[-1]["trained"]) > len(records[0]["trained"])
 
 
-def test_a_phase_may_wait_for_the_metric_to_stall(fit_photos: Cnnlab, tmp_path: Path) -> None:
+@pytest.fixture
+def stalls(fit_photos: Cnnlab, tmp_path: Path) -> Cnnlab:
+    """A fit whose second phase waits for the metric to stall, at rates that change nothing, so that it does."""
     overlay = tmp_path / "stall.yaml"
-    phases = [{"lr": [1e-9]}, {"lr": [1e-9, 1e-9], "epoch": None}]
+    phases = [{"lr": [1e-9], "epoch": 0}, {"lr": [1e-9, 1e-9], "epoch": None}]
     settings = {"phases": phases, "monitor": "val/loss", "mode": "max", "patience": 2}
     slot = {"class_path": "cnnlab.callbacks.ProgressiveUnfreezing", "init_args": settings}
     overlay.write_text(yaml.safe_dump({"callbacks": {"unfreezing": slot}}))
-    # A rate that changes nothing: the loss of the first validation stays the best.
-    result = fit_photos("--config", overlay, *WATCH, "--trainer.max_epochs", "5", "--model.schedule", "constant")
+
+    def run(*flags: str | Path) -> Result:
+        return fit_photos("--config", overlay, *WATCH, "--model.schedule", "constant", *flags)
+
+    return run
+
+
+def test_a_phase_may_wait_for_the_metric_to_stall(stalls: Cnnlab, tmp_path: Path) -> None:
+    result = stalls("--trainer.max_epochs", "5")
     assert result.code == 0, result.err
     trained = {record["epoch"]: len(record["trained"]) for record in witness(tmp_path)}
     assert trained[0] == trained[1] == trained[2] < trained[4]
+
+
+def test_a_resumed_run_has_waited_as_long_as_it_had(stalls: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    assert stalls("--trainer.max_epochs", "5").code == 0
+    expected = [record["trained"] for record in witness(tmp_path)]
+    (tmp_path / "witness0.jsonl").unlink()
+    # In the third epoch: two validations of three have passed.
+    stopped = stalls("--trainer.max_epochs", "5", "--trainer.callbacks.stop_at", "9", "--run", "cut")
+    assert stopped.code == 143, stopped.err
+    assert cnnlab("resume", "cut", "--trainer.callbacks.stop_at", "null").code == 0
+    assert [record["trained"] for record in witness(tmp_path)] == expected
+
+
+def test_training_that_ends_before_the_last_phase_says_so(stalls: Cnnlab) -> None:
+    early = ("--callbacks.early_stopping", "true", "--callbacks.early_stopping.patience", "1")
+    waits = ("--callbacks.early_stopping.min_delta", "1.0", "--trainer.max_epochs", "5")
+    with pytest.warns(UserWarning, match="training ended in phase 1 of 2"):
+        assert stalls(*early, *waits).code == 0
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,29 @@ def test_added_files_move_no_image_between_splits(cnnlab: Cnnlab, tmp_path: Path
     assert before.count("\n") + 10 == (tmp_path / "R/manifest.csv").read_text().count("\n")
 
 
+def test_other_splits_than_the_runs_are_refused(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    write_photos(tmp_path / "p", {"": 8})
+    assert cnnlab("fit", "--config", TINY_PHOTOS, "--data.root", "p", "--run", "R", *SHORT).code == 0
+    for command in ("test", "resume"):
+        result = cnnlab(command, "R", "--data.test_size", "0.5")
+        assert result.code == 2
+        assert "data.test_size is 0.5, but the run's images were divided with 0.15" in result.err
+
+
+def test_names_need_not_be_ascii(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    write_photos(tmp_path / "Blüten äöü", {"train": 4, "val": 2, "test": 2})
+    for folder in (tmp_path / "Blüten äöü").glob("*/across"):
+        renamed = folder.rename(folder.with_name("späte Blüte λ"))
+        (renamed / "00.jpg").rename(renamed / "größe, 1; 花.jpg")
+    assert cnnlab("fit", "--config", TINY_PHOTOS, "--data.root", "Blüten äöü", "--run", "läuft", *SHORT).code == 0
+    assert cnnlab("test", "läuft").code == 0
+    assert cnnlab("predict", "läuft").code == 0
+    rows = table(tmp_path / "läuft/predictions.csv")
+    assert list(rows[0])[5:] == ["along", "spots", "späte Blüte λ"]
+    assert "größe, 1; 花.jpg" in {Path(row["path"]).name for row in rows}
+    assert "train/späte Blüte λ/größe, 1; 花.jpg" in {row["path"] for row in table(tmp_path / "läuft/manifest.csv")}
+
+
 @pytest.mark.filterwarnings("ignore:.*times as large as their weights.*")
 def test_mixed_batches_have_a_meaningful_accuracy(fit_photos: Cnnlab, tmp_path: Path) -> None:
     options = ("--data.mixing", "{mixup: 0.2, cutmix: 1.0}", "--callbacks.gradients", "true")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,10 @@ def test_torchvisions_weights_come_from_a_file_too(tmp_path: Path) -> None:
 
     torch.manual_seed(1)
     theirs = torchvision.models.resnet18()
-    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    # timm has a resnet18 too, with other weights.
+    weights_of("resnet18", tmp_path)
+    (tmp_path / "torchvision").mkdir()
+    torch.save(theirs.state_dict(), tmp_path / "torchvision/resnet18.pth")
     for head in ("mlp", None):
         network = create_network("torchvision/resnet18", 4, 3, weights=str(tmp_path), head=head)
         state = (network.backbone if isinstance(network, TransferModel) else network).state_dict()
@@ -105,6 +109,8 @@ def test_no_weights_is_an_error_never_random_ones(tmp_path: Path, monkeypatch: p
         create_network("resnet10t", 4, 3, weights=str(tmp_path))
     with pytest.raises(InputError, match="nowhere: there is no such file"):
         create_network("resnet10t", 4, 3, weights="/nowhere")
+    with pytest.raises(InputError, match="timm's inception_v3"):
+        create_network("torchvision/inception_v3", 4, 3)
     with pytest.raises(InputError, match="takes neither weights nor a head"):
         create_network("simple_cnn", 4, 3, weights="pretrained")
     torch.save({"a.weight": torch.zeros(2)}, tmp_path / "foreign.pth")
@@ -119,6 +125,11 @@ def test_no_weights_is_an_error_never_random_ones(tmp_path: Path, monkeypatch: p
 def test_fetch_keeps_what_is_there(tmp_path: Path) -> None:
     weights_of("resnet10t", tmp_path)
     assert fetch_weights("timm/resnet10t", tmp_path) == tmp_path / "resnet10t.pth"
+    weights_of("resnet18", tmp_path)
+    (tmp_path / "torchvision").mkdir()
+    shutil.copy(tmp_path / "resnet18.pth", tmp_path / "torchvision")
+    assert fetch_weights("torchvision/resnet18", tmp_path) == tmp_path / "torchvision/resnet18.pth"
+    assert fetch_weights("resnet18", tmp_path) == tmp_path / "resnet18.pth"
     with pytest.raises(InputError, match="no pretrained weights"):
         fetch_weights("simple_cnn", tmp_path)
 

@@ -235,3 +235,11 @@ def test_metrics_of_several_labels_do_not_depend_on_the_batches() -> None:
         name: float(value) for name, value in parts.compute().items()
     }
     assert float(whole.compute()["accuracy"]) == pytest.approx(5 / 6)
+
+
+def test_a_size_that_the_network_does_not_take_is_named() -> None:
+    task = Classification("vit_tiny_patch16_224", 3)
+    with pytest.raises(InputError, match=r"does not take images of 64x64: .*network_args\.img_size 64"):
+        task(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    smaller = Classification("vit_tiny_patch16_224", 3, network_args={"img_size": 64})
+    assert smaller(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 3)
