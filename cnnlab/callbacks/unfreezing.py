@@ -53,6 +53,8 @@ class ProgressiveUnfreezing(Callback):
             epoch 6 all.
         sections: How many layer groups (models.groups) each section has, from the head down; what is left is the
             last one. The default is head, two groups (a ResNet's layer3 and layer4), all else.
+        decay: The learning rate of each layer group of a section, as a share of the next one's towards the head, above
+            0, to 1 (Bao et al. 2022): the section's rate is that of its first group.
         monitor: The metric that a phase without an epoch waits for; the task's own if None.
         mode: "min" or "max"; the task's own if None.
         patience: Validations without improvement before such a phase begins.
@@ -65,19 +67,21 @@ class ProgressiveUnfreezing(Callback):
         self,
         phases: list[Phase] | None = None,
         sections: list[int] | None = None,
+        decay: float = 1.0,
         monitor: str | None = None,
         mode: Mode | None = None,
         patience: int = 2,
     ) -> None:
         self.phases = list(_PHASES) if phases is None else phases
         self.sections = [1, 2] if sections is None else sections
+        self.decay = decay
         self.patience = patience
         self.monitor, self._mode_given = monitor, mode
         self._phase = 0
         self._best: float | None = None
         self._waited = 0
         self._sections: list[list[LayerGroup]] = []
-        _check(self.phases, self.sections, patience)
+        _check(self.phases, self.sections, decay, patience)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Freeze what the first phase does not train, before the optimizer and DDP look at it."""
@@ -108,11 +112,13 @@ class ProgressiveUnfreezing(Callback):
         if saved is not None and self._sections:
             self._phase, self._best, self._waited = saved["phase"], saved["best"], saved["waited"]
             begun = slice(self._phase + 1)
-            if saved["sections"] != self.sections or saved["phases"][begun] != self.state_dict()["phases"][begun]:
+            now = self.state_dict()
+            same = all(saved[name] == now[name] for name in ("sections", "decay"))
+            if not same or saved["phases"][begun] != now["phases"][begun]:
                 raise InputError(
                     f"the run was in phase {self._phase + 1} of its unfreezing, with the sections "
-                    f"{saved['sections']} and the phases {saved['phases']}: only phases that have not "
-                    "begun can be changed"
+                    f"{saved['sections']}, the decay {saved['decay']:g} and the phases {saved['phases']}: only phases "
+                    "that have not begun can be changed"
                 )
             self._freeze(pl_module)
 
@@ -121,6 +127,7 @@ class ProgressiveUnfreezing(Callback):
         return {
             "phases": [asdict(phase) for phase in self.phases],
             "sections": self.sections,
+            "decay": self.decay,
             "phase": self._phase,
             "best": self._best,
             "waited": self._waited,
@@ -183,9 +190,9 @@ class ProgressiveUnfreezing(Callback):
         """The learning rate of each layer group in this phase, 0 where it is frozen."""
         given = self.phases[self._phase].lr
         return {
-            group.name: given[i] if i < len(given) else 0.0
+            group.name: given[i] * self.decay**below if i < len(given) else 0.0
             for i, section in enumerate(self._sections)
-            for group in section
+            for below, group in enumerate(section)
         }
 
     def _groups(self) -> Iterator[tuple[LayerGroup, bool]]:
@@ -251,7 +258,7 @@ def _wrap_anew(trainer: Trainer) -> None:
         strategy.configure_ddp()
 
 
-def _check(phases: list[Phase], sections: list[int], patience: int) -> None:
+def _check(phases: list[Phase], sections: list[int], decay: float, patience: int) -> None:
     where = "callbacks.unfreezing"
     if not phases:
         raise InputError(f"{where}.phases is empty, expected one or more")
@@ -259,6 +266,8 @@ def _check(phases: list[Phase], sections: list[int], patience: int) -> None:
         raise InputError(f"{where}.phases: the first begins with epoch {phases[0].epoch}, expected 0")
     if not sections or min(sections) < 1:
         raise InputError(f"{where}.sections is {sections}, expected numbers of layer groups, 1 or more")
+    if not 0 < decay <= 1:
+        raise InputError(f"{where}.decay is {decay}, expected above 0, to 1")
     if patience < 1:
         raise InputError(f"{where}.patience is {patience}, expected 1 or more")
     epochs = [phase.epoch for phase in phases[1:] if phase.epoch is not None]

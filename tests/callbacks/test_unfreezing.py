@@ -288,6 +288,21 @@ def test_layer_decay_makes_rates_fall_towards_the_input(fit_photos: Cnnlab, tmp_
     assert "choose one" in both.err
 
 
+def test_rates_may_fall_within_a_section_too(fit_photos: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+    options = ("--callbacks.unfreezing.decay", "0.5", "--model.schedule", "constant", *WATCH)
+    assert fit_photos(*options, "--trainer.callbacks.stop_at", "9").code == 143
+    rates = witness(tmp_path)[-1]["rates"]
+    assert rates["head"] == pytest.approx(5e-4)
+    assert rates["backbone.layer4"] == pytest.approx(1e-4)
+    assert rates["backbone.layer3"] == pytest.approx(5e-5)
+    assert [rates[f"backbone.{name}"] for name in ("layer2", "layer1", "conv1")] == pytest.approx([1e-5, 5e-6, 2.5e-6])
+    changed = cnnlab("resume", "R", "--callbacks.unfreezing.decay", "0.7")
+    assert changed.code == 2
+    assert "the decay 0.5 and the phases" in changed.err
+    with pytest.raises(InputError, match=r"decay is 0, expected above 0, to 1"):
+        ProgressiveUnfreezing(decay=0)
+
+
 def test_what_has_begun_cannot_be_changed_on_resuming(fit_photos: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
     assert fit_photos(*WATCH, "--trainer.callbacks.stop_at", "5").code == 143
     phases = '[{"epoch":0,"lr":[1.0e-3]},{"epoch":1,"lr":[5.0e-2,1.0e-4]}]'
