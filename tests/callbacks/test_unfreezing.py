@@ -316,7 +316,7 @@ def test_what_has_begun_cannot_be_changed_on_resuming(fit_photos: Cnnlab, cnnlab
 
 def test_a_rate_that_changes_nothing_is_said(fit_photos: Cnnlab) -> None:
     with pytest.warns(UserWarning, match=r"model\.lr is 0\.5, which changes nothing"):
-        assert fit_photos("--model.lr", "0.5", "--trainer.max_epochs", "1").code == 0
+        assert fit_photos("--model.lr", "0.5").code == 0
     searched = fit_photos("--callbacks.lr_finder", "true", "--run", "S")
     assert searched.code == 2
     assert "switch one of them off" in searched.err
