@@ -1,0 +1,333 @@
+"""Losses for segmentation: cross-entropy, Dice, Tversky and focal, without one-hot masks, in float32.
+
+All take logits (B, K, H, W) and targets (B, H, W) int64, and return a scalar. Pixels that are ``ignore_index`` count
+for nothing; where all are, the loss is 0, and so are its gradients.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from cnnlab.errors import InputError, nearest
+
+
+class ClassSums(NamedTuple):
+    """What an image's probabilities sum to, for each class, over the pixels that count: (B, K) each."""
+
+    overlap: Tensor
+    """The class's probability, over the pixels that are of the class."""
+    mass: Tensor
+    """The class's probability, over all pixels."""
+    log_likelihood: Tensor
+    """The logarithm of the class's probability, over the pixels that are of the class."""
+    count: Tensor
+    """How many pixels are of the class; no gradient."""
+
+    def of_batch(self) -> ClassSums:
+        """The sums over all images, as if they were one: (1, K) each."""
+        return ClassSums(*(values.sum(dim=0, keepdim=True) for values in self))
+
+
+def class_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> ClassSums:
+    """Sum softmax probabilities by class: all that cross-entropy, Dice and Tversky need to know.
+
+    An image at a time, forwards and backwards: nothing but the logits is kept, and the probabilities of more than one
+    image are never in memory. Float16 and bfloat16 become float32 on the way, and so are the sums.
+
+    Args:
+        logits: (B, K, H, W), any floats.
+        target: (B, H, W), int64 in 0..K-1, or ignore_index.
+        ignore_index: Pixels that count for nothing.
+
+    Raises:
+        InputError: If the shapes do not fit each other.
+
+    >>> sums = class_sums(torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 1, 255]]]))
+    >>> sums.overlap.tolist(), sums.mass.tolist(), sums.count.tolist()
+    ([[0.5, 0.5]], [[1.0, 1.0]], [[1.0, 1.0]])
+    """
+    if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
+        raise InputError(
+            f"logits have the shape {tuple(logits.shape)} and targets {tuple(target.shape)}, expected (batch, "
+            "classes, height, width) and (batch, height, width)"
+        )
+    return ClassSums(*_ClassSums.apply(logits, target, ignore_index))  # type: ignore[no-untyped-call]
+
+
+class _ClassSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, ...]:
+        batch, classes = logits.shape[:2]
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        sums = logits.new_zeros(4, batch, classes, dtype=kind)
+        normalizers = logits.new_empty(batch, target[0].numel(), dtype=kind)
+        for i in range(batch):
+            levels, pixels, valid = _image(logits[i], target[i], ignore_index, kind)
+            top = levels.amax(dim=0)
+            powers = torch.sub(levels, top).exp_()
+            total = powers.sum(dim=0)
+            normalizer = total.log().add_(top)
+            own = levels.gather(0, pixels[None])[0].sub_(normalizer).mul_(valid)
+            torch.mv(powers, valid / total, out=sums[1, i])
+            for which, values in ((0, own.exp().mul_(valid)), (2, own), (3, valid)):
+                sums[which, i].scatter_add_(0, pixels, values)
+            # The probabilities of an ignored pixel are then all 0.
+            normalizers[i] = normalizer.masked_fill_(valid == 0, torch.inf)
+        ctx.save_for_backward(logits, target, normalizers)
+        ctx.ignore_index = ignore_index
+        overlap, mass, log_likelihood, count = sums.unbind()
+        ctx.mark_non_differentiable(count)
+        return overlap, mass, log_likelihood, count
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, overlap: Tensor, mass: Tensor, log_likelihood: Tensor, _: Tensor) -> tuple[Any, ...]:
+        logits, target, normalizers = ctx.saved_tensors
+        gradients = torch.empty_like(logits)
+        for i, normalizer in enumerate(normalizers):
+            levels, pixels, valid = _image(logits[i], target[i], ctx.ignore_index, normalizer.dtype)
+            probabilities = torch.sub(levels, normalizer).exp_()
+            # What the logit of a pixel's own class gets; softmax then takes from all in proportion what it gives.
+            bonus = probabilities.gather(0, pixels[None])[0].mul_(overlap[i][pixels])
+            bonus.add_(log_likelihood[i][pixels]).mul_(valid)
+            given = torch.mv(probabilities.t(), mass[i]).add_(bonus)
+            changed = torch.sub(mass[i][:, None], given).mul_(probabilities)
+            changed.scatter_add_(0, pixels[None], bonus[None])
+            gradients[i].copy_(changed.view_as(gradients[i]))
+        return gradients, None, None
+
+
+def _image(logits: Tensor, target: Tensor, ignore_index: int, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (K, N); the pixels' classes (N,), 0 where they are ignored; 1 for those that count, 0 for the others."""
+    pixels = target.flatten()
+    ignored = pixels == ignore_index
+    return logits.flatten(1).to(kind), pixels.masked_fill(ignored, 0), (~ignored).to(kind)
+
+
+class _SumsLoss(nn.Module, ABC):
+    """A loss that class_sums suffices for.
+
+    Args:
+        ignore_index: Pixels that count for nothing.
+    """
+
+    def __init__(self, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, K, H, W) and targets (B, H, W) to a scalar, at least float32."""
+        return self.of(class_sums(logits, target, self.ignore_index))
+
+    @abstractmethod
+    def of(self, sums: ClassSums) -> Tensor:
+        """The loss of what the images' probabilities sum to."""
+
+
+class CrossEntropy(_SumsLoss):
+    """Cross-entropy, the mean over all pixels that count; as torch's, but 0 where none does, and in less memory.
+
+    Args:
+        class_weights: K weights of the classes, 0 or more; the mean is weighted with them.
+        ignore_index: Pixels that count for nothing.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: Sequence[float] | None = None, ignore_index: int = 255) -> None:
+        super().__init__(ignore_index)
+        self.register_buffer("class_weights", _weights(class_weights), persistent=False)
+
+    def of(self, sums: ClassSums) -> Tensor:
+        """See _SumsLoss."""
+        surprise, count = -sums.log_likelihood, sums.count
+        if self.class_weights is not None:
+            surprise, count = surprise * self.class_weights, count * self.class_weights
+        total = count.sum()
+        return surprise.sum() / torch.where(total > 0, total, 1.0)
+
+
+class Tversky(_SumsLoss):
+    """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), soft, of each image and class; then the mean.
+
+    TP, FP and FN are sums of softmax probabilities over the pixels that count (Salehi et al. 2017, arXiv:1706.05721). A
+    class that an image lacks costs alpha FP / (alpha FP + smooth), so 0 only where nothing is taken for it, unless
+    ``absent`` is "skip": then it is left out of that image's mean (and an image without any class costs 0).
+
+    Args:
+        alpha: What a false positive costs, 0 or more.
+        beta: What a false negative costs, 0 or more.
+        smooth: Added above and below, above 0: it decides for classes that an image lacks.
+        batchwise: Take the images of a batch for one, instead of the mean over images.
+        absent: What becomes of classes that an image (batchwise: a batch) lacks: count or skip.
+        ignore_index: Pixels that count for nothing.
+
+    Raises:
+        InputError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        smooth: float = 1.0,
+        batchwise: bool = False,
+        absent: str = "count",
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__(ignore_index)
+        if min(alpha, beta) < 0 or not alpha + beta > 0:
+            raise InputError(f"alpha is {alpha} and beta {beta}, expected 0 or more, not both 0")
+        if not smooth > 0:
+            raise InputError(f"smooth is {smooth}, expected above 0")
+        if absent not in ("count", "skip"):
+            raise InputError(f"absent is {absent!r}, expected count or skip")
+        self.alpha, self.beta, self.smooth = alpha, beta, smooth
+        self.batchwise, self.absent = batchwise, absent
+
+    def of(self, sums: ClassSums) -> Tensor:
+        """See _SumsLoss."""
+        overlap, mass, _, count = sums.of_batch() if self.batchwise else sums
+        errors = self.alpha * (mass - overlap) + self.beta * (count - overlap)
+        losses = 1 - (overlap + self.smooth) / (overlap + errors + self.smooth)
+        if self.absent == "count":
+            return losses.mean()
+        present = (count > 0).to(losses.dtype)
+        return ((losses * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)).mean()
+
+
+class Dice(Tversky):
+    """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth), soft, of each image and class; then the mean.
+
+    Milletari et al. 2016 (arXiv:1606.04797), with the sums themselves below the line, not their squares. It is
+    Tversky's index with alpha and beta 0.5 and half of the smoothing.
+
+    Args:
+        smooth: See Tversky.
+        batchwise: See Tversky.
+        absent: See Tversky.
+        ignore_index: Pixels that count for nothing.
+
+    >>> Dice()(torch.tensor([[[[30.0, 30.0]], [[0.0, 0.0]]]]), torch.tensor([[[0, 1]]])).item()
+    0.375
+    """
+
+    def __init__(
+        self, smooth: float = 1.0, batchwise: bool = False, absent: str = "count", ignore_index: int = 255
+    ) -> None:
+        super().__init__(0.5, 0.5, smooth / 2, batchwise, absent, ignore_index)
+
+
+class CrossEntropyDice(_SumsLoss):
+    """A weighted sum of cross-entropy and Dice, in one pass over the pixels.
+
+    Args:
+        cross_entropy: The share of the cross-entropy.
+        dice: The share of Dice.
+        class_weights: See CrossEntropy.
+        smooth: See Tversky.
+        batchwise: See Tversky.
+        absent: See Tversky.
+        ignore_index: Pixels that count for nothing.
+    """
+
+    def __init__(
+        self,
+        cross_entropy: float = 0.5,
+        dice: float = 0.5,
+        class_weights: Sequence[float] | None = None,
+        smooth: float = 1.0,
+        batchwise: bool = False,
+        absent: str = "count",
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__(ignore_index)
+        if min(cross_entropy, dice) < 0 or not cross_entropy + dice > 0:
+            raise InputError(f"cross_entropy is {cross_entropy} and dice {dice}, expected 0 or more, not both 0")
+        self.shares = (cross_entropy, dice)
+        self.cross_entropy = CrossEntropy(class_weights, ignore_index)
+        self.dice = Dice(smooth, batchwise, absent, ignore_index)
+
+    def of(self, sums: ClassSums) -> Tensor:
+        """See _SumsLoss."""
+        return self.shares[0] * self.cross_entropy.of(sums) + self.shares[1] * self.dice.of(sums)
+
+
+class Focal(nn.Module):
+    """Cross-entropy times (1 - p)^gamma, where p is the true class's probability (Lin et al. 2017, arXiv:1708.02002).
+
+    Args:
+        gamma: How little certain pixels count, 0 or more; 0 is cross-entropy.
+        class_weights: K weights of the classes, 0 or more (the paper's alpha); they scale, and the mean is over pixels.
+        ignore_index: Pixels that count for nothing.
+
+    Raises:
+        InputError: If gamma is negative.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self, gamma: float = 2.0, class_weights: Sequence[float] | None = None, ignore_index: int = 255
+    ) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise InputError(f"gamma is {gamma}, expected 0 or more")
+        self.gamma, self.ignore_index = gamma, ignore_index
+        self.register_buffer("class_weights", _weights(class_weights), persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, K, H, W) and targets (B, H, W) to a scalar, at least float32."""
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        surprise = F.cross_entropy(logits.to(kind), target, ignore_index=self.ignore_index, reduction="none")
+        valid = target != self.ignore_index
+        # Of ignored pixels the surprise is 0, and so is what they lose.
+        losses = (1 - torch.exp(-surprise)).clamp(min=torch.finfo(kind).tiny) ** self.gamma * surprise
+        if self.class_weights is not None:
+            losses = losses * self.class_weights[target.masked_fill(~valid, 0)]
+        return losses.sum() / valid.sum().clamp(min=1)
+
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "cross_entropy": CrossEntropy,
+    "dice": Dice,
+    "cross_entropy_dice": CrossEntropyDice,
+    "tversky": Tversky,
+    "focal": Focal,
+}
+"""Losses by name, each called with ignore_index and arguments of its own."""
+
+
+def create_loss(name: str, ignore_index: int, args: dict[str, Any]) -> nn.Module:
+    """Make a loss.
+
+    Args:
+        name: A name in LOSSES.
+        ignore_index: Pixels that count for nothing.
+        args: Its other arguments.
+
+    Raises:
+        InputError: If there is no such loss, or if it does not take these arguments.
+    """
+    if name not in LOSSES:
+        raise InputError(f"there is no loss {name!r}: {nearest(name, LOSSES)}")
+    known = sorted(set(inspect.signature(LOSSES[name]).parameters) - {"ignore_index"})
+    if unknown := sorted(set(args) - set(known)):
+        raise InputError(f"loss {name!r} has no {unknown[0]!r}: {nearest(unknown[0], known)}")
+    return LOSSES[name](ignore_index=ignore_index, **args)
+
+
+def _weights(values: Sequence[float] | None) -> Tensor | None:
+    if values is None:
+        return None
+    if min(values, default=-1.0) < 0 or not max(values) > 0:
+        raise InputError(f"class_weights are {list(values)}, expected 0 or more for each class, not all 0")
+    return torch.tensor(values, dtype=torch.float32)
