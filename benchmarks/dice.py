@@ -41,7 +41,7 @@ def seconds(loss: Loss, logits: Tensor, target: Tensor) -> float:
     logits.grad = None
     _wait()
     start = time.perf_counter()
-    loss(logits, target).backward()
+    torch.autograd.backward(loss(logits, target))
     _wait()
     return time.perf_counter() - start
 
@@ -52,10 +52,10 @@ def peak_bytes(loss: Loss, logits: Tensor, target: Tensor) -> int:
     if logits.is_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        loss(logits, target).backward()
+        torch.autograd.backward(loss(logits, target))
         return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        loss(logits, target).backward()
+        torch.autograd.backward(loss(logits, target))
     events = profile.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     current = peak = 0

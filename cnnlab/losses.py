@@ -28,7 +28,7 @@ class ClassSums(NamedTuple):
     """The class's probability, over all pixels."""
     log_likelihood: Tensor
     """The logarithm of the class's probability, over the pixels that are of the class."""
-    count: Tensor
+    pixels: Tensor
     """How many pixels are of the class; no gradient."""
 
     def of_batch(self) -> ClassSums:
@@ -51,7 +51,7 @@ def class_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> Class
         InputError: If the shapes do not fit each other.
 
     >>> sums = class_sums(torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 1, 255]]]))
-    >>> sums.overlap.tolist(), sums.mass.tolist(), sums.count.tolist()
+    >>> sums.overlap.tolist(), sums.mass.tolist(), sums.pixels.tolist()
     ([[0.5, 0.5]], [[1.0, 1.0]], [[1.0, 1.0]])
     """
     if logits.ndim != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
@@ -59,7 +59,7 @@ def class_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> Class
             f"logits have the shape {tuple(logits.shape)} and targets {tuple(target.shape)}, expected (batch, "
             "classes, height, width) and (batch, height, width)"
         )
-    return ClassSums(*_ClassSums.apply(logits, target, ignore_index))  # type: ignore[no-untyped-call]
+    return ClassSums(*_ClassSums.apply(logits, target, ignore_index))
 
 
 class _ClassSums(torch.autograd.Function):
@@ -88,7 +88,7 @@ class _ClassSums(torch.autograd.Function):
         return overlap, mass, log_likelihood, count
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, overlap: Tensor, mass: Tensor, log_likelihood: Tensor, _: Tensor) -> tuple[Any, ...]:
         logits, target, normalizers = ctx.saved_tensors
         gradients = torch.empty_like(logits)
@@ -148,7 +148,7 @@ class CrossEntropy(_SumsLoss):
 
     def of(self, sums: ClassSums) -> Tensor:
         """See _SumsLoss."""
-        surprise, count = -sums.log_likelihood, sums.count
+        surprise, count = -sums.log_likelihood, sums.pixels
         if self.class_weights is not None:
             surprise, count = surprise * self.class_weights, count * self.class_weights
         total = count.sum()

@@ -59,12 +59,12 @@ def create_network(
             )
         if dropout is not None:
             kwargs["dropout"] = dropout
-        return _made(name, source.make, num_classes=num_classes, channels=channels, **kwargs)
+        return made(name, source.make, num_classes=num_classes, channels=channels, **kwargs)
     make = _LIBRARIES[source.origin]
     wanted = weights if are_wanted(weights) else None
     if head is None:
-        return _made(name, make, source.name, num_classes, channels, wanted, dropout=dropout, **kwargs)
-    backbone = _made(name, make, source.name, 0, channels, wanted, **kwargs)
+        return made(name, make, source.name, num_classes, channels, wanted, dropout=dropout, **kwargs)
+    backbone = made(name, make, source.name, 0, channels, wanted, **kwargs)
     # Some of timm's have a layer more between the features and the classifier.
     features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return TransferModel(backbone, cast(int, features), num_classes, "mlp" if head == "mlp" else "linear", dropout)
@@ -87,6 +87,53 @@ def preprocessing(name: str, channels: int) -> Preprocessing | None:
         return known
     mean, std = (sum(values) / len(values) for values in (known.mean, known.std))
     return known._replace(mean=[mean] * channels, std=[std] * channels)
+
+
+class Encoder(NamedTuple):
+    """A network that returns the features of its stages."""
+
+    network: nn.Module
+    """Standardised images (B, C, H, W) to a list of features, the largest first."""
+    widths: list[int]
+    """The features' channels."""
+    strides: list[int]
+    """How much smaller than the image they are."""
+
+
+def create_features(name: str, channels: int, weights: str | None = None) -> Encoder:
+    """Make a timm network that returns the features of its stages.
+
+    Args:
+        name: A timm model, perhaps with ``timm/`` before it.
+        channels: The images' channels.
+        weights: Pretrained weights: see weights.find_weights; random ones if None.
+
+    Raises:
+        InputError: If there is no such network, if it has no such features, or if its weights cannot be had.
+    """
+    import timm
+
+    source = _find(name)
+    if source.origin != "timm":
+        raise InputError(f"encoder {name!r} is not timm's: {nearest(name, timm.list_models())}")
+    wanted = weights if are_wanted(weights) else None
+    if wanted is not None:
+        # Whole, to be sure that nothing is missing: timm lets any names pass where only features are wanted.
+        _timm(source.name, 0, channels, wanted)
+    file = find_weights(source.name, wanted) if wanted is not None else None
+    overlay = {"file": str(file), "custom_load": False} if file is not None else None
+    try:
+        network: Any = timm.create_model(
+            source.name,
+            pretrained=wanted is not None,
+            pretrained_cfg_overlay=overlay,
+            features_only=True,
+            in_chans=channels,
+        )
+    except (AttributeError, RuntimeError, AssertionError) as error:
+        raise InputError(f"encoder {name!r} has no features of its stages: {error}") from error
+    info = network.feature_info
+    return Encoder(network, list(info.channels()), list(info.reduction()))
 
 
 def fetch_weights(name: str, folder: Path) -> Path:
@@ -143,7 +190,12 @@ def _find(name: str) -> _Source:
     )
 
 
-def _made(name: str, make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+def made(name: str, make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    """Call what makes a network.
+
+    Raises:
+        InputError: If it does not take these arguments; the message names the network.
+    """
     try:
         return make(*args, **kwargs)
     except InputError:

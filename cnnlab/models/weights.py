@@ -73,7 +73,7 @@ def explained(name: str, source: Path | None) -> Iterator[None]:
     except (InputError, TypeError):  # A TypeError is of the network's arguments.
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         if source is not None:
             raise InputError(
                 f"{source} does not hold weights for {name}: {reason}; they must have the names and shapes of the "

@@ -1,0 +1,228 @@
+"""U-Net, plain and with a pretrained encoder, with or without attention gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+from cnnlab.models.blocks import check_positive, conv_bn
+
+
+def padded(images: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until height and width are multiples of a number.
+
+    Always by way of the same operation, so that an exported network takes any size.
+
+    >>> padded(torch.arange(3.0).view(1, 1, 1, 3), 2)
+    tensor([[[[0., 1., 2., 2.],
+              [0., 1., 2., 2.]]]])
+    """
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def double_conv(inputs: int, outputs: int) -> nn.Sequential:
+    """Twice a 3x3 convolution, batch norm and ReLU: (B, inputs, H, W) to (B, outputs, H, W)."""
+    return nn.Sequential(
+        *conv_bn(inputs, outputs, 3), nn.ReLU(inplace=True), *conv_bn(outputs, outputs, 3), nn.ReLU(inplace=True)
+    )
+
+
+class AttentionGate(nn.Module):
+    """Weigh what comes over a skip connection by what the decoder has found there (Oktay et al. 2018).
+
+    A weight in 0..1 for each pixel: the sigmoid of a 1x1 convolution of the ReLU of the sum of two 1x1 convolutions,
+    one of the skip's features, one of the decoder's (arXiv:1804.03999).
+
+    Args:
+        skip: Channels of the skip's features.
+        gate: Channels of the decoder's features.
+        inner: Channels of the sum; half of the skip's if None.
+
+    >>> gate = AttentionGate(8, 16)
+    >>> gate(torch.ones(1, 8, 4, 6), torch.zeros(1, 16, 4, 6)).shape
+    torch.Size([1, 8, 4, 6])
+    """
+
+    def __init__(self, skip: int, gate: int, inner: int | None = None) -> None:
+        super().__init__()
+        inner = max(skip // 2, 1) if inner is None else inner
+        self.of_skip = nn.Sequential(*conv_bn(skip, inner, 1))
+        self.of_gate = nn.Sequential(*conv_bn(gate, inner, 1))
+        self.weight = nn.Sequential(nn.ReLU(inplace=True), *conv_bn(inner, 1, 1), nn.Sigmoid())
+
+    def forward(self, skip: Tensor, gate: Tensor) -> Tensor:
+        """Features (B, skip, H, W) and (B, gate, H, W) to (B, skip, H, W)."""
+        weights: Tensor = self.weight(self.of_skip(skip) + self.of_gate(gate))
+        return skip * weights
+
+
+class UpBlock(nn.Module):
+    """Double height and width, put the skip's features beside, and convolve twice.
+
+    Args:
+        inputs: Channels in.
+        skip: Channels of the skip connection, 0 if there is none.
+        outputs: Channels out.
+        attention: Whether an AttentionGate weighs the skip's features.
+        transposed: Whether a transposed convolution doubles the size, and halves the channels; else the nearest pixel
+            is repeated.
+    """
+
+    def __init__(self, inputs: int, skip: int, outputs: int, attention: bool, transposed: bool) -> None:
+        super().__init__()
+        between = inputs // 2 if transposed else inputs
+        self.up = nn.ConvTranspose2d(inputs, between, 2, stride=2) if transposed else nn.Upsample(scale_factor=2)
+        self.gate = AttentionGate(skip, between) if attention and skip else None
+        self.convolutions = double_conv(between + skip, outputs)
+
+    def forward(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(B, inputs, H, W) and (B, skip, 2H, 2W) to (B, outputs, 2H, 2W)."""
+        features = self.up(features)
+        if skip is not None:
+            kept = skip if self.gate is None else self.gate(skip, features)
+            features = torch.cat([kept, features], dim=1)
+        upsampled: Tensor = self.convolutions(features)
+        return upsampled
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015, arXiv:1505.04597), with batch norm and padded convolutions.
+
+    Four levels of two 3x3 convolutions each, halved by max pools and doubled by transposed convolutions, with skip
+    connections; 31,038,933 parameters for three channels and 21 classes. Any height and width: the image is padded
+    inside to a multiple of ``stride`` by repeating its last row and column, and the result is cut back.
+
+    Args:
+        num_classes: The number of classes.
+        channels: The images' channels.
+        base: Channels of the first level; each next level has twice as many.
+        depth: How often the image is halved.
+        attention: Whether attention gates weigh the skip connections.
+        dropout: Dropout rate before the classifier, 0 up to (not including) 1.
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    >>> sum(p.numel() for p in UNet(num_classes=21).parameters())
+    31038933
+    >>> UNet(num_classes=2, base=4)(torch.zeros(2, 3, 17, 33)).shape
+    torch.Size([2, 2, 17, 33])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 3,
+        base: int = 64,
+        depth: int = 4,
+        attention: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_positive(num_classes=num_classes, channels=channels, base=base, depth=depth)
+        widths = [base * 2**level for level in range(depth + 1)]
+        self.stride = 2**depth
+        self.encoder = nn.ModuleList(map(double_conv, [channels, *widths], widths))
+        self.halve = nn.MaxPool2d(2)
+        self.decoder = nn.ModuleList(
+            UpBlock(2 * width, width, width, attention, transposed=True) for width in reversed(widths[:-1])
+        )
+        self.head = _head(base, num_classes, dropout)
+
+    def layer_groups(self) -> dict[str, tuple[str, ...]]:
+        """The levels down, the levels up, the head."""
+        down = [f"encoder.{level}" for level in range(len(self.encoder))]
+        up = [f"decoder.{level}" for level in range(len(self.decoder))]
+        return {name: (name,) for name in (*down, *up, "head")}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Standardised images (B, channels, H, W) to logits (B, num_classes, H, W)."""
+        height, width = images.shape[-2:]
+        features = padded(images, self.stride)
+        skips: list[Tensor] = []
+        for level in self.encoder:
+            features = level(self.halve(features) if skips else features)
+            skips.append(features)
+        for block, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
+            features = block(features, skip)
+        logits: Tensor = self.head(features)
+        return logits[..., :height, :width]
+
+
+class EncoderUNet(nn.Module):
+    """A U-Net's decoder on the features of another network, which may be pretrained.
+
+    Each step repeats the nearest pixel, which doubles the size, and convolves twice; after the encoder's first features
+    come as many steps without a skip connection as it takes to come to the image's size.
+
+    Args:
+        encoder: Images (B, C, H, W) to a list of features, each half as large as the one before, the largest first.
+        widths: The features' channels.
+        strides: How much smaller than the image they are.
+        num_classes: The number of classes.
+        decoder: Channels of the last step; each step before has twice as many, up to 256.
+        attention: Whether attention gates weigh the skip connections.
+        dropout: Dropout rate before the classifier, 0 up to (not including) 1.
+
+    Raises:
+        InputError: If an argument is out of range, or if the features do not halve from one to the next.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        decoder: int = 16,
+        attention: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_positive(num_classes=num_classes, decoder=decoder)
+        if any(after != 2 * before for before, after in pairwise(strides)) or len(strides) < 2:
+            raise InputError(
+                f"the encoder's features are {', '.join(map(str, strides))} times smaller than the image, expected "
+                "each half as large as the one before: choose a network with stages, such as resnet18 or convnext_tiny"
+            )
+        self.stride = strides[-1]
+        self.encoder = encoder
+        # From the deepest on; where the encoder has none, nothing comes over a skip connection.
+        skips = [*reversed(widths[:-1]), *[0] * (strides[0].bit_length() - 1)]
+        outputs = [min(decoder * 2**step, 256) for step in reversed(range(len(skips)))]
+        self.decoder = nn.ModuleList(
+            UpBlock(inputs, skip, output, attention, transposed=False)
+            for inputs, skip, output in zip([widths[-1], *outputs], skips, outputs, strict=False)
+        )
+        self.head = _head(decoder, num_classes, dropout)
+
+    def layer_groups(self) -> dict[str, tuple[str, ...]]:
+        """The encoder's parts, the levels up, the head."""
+        down: list[str] = []
+        for name, child in self.encoder.named_children():
+            parts = [part for part, _ in child.named_children()] if name in ("blocks", "stages") else []
+            down += [f"encoder.{name}.{part}" for part in parts] or [f"encoder.{name}"]
+        up = [f"decoder.{level}" for level in range(len(self.decoder))]
+        return {name: (name,) for name in (*down, *up, "head")}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Standardised images (B, C, H, W) to logits (B, num_classes, H, W)."""
+        height, width = images.shape[-2:]
+        *skips, features = self.encoder(padded(images, self.stride))
+        for block in self.decoder:
+            features = block(features, skips.pop() if skips else None)
+        logits: Tensor = self.head(features)
+        return logits[..., :height, :width]
+
+
+def _head(inputs: int, num_classes: int, dropout: float) -> nn.Module:
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout is {dropout}, expected 0 up to (not including) 1")
+    classifier = nn.Conv2d(inputs, num_classes, kernel_size=1)
+    return nn.Sequential(nn.Dropout2d(dropout), classifier) if dropout else classifier
