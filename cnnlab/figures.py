@@ -84,13 +84,14 @@ def contact_sheet(
     _save(figure, path)
 
 
-def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path, unit: str = "images") -> None:
     """Draw a confusion matrix, coloured by the share of each true class, with the counts where they are legible.
 
     Args:
         counts: (K, K), rows are the truth.
         names: The K classes.
         path: The PNG file.
+        unit: What is counted.
     """
     from matplotlib.figure import Figure
 
@@ -101,7 +102,7 @@ def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: 
     axis = figure.subplots()
     picture = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.8)
-    axis.set(xlabel="predicted", ylabel="truth", title=f"{int(counts.sum()):,} images, {np.trace(counts):,} right")
+    axis.set(xlabel="predicted", ylabel="truth", title=f"{int(counts.sum()):,} {unit}, {np.trace(counts):,} right")
     if count <= 50:
         labels = [_literal(name) for name in names]
         axis.set_xticks(range(count), labels, rotation=90 if max(map(len, names)) > 3 else 0)
@@ -109,8 +110,17 @@ def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: 
     if count <= 20:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if share[row, column] > 0.5 else "black"
-            axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=colour)
+            axis.text(column, row, _short(int(counts[row, column])), ha="center", va="center", fontsize=8, color=colour)
     _save(figure, path)
+
+
+def _short(count: int) -> str:
+    """A count that fits into a field.
+
+    >>> _short(9999), _short(123456), _short(12345678)
+    ('9999', '123k', '12M')
+    """
+    return str(count) if count < 10_000 else f"{count // 1000}k" if count < 1_000_000 else f"{count // 1_000_000}M"
 
 
 def _literal(text: str) -> str:

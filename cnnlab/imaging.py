@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,28 @@ def read(path: str | Path, channels: int = 3, at_least: tuple[int, int] | None =
     return LazyImage(path).read(channels, at_least)
 
 
+def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
+    """Read the values of a mask as they stand in the file.
+
+    Args:
+        path: An image of grey values (8 or 16 bits), of a palette, whose numbers count and not its colours, or of
+            colours.
+
+    Returns:
+        (H, W), or (H, W, 3) where the file has colours.
+
+    Raises:
+        ImageError: If it cannot be read, or if it has transparency or another kind of pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(Path(path).read_bytes())) as image:
+            if image.mode not in ("1", "L", "P", "RGB") and not image.mode.startswith("I"):
+                raise ValueError(f"its pixels are of the kind {image.mode}, expected grey, palette or RGB")
+            return np.asarray(image).astype(np.int32)
+    except Exception as error:
+        raise _explained(path, error) from error
+
+
 def _as_pixels(image: Image.Image, channels: int) -> Pixels:
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith(("I", "F")):
@@ -167,6 +190,39 @@ def _explained(path: str | Path, error: Exception) -> ImageError:
         return ImageError(f"{path}: is no image of a known format")
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ImageError(f"{path}: cannot be read as an image ({reason})")
+
+
+def palette(count: int) -> Pixels:
+    """Colours for classes, (count, 3): the first ten far apart, neighbours always of another hue.
+
+    >>> palette(2).tolist()
+    [[217, 65, 65], [65, 109, 217]]
+    """
+    hues = (np.arange(count) * 0.6180339887498949) % 1.0
+    values = 0.85 - 0.3 * (np.arange(count) // 5 % 2)
+    colours = [colorsys.hsv_to_rgb(hue, 0.7, value) for hue, value in zip(hues, values, strict=True)]
+    made: Pixels = np.rint(np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
+    return made
+
+
+def overlaid(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, strength: float = 0.5) -> Pixels:
+    """Colour an image by the classes of its pixels.
+
+    Args:
+        pixels: (H, W, C), C 1 or 3.
+        classes: (H, W), 0..count-1; pixels of others stay as they are.
+        count: The number of classes.
+        strength: The share of the colour, 0..1.
+
+    Returns:
+        (H, W, 3).
+    """
+    image = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
+    known = (classes >= 0) & (classes < count)
+    colours = palette(count)[np.where(known, classes, 0)]
+    share = strength * known[..., None]
+    made: Pixels = np.rint(image * (1 - share) + colours * share).astype(np.uint8)
+    return made
 
 
 def evaluated(

@@ -70,6 +70,21 @@ class Run:
         return self.folder / "confusion_matrix.csv"
 
     @property
+    def iou(self) -> Path:
+        """Each class's intersection over union on the test set."""
+        return self.folder / "iou.csv"
+
+    @property
+    def masks(self) -> Path:
+        """The folder of predicted masks."""
+        return self.folder / "masks"
+
+    @property
+    def overlays(self) -> Path:
+        """The folder of images with the predicted masks laid over them."""
+        return self.folder / "overlays"
+
+    @property
     def predictions(self) -> Path:
         """A row for each predicted image."""
         return self.folder / "predictions.csv"

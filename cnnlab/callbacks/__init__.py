@@ -4,6 +4,7 @@ from cnnlab.callbacks.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoi
 from cnnlab.callbacks.exact_resume import ExactResume
 from cnnlab.callbacks.finite_loss import FiniteLoss
 from cnnlab.callbacks.gradients import GradientMonitor
+from cnnlab.callbacks.predicted_masks import PredictedMasks
 from cnnlab.callbacks.predictions import PredictionTable
 from cnnlab.callbacks.progress import EpochLines
 from cnnlab.callbacks.records import RunRecords
@@ -25,6 +26,7 @@ __all__ = [
     "LastCheckpoint",
     "LearningRateSearch",
     "Phase",
+    "PredictedMasks",
     "PredictionTable",
     "ProgressiveUnfreezing",
     "RunRecords",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from cnnlab.callbacks.tables import SharedTable
 from cnnlab.figures import Prediction, prediction_sheet
 from cnnlab.run import Run
+from cnnlab.tasks import Segmentation
 
 
 class PredictionTable(Callback):
@@ -33,14 +32,13 @@ class PredictionTable(Callback):
     def __init__(self, pictures: int = 32) -> None:
         self.pictures = pictures
         self._hardest: list[tuple[float, int, Prediction]] = []
-        self._file: IO[str] | None = None
+        self._table: SharedTable | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
         self._hardest = []
-        part = self._part(trainer, trainer.global_rank)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        self._file = part.open("w", newline="", encoding="utf-8")
+        if not isinstance(pl_module, Segmentation):
+            self._table = SharedTable(trainer, Run(Path(trainer.default_root_dir)).predictions)
 
     def on_predict_batch_end(
         self,
@@ -52,7 +50,8 @@ class PredictionTable(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write a row for each image of the batch."""
-        assert self._file is not None
+        if self._table is None:
+            return
         probabilities = outputs.probabilities.cpu()
         names = _class_names(pl_module, probabilities.shape[1])
         several = bool(getattr(pl_module, "multi_label", False))
@@ -60,49 +59,31 @@ class PredictionTable(Callback):
         if not several:
             labels = [[label] for label in probabilities.argmax(dim=1).tolist()]
         indices = outputs.indices.tolist()
-        writer = csv.writer(self._file, lineterminator="\n")
         for index, path, target, found, row in zip(
             indices, outputs.paths, outputs.targets.cpu(), labels, probabilities.tolist(), strict=True
         ):
             called = ";".join(names[label] for label in found)
             numbers = ";".join(map(str, found))
-            writer.writerow([index, path, _known(target), numbers, called, *(f"{value:.6g}" for value in row)])
+            self._table.write([index, path, _known(target), numbers, called, *(f"{value:.6g}" for value in row)])
         if trainer.is_global_zero and not several:
             targets = outputs.targets.tolist()
             self._keep_hardest(batch.images, probabilities, targets, indices, names)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the parts; draw the picture."""
-        assert self._file is not None
-        self._file.close()
-        trainer.strategy.barrier("predictions")
-        if not trainer.is_global_zero:
+        if self._table is None:
             return
-        run = Run(Path(trainer.default_root_dir))
-        parts = [self._part(trainer, rank) for rank in range(trainer.world_size)]
         names = _class_names(pl_module, getattr(pl_module, "num_classes", 0))
-        merged = run.folder / f".predictions.{os.getpid()}.part"
-        with merged.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["index", "path", "target", "label", "name", *names])
-            rows: Iterator[list[str]] = heapq.merge(*map(_rows, parts), key=_index)
-            writer.writerows(rows)
-        merged.replace(run.predictions)
-        for part in parts:
-            part.unlink()
+        self._table.merge(["index", "path", "target", "label", "name", *names])
+        self._table = None
         if self._hardest:
             hardest = [prediction for *_, prediction in sorted(self._hardest, key=lambda item: -item[0])]
-            prediction_sheet(hardest, run.pictures / "predictions.png")
+            prediction_sheet(hardest, Run(Path(trainer.default_root_dir)).pictures / "predictions.png")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no part behind."""
-        if self._file is not None:
-            self._file.close()
-            self._part(trainer, trainer.global_rank).unlink(missing_ok=True)
-
-    @staticmethod
-    def _part(trainer: Trainer, rank: int) -> Path:
-        return Path(trainer.default_root_dir) / f".predictions.rank{rank}.csv"
+        if self._table is not None:
+            self._table.discard()
 
     def _keep_hardest(
         self, images: Tensor, probabilities: Tensor, targets: list[int], indices: list[int], names: list[str]
@@ -131,15 +112,6 @@ def _known(target: Tensor) -> str:
     if target.ndim:
         return ";".join(map(str, target.nonzero().flatten().tolist()))
     return str(int(target)) if target >= 0 else ""
-
-
-def _rows(path: Path) -> Iterator[list[str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.reader(file)
-
-
-def _index(row: list[str]) -> int:
-    return int(row[0])
 
 
 def _class_names(pl_module: LightningModule, count: int) -> list[str]:

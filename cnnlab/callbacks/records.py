@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,26 @@ class RunRecords(Callback):
             write_json(Run(Path(trainer.default_root_dir)).validation, results)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write test.json, and the confusion matrix as a table and as a picture."""
+        """Write test.json, the confusion matrix as a table and as a picture, and each class's IoU."""
         if not trainer.is_global_zero:
             return
         run = Run(Path(trainer.default_root_dir))
         results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("test/")}
         write_json(run.test, results)
-        matrix = getattr(pl_module, "tables", {}).get("test/confusion_matrix")
+        names = list(getattr(pl_module, "class_names", []))
+        tables = getattr(pl_module, "tables", {})
+        matrix, iou = tables.get("test/confusion_matrix"), tables.get("test/iou")
         if matrix is not None:
-            names = list(pl_module.class_names)  # type: ignore[arg-type]
             write_atomically(run.confusion_matrix, _table(names, matrix.tolist()))
-            confusion_matrix(matrix.numpy(), names, run.pictures / "confusion_matrix.png")
+            unit = "images" if iou is None else "pixels"
+            confusion_matrix(matrix.numpy(), names, run.pictures / "confusion_matrix.png", unit)
+        if iou is not None:
+            # A class that is nowhere has none.
+            rows = [
+                {"class": name, "iou": "" if isnan(value) else f"{value:.6g}"}
+                for name, value in zip(names, iou.tolist(), strict=True)
+            ]
+            write_atomically(run.iou, _csv(rows))
 
 
 def _with_what_was_found(config: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

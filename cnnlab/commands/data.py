@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from cnnlab.commands.arguments import take_option
 from cnnlab.commands.messages import say
 from cnnlab.commands.training import make
-from cnnlab.data import ImageFolder, VisionDataModule
+from cnnlab.data import ImageFolder, MaskFolder, VisionDataModule
 from cnnlab.errors import InputError, nearest
+from cnnlab.imaging import overlaid
 
 _USAGE = """\
 usage: cnnlab data show RUN|--config C [OPTIONS OF fit] [--out FILE]
@@ -50,24 +53,44 @@ def _show(arguments: list[str]) -> None:
     images, targets = next(iter(module.train_dataloader()))
     path = Path(out) if out is not None else (run.pictures if run is not None else Path()) / "batch.png"
     shown = min(len(images), 32)
-    titles = [_label(target, list(module.class_names)) for target in targets[:shown]]
+    names = list(module.class_names)
+    titles = [_label(target, names) for target in targets[:shown]]
     size = f"{images.shape[-1]} x {images.shape[-2]}"
-    contact_sheet(
-        list(images[:shown].numpy()), titles, path, f"{shown} training images, {size}, as the network sees them"
-    )
+    pictures = list(images[:shown].numpy())
+    if targets.ndim == 3:
+        pictures = [_coloured(image, mask.numpy(), len(names)) for image, mask in zip(pictures, targets, strict=False)]
+    contact_sheet(pictures, titles, path, f"{shown} training images, {size}, as the network sees them")
     say(f"training images  {path}")
+
+
+def _coloured(image: Any, mask: Any, count: int) -> Any:
+    """An image (C, H, W), coloured by the classes (H, W) of its pixels, (3, H, W)."""
+    return np.moveaxis(overlaid(np.moveaxis(image, 0, -1), mask, count), -1, 0)
 
 
 def _label(target: torch.Tensor, names: list[str]) -> str:
     if not target.ndim:
         return names[int(target)]
+    if target.ndim == 2:
+        known = target[(target >= 0) & (target < len(names))]
+        found = known.bincount(minlength=len(names))
+        most = [number for number in found.argsort(descending=True).tolist() if found[number]][:3]
+        return "\n".join(f"{names[number]} {found[number] / target.numel():.0%}" for number in most) or "-"
     shares = {names[i]: float(target[i]) for i in target.nonzero().flatten().tolist()}
     return "\n".join(name if share == 1 else f"{name} {share:.0%}" for name, share in shares.items()) or "-"
 
 
+def _shares(module: ImageFolder | MaskFolder) -> str:
+    if isinstance(module, MaskFolder):
+        shares = zip(module.class_names, module.class_shares().tolist(), strict=True)
+        return "training pixels by class: " + ", ".join(f"{name} {share:.2%}" for name, share in shares)
+    by_class = Counter(label for sample in module.listing.of["train"] for label in sample.labels)
+    return "training images by class: " + ", ".join(f"{name} {by_class[name]}" for name in module.class_names)
+
+
 def _check(arguments: list[str]) -> None:
     _, module, _ = make([*arguments, "--data.on_error", "skip"])
-    if not isinstance(module, ImageFolder):
+    if not isinstance(module, (ImageFolder, MaskFolder)):
         raise InputError(f"{type(module).__name__} keeps no image files to check")
     trouble, copies = module.check()
     counts = {split: len(samples) for split, samples in module.listing.of.items()}
@@ -76,8 +99,7 @@ def _check(arguments: list[str]) -> None:
         say(f"broken: {message}")
     for paths in copies:
         say(f"the same image in several splits: {', '.join(paths)}")
-    by_class = Counter(label for sample in module.listing.of["train"] for label in sample.labels)
-    say("training images by class: " + ", ".join(f"{name} {by_class[name]}" for name in module.class_names))
+    say(_shares(module))
     if trouble or copies:
         raise InputError(
             f"{len(trouble)} files cannot be read, {len(copies)} images stand in more than one split: remove them, or "

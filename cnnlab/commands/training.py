@@ -45,6 +45,7 @@ SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "batch_size_finder": (callbacks.BatchSizeSearch, False, "search the largest batch that fits before training"),
     "lr_monitor": (LearningRateMonitor, True, "log the learning rates"),
     "predictions": (callbacks.PredictionTable, True, "write predictions.csv when predicting"),
+    "masks": (callbacks.PredictedMasks, True, "write masks and overlays when predicting with a segmentation task"),
     "throughput": (callbacks.Throughput, True, "log the training images a second"),
 }
 """Callbacks by name: the class, whether it is on by default, and what it does."""
@@ -246,12 +247,13 @@ class VisionCLI(LightningCLI):
 
     def _slots(self, trial: bool = False) -> list[Callback]:
         """The callbacks of the slots that are on, where the command has a use for them."""
-        wanted = {"fit": set(SLOTS) - {"predictions"}, "predict": {"predictions"}}.get(str(self.subcommand), set())
+        written = {"predictions", "masks"}
+        wanted = {"fit": set(SLOTS) - written, "predict": written}.get(str(self.subcommand), set())
         if self.plan.kept is not None:
             # What was searched for was found when the run began.
             wanted -= {"lr_finder", "batch_size_finder"}
         if trial:
-            wanted -= {"best", "last", "lr_monitor", "predictions"}
+            wanted -= {"best", "last", "lr_monitor", *written}
         chosen = {name: value for name, value in self._get(self.config_init, "callbacks").items() if name in wanted}
         return [SLOTS[name][0]() if value is True else value for name, value in chosen.items() if value]
 
@@ -373,7 +375,10 @@ def _tell(cli: VisionCLI) -> None:
         "validation": run.validation,
         "test": run.test,
         "confusions": run.confusion_matrix,
+        "IoU": run.iou,
         "predictions": run.predictions,
+        "masks": run.masks,
+        "overlays": run.overlays,
         "pictures": run.pictures,
     }
     stage = {"test": "test/", "validate": "val/"}.get(str(cli.subcommand), "none")

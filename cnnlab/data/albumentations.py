@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnlab.data.presets import Augmentation, Target
+from cnnlab.data.presets import Augmentation, Mask, Target
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import Picture
 
@@ -40,7 +41,7 @@ class Albumentations(Augmentation):
             raise InputError('data.augment albumentations needs it: pip install "cnnlab[augment]"') from error
         self._library: Any = albumentations
         self._given = None if transforms is None else list(transforms)
-        self._pipelines: dict[tuple[int, int], Any] = {}
+        self._pipelines: dict[Any, Any] = {}
         self.mirrors = transforms is None or any("Flip" in str(transform) for transform in transforms)
         self._pipeline((32, 32), (127.0,))
 
@@ -52,23 +53,40 @@ class Albumentations(Augmentation):
         pixels = torch.from_numpy(made.copy())
         return (pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
 
-    def _pipeline(self, size: tuple[int, int], fill: tuple[float, ...]) -> Any:
-        if size not in self._pipelines:
-            given = default_transforms(size, fill) if self._given is None else self._given
-            steps = [self._made(transform) for transform in given]
-            steps.append(self._made({"name": "Resize", "height": size[0], "width": size[1]}))
-            self._pipelines[size] = self._library.Compose(steps)
-        return self._pipelines[size]
+    def together(self, image: Picture, mask: Mask, target: Target, numbers: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Read and augment an image, and its mask in step; what is outside the image, or a hole, is ignored."""
+        pipeline = self._pipeline(target.size, tuple(target.fill.tolist()), mask)
+        pipeline.set_random_seed(int(numbers[0] * 2**32))
+        # OpenCV knows no int64.
+        made = pipeline(image=image.read(target.channels), mask=mask.classes.to(torch.int16).numpy())
+        pixels, classes = (torch.from_numpy(made[name].copy()) for name in ("image", "mask"))
+        return (pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1), classes.to(torch.int64)
 
-    def _made(self, description: dict[str, Any]) -> Any:
+    def _pipeline(self, size: tuple[int, int], fill: tuple[float, ...], mask: Mask | None = None) -> Any:
+        outside = None if mask is None else mask.ignore_index
+        native = mask is not None and mask.native
+        key = (size, outside, native)
+        if key not in self._pipelines:
+            given = default_transforms(size, fill, native) if self._given is None else self._given
+            steps = [self._made(transform, outside) for transform in given]
+            steps.append(self._made({"name": "Resize", "height": size[0], "width": size[1]}, None))
+            self._pipelines[key] = self._library.Compose(steps)
+        return self._pipelines[key]
+
+    def _made(self, description: dict[str, Any], outside: int | None) -> Any:
         settings = dict(description)
         if "one_of" in settings:
             if unknown := sorted(set(settings) - {"one_of", "p"}):
                 raise InputError(f"one_of has no {unknown[0]!r}, only p")
-            return self._library.OneOf([self._made(inner) for inner in settings["one_of"]], p=settings.get("p", 0.5))
+            return self._library.OneOf(
+                [self._made(inner, outside) for inner in settings["one_of"]], p=settings.get("p", 0.5)
+            )
         name = settings.pop("name", None)
         if not isinstance(name, str) or not hasattr(self._library, name):
             raise InputError(f"albumentations has no transform {name!r}: {nearest(str(name), vars(self._library))}")
+        if outside is not None and "fill_mask" in inspect.signature(getattr(self._library, name)).parameters:
+            # Else it would be class 0.
+            settings.setdefault("fill_mask", outside)
         try:
             with warnings.catch_warnings():
                 # It only warns of arguments that it does not know, and drops them.
@@ -79,16 +97,22 @@ class Albumentations(Augmentation):
             raise InputError(f"albumentations' {name} does not take these arguments: {reason}") from error
 
 
-def default_transforms(size: tuple[int, int], fill: Sequence[float] = (127.0,)) -> list[dict[str, Any]]:
+def default_transforms(
+    size: tuple[int, int], fill: Sequence[float] = (127.0,), native: bool = False
+) -> list[dict[str, Any]]:
     """The default, as Albumentations takes it.
 
     Args:
         size: Height and width of the result.
         fill: What is outside and in the holes, for each channel, 0..255.
+        native: Whether the crop is one of this size, so that pixels stay as large as they are.
     """
+    crop: dict[str, Any] = {"name": "RandomResizedCrop", "size": size, "scale": (0.8, 1.0)}
+    if native:
+        crop = {"name": "RandomCrop", "height": size[0], "width": size[1], "pad_if_needed": True, "fill": tuple(fill)}
     holes = {"hole_height_range": (0.05, 0.15), "hole_width_range": (0.05, 0.15), "fill": tuple(fill)}
     return [
-        {"name": "RandomResizedCrop", "size": size, "scale": (0.8, 1.0)},
+        crop,
         {"name": "HorizontalFlip", "p": 0.5},
         {
             "one_of": [

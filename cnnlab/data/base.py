@@ -23,7 +23,7 @@ class PredictionBatch(NamedTuple):
     images: Tensor
     """(B, C, H, W), uint8 0..255 or float 0..1."""
     targets: Tensor
-    """(B,) int64, -1 where the truth is not known."""
+    """(B,) int64, -1 where the truth is not known; with masks (B, H, W), ignore_index where it is not known."""
     indices: Tensor
     """(B,) int64, each image's place in the data set."""
     paths: list[str]
@@ -197,3 +197,8 @@ class VisionDataModule(LightningDataModule):
             # A generator of its own: making an iterator must not advance the one that dropout draws from.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

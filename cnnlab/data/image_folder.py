@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from cnnlab.data.base import VisionDataModule
+from cnnlab.data.base import VisionDataModule, processors
 from cnnlab.data.cache import ImageCache
 from cnnlab.data.files import AugmentedFiles, FileImages, IndexedFiles, Opener
 from cnnlab.data.listing import (
@@ -22,11 +21,12 @@ from cnnlab.data.listing import (
     divide,
     find_broken,
     folds,
-    images_under,
     keep_splits,
     list_folder,
     list_table,
     manifest_row,
+    to_predict,
+    trouble_in,
 )
 from cnnlab.data.mixing import create_mixing
 from cnnlab.data.presets import Target, create_augmentation
@@ -116,7 +116,7 @@ class ImageFolder(VisionDataModule):
         drop_last: bool = True,
         seed: int | None = None,
     ) -> None:
-        workers = min(8, _processors()) if num_workers is None else num_workers
+        workers = min(8, processors()) if num_workers is None else num_workers
         super().__init__(batch_size=batch_size, num_workers=workers, drop_last=drop_last, seed=seed)
         if multi_label and csv is None:
             raise InputError("data.multi_label needs a table of labels: data.csv")
@@ -234,7 +234,8 @@ class ImageFolder(VisionDataModule):
         """
         self.adopt_from_trainer()
         if stage == "predict" and self._predicts_elsewhere:
-            self.predict_set = IndexedFiles(self._to_predict(Path(self.hparams["predict"])))
+            samples = to_predict(Path(self.hparams["predict"]), self.channels, self.hparams["on_error"])
+            self.predict_set = IndexedFiles(FileImages(samples, torch.full((len(samples),), -1), self.target()))
             return
         self._leave_out_broken()
         listing = self.listing
@@ -294,18 +295,6 @@ class ImageFolder(VisionDataModule):
             row[[number[label] for label in sample.labels]] = 1.0
         return targets
 
-    def _to_predict(self, place: Path) -> FileImages:
-        paths = [place] if place.is_file() else images_under(place)
-        samples = [Sample(str(path), ()) for path in paths]
-        if self.hparams["on_error"] == "skip":
-            broken = find_broken(samples, self.channels)
-            for text in broken.values():
-                rank_zero_warn(f"left out: {text}")
-            samples = [sample for sample in samples if sample.path not in broken]
-        if not samples:
-            raise InputError(f"data.predict {place} has no images that can be read")
-        return FileImages(samples, torch.full((len(samples),), -1), self.target())
-
     def train_weights(self) -> Tensor | None:
         """(N,) how often each training image is drawn, in proportion; None if all are drawn alike."""
         if not self._balance:
@@ -324,13 +313,7 @@ class ImageFolder(VisionDataModule):
             What is wrong with those that cannot be read; the paths of each image that stands in several splits.
         """
         self._leave_out_broken()
-        rows = self.manifest()
-        places: dict[str, list[dict[str, str]]] = {}
-        for row in rows:
-            if row["sha256"] and not row["error"]:
-                places.setdefault(row["sha256"], []).append(row)
-        copies = [[row["path"] for row in same] for same in places.values() if len({row["split"] for row in same}) > 1]
-        return [row["error"] for row in rows if row["error"]], copies
+        return trouble_in(self.manifest())
 
     def manifest(self) -> list[dict[str, str]]:
         """A row for each image: path, label, split, group, bytes, sha256, and the error of those left out."""
@@ -340,11 +323,6 @@ class ImageFolder(VisionDataModule):
             row = manifest_row(divided.get(sample.path, sample), self.root)
             rows.append({**row, "error": (self._broken or {}).get(sample.path, "")})
         return rows
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refold(listing: Listing, count: int, fold: int, seed: int) -> Listing:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import EXTENSIONS, ImageError, LazyImage
@@ -95,7 +96,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
     """
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")
-    places = _split_folders(root, class_names or ()) or {"": root}
+    places = split_folders(root, class_names or ()) or {"": root}
     first = next(iter(places.values()))
     present = _subfolders(first)
     names = list(class_names) if class_names is not None else present
@@ -124,7 +125,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
     return Listing(samples, names, left_out)
 
 
-def _split_folders(root: Path, class_names: Sequence[str]) -> dict[str, Path]:
+def split_folders(root: Path, class_names: Sequence[str]) -> dict[str, Path]:
     """The folders of the splits, training first; none where the folders are those of the classes."""
     found: dict[str, Path] = {}
     for split, names in _SPLIT_FOLDERS.items():
@@ -153,6 +154,27 @@ def list_table(table: Path, root: Path, class_names: Sequence[str] | None = None
     Raises:
         InputError: If the file or a column is absent, or if a row has no label, a strange one, or a strange split.
     """
+    rows = read_table(table, ("path", "label"))
+    samples = []
+    for line, row in enumerate(rows, start=2):
+        text = (row["label"] or "").strip()
+        labels = tuple(part.strip() for part in text.split(";") if part.strip()) if multi_label else (text,)
+        if not multi_label and not text:
+            raise InputError(f"{table}, line {line}: {row['path']} has no label")
+        samples.append(sample_of(row, labels, root, f"{table}, line {line}"))
+    present = sorted({label for sample in samples for label in sample.labels})
+    names = list(class_names) if class_names is not None else present
+    if strange := sorted(set(present) - set(names)):
+        raise InputError(f"{table}: there is no class {strange[0]!r}: {nearest(strange[0], names)}")
+    return Listing(samples, names)
+
+
+def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file, whose column path names no file twice.
+
+    Raises:
+        InputError: If the file or a needed column is absent, if it has no rows, or if a path stands in two of them.
+    """
     if not table.is_file():
         raise InputError(f"data.csv {table}: there is no such file")
     try:
@@ -162,31 +184,29 @@ def list_table(table: Path, root: Path, class_names: Sequence[str] | None = None
             rows = list(reader)
     except UnicodeDecodeError as error:
         raise InputError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
-    for needed in ("path", "label"):
-        if needed not in columns:
-            raise InputError(f"{table} has no column {needed!r}, only {', '.join(map(repr, columns))}")
-    samples = []
+    for name in needed:
+        if name not in columns:
+            raise InputError(f"{table} has no column {name!r}, only {', '.join(map(repr, columns))}")
+    if not rows:
+        raise InputError(f"{table} has no rows")
     lines: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):
-        text = (row["label"] or "").strip()
-        labels = tuple(part.strip() for part in text.split(";") if part.strip()) if multi_label else (text,)
-        if not multi_label and not text:
-            raise InputError(f"{table}, line {line}: {row['path']} has no label")
-        split = (row.get("split") or "").strip()
-        if split not in ("", *SPLITS):
-            raise InputError(f"{table}, line {line}: split is {split!r}, expected train, val, test or nothing")
-        path = str(root / (row["path"] or ""))
-        if path in lines:
-            raise InputError(f"{table}, lines {lines[path]} and {line}: both are of {row['path']}; keep one")
-        lines[path] = line
-        samples.append(Sample(path, labels, split, (row.get("group") or "").strip()))
-    if not samples:
-        raise InputError(f"{table} has no rows")
-    present = sorted({label for sample in samples for label in sample.labels})
-    names = list(class_names) if class_names is not None else present
-    if strange := sorted(set(present) - set(names)):
-        raise InputError(f"{table}: there is no class {strange[0]!r}: {nearest(strange[0], names)}")
-    return Listing(samples, names)
+        first = lines.setdefault(row["path"], line)
+        if first != line:
+            raise InputError(f"{table}, lines {first} and {line}: both are of {row['path']}; keep one")
+    return rows
+
+
+def sample_of(row: dict[str, str], labels: tuple[str, ...], root: Path, place: str) -> Sample:
+    """A row of a table as a sample; its columns split and group may be absent.
+
+    Raises:
+        InputError: If its split is a strange one; ``place`` says where that is.
+    """
+    split = (row.get("split") or "").strip()
+    if split not in ("", *SPLITS):
+        raise InputError(f"{place}: split is {split!r}, expected train, val, test or nothing")
+    return Sample(str(root / (row["path"] or "")), labels, split, (row.get("group") or "").strip())
 
 
 def divide(listing: Listing, val_size: float, test_size: float, seed: int) -> Listing:
@@ -309,6 +329,29 @@ def find_broken(samples: Sequence[Sample], channels: int) -> dict[str, str]:
         return dict(found for found in pool.map(trouble, samples) if found is not None)
 
 
+def to_predict(place: Path, channels: int, on_error: str) -> list[Sample]:
+    """The image, or the images of a folder, that a run is to predict.
+
+    Args:
+        place: A file or a folder.
+        channels: See imaging.
+        on_error: raise, which leaves it to whoever reads them, or skip, which leaves broken ones out, each named.
+
+    Raises:
+        InputError: If there is no image to predict.
+    """
+    paths = [place] if place.is_file() else images_under(place)
+    samples = [Sample(str(path), ()) for path in paths]
+    if on_error == "skip":
+        broken = find_broken(samples, channels)
+        for text in broken.values():
+            rank_zero_warn(f"left out: {text}")
+        samples = [sample for sample in samples if sample.path not in broken]
+    if not samples:
+        raise InputError(f"data.predict {place} has no images that can be read")
+    return samples
+
+
 def manifest_row(sample: Sample, root: Path) -> dict[str, str]:
     """A sample as a row of the manifest: path, label, split, group, size in bytes, SHA-256 of the file."""
     path = Path(sample.path)
@@ -322,3 +365,17 @@ def manifest_row(sample: Sample, root: Path) -> dict[str, str]:
         return {**row, "bytes": "", "sha256": ""}
     with path.open("rb") as file:
         return {**row, "bytes": str(path.stat().st_size), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def trouble_in(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """What a manifest tells of broken files, and of images that stand in several splits.
+
+    Returns:
+        The errors; the paths of each image, by its hash, that is in more than one split.
+    """
+    places: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        if row["sha256"] and not row["error"]:
+            places.setdefault(row["sha256"], []).append(row)
+    copies = [[row["path"] for row in same] for same in places.values() if len({row["split"] for row in same}) > 1]
+    return [row["error"] for row in rows if row["error"]], copies

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +32,8 @@ from cnnlab.imaging import Picture
 _ORDERS = [(a, b, c, 6 - a - b - c) for a in range(4) for b in range(4) for c in range(4) if len({a, b, c}) == 3]
 _ATTEMPTS = 10
 """Boxes that are tried, as in torchvision."""
+MASK_DRAWS = 5
+"""How many numbers more an image with a mask needs."""
 
 
 class Target(NamedTuple):
@@ -46,6 +49,20 @@ class Target(NamedTuple):
     """See imaging.Preprocessing; for images that are not augmented."""
     interpolation: str
     """See imaging.Preprocessing; for images that are not augmented."""
+
+
+class Mask(NamedTuple):
+    """The classes of an image's pixels, and how they are to be augmented with it."""
+
+    classes: Tensor
+    """(H, W) int64, as large as the image."""
+    ignore_index: int
+    """What is outside the image, and what is erased: it counts for nothing."""
+    native: bool
+    """Whether the crop's scale is that of the size it is brought to, so that pixels stay about as large as they are;
+    else that of the image."""
+    rare: float
+    """The probability that the crop is put onto a pixel of a class that is drawn among those of the image."""
 
 
 class Augmentation(ABC):
@@ -69,6 +86,20 @@ class Augmentation(ABC):
             (channels, *size), uint8.
         """
 
+    @abstractmethod
+    def together(self, image: Picture, mask: Mask, target: Target, numbers: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Read and augment an image, and its mask in step.
+
+        Args:
+            image: The opened file.
+            mask: Its mask.
+            target: What both are brought to.
+            numbers: ``draws + MASK_DRAWS`` numbers, uniform in [0, 1).
+
+        Returns:
+            (channels, *size), uint8, and (*size), int64.
+        """
+
 
 class NoAugmentation(Augmentation):
     """The image as evaluation sees it."""
@@ -77,11 +108,32 @@ class NoAugmentation(Augmentation):
         """Read, resize and crop."""
         return evaluated(image, target)
 
+    def together(self, image: Picture, mask: Mask, target: Target, numbers: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Read and resize; a crop of the size itself where the scale is native."""
+        if mask.native:
+            return _CROP.together(image, mask, target, [*[0.5] * _CROP.draws, *numbers[-MASK_DRAWS:]])
+        return stretched(image, target), nearest_resized(mask.classes, target.size)
+
 
 def evaluated(image: Picture, target: Target) -> Tensor:
     """Read, resize and crop an image for evaluation, to (channels, *size) uint8."""
     pixels = imaging.evaluated(image, target.channels, target.size, target.crop, target.interpolation)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def stretched(image: Picture, target: Target) -> Tensor:
+    """Read an image and bring all of it to the size, whatever its proportions, to (channels, *size) uint8."""
+    height, width = target.size
+    pixels = imaging.resized(image.read(target.channels, (2 * height, 2 * width)), target.size, target.interpolation)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def nearest_resized(classes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W) numbers of classes to (*size), by the nearest pixel."""
+    if tuple(classes.shape) == tuple(size):
+        return classes
+    resized = F.interpolate(classes[None, None].to(torch.float32), size, mode="nearest-exact")
+    return resized[0, 0].to(torch.int64)
 
 
 @dataclass(frozen=True)
@@ -145,9 +197,30 @@ class Photograph(Augmentation):
         """Read and augment an image."""
         drawn = iter(numbers)
         box = random_box([next(drawn) for _ in range(2 * _ATTEMPTS + 2)], image.size, self.scale, self.ratio)
-        geometry = self._geometry(box, target.size, drawn)
+        result, _ = self._augmented(image, None, target, box, drawn)
+        return result
+
+    def together(self, image: Picture, mask: Mask, target: Target, numbers: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Read and augment an image, and its mask in step; the proportions are relative to those of the size."""
+        drawn = iter(numbers)
+        (rows, columns), (height, width) = image.size, target.size
+        ratio = [value * width / height for value in self.ratio]
+        share = height * width / (rows * columns) if mask.native else 1.0
+        scale = [value * share for value in self.scale]
+        box = random_box([next(drawn) for _ in range(2 * _ATTEMPTS + 2)], image.size, scale, ratio)
+        wanted, *place = numbers[self.draws :]
+        if wanted < mask.rare:
+            box = _put_onto_a_class(box, mask, place)
+        result, classes = self._augmented(image, mask, target, box, drawn)
+        assert classes is not None
+        return result, classes
+
+    def _augmented(
+        self, image: Picture, mask: Mask | None, target: Target, box: Box, drawn: Iterator[float]
+    ) -> tuple[Tensor, Tensor | None]:
+        whole = self._geometry(box, target.size, drawn)
         pixels = image.read(target.channels, at_least=enough(image.size, box, target.size))
-        geometry = geometry._replace(box=_in_pixels_of(pixels.shape, image.size, box))
+        geometry = whole._replace(box=_in_pixels_of(pixels.shape, image.size, box))
         colour = Colour(
             brightness=1 + self.brightness * _either(drawn),
             contrast=1 + self.contrast * _either(drawn),
@@ -168,11 +241,14 @@ class Photograph(Augmentation):
                 result = to_bytes(recolour(result.to(torch.float32), colour))
         if self.policy:
             result = _apply_policy(self.policy, result, next(drawn), target.fill)
+        classes = _warped(mask, whole, target.size) if mask is not None else None
         if next(drawn) < self.erase:
             box = random_box([next(drawn) for _ in range(10)], target.size, (0.02, 0.33), (0.3, 3.3))
             top, left, height, width = map(int, box)
             result[:, top : top + height, left : left + width] = target.fill.to(torch.uint8).view(-1, 1, 1)
-        return result
+            if mask is not None and classes is not None:
+                classes[top : top + height, left : left + width] = mask.ignore_index
+        return result, classes
 
     @property
     def _colours(self) -> bool:
@@ -186,6 +262,31 @@ class Photograph(Augmentation):
             angle=self.degrees * _either(drawn),
             shift=(round(size[0] * self.translate * _either(drawn)), round(size[1] * self.translate * _either(drawn))),
         )
+
+
+def _put_onto_a_class(box: Box, mask: Mask, numbers: Sequence[float]) -> Box:
+    """Move a box so that a pixel of a class is in it: each class of the image is as likely as any other."""
+    kinds, place, down, right = numbers
+    present = [value for value in np.unique(mask.classes.numpy()).tolist() if value != mask.ignore_index]
+    if not present:
+        return box
+    found = (mask.classes == present[int(kinds * len(present))]).nonzero()
+    row, column = found[int(place * len(found))].tolist()
+    top, left = (
+        round(min(max(pixel - share * side, 0), length - side))
+        for pixel, share, side, length in zip(
+            (row, column), (down, right), (box.height, box.width), mask.classes.shape, strict=True
+        )
+    )
+    return box._replace(top=top, left=left)
+
+
+def _warped(mask: Mask, geometry: Geometry, size: tuple[int, int]) -> Tensor:
+    """The mask's classes under a geometry of the whole image, (*size) int64."""
+    fill = torch.tensor([float(mask.ignore_index)])
+    warped = warp(mask.classes[..., None], geometry, size, fill, mode="nearest")
+    fill_shifted(warped, geometry.shift, fill)
+    return warped[0].to(torch.int64)
 
 
 def _either(drawn: Iterator[float]) -> float:
@@ -253,10 +354,25 @@ _PHOTOGRAPHS: dict[str, dict[str, Any]] = {
     },
     "strong": {"scale": (0.35, 1.0), "policy": "trivialaugment", "erase": 0.25},
 }
+# A policy would move images without their masks.
+_WITH_MASKS: dict[str, dict[str, Any]] = {
+    **_PHOTOGRAPHS,
+    "strong": {
+        "scale": (0.25, 1.0),
+        "degrees": 15.0,
+        "translate": 0.1,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.4,
+        "hue": 0.1,
+        "erase": 0.25,
+    },
+}
+_CROP = Photograph(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
 PRESETS = ("none", *_PHOTOGRAPHS, "albumentations")
 
 
-def create_augmentation(name: str, args: dict[str, Any] | None = None) -> Augmentation:
+def create_augmentation(name: str, args: dict[str, Any] | None = None, masks: bool = False) -> Augmentation:
     """Make an augmentation.
 
     Args:
@@ -264,6 +380,8 @@ def create_augmentation(name: str, args: dict[str, Any] | None = None) -> Augmen
             shift 0.1, colours 0.2, 0.2, 0.2, 0.1, erasing 0.2); strong (crop of 0.35 to 1, flip, TrivialAugment,
             erasing 0.25); albumentations (see data.albumentations).
         args: What is to differ from that: arguments of Photograph, or of data.albumentations.Albumentations.
+        masks: Whether images have masks; strong is then a crop of 0.25 to 1 and stronger changes of geometry and
+            colour, since TrivialAugment would move the image alone.
 
     Raises:
         InputError: If there is no such preset, or if it does not take these arguments.
@@ -285,8 +403,12 @@ def create_augmentation(name: str, args: dict[str, Any] | None = None) -> Augmen
     if unknown := sorted(set(args) - known):
         raise InputError(f"augmentation {name!r} has no {unknown[0]!r}: {nearest(unknown[0], known)}")
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
+    if masks and settings.get("policy"):
+        raise InputError(
+            f"augment_args.policy {settings['policy']} would move images without their masks: leave it out"
+        )
     try:
-        return Photograph(**{**_PHOTOGRAPHS[name], **settings})
+        return Photograph(**{**(_WITH_MASKS if masks else _PHOTOGRAPHS)[name], **settings})
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

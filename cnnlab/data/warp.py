@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -90,17 +90,24 @@ def random_box(numbers: Sequence[float], size: tuple[int, int], scale: Sequence[
     return Box((rows - height) // 2, (columns - width) // 2, height, width)
 
 
-def warp(pixels: Tensor, geometry: Geometry, size: tuple[int, int], fill: Tensor) -> Tensor:
-    """Apply a geometry in one bilinear interpolation.
+def warp(
+    pixels: Tensor,
+    geometry: Geometry,
+    size: tuple[int, int],
+    fill: Tensor,
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+) -> Tensor:
+    """Apply a geometry in one interpolation.
 
     What lies outside the box stays outside, as if the image had been cut before it was turned. There
     is no antialiasing: hand in an image that is not much larger than what comes out (see enough).
 
     Args:
-        pixels: (H, W, C), uint8.
+        pixels: (H, W, C), uint8 or whatever float32 holds exactly.
         geometry: In pixels of this image.
         size: Height and width of the result.
         fill: (C,) float, 0..255: what is outside.
+        mode: bilinear, or nearest for numbers of classes.
 
     Returns:
         (C, *size), float 0..255. What a shift has brought in is not filled yet: see fill_shifted.
@@ -123,7 +130,7 @@ def warp(pixels: Tensor, geometry: Geometry, size: tuple[int, int], fill: Tensor
     ys = (_centred(height) - geometry.shift[0]) * complex(-sin * across, cos * along)
     grid = torch.view_as_real(xs[None, :] + (ys + complex(centre_x, centre_y))[:, None])
     levels = framed.permute(2, 0, 1)[None]
-    return F.grid_sample(levels, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+    return F.grid_sample(levels, grid[None], mode=mode, padding_mode="border", align_corners=False)[0]
 
 
 def _framed(pixels: Tensor, fill: Tensor) -> Tensor:

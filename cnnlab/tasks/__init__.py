@@ -2,5 +2,6 @@
 
 from cnnlab.tasks.base import VisionTask
 from cnnlab.tasks.classification import Classification
+from cnnlab.tasks.segmentation import Segmentation
 
-__all__ = ["Classification", "VisionTask"]
+__all__ = ["Classification", "Segmentation", "VisionTask"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
@@ -14,6 +15,7 @@ from torchmetrics import Metric, MetricCollection
 
 from cnnlab.checkpoint import origin, read_weights
 from cnnlab.errors import InputError
+from cnnlab.imaging import Preprocessing
 from cnnlab.loggers import write_metrics
 from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.memory import batch_to_group_norm
@@ -100,13 +102,14 @@ class VisionTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        self._forget_what_the_subclass_does_not_take()
         self.num_classes = num_classes
         self.class_names = [str(i) for i in range(num_classes)] if class_names is None else list(class_names)
         if len(self.class_names) != num_classes:
             raise InputError(f"there are {len(self.class_names)} class_names for {num_classes} classes")
         # Plain lists, whatever sequence came: tuples would come back from YAML as something else.
         self.hparams["class_names"] = self.class_names
-        self.preprocessing = preprocessing(network, channels) if weights is not None else None
+        self.preprocessing = self.configure_preprocessing() if weights is not None else None
         """What the network's pretraining expects of its images; None without one."""
         if self.preprocessing is not None:
             mean, std = self.preprocessing.mean, self.preprocessing.std
@@ -140,11 +143,23 @@ class VisionTask(LightningModule):
         self.tables: dict[str, Tensor] = {}
         """The latest value of each metric that is more than a number, such as "test/confusion_matrix"."""
 
+    def _forget_what_the_subclass_does_not_take(self) -> None:
+        """Lightning keeps the arguments of this class too, which the subclass could not be made with again."""
+        parameters = inspect.signature(type(self).__init__).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return
+        for name in set(self.hparams) - set(parameters):
+            del self.hparams[name]
+
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
         """Lightning's; pretrained weights are not looked for, since the checkpoint brings its own."""
         with architecture_only():
             return super().load_from_checkpoint(*args, **kwargs)
+
+    def configure_preprocessing(self) -> Preprocessing | None:
+        """What the pretraining of the network expects of its images; asked where there are pretrained weights."""
+        return preprocessing(self.hparams["network"], self.hparams["channels"])
 
     def configure_network(self) -> nn.Module:
         """Make the network: standardised images to raw predictions."""

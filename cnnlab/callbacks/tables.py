@@ -1,0 +1,66 @@
+"""A table that all processes write, and the first one puts in order."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+
+class SharedTable:
+    """A CSV file with a row for each sample, begun by its index; each process writes its own part as it goes.
+
+    Args:
+        trainer: Whose processes write.
+        path: The file, once all parts are merged.
+    """
+
+    def __init__(self, trainer: Trainer, path: Path) -> None:
+        self.trainer = trainer
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._part(trainer.global_rank).open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+
+    def write(self, row: Sequence[Any]) -> None:
+        """Write a row of this process's part; indices must ascend."""
+        self._writer.writerow(row)
+
+    def merge(self, header: Sequence[str]) -> None:
+        """Wait for all processes, and put their rows in order; every process calls it."""
+        self._file.close()
+        self.trainer.strategy.barrier("table")
+        if not self.trainer.is_global_zero:
+            return
+        parts = [self._part(rank) for rank in range(self.trainer.world_size)]
+        merged = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part")
+        with merged.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            rows: Iterator[list[str]] = heapq.merge(*map(_rows, parts), key=_index)
+            writer.writerows(rows)
+        merged.replace(self.path)
+        for part in parts:
+            part.unlink()
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._file.close()
+        self._part(self.trainer.global_rank).unlink(missing_ok=True)
+
+    def _part(self, rank: int) -> Path:
+        return self.path.with_name(f".{self.path.stem}.rank{rank}.csv")
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.reader(file)
+
+
+def _index(row: list[str]) -> int:
+    return int(row[0])

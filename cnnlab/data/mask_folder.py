@@ -1,0 +1,303 @@
+"""MaskFolder: images with a mask each, from two folders or from a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cnnlab.data.base import BatchDataset, VisionDataModule, processors
+from cnnlab.data.listing import SPLITS, Listing, Sample, divide, keep_splits, manifest_row, to_predict, trouble_in
+from cnnlab.data.mask_files import AugmentedMasks, IndexedMasks, MaskFiles, Pair, PairReader
+from cnnlab.data.mask_listing import list_pair_table, list_pairs
+from cnnlab.data.mask_values import MaskValues, Value
+from cnnlab.data.presets import Target, create_augmentation
+from cnnlab.data.samplers import EvalSampler
+from cnnlab.errors import InputError
+from cnnlab.imaging import ImageError, LazyImage, read_mask, resampling
+
+_IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
+_OTHERWISE_IGNORED = 255
+
+
+class MaskFolder(VisionDataModule):
+    """Images and the class of each of their pixels.
+
+    They lie in ROOT/images/SPLIT and ROOT/masks/SPLIT (train, val, test), or in ROOT/images and ROOT/masks, or where a
+    table says; a mask has its image's name, with any ending. What is not divided yet is divided here.
+
+    With ``size`` all images are brought to one size, in training by way of random crops of a share of the image.
+    Without, pixels stay as large as they are: training takes crops of ``crop`` pixels, evaluation whole images (one by
+    one where they differ in size; see the task's ``window`` for large ones).
+
+    Args:
+        root: The folder; paths in a table start from it.
+        csv: A table with the columns path and mask, and perhaps split (train, val, test) and group (what is of one
+            group is never divided).
+        class_names: The classes in the order of their numbers; as many numbers as the masks have if None.
+        mask_values: The value of each class in the masks: numbers (of a palette too), or colours [red, green, blue];
+            0, 1, 2, ... if None. Binary masks of 0 and 255: [0, 255], and ignore_index null.
+        ignore_index: The value of pixels that count for nothing; None if there are none.
+        val_size: The share of the training images that validates where there is no folder val.
+        test_size: The share of all images that tests where nothing is divided.
+        splits: See ImageFolder.
+        split_seed: Decides which; apart from the run's seed.
+        predict: What to predict: train, val or test, a folder of images, or one image.
+        size: Height and width that all images are brought to (or both in one number), whatever their proportions.
+        crop: Height and width of training crops (or both in one number) where pixels stay as large as they are; the
+            images' size if None and all have the same.
+        interpolation: See imaging.INTERPOLATIONS, for images; masks take the nearest pixel.
+        channels: 3 for colour, 1 for grey.
+        augment: See presets.create_augmentation; masks go in step.
+        augment_args: See presets.create_augmentation.
+        rare_crops: The probability that a training crop is put onto a pixel of a class that is drawn among those of
+            the image, each as likely as any other, so that rare ones are met more often.
+        on_error: What is done with pairs that cannot be read or do not fit each other: raise, or skip, which reads all
+            files before the start and leaves the broken ones out, each named.
+        batch_size: See VisionDataModule.
+        num_workers: Processes that read ahead; as many as there are processors, up to 8, if None.
+        drop_last: See VisionDataModule.
+        seed: See VisionDataModule.
+
+    Raises:
+        InputError: If there are no images, if one has no mask, or if an argument does not fit.
+    """
+
+    train_set: AugmentedMasks
+
+    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names",)
+    DIVIDING: ClassVar[tuple[str, ...]] = ("val_size", "test_size", "split_seed")
+
+    def __init__(
+        self,
+        root: str,
+        csv: str | None = None,
+        class_names: Sequence[str] | None = None,
+        mask_values: Sequence[int | Sequence[int]] | None = None,
+        ignore_index: int | Sequence[int] | None = 255,
+        val_size: float = 0.15,
+        test_size: float = 0.15,
+        splits: str | None = None,
+        split_seed: int = 0,
+        predict: str = "test",
+        size: int | Sequence[int] | None = None,
+        crop: int | Sequence[int] | None = None,
+        interpolation: str = "bilinear",
+        channels: Literal[1, 3] = 3,
+        augment: str = "standard",
+        augment_args: dict[str, Any] | None = None,
+        rare_crops: float = 0.0,
+        on_error: Literal["raise", "skip"] = "raise",
+        batch_size: int = 8,
+        num_workers: int | None = None,
+        drop_last: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        workers = min(8, processors()) if num_workers is None else num_workers
+        super().__init__(batch_size=batch_size, num_workers=workers, drop_last=drop_last, seed=seed)
+        if not 0 <= rare_crops <= 1:
+            raise InputError(f"data.rare_crops is {rare_crops}, expected 0 to 1")
+        if size is not None and crop is not None:
+            raise InputError("data.size and data.crop exclude each other: all images at one size, or crops as they are")
+        resampling(interpolation)
+        self.root = Path(root)
+        self.channels = channels
+        self.mean, self.std = _IMAGENET[channels]
+        self.augmentation = create_augmentation(augment, augment_args, masks=True)
+        self.ignore_index = ignore_index if isinstance(ignore_index, int) else _OTHERWISE_IGNORED
+        """What the targets of ignored pixels are."""
+        self._size, self._crop = _sides("size", size), _sides("crop", crop)
+        # A run may be moved: its checkpoints do not keep where it was.
+        self._splits = Path(splits) if splits is not None else None
+        self.hparams["splits"] = None
+        self._broken: dict[str, str] = {}
+        self._searched = False
+        samples, self.mask_of = list_pair_table(Path(csv), self.root) if csv else list_pairs(self.root)
+        self._all = Listing(samples, [])
+        self.class_names = self._names(class_names, mask_values)
+        self.hparams["class_names"] = self.class_names
+        values = list(mask_values) if mask_values is not None else list(range(len(self.class_names)))
+        self.reader = PairReader(MaskValues(values, ignore_index, self.ignore_index), self.ignore_index, channels)
+
+    def _names(self, names: Sequence[str] | None, values: Sequence[Value] | None) -> list[str]:
+        if names is not None and values is not None and len(names) != len(values):
+            raise InputError(
+                f"data.class_names are {len(names)} and data.mask_values {len(values)}: one for each class"
+            )
+        if names is not None:
+            return list(names)
+        if values is not None:
+            return [str(number) for number in range(len(values))]
+        ignored = self.hparams["ignore_index"]
+        with ThreadPoolExecutor() as pool:
+            found = set().union(*pool.map(_numbers, self.mask_of.values())) - {ignored}
+        if max(found, default=0) > _OTHERWISE_IGNORED:
+            raise InputError(f"the masks have values up to {max(found)}: say which is which class, data.mask_values")
+        if found <= {0}:
+            raise InputError(
+                f"the masks have nothing but 0 and the ignored {ignored}: for binary masks of 0 and {ignored} say "
+                f"--data.mask_values '[0, {ignored}]' --data.ignore_index null"
+            )
+        return [str(number) for number in range(max(found) + 1)]
+
+    @cached_property
+    def _divided(self) -> Listing:
+        options = self.hparams
+        if self._splits is None:
+            return divide(self._all, options["val_size"], options["test_size"], options["split_seed"])
+        listing, count = keep_splits(self._all, self._splits, self.root)
+        if count:
+            rank_zero_warn(f"{count} images of {self.root} are not in {self._splits}, and are left out")
+        return listing
+
+    @property
+    def listing(self) -> Listing:
+        """All images that can be used, each with its split."""
+        return Listing([sample for sample in self._divided.samples if sample.path not in self._broken], [])
+
+    def target(self) -> Target:
+        """What images are brought to in training."""
+        preprocessing = self.preprocessing
+        mean = self.mean if preprocessing is None else preprocessing.mean
+        fill = torch.tensor([255.0 * value for value in mean])
+        size = self._size or self._crop or self._common_size
+        if size is None:
+            raise InputError(
+                f"the images in {self.root} differ in size: say data.size, to bring all to one, or data.crop, to train "
+                "on parts of them"
+            )
+        return Target(size, self.channels, fill, 1.0, self.hparams["interpolation"])
+
+    @cached_property
+    def _common_size(self) -> tuple[int, int] | None:
+        """The size of all images, None where they differ."""
+        with ThreadPoolExecutor() as pool:
+            sizes = set(pool.map(lambda sample: LazyImage(sample.path).size, self.listing.samples))
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def setup(self, stage: str) -> None:
+        """List the images of a stage, and divide them where that is left to do.
+
+        Raises:
+            InputError: If the stage has no images.
+        """
+        self.adopt_from_trainer()
+        if stage == "predict" and self.hparams["predict"] not in SPLITS:
+            samples = to_predict(Path(self.hparams["predict"]), self.channels, self.hparams["on_error"])
+            self.predict_set = IndexedMasks(self._files(samples))
+            return
+        self._leave_out_broken()
+        listing = self.listing
+        if stage == "fit":
+            self.train_set = AugmentedMasks(
+                self._files(self._of(listing, "train")),
+                self.augmentation,
+                self.target(),
+                self.seed,
+                native=self._size is None,
+                rare=self.hparams["rare_crops"],
+            )
+            counts = {split: len(samples) for split, samples in listing.of.items() if samples}
+            rank_zero_info(f"{self.num_classes} classes; images: {counts}")
+        if stage in ("fit", "validate"):
+            self.val_set = self._files(self._of(listing, "val"))
+        if stage == "test":
+            self.test_set = self._files(self._of(listing, "test"))
+        if stage == "predict":
+            self.predict_set = IndexedMasks(self._files(self._of(listing, self.hparams["predict"])))
+
+    def _of(self, listing: Listing, split: str) -> list[Sample]:
+        if not listing.of[split]:
+            raise InputError(
+                f"{self.root} has no images for {split}: make the folders {self.root / 'images' / split} and "
+                f"{self.root / 'masks' / split}, or a table with a column split"
+            )
+        return listing.of[split]
+
+    def _files(self, samples: Sequence[Sample]) -> MaskFiles:
+        pairs = [Pair(sample.path, self.mask_of.get(sample.path)) for sample in samples]
+        return MaskFiles(pairs, self.reader, self._size, self.hparams["interpolation"])
+
+    def _eval_loader(self, dataset: BatchDataset) -> DataLoader[Any]:
+        files = dataset.source if isinstance(dataset, IndexedMasks) else dataset
+        together = isinstance(files, MaskFiles) and files.have_one_size
+        batch_size = self.batch_size if together else 1
+        return self._loader(dataset, EvalSampler(len(dataset), batch_size, **self._place()))
+
+    def _leave_out_broken(self) -> None:
+        if self.hparams["on_error"] == "raise" or self._searched:
+            return
+        samples = self._divided.samples
+        self._broken, self._searched = self._find_broken(samples), True
+        if self._broken:
+            named = "\n".join(f"  {text}" for text in self._broken.values())
+            rank_zero_warn(f"{len(self._broken)} of {len(samples):,} pairs are broken and left out:\n{named}")
+
+    def _find_broken(self, samples: Sequence[Sample]) -> dict[str, str]:
+        def trouble(sample: Sample) -> tuple[str, str] | None:
+            try:
+                self.reader(Pair(sample.path, self.mask_of[sample.path]))[0].read(self.channels)
+            except ImageError as error:
+                return sample.path, str(error)
+            return None
+
+        with ThreadPoolExecutor() as pool:
+            return dict(found for found in pool.map(trouble, samples) if found is not None)
+
+    def class_shares(self) -> Tensor:
+        """(K,) each class's share of the training pixels that count: what class weights are made from."""
+        counts = torch.zeros(self.num_classes, dtype=torch.int64)
+        for sample in self.listing.of["train"]:
+            classes = self.reader.classes(self.mask_of[sample.path])
+            counts += torch.bincount(classes[classes != self.ignore_index], minlength=self.num_classes)
+        return counts / counts.sum().clamp(min=1)
+
+    def check(self) -> tuple[list[str], list[list[str]]]:
+        """Read all files: see ImageFolder.check."""
+        self._leave_out_broken()
+        return trouble_in(self.manifest())
+
+    def manifest(self) -> list[dict[str, str]]:
+        """A row for each image: path, split, group, bytes, sha256, its mask, and the error of those left out."""
+        rows = []
+        for sample in self._divided.samples:
+            row = manifest_row(sample, self.root)
+            del row["label"]
+            mask = os.path.relpath(self.mask_of[sample.path], self.root)
+            rows.append({**row, "mask": mask, "error": self._broken.get(sample.path, "")})
+        return rows
+
+
+def _sides(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width of an option.
+
+    Raises:
+        InputError: If it is not one number, or two, of 1 or more.
+    """
+    if value is None:
+        return None
+    sides = [value, value] if isinstance(value, int) else list(value)
+    if len(sides) != 2 or min(sides) < 1:
+        raise InputError(f"data.{name} is {value}, expected one number, or height and width, 1 or more")
+    return sides[0], sides[1]
+
+
+def _numbers(path: str) -> set[int]:
+    """The values that a mask has.
+
+    Raises:
+        InputError: If they are colours.
+    """
+    mask = read_mask(path)
+    if mask.ndim == 3:
+        raise InputError(f"{path}: the mask has colours: say in data.mask_values which colour is which class")
+    return set(np.unique(mask).tolist())

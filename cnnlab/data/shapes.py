@@ -1,0 +1,98 @@
+"""Shapes: generated images of circles, squares and triangles with their masks, to try segmentation on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from cnnlab.data.mask_folder import MaskFolder
+from cnnlab.errors import InputError
+from cnnlab.imaging import palette
+
+CLASSES = ("background", "circle", "square", "triangle")
+
+
+class Shapes(MaskFolder):
+    """Images with one to four shapes on noise; what is generated lies in ROOT as a MaskFolder's files.
+
+    Args:
+        root: Where the files lie; generated when they are not there.
+        images: How many are generated for training; a quarter as many for validation and for test each.
+        side: Height and width of the images.
+        class_names: What background, circle, square and triangle are called.
+        **kwargs: See MaskFolder.
+
+    Raises:
+        InputError: If a number is too small, or if an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/shapes",
+        images: int = 200,
+        side: int = 64,
+        class_names: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if images < 4 or side < 16:
+            raise InputError(f"data.images is {images} and data.side {side}, expected 4 and 16 or more")
+        write_shapes(Path(root), images, side)
+        super().__init__(root=root, class_names=class_names or CLASSES, **kwargs)
+
+
+def write_shapes(root: Path, images: int, side: int) -> None:
+    """Write ROOT/images and ROOT/masks, unless ROOT is there; the same files whenever it is done.
+
+    Args:
+        root: The folder.
+        images: How many for training; a quarter as many for validation and for test.
+        side: Height and width.
+    """
+    if root.is_dir():
+        return
+    aside = root.with_name(f".{root.name}.{os.getpid()}")
+    for number, (split, count) in enumerate({"train": images, "val": images // 4, "test": images // 4}.items()):
+        for folder in ("images", "masks"):
+            (aside / folder / split).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            image, mask = draw(np.random.default_rng((number, i)), side)
+            Image.fromarray(image).save(aside / "images" / split / f"{i:04}.jpg", quality=95)
+            picture = Image.fromarray(mask)
+            picture.putpalette(palette(len(CLASSES)).flatten().tolist())
+            picture.save(aside / "masks" / split / f"{i:04}.png")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.rename(root)
+    except OSError:
+        # Another process was sooner, with the same files.
+        shutil.rmtree(aside)
+        if not root.is_dir():
+            raise
+
+
+def draw(generator: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an image (side, side, 3) uint8 and its mask (side, side) uint8, 0 the background."""
+    picture = Image.fromarray(generator.integers(0, 90, (side, side, 3), dtype=np.uint8))
+    mask = Image.new("L", (side, side))
+    for _ in range(generator.integers(1, 5)):
+        kind = int(generator.integers(1, len(CLASSES)))
+        radius = generator.uniform(0.1, 0.25) * side
+        x, y = generator.uniform(radius, side - radius, 2)
+        colour = tuple(int(level) for level in generator.integers(90, 256, 3))
+        for image, fill in ((picture, colour), (mask, kind)):
+            pen = ImageDraw.Draw(image)
+            box = (x - radius, y - radius, x + radius, y + radius)
+            if kind == 1:
+                pen.ellipse(box, fill=fill)
+            elif kind == 2:
+                pen.rectangle(box, fill=fill)
+            else:
+                pen.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill=fill)
+    noise = generator.normal(0, 12, (side, side, 3))
+    return (np.asarray(picture) + noise).clip(0, 255).astype(np.uint8), np.asarray(mask)
