@@ -53,3 +53,15 @@ def test_numbers_are_written_to_the_digits_of_a_float32(tmp_path: Path) -> None:
     log = MetricsCsv(tmp_path / "metrics.csv")
     log.log_metrics({"loss": 1 / 3}, 0)
     assert log.read()[0]["loss"] == "0.333333333"
+
+
+def test_pictures_go_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    path = tmp_path / "a.png"
+    Image.new("RGB", (20, 10), "red").save(path)
+    logger = WandbLogger(save_dir=tmp_path, offline=True, project="tests")
+    trainer = Trainer(logger=logger, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    write_picture(trainer, "val/masks", path, 7)
+    logger.experiment.finish()
+    (kept,) = (tmp_path / "wandb").rglob("media/images/val/*.png")
+    assert kept.read_bytes() == path.read_bytes()

@@ -12,6 +12,7 @@ from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
 from cnnlab.callbacks.sync_norm import SyncNorm
 from cnnlab.callbacks.throughput import Throughput
 from cnnlab.callbacks.unfreezing import Phase, ProgressiveUnfreezing
+from cnnlab.callbacks.validation_masks import ValidationMasks
 from cnnlab.callbacks.weights import ExponentialMovingAverage
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "RunRecords",
     "SyncNorm",
     "Throughput",
+    "ValidationMasks",
 ]

@@ -46,6 +46,7 @@ SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "lr_monitor": (LearningRateMonitor, True, "log the learning rates"),
     "predictions": (callbacks.PredictionTable, True, "write predictions.csv when predicting"),
     "masks": (callbacks.PredictedMasks, True, "write masks and overlays when predicting with a segmentation task"),
+    "validation_masks": (callbacks.ValidationMasks, True, "draw masks of validation images while segmentation trains"),
     "throughput": (callbacks.Throughput, True, "log the training images a second"),
 }
 """Callbacks by name: the class, whether it is on by default, and what it does."""
@@ -253,7 +254,7 @@ class VisionCLI(LightningCLI):
             # What was searched for was found when the run began.
             wanted -= {"lr_finder", "batch_size_finder"}
         if trial:
-            wanted -= {"best", "last", "lr_monitor", *written}
+            wanted -= {"best", "last", "lr_monitor", "validation_masks", *written}
         chosen = {name: value for name, value in self._get(self.config_init, "callbacks").items() if name in wanted}
         return [SLOTS[name][0]() if value is True else value for name, value in chosen.items() if value]
 

@@ -80,13 +80,13 @@ def _unet(
 class DeepLabV3Plus(nn.Module):
     """DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611) of segmentation_models_pytorch, for images of any size.
 
-    The image is padded inside to a multiple of ``stride``, and the result is cut back.
+    The image is padded inside to a multiple of ``multiple``, and the result is cut back.
 
     Args:
         network: The library's.
     """
 
-    stride = 16
+    multiple = 16
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class DeepLabV3Plus(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Standardised images (B, C, H, W) to logits (B, num_classes, H, W)."""
         height, width = images.shape[-2:]
-        logits: Tensor = self.network(padded(images, self.stride))
+        logits: Tensor = self.network(padded(images, self.multiple))
         return logits[..., :height, :width]
 
 

@@ -96,7 +96,7 @@ class UNet(nn.Module):
 
     Four levels of two 3x3 convolutions each, halved by max pools and doubled by transposed convolutions, with skip
     connections; 31,038,933 parameters for three channels and 21 classes. Any height and width: the image is padded
-    inside to a multiple of ``stride`` by repeating its last row and column, and the result is cut back.
+    inside to a multiple of ``multiple`` by repeating its last row and column, and the result is cut back.
 
     Args:
         num_classes: The number of classes.
@@ -127,7 +127,7 @@ class UNet(nn.Module):
         super().__init__()
         check_positive(num_classes=num_classes, channels=channels, base=base, depth=depth)
         widths = [base * 2**level for level in range(depth + 1)]
-        self.stride = 2**depth
+        self.multiple = 2**depth
         self.encoder = nn.ModuleList(map(double_conv, [channels, *widths], widths))
         self.halve = nn.MaxPool2d(2)
         self.decoder = nn.ModuleList(
@@ -144,7 +144,7 @@ class UNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Standardised images (B, channels, H, W) to logits (B, num_classes, H, W)."""
         height, width = images.shape[-2:]
-        features = padded(images, self.stride)
+        features = padded(images, self.multiple)
         skips: list[Tensor] = []
         for level in self.encoder:
             features = level(self.halve(features) if skips else features)
@@ -191,7 +191,7 @@ class EncoderUNet(nn.Module):
                 f"the encoder's features are {', '.join(map(str, strides))} times smaller than the image, expected "
                 "each half as large as the one before: choose a network with stages, such as resnet18 or convnext_tiny"
             )
-        self.stride = strides[-1]
+        self.multiple = strides[-1]
         self.encoder = encoder
         # From the deepest on; where the encoder has none, nothing comes over a skip connection.
         skips = [*reversed(widths[:-1]), *[0] * (strides[0].bit_length() - 1)]
@@ -214,7 +214,7 @@ class EncoderUNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Standardised images (B, C, H, W) to logits (B, num_classes, H, W)."""
         height, width = images.shape[-2:]
-        *skips, features = self.encoder(padded(images, self.stride))
+        *skips, features = self.encoder(padded(images, self.multiple))
         for block in self.decoder:
             features = block(features, skips.pop() if skips else None)
         logits: Tensor = self.head(features)

@@ -54,7 +54,8 @@ def by_windows(
     """Predict images window by window.
 
     For a network of convolutions the result is that of the whole image if the margin is at least half of its receptive
-    field, and ``multiple`` its stride; where a layer looks at all of the image (a global pool) it is close to it.
+    field, and windows begin where it halves evenly (``multiple``). Where a layer looks at all of the image (a global
+    pool) it is close to it.
 
     Args:
         network: Images (B, C, h, w) to predictions (B, K, h, w).

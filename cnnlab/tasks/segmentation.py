@@ -239,7 +239,7 @@ class Segmentation(VisionTask):
             (B, num_classes, H, W); with flips the logarithms of probabilities.
         """
         window, margin = self.hparams["window"], self.hparams["margin"]
-        multiple = getattr(self.network, "stride", 1)
+        multiple = getattr(self.network, "multiple", 1)
 
         def once(images: Tensor) -> Tensor:
             return self(images) if window is None else by_windows(self, images, window, margin, multiple)

@@ -1,0 +1,90 @@
+"""pictures/validation.png: what a segmentation task makes of the same validation images, after each validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from cnnlab.errors import InputError
+from cnnlab.figures import contact_sheet
+from cnnlab.imaging import overlaid
+from cnnlab.loggers import write_picture
+from cnnlab.run import Run
+from cnnlab.tasks import Segmentation
+
+
+class ValidationMasks(Callback):
+    """Draws the first validation images, their masks, and what is predicted of them, on the first process.
+
+    The picture in the run's folder is the latest; wandb and TensorBoard keep one of each validation. Nothing of the
+    training changes: neither weights nor random states.
+
+    Args:
+        images: How many.
+
+    Raises:
+        InputError: If that is below 1.
+    """
+
+    def __init__(self, images: int = 4) -> None:
+        if images < 1:
+            raise InputError(f"callbacks.validation_masks.images is {images}, expected 1 or more")
+        self.images = images
+        self._shown: list[tuple[Tensor, Tensor]] = []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with none."""
+        self._shown = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first images, on the device."""
+        if trainer.is_global_zero and isinstance(pl_module, Segmentation):
+            missing = self.images - len(self._shown)
+            self._shown += list(zip(*(values[:missing] for values in batch), strict=True))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Predict and draw them."""
+        if not self._shown or trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, Segmentation)
+        pictures: list[npt.NDArray[np.uint8]] = []
+        titles: list[str] = []
+        for image, truth in self._shown:
+            with torch.no_grad():
+                predicted = pl_module.logits(image[None]).argmax(dim=1)[0]
+            pixels = _bytes(image)
+            pictures += [pixels, *(_coloured(pixels, classes, pl_module.num_classes) for classes in (truth, predicted))]
+            known = truth != pl_module.hparams["ignore_index"]
+            right = (predicted == truth)[known].float().mean().item() if known.any() else 0.0
+            titles += ["image", "truth", f"predicted, {right:.0%} right"]
+        self._shown = []
+        path = Run(Path(trainer.default_root_dir)).pictures / "validation.png"
+        heading = f"Validation images after step {trainer.global_step}"
+        contact_sheet(pictures, titles, path, heading, columns=6 if len(pictures) > 3 else 3)
+        write_picture(trainer, "val/masks", path, trainer.global_step - 1)
+
+
+def _bytes(image: Tensor) -> npt.NDArray[np.uint8]:
+    """(C, H, W), uint8 or float in 0..1, as uint8."""
+    pixels = image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
+    found: npt.NDArray[np.uint8] = pixels.cpu().numpy()
+    return found
+
+
+def _coloured(pixels: npt.NDArray[np.uint8], classes: Tensor, count: int) -> npt.NDArray[np.uint8]:
+    coloured = overlaid(np.moveaxis(pixels, 0, -1), classes.cpu().numpy(), count)
+    return np.moveaxis(coloured, -1, 0)
