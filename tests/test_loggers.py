@@ -1,6 +1,11 @@
 from pathlib import Path
 
-from cnnlab.loggers import MetricsCsv
+import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+
+from cnnlab.loggers import MetricsCsv, write_picture
 
 
 def test_a_step_has_one_row_whatever_is_logged_when(tmp_path: Path) -> None:
