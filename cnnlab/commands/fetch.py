@@ -31,7 +31,9 @@ def fetch(command: str, arguments: list[str]) -> None:
     folder, rest = take_option("--to", arguments)
     task, data, _ = make(rest)
     if task.hparams.get("weights") == "pretrained":
-        path = fetch_weights(task.hparams["network"], Path(folder) if folder else prefetched_folder())
+        path = fetch_weights(
+            getattr(task, "backbone", task.hparams["network"]), Path(folder) if folder else prefetched_folder()
+        )
         say(f"weights  {path}")
     else:
         say("weights  none are asked for from a hub")

@@ -48,7 +48,7 @@ def create_segmenter(
             f"there is no network {name!r} for segmentation: {nearest(name, SEGMENTERS)} (with the encoder of your "
             "choice, model.encoder; or give the import path of your own, package.module.Class)"
         )
-    _refuse_encoder(name, encoder, weights)
+    refuse_encoder(name, encoder, weights)
     return made(name, by_path(name), num_classes=num_classes, channels=channels, **kwargs)
 
 
@@ -57,7 +57,12 @@ def encoder_of(name: str, encoder: str | None) -> str | None:
     return _DEFAULT_ENCODER if name == "deeplabv3plus" and encoder is None else encoder
 
 
-def _refuse_encoder(name: str, encoder: str | None, weights: str | None) -> None:
+def refuse_encoder(name: str, encoder: str | None, weights: str | None) -> None:
+    """Refuse an encoder, and weights for one, for a network that is built on none.
+
+    Raises:
+        InputError: If either is given.
+    """
     if encoder is not None:
         raise InputError(f"network {name!r} takes no model.encoder: take {', '.join(SEGMENTERS)}")
     if weights is not None:
@@ -71,7 +76,7 @@ def _unet(
     name: str, num_classes: int, channels: int, encoder: str | None, weights: str | None, kwargs: dict[str, Any]
 ) -> nn.Module:
     if encoder is None:
-        _refuse_encoder(name, encoder, weights)
+        refuse_encoder(name, encoder, weights)
         return made(name, UNet, num_classes=num_classes, channels=channels, **kwargs)
     features = create_features(encoder, channels, weights)
     return made(name, EncoderUNet, features.network, features.widths, features.strides, num_classes, **kwargs)

@@ -15,7 +15,6 @@ from torchmetrics import Metric, MetricCollection
 
 from cnnlab.checkpoint import origin, read_weights
 from cnnlab.errors import InputError
-from cnnlab.imaging import Preprocessing
 from cnnlab.loggers import write_metrics
 from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.memory import batch_to_group_norm
@@ -109,7 +108,7 @@ class VisionTask(LightningModule):
             raise InputError(f"there are {len(self.class_names)} class_names for {num_classes} classes")
         # Plain lists, whatever sequence came: tuples would come back from YAML as something else.
         self.hparams["class_names"] = self.class_names
-        self.preprocessing = self.configure_preprocessing() if weights is not None else None
+        self.preprocessing = preprocessing(self.backbone, channels) if weights is not None else None
         """What the network's pretraining expects of its images; None without one."""
         if self.preprocessing is not None:
             mean, std = self.preprocessing.mean, self.preprocessing.std
@@ -157,9 +156,10 @@ class VisionTask(LightningModule):
         with architecture_only():
             return super().load_from_checkpoint(*args, **kwargs)
 
-    def configure_preprocessing(self) -> Preprocessing | None:
-        """What the pretraining of the network expects of its images; asked where there are pretrained weights."""
-        return preprocessing(self.hparams["network"], self.hparams["channels"])
+    @property
+    def backbone(self) -> str:
+        """The network that pretrained weights are for."""
+        return str(self.hparams["network"])
 
     def configure_network(self) -> nn.Module:
         """Make the network: standardised images to raw predictions."""

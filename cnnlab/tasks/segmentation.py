@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import Preprocessing
 from cnnlab.losses import create_loss
-from cnnlab.models.factory import preprocessing
-from cnnlab.models.segmentation import create_segmenter, encoder_of
+from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
 from cnnlab.models.windows import by_windows, windows
 from cnnlab.tasks.base import Stage, VisionTask, mean_of_loss
 
@@ -158,6 +156,8 @@ class Segmentation(VisionTask):
     ) -> None:
         if 0 <= ignore_index < num_classes:
             raise InputError(f"ignore_index is {ignore_index}, which is one of the {num_classes} classes")
+        if encoder_of(network, encoder) is None:
+            refuse_encoder(network, encoder, weights)
         if window is not None:
             windows(window + 1, window, margin)  # Raises if nothing would be left between the margins.
         weights_given = (loss_args or {}).get("class_weights")
@@ -190,10 +190,10 @@ class Segmentation(VisionTask):
             init_from=init_from,
         )
 
-    def configure_preprocessing(self) -> Preprocessing | None:
-        """The encoder's."""
-        encoder = encoder_of(self.hparams["network"], self.hparams["encoder"])
-        return preprocessing(encoder, self.hparams["channels"]) if encoder is not None else None
+    @property
+    def backbone(self) -> str:
+        """The encoder, which pretrained weights are for; the network itself if it is built on none."""
+        return encoder_of(self.hparams["network"], self.hparams["encoder"]) or str(self.hparams["network"])
 
     def configure_network(self) -> nn.Module:
         """Make the network: standardised images to logits (B, num_classes, H, W)."""

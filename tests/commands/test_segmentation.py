@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
@@ -80,6 +81,21 @@ def test_ignore_index_and_classes_come_from_the_data(cnnlab: Cnnlab, tmp_path: P
     masks = [np.asarray(Image.open(path)) for path in (tmp_path / "data/shapes/masks/test").iterdir()]
     assert matrix.sum() == sum((mask != 3).sum() for mask in masks)
     assert yaml.safe_load((tmp_path / "R/config.yaml").read_text())["data"]["init_args"]["ignore_index"] == 3
+
+
+def test_fetch_finds_the_encoders_weights(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w/resnet10t.pth")
+    network = ("--model.encoder", "resnet10t", "--model.network_args", "null")
+    fetched = cnnlab("fetch", "--config", TINY, *network, "--model.weights", "pretrained", "--to", "w")
+    assert fetched.code == 0, fetched.err
+    assert "w/resnet10t.pth" in fetched.out
+    flags = ("--model.weights", "w", "--trainer.max_epochs", "1", "--run", "R", "--data.size", "64")
+    assert cnnlab("fit", "--config", TINY, *network, *flags).code == 0
+    # The checkpoint brings its weights.
+    (tmp_path / "w/resnet10t.pth").unlink()
+    assert cnnlab("test", "R").code == 0
+    assert yaml.safe_load((tmp_path / "R/config.yaml").read_text())["model"]["init_args"]["encoder"] == "resnet10t"
 
 
 def test_a_contact_sheet_and_a_check(cnnlab: Cnnlab, tmp_path: Path) -> None:
