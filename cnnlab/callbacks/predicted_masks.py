@@ -15,6 +15,7 @@ from PIL import Image
 
 from cnnlab.callbacks.tables import SharedTable
 from cnnlab.checkpoint import write_atomically
+from cnnlab.errors import InputError
 from cnnlab.imaging import LazyImage, overlaid, palette, resized
 from cnnlab.run import Run
 from cnnlab.tasks import Segmentation
@@ -42,9 +43,14 @@ class PredictedMasks(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part of the table."""
         if isinstance(pl_module, Segmentation):
-            self._table = SharedTable(trainer, Run(Path(trainer.default_root_dir)).predictions)
             loaders: Any = trainer.predict_dataloaders
-            paths = [pair.image for pair in loaders.dataset.source.pairs]
+            paths = getattr(loaders.dataset, "paths", None)
+            if not paths:
+                raise InputError(
+                    f"{type(loaders.dataset).__name__} has no paths, the list of its images' files, which "
+                    "callbacks.masks names its own by: give it one, or switch it off (--callbacks.masks false)"
+                )
+            self._table = SharedTable(trainer, Run(Path(trainer.default_root_dir)).predictions)
             self._common = Path(os.path.commonpath([Path(path).parent for path in paths]))
 
     def on_predict_batch_end(

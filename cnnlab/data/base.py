@@ -16,6 +16,9 @@ from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
 from cnnlab.imaging import Preprocessing
 
+IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
+"""Mean and std of ImageNet's pixels, by the number of channels: what photographs have without a pretraining."""
+
 
 class PredictionBatch(NamedTuple):
     """What a prediction step receives: the images, and where each of them comes from."""

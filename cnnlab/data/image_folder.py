@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from cnnlab.data.base import VisionDataModule, processors
+from cnnlab.data.base import IMAGENET, VisionDataModule, processors
 from cnnlab.data.cache import ImageCache
 from cnnlab.data.files import AugmentedFiles, FileImages, IndexedFiles, Opener
 from cnnlab.data.listing import (
@@ -33,7 +33,6 @@ from cnnlab.data.presets import Target, create_augmentation
 from cnnlab.errors import InputError
 from cnnlab.imaging import LazyImage, Preprocessing, resampling
 
-_IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
 _CACHE = Path("~/.cache/cnnlab/images")
 
 
@@ -131,7 +130,7 @@ class ImageFolder(VisionDataModule):
         self.root = Path(root)
         self.multi_label = multi_label
         self.channels = channels
-        self.mean, self.std = _IMAGENET[channels]
+        self.mean, self.std = IMAGENET[channels]
         self.augmentation = create_augmentation(augment, augment_args)
         self.mixing = create_mixing(mixing)
         self._csv = Path(csv) if csv is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +88,7 @@ class MaskFiles(BatchDataset):
         """The number of images."""
         return len(self.pairs)
 
-    @property
+    @cached_property
     def have_one_size(self) -> bool:
         """Whether all can stand in one batch."""
         return self.size is not None or len({LazyImage(pair.image).size for pair in self.pairs}) == 1
@@ -163,6 +164,7 @@ class IndexedMasks(BatchDataset):
 
     def __init__(self, source: MaskFiles) -> None:
         self.source = source
+        self.paths = [pair.image for pair in source.pairs]
 
     def __len__(self) -> int:
         """The number of images."""
@@ -171,4 +173,4 @@ class IndexedMasks(BatchDataset):
     def __getitems__(self, draws: list[int]) -> PredictionBatch:
         """The PredictionBatch of these indices; its targets are (B, H, W)."""
         images, masks = self.source.__getitems__(draws)
-        return PredictionBatch(images, masks, torch.tensor(draws), [self.source.pairs[i].image for i in draws])
+        return PredictionBatch(images, masks, torch.tensor(draws), [self.paths[i] for i in draws])

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cnnlab.data.base import BatchDataset, VisionDataModule, processors
+from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, processors
 from cnnlab.data.listing import SPLITS, Listing, Sample, divide, keep_splits, manifest_row, to_predict, trouble_in
 from cnnlab.data.mask_files import AugmentedMasks, IndexedMasks, MaskFiles, Pair, PairReader
 from cnnlab.data.mask_listing import list_pair_table, list_pairs
@@ -25,7 +25,6 @@ from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, LazyImage, read_mask, resampling
 
-_IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
 _OTHERWISE_IGNORED = 255
 
 
@@ -111,7 +110,7 @@ class MaskFolder(VisionDataModule):
         resampling(interpolation)
         self.root = Path(root)
         self.channels = channels
-        self.mean, self.std = _IMAGENET[channels]
+        self.mean, self.std = IMAGENET[channels]
         self.augmentation = create_augmentation(augment, augment_args, masks=True)
         self.ignore_index = ignore_index if isinstance(ignore_index, int) else _OTHERWISE_IGNORED
         """What the targets of ignored pixels are."""
