@@ -7,6 +7,7 @@ for nothing; where all are, the loss is 0, and so are its gradients.
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -39,8 +40,9 @@ class ClassSums(NamedTuple):
 def class_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> ClassSums:
     """Sum softmax probabilities by class: all that cross-entropy, Dice and Tversky need to know.
 
-    An image at a time, forwards and backwards: nothing but the logits is kept, and the probabilities of more than one
-    image are never in memory. Float16 and bfloat16 become float32 on the way, and so are the sums.
+    An image at a time, forwards and backwards: the logits, the target and one float a pixel are kept, and the
+    probabilities of more than one image are never in memory. Float16 and bfloat16 become float32 on the way, and so are
+    the sums.
 
     Args:
         logits: (B, K, H, W), any floats.
@@ -59,7 +61,13 @@ def class_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> Class
             f"logits have the shape {tuple(logits.shape)} and targets {tuple(target.shape)}, expected (batch, "
             "classes, height, width) and (batch, height, width)"
         )
-    return ClassSums(*_ClassSums.apply(logits, target, ignore_index))
+    with _full_precision(logits):
+        return ClassSums(*_ClassSums.apply(logits, target, ignore_index))
+
+
+def _full_precision(values: Tensor) -> torch.autocast:
+    """Mixed precision would multiply matrices in half precision."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 class _ClassSums(torch.autograd.Function):
@@ -76,9 +84,9 @@ class _ClassSums(torch.autograd.Function):
             total = powers.sum(dim=0)
             normalizer = total.log().add_(top)
             own = levels.gather(0, pixels[None])[0].sub_(normalizer).mul_(valid)
-            torch.mv(powers, valid / total, out=sums[1, i])
+            sums[1, i] = _weighted_by_class(powers, valid / total)
             for which, values in ((0, own.exp().mul_(valid)), (2, own), (3, valid)):
-                sums[which, i].scatter_add_(0, pixels, values)
+                sums[which, i] = _by_class(values, pixels, classes)
             # The probabilities of an ignored pixel are then all 0.
             normalizers[i] = normalizer.masked_fill_(valid == 0, torch.inf)
         ctx.save_for_backward(logits, target, normalizers)
@@ -98,11 +106,38 @@ class _ClassSums(torch.autograd.Function):
             # What the logit of a pixel's own class gets; softmax then takes from all in proportion what it gives.
             bonus = probabilities.gather(0, pixels[None])[0].mul_(overlap[i][pixels])
             bonus.add_(log_likelihood[i][pixels]).mul_(valid)
-            given = torch.mv(probabilities.t(), mass[i]).add_(bonus)
+            with _full_precision(logits):
+                given = torch.mv(probabilities.t(), mass[i]).add_(bonus)
             changed = torch.sub(mass[i][:, None], given).mul_(probabilities)
             changed.scatter_add_(0, pixels[None], bonus[None])
             gradients[i].copy_(changed.view_as(gradients[i]))
         return gradients, None, None
+
+
+# Both sum in parts first: one float32 sum of millions of pixels would lose much of the last ones.
+
+
+def _by_class(values: Tensor, pixels: Tensor, classes: int) -> Tensor:
+    """Sum values (N,) by the pixels' classes (N,), to (K,)."""
+    parts, whole = _parts(len(pixels))
+    sums = values.new_zeros(parts + 1, classes)
+    sums[:parts].scatter_add_(1, pixels[:whole].view(parts, -1), values[:whole].view(parts, -1))
+    sums[parts].scatter_add_(0, pixels[whole:], values[whole:])
+    return sums.sum(dim=0)
+
+
+def _weighted_by_class(values: Tensor, weights: Tensor) -> Tensor:
+    """Sum values (K, N) times weights (N,), to (K,)."""
+    parts, whole = _parts(len(weights))
+    divided = values[:, :whole].reshape(len(values), parts, -1).transpose(0, 1)
+    sums = torch.bmm(divided, weights[:whole].view(parts, -1, 1)).sum(dim=(0, 2))
+    return sums.addmv_(values[:, whole:], weights[whole:])
+
+
+def _parts(pixels: int) -> tuple[int, int]:
+    """How many parts so many pixels have, and how many pixels are in those; the rest is less than a part's."""
+    parts = math.isqrt(pixels)
+    return parts, pixels // parts * parts
 
 
 def _image(logits: Tensor, target: Tensor, ignore_index: int, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -173,6 +173,15 @@ def test_half_precision_is_summed_in_float32() -> None:
     assert sums.pixels.tolist() == [[100_000.0, 0.0]]
 
 
+def test_sums_of_millions_of_pixels_are_right() -> None:
+    torch.manual_seed(0)
+    # More than float32 can count to one by one.
+    logits, target = torch.randn(1, 2, 4100, 4100), (torch.rand(1, 4100, 4100) < 0.1).long()
+    found, expected = class_sums(logits, target), class_sums(logits.double(), target)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=0)
+
+
 def test_under_autocast_the_loss_is_the_same() -> None:
     logits, target = sample(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

@@ -20,13 +20,16 @@ from cnnlab.imaging import LazyImage, overlaid, palette, resized
 from cnnlab.run import Run
 from cnnlab.tasks import Segmentation
 
+_MOST_CLASSES = 256
+
 
 class PredictedMasks(Callback):
     """Writes a mask for each image into the run's folder, as a PNG with a palette, as large as the image.
 
-    masks/NAME.png has the classes' numbers; overlays/NAME.png is the image, coloured by them; predictions.csv has a
-    row for each image: index, path, mask, and the share of the image that each class takes. NAME is the image's
-    path from the folder on that all have in common, ending included. Each process writes what it predicts.
+    masks/NAME.png has the classes' numbers; overlays/NAME.png is the image, and beside it the same coloured by them;
+    predictions.csv has a row for each image: index, path, mask, and the share of the image that each class takes. NAME
+    is the image's path from the folder on that all have in common, ending included. Each process writes what it
+    predicts. What an earlier prediction of other images has left in these folders stays.
 
     Args:
         overlays: Whether to write overlays.
@@ -50,8 +53,13 @@ class PredictedMasks(Callback):
                     f"{type(loaders.dataset).__name__} has no paths, the list of its images' files, which "
                     "callbacks.masks names its own by: give it one, or switch it off (--callbacks.masks false)"
                 )
+            if pl_module.num_classes > _MOST_CLASSES:
+                raise InputError(
+                    f"a PNG mask has room for {_MOST_CLASSES} classes, the network has {pl_module.num_classes}: switch "
+                    "callbacks.masks off, and take the arrays from trainer.predict"
+                )
             self._table = SharedTable(trainer, Run(Path(trainer.default_root_dir)).predictions)
-            self._common = Path(os.path.commonpath([Path(path).parent for path in paths]))
+            self._common = Path(os.path.commonpath([Path(path).absolute().parent for path in paths]))
 
     def on_predict_batch_end(
         self,
@@ -71,12 +79,13 @@ class PredictedMasks(Callback):
         for i, (index, path) in enumerate(zip(outputs.indices.tolist(), outputs.paths, strict=True)):
             image = LazyImage(path)
             classes = _at_size(outputs.classes[i].to(torch.uint8).cpu().numpy(), image.size)
-            name = Path(path).relative_to(self._common)
+            name = Path(path).absolute().relative_to(self._common)
             mask = run.masks / f"{name}.png"
             _write_mask(classes, count, mask)
             if self.overlays:
-                picture = Image.fromarray(overlaid(image.read(), classes, count))
-                _write_png(picture, run.overlays / f"{name}.png")
+                pixels = image.read()
+                picture = np.concatenate([pixels, overlaid(pixels, classes, count)], axis=1)
+                _write_png(Image.fromarray(picture), run.overlays / f"{name}.png")
             if self.probabilities:
                 file = io.BytesIO()
                 np.savez_compressed(file, probabilities=outputs.probabilities[i].half().cpu().numpy())

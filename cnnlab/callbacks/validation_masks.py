@@ -36,7 +36,7 @@ class ValidationMasks(Callback):
         if images < 1:
             raise InputError(f"callbacks.validation_masks.images is {images}, expected 1 or more")
         self.images = images
-        self._shown: list[tuple[Tensor, Tensor]] = []
+        self._shown: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with none."""
@@ -51,21 +51,21 @@ class ValidationMasks(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first images, on the device."""
-        if trainer.is_global_zero and isinstance(pl_module, Segmentation):
-            missing = self.images - len(self._shown)
-            self._shown += list(zip(*(values[:missing] for values in batch), strict=True))
+        """Predict the first images, now that the network is the one that is validated (averaged weights, perhaps)."""
+        missing = self.images - len(self._shown)
+        if missing and trainer.is_global_zero and isinstance(pl_module, Segmentation) and not trainer.sanity_checking:
+            images, truths = (values[:missing] for values in batch)
+            predicted = pl_module.logits(images).argmax(dim=1)
+            self._shown += list(zip(images, truths, predicted, strict=True))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Predict and draw them."""
-        if not self._shown or trainer.sanity_checking:
+        """Draw them."""
+        if not self._shown:
             return
         assert isinstance(pl_module, Segmentation)
         pictures: list[npt.NDArray[np.uint8]] = []
         titles: list[str] = []
-        for image, truth in self._shown:
-            with torch.no_grad():
-                predicted = pl_module.logits(image[None]).argmax(dim=1)[0]
+        for image, truth, predicted in self._shown:
             pixels = _bytes(image)
             pictures += [pixels, *(_coloured(pixels, classes, pl_module.num_classes) for classes in (truth, predicted))]
             known = truth != pl_module.hparams["ignore_index"]

@@ -206,7 +206,7 @@ class VisionCLI(LightningCLI):
                     "it is taken from the data"
                 )
         kept = self.plan.kept.model if self.plan.kept is not None else {}
-        for name in ("class_names", "channels", "network", "network_args", "head", "group_norm"):
+        for name in ("class_names", "channels", "network", "encoder", "network_args", "head", "group_norm"):
             if name in kept and name in hparams and kept[name] != hparams[name]:
                 raise InputError(
                     f"model.{name} is {hparams[name]!r}, but the checkpoint's is {kept[name]!r}: "

@@ -24,7 +24,8 @@ class Albumentations(Augmentation):
     Args:
         transforms: What is done, in order: {name: CLASS, ARGUMENT: VALUE, ...} each; "one_of" in place of "name"
             lists transforms of which one is taken (with the probability ``p``, 0.5). The default's if None.
-            What comes out is brought to the network's size at the end.
+            What comes out is brought to the network's size at the end; where images with masks keep their pixels'
+            size, by a crop.
 
     Raises:
         InputError: If albumentations is not installed, or if it has no such transform or argument.
@@ -69,7 +70,8 @@ class Albumentations(Augmentation):
         if key not in self._pipelines:
             given = default_transforms(size, fill, native) if self._given is None else self._given
             steps = [self._made(transform, outside) for transform in given]
-            steps.append(self._made({"name": "Resize", "height": size[0], "width": size[1]}, None))
+            last = _crop_of(size, fill) if native else {"name": "Resize", "height": size[0], "width": size[1]}
+            steps.append(self._made(last, outside))
             self._pipelines[key] = self._library.Compose(steps)
         return self._pipelines[key]
 
@@ -109,7 +111,7 @@ def default_transforms(
     """
     crop: dict[str, Any] = {"name": "RandomResizedCrop", "size": size, "scale": (0.8, 1.0)}
     if native:
-        crop = {"name": "RandomCrop", "height": size[0], "width": size[1], "pad_if_needed": True, "fill": tuple(fill)}
+        crop = _crop_of(size, fill)
     holes = {"hole_height_range": (0.05, 0.15), "hole_width_range": (0.05, 0.15), "fill": tuple(fill)}
     return [
         crop,
@@ -140,3 +142,7 @@ def default_transforms(
         },
         {"name": "CoarseDropout", "num_holes_range": (1, 4), "p": 0.3, **holes},
     ]
+
+
+def _crop_of(size: tuple[int, int], fill: Sequence[float]) -> dict[str, Any]:
+    return {"name": "RandomCrop", "height": size[0], "width": size[1], "pad_if_needed": True, "fill": tuple(fill)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from cnnlab.data.base import BatchDataset, PredictionBatch
 from cnnlab.data.mask_values import MaskValues
 from cnnlab.data.presets import MASK_DRAWS, Augmentation, Mask, Target, nearest_resized, stretched
 from cnnlab.data.samplers import Draw
-from cnnlab.imaging import ImageError, LazyImage, read_mask
+from cnnlab.imaging import ImageError, LazyImage, read_mask, size_of
 from cnnlab.random import uniform
 
 
@@ -24,6 +25,16 @@ class Pair(NamedTuple):
     image: str
     mask: str | None
     """None where the truth is not known."""
+
+
+def sizes_of(paths: Sequence[str]) -> set[tuple[int, int]]:
+    """The heights and widths that images have.
+
+    Raises:
+        ImageError: If one cannot be read.
+    """
+    with ThreadPoolExecutor() as pool:
+        return set(pool.map(size_of, paths))
 
 
 class PairReader:
@@ -91,7 +102,7 @@ class MaskFiles(BatchDataset):
     @cached_property
     def have_one_size(self) -> bool:
         """Whether all can stand in one batch."""
-        return self.size is not None or len({LazyImage(pair.image).size for pair in self.pairs}) == 1
+        return self.size is not None or len(sizes_of([pair.image for pair in self.pairs])) == 1
 
     def __getitems__(self, draws: list[int]) -> tuple[Tensor, Tensor]:
         """(images, masks) of these indices: (B, C, H, W) uint8 and (B, H, W) int64.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,15 +18,16 @@ from torch.utils.data import DataLoader
 
 from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, processors
 from cnnlab.data.listing import SPLITS, Listing, Sample, divide, keep_splits, manifest_row, to_predict, trouble_in
-from cnnlab.data.mask_files import AugmentedMasks, IndexedMasks, MaskFiles, Pair, PairReader
+from cnnlab.data.mask_files import AugmentedMasks, IndexedMasks, MaskFiles, Pair, PairReader, sizes_of
 from cnnlab.data.mask_listing import list_pair_table, list_pairs
 from cnnlab.data.mask_values import MaskValues, Value
 from cnnlab.data.presets import Target, create_augmentation
 from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, read_mask, resampling
+from cnnlab.imaging import ImageError, read_mask, resampling
 
 _OTHERWISE_IGNORED = 255
+_MANY_PIXELS = 1 << 20
 
 
 class MaskFolder(VisionDataModule):
@@ -42,9 +44,9 @@ class MaskFolder(VisionDataModule):
         root: The folder; paths in a table start from it.
         csv: A table with the columns path and mask, and perhaps split (train, val, test) and group (what is of one
             group is never divided).
-        class_names: The classes in the order of their numbers; as many numbers as the masks have if None.
+        class_names: The classes in the order of their values; the values that the masks have if None.
         mask_values: The value of each class in the masks: numbers (of a palette too), or colours [red, green, blue];
-            0, 1, 2, ... if None. Binary masks of 0 and 255: [0, 255], and ignore_index null.
+            0, 1, 2, ... but for ignore_index if None. Binary masks of 0 and 255: [0, 255], and ignore_index null.
         ignore_index: The value of pixels that count for nothing; None if there are none.
         val_size: The share of the training images that validates where there is no folder val.
         test_size: The share of all images that tests where nothing is divided.
@@ -53,13 +55,13 @@ class MaskFolder(VisionDataModule):
         predict: What to predict: train, val or test, a folder of images, or one image.
         size: Height and width that all images are brought to (or both in one number), whatever their proportions.
         crop: Height and width of training crops (or both in one number) where pixels stay as large as they are; the
-            images' size if None and all have the same.
+            images' size if None and all have the same. Parts of smaller images are enlarged to it.
         interpolation: See imaging.INTERPOLATIONS, for images; masks take the nearest pixel.
         channels: 3 for colour, 1 for grey.
         augment: See presets.create_augmentation; masks go in step.
         augment_args: See presets.create_augmentation.
         rare_crops: The probability that a training crop is put onto a pixel of a class that is drawn among those of
-            the image, each as likely as any other, so that rare ones are met more often.
+            the image, each as likely as any other, so that rare ones are met more often; for cnnlab's own crops.
         on_error: What is done with pairs that cannot be read or do not fit each other: raise, or skip, which reads all
             files before the start and leaves the broken ones out, each named.
         batch_size: See VisionDataModule.
@@ -107,53 +109,90 @@ class MaskFolder(VisionDataModule):
             raise InputError(f"data.rare_crops is {rare_crops}, expected 0 to 1")
         if size is not None and crop is not None:
             raise InputError("data.size and data.crop exclude each other: all images at one size, or crops as they are")
+        if rare_crops and (augment == "albumentations" or (augment == "none" and size is not None)):
+            raise InputError(
+                f"data.rare_crops moves crops, and data.augment {augment} takes none of cnnlab's: choose light, "
+                "standard or strong, or leave it out"
+            )
         resampling(interpolation)
         self.root = Path(root)
         self.channels = channels
         self.mean, self.std = IMAGENET[channels]
         self.augmentation = create_augmentation(augment, augment_args, masks=True)
-        self.ignore_index = ignore_index if isinstance(ignore_index, int) else _OTHERWISE_IGNORED
-        """What the targets of ignored pixels are."""
         self._size, self._crop = _sides("size", size), _sides("crop", crop)
         # A run may be moved: its checkpoints do not keep where it was.
         self._splits = Path(splits) if splits is not None else None
         self.hparams["splits"] = None
         self._broken: dict[str, str] = {}
         self._searched = False
-        samples, self.mask_of = list_pair_table(Path(csv), self.root) if csv else list_pairs(self.root)
-        self._all = Listing(samples, [])
-        self.class_names = self._names(class_names, mask_values)
+        self._csv = Path(csv) if csv is not None else None
+        values = self._values(class_names, mask_values, ignore_index)
+        self.class_names = list(class_names) if class_names is not None else [_name(value) for value in values]
         self.hparams["class_names"] = self.class_names
-        values = list(mask_values) if mask_values is not None else list(range(len(self.class_names)))
+        fits = isinstance(ignore_index, int) and not 0 <= ignore_index < self.num_classes
+        self.ignore_index = int(ignore_index) if fits else max(_OTHERWISE_IGNORED, self.num_classes)  # type: ignore[arg-type]
+        """What the targets of ignored pixels are: their value in the masks, where it is no class's number."""
         self.reader = PairReader(MaskValues(values, ignore_index, self.ignore_index), self.ignore_index, channels)
 
-    def _names(self, names: Sequence[str] | None, values: Sequence[Value] | None) -> list[str]:
-        if names is not None and values is not None and len(names) != len(values):
+    def _values(
+        self,
+        class_names: Sequence[str] | None,
+        mask_values: Sequence[int | Sequence[int]] | None,
+        ignored: int | Sequence[int] | None,
+    ) -> list[Value]:
+        """The value of each class in the masks."""
+        if mask_values is None:
+            return self._found_values(ignored) if class_names is None else _numbers(len(class_names), ignored)
+        if class_names is not None and len(class_names) != len(mask_values):
             raise InputError(
-                f"data.class_names are {len(names)} and data.mask_values {len(values)}: one for each class"
+                f"data.class_names are {len(class_names)} and data.mask_values {len(mask_values)}: one for each class"
             )
-        if names is not None:
-            return list(names)
-        if values is not None:
-            return [str(number) for number in range(len(values))]
-        ignored = self.hparams["ignore_index"]
+        return list(mask_values)
+
+    def _found_values(self, ignored: int | Sequence[int] | None) -> list[Value]:
+        """The values of the masks, where they are 0, 1, 2, ... but for the ignored one.
+
+        Raises:
+            InputError: If they are others, which may be mistakes, or classes that no image has.
+        """
+        # What cannot be read is left to be named with all else that is broken.
+        skip = self.hparams["on_error"] == "skip"
+        masks = list(self._mask_of.values())
         with ThreadPoolExecutor() as pool:
-            found = set().union(*pool.map(_numbers, self.mask_of.values())) - {ignored}
-        if max(found, default=0) > _OTHERWISE_IGNORED:
-            raise InputError(f"the masks have values up to {max(found)}: say which is which class, data.mask_values")
-        if found <= {0}:
+            found = list(pool.map(partial(_values_in, skip=skip), masks))
+        example = {value: mask for values, mask in zip(found, masks, strict=True) for value in values}
+        values = sorted(value for value in example if value != ignored)
+        if set(values) <= {0}:
             raise InputError(
                 f"the masks have nothing but 0 and the ignored {ignored}: for binary masks of 0 and {ignored} say "
                 f"--data.mask_values '[0, {ignored}]' --data.ignore_index null"
             )
-        return [str(number) for number in range(max(found) + 1)]
+        expected = _numbers(len(values), ignored)
+        if values != expected:
+            strange = next(value for value, number in zip(values, expected, strict=True) if value != number)
+            shown = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
+            raise InputError(
+                f"the masks have the values {shown} (such as {strange} in {example[strange]}), expected 0, 1, 2, ... "
+                "without gaps: say which value is which class, --data.mask_values '[0, ...]', or name all classes if "
+                "some are in no image, --data.class_names '[background, ...]'"
+            )
+        return [*values]
+
+    @cached_property
+    def _found(self) -> tuple[list[Sample], dict[str, str]]:
+        return list_pair_table(self._csv, self.root) if self._csv is not None else list_pairs(self.root)
+
+    @property
+    def _mask_of(self) -> dict[str, str]:
+        return self._found[1]
 
     @cached_property
     def _divided(self) -> Listing:
         options = self.hparams
+        found = Listing(self._found[0], [])
         if self._splits is None:
-            return divide(self._all, options["val_size"], options["test_size"], options["split_seed"])
-        listing, count = keep_splits(self._all, self._splits, self.root)
+            return divide(found, options["val_size"], options["test_size"], options["split_seed"])
+        listing, count = keep_splits(found, self._splits, self.root)
         if count:
             rank_zero_warn(f"{count} images of {self.root} are not in {self._splits}, and are left out")
         return listing
@@ -179,8 +218,7 @@ class MaskFolder(VisionDataModule):
     @cached_property
     def _common_size(self) -> tuple[int, int] | None:
         """The size of all images, None where they differ."""
-        with ThreadPoolExecutor() as pool:
-            sizes = set(pool.map(lambda sample: LazyImage(sample.path).size, self.listing.samples))
+        sizes = sizes_of([sample.path for sample in self.listing.samples])
         return sizes.pop() if len(sizes) == 1 else None
 
     def setup(self, stage: str) -> None:
@@ -192,7 +230,7 @@ class MaskFolder(VisionDataModule):
         self.adopt_from_trainer()
         if stage == "predict" and self.hparams["predict"] not in SPLITS:
             samples = to_predict(Path(self.hparams["predict"]), self.channels, self.hparams["on_error"])
-            self.predict_set = IndexedMasks(self._files(samples))
+            self.predict_set = IndexedMasks(self._pairs([Pair(sample.path, None) for sample in samples]))
             return
         self._leave_out_broken()
         listing = self.listing
@@ -205,6 +243,12 @@ class MaskFolder(VisionDataModule):
                 native=self._size is None,
                 rare=self.hparams["rare_crops"],
             )
+            if self._size is None and self._crop is None and math.prod(self.train_set.target.size) > _MANY_PIXELS:
+                height, width = self.train_set.target.size
+                rank_zero_warn(
+                    f"training takes whole images of {height} x {width} pixels, which needs much memory: say data.crop "
+                    "for parts of them, or data.size for a smaller size"
+                )
             counts = {split: len(samples) for split, samples in listing.of.items() if samples}
             rank_zero_info(f"{self.num_classes} classes; images: {counts}")
         if stage in ("fit", "validate"):
@@ -223,7 +267,10 @@ class MaskFolder(VisionDataModule):
         return listing.of[split]
 
     def _files(self, samples: Sequence[Sample]) -> MaskFiles:
-        pairs = [Pair(sample.path, self.mask_of.get(sample.path)) for sample in samples]
+        pairs = [Pair(sample.path, self._mask_of[sample.path]) for sample in samples]
+        return self._pairs(pairs)
+
+    def _pairs(self, pairs: Sequence[Pair]) -> MaskFiles:
         return MaskFiles(pairs, self.reader, self._size, self.hparams["interpolation"])
 
     def _eval_loader(self, dataset: BatchDataset) -> DataLoader[Any]:
@@ -244,7 +291,7 @@ class MaskFolder(VisionDataModule):
     def _find_broken(self, samples: Sequence[Sample]) -> dict[str, str]:
         def trouble(sample: Sample) -> tuple[str, str] | None:
             try:
-                self.reader(Pair(sample.path, self.mask_of[sample.path]))[0].read(self.channels)
+                self.reader(Pair(sample.path, self._mask_of[sample.path]))[0].read(self.channels)
             except ImageError as error:
                 return sample.path, str(error)
             return None
@@ -256,7 +303,7 @@ class MaskFolder(VisionDataModule):
         """(K,) each class's share of the training pixels that count: what class weights are made from."""
         counts = torch.zeros(self.num_classes, dtype=torch.int64)
         for sample in self.listing.of["train"]:
-            classes = self.reader.classes(self.mask_of[sample.path])
+            classes = self.reader.classes(self._mask_of[sample.path])
             counts += torch.bincount(classes[classes != self.ignore_index], minlength=self.num_classes)
         return counts / counts.sum().clamp(min=1)
 
@@ -271,7 +318,7 @@ class MaskFolder(VisionDataModule):
         for sample in self._divided.samples:
             row = manifest_row(sample, self.root)
             del row["label"]
-            mask = os.path.relpath(self.mask_of[sample.path], self.root)
+            mask = os.path.relpath(self._mask_of[sample.path], self.root)
             rows.append({**row, "mask": mask, "error": self._broken.get(sample.path, "")})
         return rows
 
@@ -290,13 +337,29 @@ def _sides(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | No
     return sides[0], sides[1]
 
 
-def _numbers(path: str) -> set[int]:
-    """The values that a mask has.
+def _numbers(count: int, ignored: int | Sequence[int] | None) -> list[Value]:
+    """0, 1, 2, ... without the ignored value."""
+    numbers: list[Value] = [number for number in range(count + 1) if number != ignored]
+    return numbers[:count]
+
+
+def _name(value: Value) -> str:
+    return str(value) if isinstance(value, int) else "#{:02x}{:02x}{:02x}".format(*value)
+
+
+def _values_in(path: str, skip: bool) -> set[int]:
+    """The values that a mask has; none where it cannot be read and that is to be skipped.
 
     Raises:
         InputError: If they are colours.
+        ImageError: If it cannot be read.
     """
-    mask = read_mask(path)
+    try:
+        mask = read_mask(path)
+    except ImageError:
+        if skip:
+            return set()
+        raise
     if mask.ndim == 3:
         raise InputError(f"{path}: the mask has colours: say in data.mask_values which colour is which class")
     return set(np.unique(mask).tolist())

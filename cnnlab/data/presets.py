@@ -109,9 +109,11 @@ class NoAugmentation(Augmentation):
         return evaluated(image, target)
 
     def together(self, image: Picture, mask: Mask, target: Target, numbers: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Read and resize; a crop of the size itself where the scale is native."""
+        """Read and resize; a crop of the size itself, anywhere, where the scale is native."""
         if mask.native:
-            return _CROP.together(image, mask, target, [*[0.5] * _CROP.draws, *numbers[-MASK_DRAWS:]])
+            drawn = [0.5] * _CROP.draws
+            drawn[2 * _ATTEMPTS : 2 * _ATTEMPTS + 2] = numbers[-2:]
+            return _CROP.together(image, mask, target, [*drawn, *numbers[-MASK_DRAWS:]])
         return stretched(image, target), nearest_resized(mask.classes, target.size)
 
 

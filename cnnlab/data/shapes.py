@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from cnnlab.data.mask_folder import MaskFolder
 from cnnlab.errors import InputError
-from cnnlab.imaging import palette
+from cnnlab.imaging import LazyImage, palette
 
 CLASSES = ("background", "circle", "square", "triangle")
 
@@ -29,7 +29,7 @@ class Shapes(MaskFolder):
         **kwargs: See MaskFolder.
 
     Raises:
-        InputError: If a number is too small, or if an argument does not fit.
+        InputError: If a number is too small, if others are there, or if an argument does not fit.
     """
 
     def __init__(
@@ -47,14 +47,18 @@ class Shapes(MaskFolder):
 
 
 def write_shapes(root: Path, images: int, side: int) -> None:
-    """Write ROOT/images and ROOT/masks, unless ROOT is there; the same files whenever it is done.
+    """Write ROOT/images and ROOT/masks, unless they are there; the same files whenever it is done.
 
     Args:
         root: The folder.
         images: How many for training; a quarter as many for validation and for test.
         side: Height and width.
+
+    Raises:
+        InputError: If ROOT has something else.
     """
     if root.is_dir():
+        _check(root, images, side)
         return
     aside = root.with_name(f".{root.name}.{os.getpid()}")
     for number, (split, count) in enumerate({"train": images, "val": images // 4, "test": images // 4}.items()):
@@ -74,6 +78,17 @@ def write_shapes(root: Path, images: int, side: int) -> None:
         shutil.rmtree(aside)
         if not root.is_dir():
             raise
+
+
+def _check(root: Path, images: int, side: int) -> None:
+    found = sorted((root / "images" / "train").glob("*"))
+    sides = set(LazyImage(found[0]).size) if found else set()
+    if len(found) != images or sides != {side}:
+        has = f"{len(found)} training images" + (f" of {' x '.join(map(str, sorted(sides)))} pixels" if sides else "")
+        raise InputError(
+            f"{root} has {has}, not the {images} of {side} that data.images and data.side ask for: choose another "
+            "data.root, or remove the folder"
+        )
 
 
 def draw(generator: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -73,8 +73,7 @@ def random_box(numbers: Sequence[float], size: tuple[int, int], scale: Sequence[
         ratio: Least and greatest width / height.
 
     Returns:
-        The part, in whole pixels; the largest one at the centre that keeps within ratio, if all attempts
-        reach beyond the image.
+        The part, in whole pixels; the largest one that keeps within ratio, if all attempts reach beyond the image.
     """
     rows, columns = size
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -84,10 +83,11 @@ def random_box(numbers: Sequence[float], size: tuple[int, int], scale: Sequence[
         proportion = math.exp(low + (high - low) * numbers[attempt + 1])
         height, width = round(math.sqrt(area / proportion)), round(math.sqrt(area * proportion))
         if 0 < height <= rows and 0 < width <= columns:
-            return Box(int(down * (rows - height + 1)), int(right * (columns - width + 1)), height, width)
-    height = min(rows, round(columns / ratio[0]))
-    width = min(columns, round(rows * ratio[1]))
-    return Box((rows - height) // 2, (columns - width) // 2, height, width)
+            break
+    else:
+        height = min(rows, max(round(columns / ratio[0]), 1))
+        width = min(columns, max(round(rows * ratio[1]), 1))
+    return Box(int(down * (rows - height + 1)), int(right * (columns - width + 1)), height, width)
 
 
 def warp(

@@ -100,6 +100,20 @@ class Encoder(NamedTuple):
     """How much smaller than the image they are."""
 
 
+def timm_name(name: str) -> str:
+    """The name that timm knows an encoder by, without ``timm/`` before it.
+
+    Raises:
+        InputError: If timm has no such network.
+    """
+    import timm
+
+    source = _find(name)
+    if source.origin != "timm":
+        raise InputError(f"encoder {name!r} is not timm's: {nearest(name, timm.list_models())}")
+    return source.name
+
+
 def create_features(name: str, channels: int, weights: str | None = None) -> Encoder:
     """Make a timm network that returns the features of its stages.
 
@@ -113,18 +127,16 @@ def create_features(name: str, channels: int, weights: str | None = None) -> Enc
     """
     import timm
 
-    source = _find(name)
-    if source.origin != "timm":
-        raise InputError(f"encoder {name!r} is not timm's: {nearest(name, timm.list_models())}")
+    bare = timm_name(name)
     wanted = weights if are_wanted(weights) else None
     if wanted is not None:
         # Whole, to be sure that nothing is missing: timm lets any names pass where only features are wanted.
-        _timm(source.name, 0, channels, wanted)
-    file = find_weights(source.name, wanted) if wanted is not None else None
+        _timm(bare, 0, channels, wanted)
+    file = find_weights(bare, wanted) if wanted is not None else None
     overlay = {"file": str(file), "custom_load": False} if file is not None else None
     try:
         network: Any = timm.create_model(
-            source.name,
+            bare,
             pretrained=wanted is not None,
             pretrained_cfg_overlay=overlay,
             features_only=True,
@@ -200,7 +212,7 @@ def made(name: str, make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -
         return make(*args, **kwargs)
     except InputError:
         raise
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"network {name!r} cannot be made with these arguments: {error}") from error
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.imports import by_path
-from cnnlab.models.factory import create_features, made
+from cnnlab.models.factory import create_features, made, timm_name
 from cnnlab.models.unet import EncoderUNet, UNet, padded
 
 _DEFAULT_ENCODER = "resnet34"
@@ -116,13 +116,12 @@ def _deeplab(
         import segmentation_models_pytorch as library
     except ImportError as error:
         raise InputError('network deeplabv3plus needs a library: pip install "cnnlab[segmentation]"') from error
-    timm_name = encoder_of(name, encoder)
-    assert timm_name is not None
+    bare = timm_name(_DEFAULT_ENCODER if encoder is None else encoder)
     settings = {"decoder_aspp_dropout": kwargs.pop("dropout")} if "dropout" in kwargs else {}
     network: Any = made(
         name,
         library.DeepLabV3Plus,
-        f"tu-{timm_name}",
+        f"tu-{bare}",
         encoder_weights=None,
         in_channels=channels,
         classes=num_classes,
@@ -131,7 +130,7 @@ def _deeplab(
     )
     if weights is not None:
         # The library's encoder is timm's with dilated convolutions, under the same names.
-        network.encoder.model.load_state_dict(create_features(timm_name, channels, weights).network.state_dict())
+        network.encoder.model.load_state_dict(create_features(bare, channels, weights).network.state_dict())
     return DeepLabV3Plus(network)
 
 

@@ -158,15 +158,18 @@ class UNet(nn.Module):
 class EncoderUNet(nn.Module):
     """A U-Net's decoder on the features of another network, which may be pretrained.
 
-    Each step repeats the nearest pixel, which doubles the size, and convolves twice; after the encoder's first features
-    come as many steps without a skip connection as it takes to come to the image's size.
+    Each step repeats the nearest pixel, which doubles the size, and convolves twice; after the encoder's largest
+    features come as many steps without a skip connection as it takes to come to the image's size, or to ``stride``.
 
     Args:
-        encoder: Images (B, C, H, W) to a list of features, each half as large as the one before, the largest first.
+        encoder: Images (B, C, H, W) to a list of features, each half as large as the one before, the largest first; of
+            shape (B, H, W, C) where its ``output_fmt`` says NHWC.
         widths: The features' channels.
         strides: How much smaller than the image they are.
         num_classes: The number of classes.
-        decoder: Channels of the last step; each step before has twice as many, up to 256.
+        decoder: Channels at the image's size; each step before has twice as many, up to 256.
+        stride: How much smaller than the image the decoder's last features are. Its logits are brought to the image's
+            size bilinearly. With 2 the costliest step, which no skip connection helps, is left out.
         attention: Whether attention gates weigh the skip connections.
         dropout: Dropout rate before the classifier, 0 up to (not including) 1.
 
@@ -181,6 +184,7 @@ class EncoderUNet(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         decoder: int = 16,
+        stride: int = 1,
         attention: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -191,16 +195,25 @@ class EncoderUNet(nn.Module):
                 f"the encoder's features are {', '.join(map(str, strides))} times smaller than the image, expected "
                 "each half as large as the one before: choose a network with stages, such as resnet18 or convnext_tiny"
             )
+        # Each step's stride, from the deepest on, with the channels that come over its skip connection.
+        skips = dict(zip(reversed(strides[:-1]), reversed(widths[:-1]), strict=True))
+        steps = [strides[-1] // 2**step for step in range(1, strides[-1].bit_length())]
+        if stride not in steps:
+            raise InputError(f"stride is {stride}, expected one of {', '.join(map(str, reversed(steps)))}")
+        steps = steps[: steps.index(stride) + 1]
         self.multiple = strides[-1]
         self.encoder = encoder
-        # From the deepest on; where the encoder has none, nothing comes over a skip connection.
-        skips = [*reversed(widths[:-1]), *[0] * (strides[0].bit_length() - 1)]
-        outputs = [min(decoder * 2**step, 256) for step in reversed(range(len(skips)))]
+        # Some of timm's return (B, H, W, C).
+        self._channels_last = str(getattr(encoder, "output_fmt", "")).endswith("NHWC")
+        outputs = [min(decoder * step, 256) for step in steps]
         self.decoder = nn.ModuleList(
             UpBlock(inputs, skip, output, attention, transposed=False)
-            for inputs, skip, output in zip([widths[-1], *outputs], skips, outputs, strict=False)
+            for inputs, skip, output in zip(
+                [widths[-1], *outputs[:-1]], (skips.get(step, 0) for step in steps), outputs, strict=True
+            )
         )
-        self.head = _head(decoder, num_classes, dropout)
+        self.head = _head(outputs[-1], num_classes, dropout)
+        self.enlarge = nn.Upsample(scale_factor=stride, mode="bilinear") if stride > 1 else nn.Identity()
 
     def layer_groups(self) -> dict[str, tuple[str, ...]]:
         """The encoder's parts, the levels up, the head."""
@@ -214,15 +227,17 @@ class EncoderUNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Standardised images (B, C, H, W) to logits (B, num_classes, H, W)."""
         height, width = images.shape[-2:]
-        *skips, features = self.encoder(padded(images, self.multiple))
+        found = self.encoder(padded(images, self.multiple))
+        if self._channels_last:
+            found = [features.permute(0, 3, 1, 2) for features in found]
+        *skips, features = found
         for block in self.decoder:
             features = block(features, skips.pop() if skips else None)
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.enlarge(self.head(features))
         return logits[..., :height, :width]
 
 
 def _head(inputs: int, num_classes: int, dropout: float) -> nn.Module:
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is {dropout}, expected 0 up to (not including) 1")
-    classifier = nn.Conv2d(inputs, num_classes, kernel_size=1)
-    return nn.Sequential(nn.Dropout2d(dropout), classifier) if dropout else classifier
+    return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(inputs, num_classes, kernel_size=1))

@@ -50,7 +50,10 @@ def test_fit_test_predict_and_resume(cnnlab: Cnnlab, tmp_path: Path) -> None:
         probabilities = np.load(tmp_path / f"R/probabilities/{name}.jpg.npz")["probabilities"]
         assert (probabilities.argmax(axis=0) == classes).mean() > 0.99
         with Image.open(tmp_path / f"R/overlays/{name}.jpg.png") as overlay:
-            assert overlay.size == (32, 32)
+            assert overlay.size == (64, 32)
+            image = np.asarray(Image.open(row["path"]).convert("RGB"))
+            assert np.array_equal(np.asarray(overlay)[:, :32], image)
+            assert not np.array_equal(np.asarray(overlay)[:, 32:], image)
     # What predict writes is what test has measured.
     assert hits / matrix.sum() == results["test/pixel_accuracy"]
 
@@ -124,9 +127,12 @@ def test_pictures_of_validation_images_change_nothing(cnnlab: Cnnlab, tmp_path: 
 
 @pytest.mark.slow
 def test_trap_21_two_processes_give_the_same_scores_to_the_last_digit(cnnlab: Cnnlab, tmp_path: Path) -> None:
-    assert cnnlab("fit", "--config", TINY, "--run", "R", "--trainer.max_epochs", "1", "--data.images", "52").code == 0
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    short = ("--config", TINY, "--run", "R", "--trainer.max_epochs", "1", "--data.images", "52")
+    trained = run_process("fit", *short, *two, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
     results, tables, masks = [], [], []
-    for flags in ((), ("--trainer.devices", "2", "--trainer.strategy", "ddp")):
+    for flags in ((), two):
         for command in ("test", "predict"):
             done = run_process(command, "R", *flags, cwd=tmp_path)
             assert done.returncode == 0, done.stderr

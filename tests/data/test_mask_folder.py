@@ -132,6 +132,16 @@ def test_albumentations_own_steps_leave_masks_whole(root: Path, options: dict[st
         assert (masks == 255).float().mean() > 0.3
 
 
+def test_albumentations_given_steps_keep_the_pixels_size(root: Path) -> None:
+    pytest.importorskip("albumentations")
+    flip = {"transforms": [{"name": "HorizontalFlip"}]}
+    images, masks = batch(made(root, augment="albumentations", augment_args=flip, crop=24, batch_size=6))
+    assert masks.shape == (6, 24, 24)
+    for image, mask in zip(images, masks, strict=True):
+        assert image[0].equal(torch.from_numpy(LEVELS)[mask])
+        assert 1 <= (mask[0].diff() != 0).sum() <= 2
+
+
 def test_workers_change_nothing(root: Path) -> None:
     batches = [list(made(root, num_workers=workers, rare_crops=0.5).train_dataloader()) for workers in (0, 2)]
     for (images, masks), (others, other_masks) in zip(*batches, strict=True):
@@ -197,6 +207,63 @@ def test_an_ignored_value_among_the_classes(root: Path) -> None:
     assert data.ignore_index == 3
     colour = MaskFolder(root=str(root), mask_values=[0, 1, 2], ignore_index=3, num_workers=0)
     assert colour.ignore_index == 3
+
+
+def test_a_void_of_0_is_no_class(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path, "a", stripes(0), split)
+    data = made(tmp_path, ignore_index=0, batch_size=1)
+    assert (data.class_names, data.ignore_index) == (["1", "2", "3"], 255)
+    expected = torch.tensor([255, 0, 1, 2])[stripes(0)]
+    assert next(iter(data.val_dataloader()))[1][0].equal(expected)
+    named = made(tmp_path, ignore_index=0, class_names=list("abc"), batch_size=1)
+    assert next(iter(named.val_dataloader()))[1][0].equal(expected)
+    between = made(tmp_path, ignore_index=2, class_names=list("abc"), batch_size=1)
+    assert next(iter(between.val_dataloader()))[1][0].equal(torch.tensor([0, 1, 255, 2])[stripes(0)])
+
+
+@pytest.mark.parametrize("stray", [7, 128])
+def test_a_stray_value_makes_no_classes(root: Path, stray: int) -> None:
+    classes = stripes(0).astype(np.uint8)
+    classes[0, 0] = stray
+    Image.fromarray(classes).save(root / "masks/train/2.png")
+    message = rf"values 0, 1, 2, 3, {stray} \(such as {stray} in .*masks/train/2\.png\), .* without gaps"
+    with pytest.raises(InputError, match=message):
+        MaskFolder(root=str(root))
+    # Where the classes have names, it is the file's mistake.
+    with pytest.raises(InputError, match=rf"masks/train/2\.png: the mask has {stray}"):
+        list(made(root, class_names=list("abcd"), augment="none").train_dataloader())
+
+
+def test_masks_that_cannot_be_read_do_not_hide_the_classes(root: Path) -> None:
+    (root / "masks/train/1.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"masks/train/1\.png: the file is empty"):
+        MaskFolder(root=str(root))
+    with pytest.warns(UserWarning, match=r"1 of 12 pairs are broken"):
+        data = made(root, on_error="skip")
+    assert data.class_names == ["0", "1", "2", "3"]
+    assert len(data.train_set) == 5
+
+
+def test_predicting_elsewhere_needs_no_training_images(root: Path, tmp_path: Path) -> None:
+    data = MaskFolder(root=str(tmp_path / "gone"), class_names=list("abcd"), predict=str(root / "images/val"))
+    data.setup("predict")
+    assert len(data.predict_set) == 3
+    with pytest.raises(InputError, match="there is no folder"):
+        data.setup("test")
+
+
+@pytest.mark.parametrize("augment", ["none", "light"])
+def test_every_part_of_an_image_is_met(tmp_path: Path, augment: str) -> None:
+    # Lower than the crop: no attempt at a part of its proportions can fit.
+    classes = np.arange(200)[None].repeat(20, axis=0) // 50
+    for split in ("train", "val"):
+        for i in range(20):
+            write(tmp_path, f"{i}", classes, split)
+    args = {} if augment == "none" else {"augment_args": {"scale": [1, 1], "ratio": [1, 1]}}
+    _, masks = batch(made(tmp_path, crop=40, augment=augment, batch_size=20, **args))
+    assert set(masks.flatten().tolist()) == {0, 1, 2, 3}
+    assert len({tuple(mask[0].tolist()) for mask in masks}) > 5
 
 
 @pytest.mark.parametrize(
@@ -290,6 +357,8 @@ def test_images_of_several_sizes(root: Path) -> None:
         ({"size": 32, "crop": 32}, "exclude each other"),
         ({"size": 0}, "data.size is 0"),
         ({"rare_crops": 2}, "rare_crops is 2"),
+        ({"rare_crops": 0.5, "augment": "none", "size": 32}, "data.augment none takes none of cnnlab's"),
+        ({"rare_crops": 0.5, "augment": "albumentations"}, "data.augment albumentations takes none of cnnlab's"),
         ({"augment_args": {"policy": "randaugment"}}, "without their masks"),
         ({"mask_values": [0, [1, 2, 3]]}, "partly numbers and partly colours"),
         ({"mask_values": [[0, 0, 300]], "ignore_index": None}, "is no colour"),
@@ -301,6 +370,14 @@ def test_images_of_several_sizes(root: Path) -> None:
 def test_what_an_option_cannot_be_is_said(root: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         MaskFolder(root=str(root), **options)
+
+
+def test_large_images_that_are_trained_whole_are_told_of(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path, "a", stripes(0, 1100), split)
+    with pytest.warns(UserWarning, match="whole images of 1100 x 1100 pixels, .* say data.crop"):
+        made(tmp_path)
+    made(tmp_path, crop=64)
 
 
 def test_binary_masks_of_0_and_255_are_explained(tmp_path: Path) -> None:
@@ -324,6 +401,10 @@ def test_shapes_are_the_same_each_time(tmp_path: Path) -> None:
     assert kinds[0][0].equal(kinds[1][0])
     assert set(kinds[0][1].flatten().tolist()) > {0}
     assert data.class_names == ["background", "circle", "square", "triangle"]
+    with pytest.raises(InputError, match="has 8 training images of 32 pixels, not the 9 of 32"):
+        Shapes(root=str(tmp_path / "a"), images=9, side=32)
+    with pytest.raises(InputError, match="not the 8 of 64"):
+        Shapes(root=str(tmp_path / "a"), images=8, side=64)
     shares = data.class_shares()
     assert shares.sum() == pytest.approx(1)
     assert shares[0] > 0.5

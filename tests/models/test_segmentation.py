@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cnnlab.errors import InputError
@@ -29,6 +30,8 @@ NETWORKS = {
     "attention": lambda: create_segmenter("unet", 5, base=4, attention=True),
     "encoder": lambda: create_segmenter("unet", 5, encoder="tf_efficientnet_lite0"),
     "encoder of stride 4": lambda: create_segmenter("unet", 5, encoder="convnext_atto", attention=True),
+    "encoder with channels last": lambda: create_segmenter("unet", 5, encoder="mambaout_femto"),
+    "decoder of stride 2": lambda: create_segmenter("unet", 5, encoder="tf_efficientnet_lite0", stride=2),
     "deeplab": lambda: create_segmenter("deeplabv3plus", 5, encoder="resnet10t"),
 }
 
@@ -84,6 +87,21 @@ def test_the_unet_is_the_published_one() -> None:
     ]  # fmt: skip
 
 
+def test_a_decoder_of_stride_2_lacks_the_last_step() -> None:
+    whole, half = (create_segmenter("unet", 3, encoder="resnet10t", stride=stride).eval() for stride in (1, 2))
+    assert isinstance(half, EncoderUNet)
+    state, smaller = whole.state_dict(), half.state_dict()
+    assert [name for name in state if name not in smaller and name.endswith(".0.weight")] == [
+        "decoder.4.convolutions.0.weight"
+    ]
+    small: list[torch.Tensor] = []
+    half.head.register_forward_hook(lambda module, args, output: small.append(output))
+    with torch.no_grad():
+        logits = half(torch.randn(1, 3, 64, 96))
+    assert small[0].shape == (1, 3, 32, 48)
+    torch.testing.assert_close(logits, F.interpolate(small[0], size=(64, 96), mode="bilinear"))
+
+
 @pytest.mark.parametrize("name", ["unet", "deeplabv3plus"])
 def test_an_encoders_weights_come_from_a_file(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
@@ -115,9 +133,12 @@ def test_weights_that_lack_something_are_refused(tmp_path: Path) -> None:
         ("unet", {"dropout": 1.5}, "dropout is 1.5"),
         ("unet", {"weights": "pretrained"}, "has no encoder that model.weights 'pretrained' could be for"),
         ("unet", {"encoder": "resnet181"}, "resnet18"),
+        ("unet", {"encoder": "resnet10t", "stride": 3}, "stride is 3, expected one of 1, 2, 4, 8, 16"),
         ("unet", {"encoder": "simple_cnn"}, "is not timm's"),
         ("unet", {"encoder": "vit_tiny_patch16_224"}, "such as resnet18"),
         ("deeplabv3plus", {"nope": 1}, "nope"),
+        ("deeplabv3plus", {"encoder": "vit_tiny_patch16_224"}, "cannot be made"),
+        ("deeplabv3plus", {"encoder": "resnet181"}, "resnet18"),
     ],
 )
 def test_what_does_not_fit_is_named(name: str, args: dict[str, object], message: str) -> None:

@@ -69,9 +69,9 @@ def test_flips_are_the_mean_of_both() -> None:
     assert made.classes.equal(made.probabilities.argmax(1))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (17, 33)])
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), pytest.param((2000, 3000), marks=pytest.mark.slow)])
 def test_images_of_any_size_go_through_a_training_step_and_through_predict(size: tuple[int, int]) -> None:
-    model = task(network_args={"base": 2})
+    model = task(network_args={"base": 2}, window=512)
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     loss = model.train().step((images, torch.zeros(2, *size, dtype=torch.int64)), model.train_metrics)
     torch.autograd.backward(loss)
@@ -94,7 +94,8 @@ def test_a_users_network_needs_no_stride() -> None:
         ({"loss": "dise"}, "did you mean 'dice'"),
         ({"loss_args": {"class_weights": [1.0, 2.0]}}, "class_weights are 2, expected one for each of 3"),
         ({"ignore_index": 2}, "which is one of the 3 classes"),
-        ({"window": 100, "margin": 60}, "from 121 on"),
+        ({"window": 100, "margin": 60}, "from 124 on"),
+        ({"window": 226}, "from 228 on"),
         ({"weights": "pretrained"}, "has no encoder"),
         ({"network": "resnet18"}, "no network 'resnet18' for segmentation"),
     ],
