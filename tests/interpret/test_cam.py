@@ -1,0 +1,239 @@
+"""Class activation maps: by hand, on networks of all kinds, and without a trace left in the network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+from cnnlab.interpret import METHODS, GradCAM, GradCAMPlusPlus, ScoreCAM, default_layer
+from cnnlab.models import SimpleCNN, UNet, create_network, create_segmenter
+
+
+class Two(nn.Module):
+    """Two channels that pass the image through, one for each class."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.pick = nn.Conv2d(2, 2, 1, bias=False)
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Linear(2, 2, bias=False)
+        self.pick.weight.data = torch.eye(2)[..., None, None]
+        self.head.weight.data = weights
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.act(self.pick(images)).mean(dim=(2, 3)))
+        return logits
+
+
+def corners() -> Tensor:
+    """An image (1, 2, 2, 2) whose first channel is lit at the upper left, and the second at the lower right."""
+    image = torch.zeros(1, 2, 2, 2)
+    image[0, 0, 0, 0], image[0, 1, 1, 1] = 4.0, 2.0
+    return image
+
+
+def test_gradcam_by_hand() -> None:
+    network = Two(torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
+    explanation = GradCAM(network, "act")(corners())
+    # The gradients' means are 1/16 and 0.5/16: 4 at one corner and 0.5 * 2 at the other.
+    assert explanation.classes.tolist() == [0]
+    assert explanation.maps[0].tolist() == [[1.0, 0.0], [0.0, 0.25]]
+    other = GradCAM(network, "act")(corners(), classes=1)
+    assert other.maps[0].tolist() == [[0.0, 0.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
+def test_what_speaks_against_a_class_is_no_map_and_not_nan(method: str) -> None:
+    network = Two(torch.tensor([[-1.0, -1.0], [0.0, 0.0]]))
+    explanation = METHODS[method](network, "act")(corners(), classes=0)
+    assert explanation.maps.equal(torch.zeros(1, 2, 2))
+    # Neither is an image of nothing, nor a class that nothing leads to.
+    assert METHODS[method](network, "act")(torch.zeros(1, 2, 2, 2), classes=0).maps.equal(torch.zeros(1, 2, 2))
+    assert METHODS[method](network, "act")(corners(), classes=1).maps.equal(torch.zeros(1, 2, 2))
+
+
+def by_hooks(network: nn.Module, layer: str, images: Tensor, classes: Tensor) -> Tensor:
+    """Grad-CAM as the paper has it, image by image."""
+    maps = []
+    for image, chosen in zip(images, classes, strict=True):
+        kept: dict[str, Tensor] = {}
+        handle = network.get_submodule(layer).register_forward_hook(
+            lambda module, args, output, kept=kept: kept.update(output=output)
+        )
+        score = network(image[None])[0, chosen]
+        handle.remove()
+        (gradient,) = torch.autograd.grad(score, kept["output"])
+        cam = (gradient.mean(dim=(2, 3), keepdim=True) * kept["output"]).sum(dim=1, keepdim=True).relu().detach()
+        cam = F.interpolate(cam, images.shape[2:], mode="bilinear")[0, 0]
+        maps.append((cam - cam.min()) / (cam.max() - cam.min()))
+    return torch.stack(maps)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "simple_cnn": lambda: SimpleCNN(num_classes=5, channels=3),
+    "resnet": lambda: timm.create_model("resnet18", num_classes=5, zero_init_last=False),
+    "convnext": lambda: timm.create_model("convnext_atto", num_classes=5, ls_init_value=1.0),
+    "torchvision": lambda: create_network("torchvision/mobilenet_v3_small", 5, 3),
+    "transfer": lambda: create_network("mobilenetv4_conv_small", 5, 3, head="mlp"),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_batch_is_explained_as_each_image_alone(kind: str) -> None:
+    torch.manual_seed(0)
+    network = NETWORKS[kind]().eval()
+    images = torch.randn(3, 3, 64, 96)
+    layer = default_layer(network, images)
+    explanation = GradCAM(network)(images, classes=[0, 1, 4])
+    # Without what is in place, for which the plain version would need other hooks.
+    plain = copy.deepcopy(network)
+    for module in plain.modules():
+        if hasattr(module, "inplace"):
+            setattr(module, "inplace", False)  # noqa: B010
+    expected = by_hooks(plain, layer, images, torch.tensor([0, 1, 4]))
+    torch.testing.assert_close(explanation.maps, expected, atol=1e-4, rtol=0)
+    assert explanation.maps.amax(dim=(1, 2)).tolist() == pytest.approx([1.0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("resnet18", "layer4"),
+        ("convnext_atto", "norm_pre"),
+        ("vit_tiny_patch16_224", "blocks.11.norm1"),
+        ("swin_tiny_patch4_window7_224", "norm"),
+    ],
+)
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
+def test_layers_of_timms_networks(name: str, layer: str, method: str) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=3)
+    images = torch.randn(2, 3, 224, 224)
+    assert default_layer(network, images) == layer
+    maps = METHODS[method](network)(images, classes=1).maps
+    assert maps.shape == (2, 224, 224)
+    assert maps.std() > 0
+
+
+def test_tokens_of_images_that_are_not_square() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=(64, 128), depth=2)
+    maps = GradCAM(network)(torch.randn(2, 3, 64, 128)).maps
+    assert maps.shape == (2, 64, 128)
+    # A token is 16 pixels wide and high: half-way between the middles of two is their mean.
+    tokens = maps[:, 7::16, 7::16] + maps[:, 8::16, 8::16]
+    assert tokens.shape == (2, 4, 8)
+
+
+def test_segmentation_explains_the_pixels_of_a_class() -> None:
+    torch.manual_seed(0)
+    network = UNet(num_classes=3, base=4, depth=2).eval()
+    images = torch.randn(2, 3, 40, 24)
+    assert default_layer(network, images) == "encoder.2"
+    explanation = GradCAM(network)(images)
+    assert explanation.maps.shape == (2, 40, 24)
+    predicted = explanation.predictions.argmax(dim=1)
+    assert explanation.classes.tolist() == [image.flatten().bincount().argmax().item() for image in predicted]
+    assert default_layer(create_segmenter("unet", 3, encoder="resnet10t"), torch.randn(1, 3, 64, 64)).startswith("enc")
+
+
+def test_scorecam_lets_through_what_counts() -> None:
+    network = Two(torch.tensor([[8.0, 0.0], [0.0, 8.0]]))
+    for chosen, place in ((0, (0, 0)), (1, (1, 1))):
+        maps = ScoreCAM(network, "act")(corners(), classes=chosen).maps[0]
+        assert maps[place] == 1
+        assert maps.sum() < 1.1
+
+
+def test_plus_plus_finds_both_of_two_objects() -> None:
+    torch.manual_seed(0)
+    network = SimpleCNN(num_classes=3).eval()
+    assert GradCAMPlusPlus(network)(torch.rand(2, 1, 28, 28)).maps.shape == (2, 28, 28)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_left_behind(method: str, fails: bool) -> None:
+    torch.manual_seed(0)
+    network = SimpleCNN(num_classes=3)
+    network.features[0].eval().requires_grad_(False)
+    parameter = network.get_parameter("head.5.weight")
+    parameter.grad = torch.ones_like(parameter)
+    before = copy.deepcopy(network.state_dict())
+    modes = [module.training for module in network.modules()]
+    asked = [parameter.requires_grad for parameter in network.parameters()]
+    images = torch.rand(2, 1, 28, 28)
+    state, kept = torch.get_rng_state(), images.clone()
+    if fails:
+        with pytest.raises(InputError, match="classes are"):
+            METHODS[method](network)(images, classes=7)
+    else:
+        METHODS[method](network)(images)
+    assert torch.is_grad_enabled()
+    assert [module.training for module in network.modules()] == modes
+    assert [parameter.requires_grad for parameter in network.parameters()] == asked
+    assert [parameter.grad is None for parameter in network.parameters()].count(False) == 1
+    assert parameter.grad.equal(torch.ones_like(parameter))
+    assert torch.get_rng_state().equal(state)
+    assert images.equal(kept)
+    assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_trap_39_in_inference_mode_frozen_and_in_place(frozen: bool) -> None:
+    torch.manual_seed(0)
+    network = NETWORKS["resnet"]().eval().requires_grad_(not frozen)
+    images = torch.randn(2, 3, 64, 64)
+    expected = GradCAM(network)(images).maps
+    with torch.inference_mode():
+        there = torch.randn(1) + images
+        assert GradCAM(network)(there - (there - images)).maps.allclose(expected, atol=1e-4)
+        assert torch.is_inference_mode_enabled()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = GradCAM(network)(images).maps
+    assert mixed.dtype == torch.float32
+    assert (mixed - expected).abs().mean() < 0.05
+
+
+def test_compiled_networks_run_uncompiled() -> None:
+    torch.manual_seed(0)
+    network = SimpleCNN(num_classes=3).eval()
+    images = torch.rand(2, 1, 28, 28)
+    expected = GradCAM(network)(images).maps
+
+    def backend(*args: Any) -> Any:
+        raise AssertionError("compiled")
+
+    in_place = copy.deepcopy(network)
+    in_place.compile(backend=backend)
+    assert GradCAM(in_place)(images).maps.equal(expected)
+    wrapped: Any = torch.compile(network, backend=backend)
+    assert GradCAM(wrapped)(images).maps.equal(expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("featurs", "has no layer 'featurs': did you mean 'features'"),
+        ("head.2", r"gives \(1, 256\), expected a map"),
+    ],
+)
+def test_a_layer_that_has_no_map_is_named(layer: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GradCAM(SimpleCNN(), layer)(torch.rand(1, 1, 28, 28))
+
+
+def test_a_layer_that_takes_no_part_is_named() -> None:
+    network = SimpleCNN()
+    network.spare = nn.Conv2d(1, 1, 1)
+    with pytest.raises(InputError, match="'spare' takes no part"):
+        GradCAM(network, "spare")(torch.rand(1, 1, 28, 28))
