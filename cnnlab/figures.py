@@ -15,6 +15,7 @@ from cnnlab.checkpoint import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 _GOOD, _BAD = "#1a7f37", "#c93c37"
 
@@ -30,6 +31,12 @@ class Prediction(NamedTuple):
     """The predicted class's, 0..1."""
     truth: str | None
     """The true class, where it is known."""
+
+
+def as_bytes(image: Tensor) -> npt.NDArray[np.uint8]:
+    """An image's pixels (C, H, W), uint8 or float in 0..1, as uint8 on the CPU."""
+    values = image.cpu().numpy()
+    return values if values.dtype == np.uint8 else np.rint(values * 255).clip(0, 255).astype(np.uint8)
 
 
 def prediction_sheet(predictions: Sequence[Prediction], path: Path, columns: int = 8) -> None:

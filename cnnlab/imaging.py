@@ -27,6 +27,8 @@ INTERPOLATIONS = {
 }
 _ORIENTATION = 0x0112  # Exif's tag
 _TURNED = (5, 6, 7, 8)  # its values that exchange width and height
+_HEAT_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_HEAT = ((20, 30, 140), (0, 150, 200), (70, 200, 80), (250, 200, 0), (200, 20, 20))
 _WHITE = (255, 255, 255, 255)
 
 Pixels = npt.NDArray[np.uint8]
@@ -240,6 +242,22 @@ def overlaid(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, stren
     colours = palette(count)[np.where(known, classes, 0)]
     share = strength * known[..., None]
     made: Pixels = np.rint(image * (1 - share) + colours * share).astype(np.uint8)
+    return made
+
+
+def heated(pixels: Pixels, heat: npt.NDArray[np.floating], strength: float = 0.5) -> Pixels:
+    """Lay a heat map over an image: blue where it is 0, by way of green and yellow to red where it is 1.
+
+    Args:
+        pixels: (H, W, C), C 1 or 3.
+        heat: (H, W), 0..1.
+        strength: The share of the map, 0..1.
+
+    Returns:
+        (H, W, 3).
+    """
+    colours = np.stack([np.interp(heat, _HEAT_STOPS, levels) for levels in zip(*_HEAT, strict=True)], axis=-1)
+    made: Pixels = np.rint(pixels * (1 - strength) + colours * strength).astype(np.uint8)
     return made
 
 

@@ -3,6 +3,7 @@
 from cnnlab.callbacks.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from cnnlab.callbacks.exact_resume import ExactResume
 from cnnlab.callbacks.finite_loss import FiniteLoss
+from cnnlab.callbacks.gradcam import GradCamSnapshots
 from cnnlab.callbacks.gradients import GradientMonitor
 from cnnlab.callbacks.predicted_masks import PredictedMasks
 from cnnlab.callbacks.predictions import PredictionTable
@@ -23,6 +24,7 @@ __all__ = [
     "ExactResume",
     "ExponentialMovingAverage",
     "FiniteLoss",
+    "GradCamSnapshots",
     "GradientMonitor",
     "LastCheckpoint",
     "LearningRateSearch",

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cnnlab.errors import InputError
-from cnnlab.figures import contact_sheet
+from cnnlab.figures import as_bytes, contact_sheet
 from cnnlab.imaging import overlaid
 from cnnlab.loggers import write_picture
 from cnnlab.run import Run
@@ -66,7 +65,7 @@ class ValidationMasks(Callback):
         pictures: list[npt.NDArray[np.uint8]] = []
         titles: list[str] = []
         for image, truth, predicted in self._shown:
-            pixels = _bytes(image)
+            pixels = as_bytes(image)
             pictures += [pixels, *(_coloured(pixels, classes, pl_module.num_classes) for classes in (truth, predicted))]
             known = truth != pl_module.hparams["ignore_index"]
             right = (predicted == truth)[known].float().mean().item() if known.any() else 0.0
@@ -76,13 +75,6 @@ class ValidationMasks(Callback):
         heading = f"Validation images after step {trainer.global_step}"
         contact_sheet(pictures, titles, path, heading, columns=6 if len(pictures) > 3 else 3)
         write_picture(trainer, "val/masks", path, trainer.global_step - 1)
-
-
-def _bytes(image: Tensor) -> npt.NDArray[np.uint8]:
-    """(C, H, W), uint8 or float in 0..1, as uint8."""
-    pixels = image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
-    found: npt.NDArray[np.uint8] = pixels.cpu().numpy()
-    return found
 
 
 def _coloured(pixels: npt.NDArray[np.uint8], classes: Tensor, count: int) -> npt.NDArray[np.uint8]:

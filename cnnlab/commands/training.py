@@ -47,6 +47,7 @@ SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "predictions": (callbacks.PredictionTable, True, "write predictions.csv when predicting"),
     "masks": (callbacks.PredictedMasks, True, "write masks and overlays when predicting with a segmentation task"),
     "validation_masks": (callbacks.ValidationMasks, True, "draw masks of validation images while segmentation trains"),
+    "gradcam": (callbacks.GradCamSnapshots, True, "draw where the network looks in validation images"),
     "throughput": (callbacks.Throughput, True, "log the training images a second"),
 }
 """Callbacks by name: the class, whether it is on by default, and what it does."""
@@ -254,7 +255,7 @@ class VisionCLI(LightningCLI):
             # What was searched for was found when the run began.
             wanted -= {"lr_finder", "batch_size_finder"}
         if trial:
-            wanted -= {"best", "last", "lr_monitor", "validation_masks", *written}
+            wanted -= {"best", "last", "lr_monitor", "validation_masks", "gradcam", *written}
         chosen = {name: value for name, value in self._get(self.config_init, "callbacks").items() if name in wanted}
         return [SLOTS[name][0]() if value is True else value for name, value in chosen.items() if value]
 

@@ -1,0 +1,103 @@
+"""Film-strips of Grad-CAM: what they show, that they go on after a resume, and that they change nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnnlab.filmstrips import add_frame, stack_strips
+from tests.conftest import Cnnlab, run_process
+
+CONF = Path(__file__).parents[1] / "conf"
+Recipes = dict[str, tuple[str | Path, ...]]
+
+
+def numbers(path: Path) -> list[int]:
+    with Image.open(path) as picture:
+        return list(json.loads(picture.info["frames"]))
+
+
+def frame(level: int, height: int = 20, width: int = 30) -> np.ndarray:
+    return np.full((height, width, 3), level, dtype=np.uint8)
+
+
+def test_a_strip_grows_to_the_right_and_forgets_what_comes_later(tmp_path: Path) -> None:
+    path = tmp_path / "new/strip.png"
+    for number in (0, 2, 5):
+        add_frame(path, number, frame(number * 40), [f"epoch {number}", "a very long caption that is cut"], side=40)
+    assert numbers(path) == [0, 2, 5]
+    pixels = np.asarray(Image.open(path))
+    assert pixels.shape[1] == 3 * (60 + 8)
+    assert [pixels[20, 68 * i + 30, 0] for i in range(3)] == [0, 80, 200]
+    whole = path.read_bytes()
+    add_frame(path, 2, frame(90), ["again"], side=40)
+    assert numbers(path) == [0, 2]
+    add_frame(path, 2, frame(80), ["epoch 2", "a very long caption that is cut"], side=40)
+    add_frame(path, 5, frame(200), ["epoch 5", "a very long caption that is cut"], side=40)
+    assert path.read_bytes() == whole
+    add_frame(tmp_path / "other.png", 0, frame(0), [], side=40)
+    stack_strips([path, tmp_path / "other.png"], tmp_path / "all.png")
+    assert np.asarray(Image.open(tmp_path / "all.png")).shape[:2] == (2 * pixels.shape[0], pixels.shape[1])
+
+
+@pytest.fixture
+def recipes(mnist_root: Path) -> Recipes:
+    """Flags of a tiny recipe for each task."""
+    return {
+        "classification": ("--config", CONF / "classification.yaml", "--data.root", mnist_root),
+        "segmentation": ("--config", CONF / "segmentation.yaml"),
+    }
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_the_training_is_what_it_is_without(cnnlab: Cnnlab, recipes: Recipes, tmp_path: Path, task: str) -> None:
+    for name, value in (("R", '{"images": 3, "every_n_epochs": 2}'), ("S", "false")):
+        flags = ("--model.dropout", "0.5", "--trainer.max_epochs", "4", "--callbacks.throughput", "false")
+        done = cnnlab("fit", *recipes[task], "--run", name, *flags, "--callbacks.gradcam", value)
+        assert done.code == 0, done.err
+    weights = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in "RS"]
+    assert all(weights[0][key].equal(weights[1][key]) for key in weights[0])
+    assert (tmp_path / "R/metrics.csv").read_bytes() == (tmp_path / "S/metrics.csv").read_bytes()
+    strips = sorted((tmp_path / "R/pictures/gradcam").iterdir())
+    assert len(strips) == 3
+    # The image itself, the first epoch, and each second one.
+    assert [numbers(strip) for strip in strips] == [[-1, 0, 1, 3]] * 3
+    assert (tmp_path / "R/pictures/gradcam.png").is_file()
+    assert not (tmp_path / "S/pictures/gradcam").exists()
+
+
+def test_a_resumed_run_goes_on_with_its_strips(cnnlab: Cnnlab, recipes: Recipes, tmp_path: Path) -> None:
+    flags = (*recipes["classification"], "--callbacks.gradcam.images", "2", "--model.schedule", "constant")
+    for name, epochs in (("whole", "3"), ("R", "2")):
+        assert cnnlab("fit", *flags, "--run", name, "--trainer.max_epochs", epochs).code == 0
+    assert cnnlab("resume", "R", "--trainer.max_epochs", "3").code == 0
+    for strip in (tmp_path / "whole/pictures/gradcam").iterdir():
+        assert numbers(strip) == [-1, 0, 1, 2]
+        assert strip.read_bytes() == (tmp_path / "R/pictures/gradcam" / strip.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_trap_23_two_processes_draw_once_and_do_not_wait_for_each_other(recipes: Recipes, tmp_path: Path) -> None:
+    flags = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "2")
+    done = run_process("fit", *recipes["classification"], "--run", "R", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(numbers(strip) == [-1, 0, 1] for strip in (tmp_path / "R/pictures/gradcam").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ('{"images": 0}', "images is 0"),
+        ('{"method": "cam"}', "expected one of gradcam"),
+        ('{"every_n_epochs": 0}', "every_n_epochs is 0"),
+    ],
+)
+def test_what_does_not_fit_is_said(cnnlab: Cnnlab, recipes: Recipes, value: str, message: str) -> None:
+    done = cnnlab("fit", *recipes["classification"], "--callbacks.gradcam", value)
+    assert done.code == 2
+    assert message in done.err
