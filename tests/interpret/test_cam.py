@@ -237,3 +237,44 @@ def test_a_layer_that_takes_no_part_is_named() -> None:
     network.spare = nn.Conv2d(1, 1, 1)
     with pytest.raises(InputError, match="'spare' takes no part"):
         GradCAM(network, "spare")(torch.rand(1, 1, 28, 28))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
+@pytest.mark.parametrize("kind", ["simple_cnn", "resnet", "convnext"])
+def test_equals_pytorch_grad_cam(kind: str, method: str) -> None:
+    library = pytest.importorskip("pytorch_grad_cam", reason="a development dependency")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    torch.manual_seed(0)
+    network = NETWORKS[kind]().eval()
+    if method == "gradcam++":
+        # Its small addend below the line decides where gradients are as small as those of an untrained network.
+        last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+        last.weight.data *= 1e6
+    images = torch.randn(4, 3, 96, 128)
+    ours = METHODS[method](network)
+    found = ours(images, classes=[0, 1, 2, 3]).maps
+    assert ours.layer is not None
+    kinds = {"gradcam": library.GradCAM, "gradcam++": library.GradCAMPlusPlus}
+    with kinds[method](model=network, target_layers=[network.get_submodule(ours.layer)]) as oracle:
+        expected = oracle(images, [ClassifierOutputTarget(number) for number in range(4)])
+    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-4, rtol=0)
+
+
+def test_scorecam_is_what_its_paper_says() -> None:
+    torch.manual_seed(0)
+    network = NETWORKS["simple_cnn"]().eval()
+    image = torch.rand(1, 3, 32, 32)
+    found = ScoreCAM(network, "features", batch_size=7)(image, classes=2).maps
+    with torch.no_grad():
+        activations = network.get_submodule("features")(image)[0]
+        scores = []
+        for channel in activations:
+            mask = F.interpolate(channel[None, None], (32, 32), mode="bilinear")[0, 0]
+            mask = (mask - mask.min()) / (mask.max() - mask.min()).clamp(min=1e-30)
+            scores.append(network(image * mask)[0, 2])
+        cam = (torch.stack(scores).softmax(dim=0).view(-1, 1, 1) * activations).sum(dim=0).relu()
+        expected = F.interpolate(cam[None, None], (32, 32), mode="bilinear")[0]
+    torch.testing.assert_close(
+        found, (expected - expected.min()) / (expected.max() - expected.min()), atol=1e-5, rtol=0
+    )
