@@ -28,7 +28,7 @@ def one_by_one(network: nn.Module, layer: str, images: Tensor) -> None:
 
         def forward(module: nn.Module, args: object, output: Tensor, kept: dict[str, Tensor] = kept) -> None:
             kept["activations"] = output
-            output.register_hook(lambda gradient: kept.update(gradients=gradient))
+            output.register_hook(lambda gradient: kept.update(gradients=gradient))  # type: ignore[no-untyped-call]
 
         handle = network.get_submodule(layer).register_forward_hook(forward)
         network.zero_grad()

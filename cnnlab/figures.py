@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,11 @@ class Prediction(NamedTuple):
 
 def as_bytes(image: Tensor) -> npt.NDArray[np.uint8]:
     """An image's pixels (C, H, W), uint8 or float in 0..1, as uint8 on the CPU."""
-    values = image.cpu().numpy()
-    return values if values.dtype == np.uint8 else np.rint(values * 255).clip(0, 255).astype(np.uint8)
+    values = image.cpu()
+    # NumPy knows no bfloat16.
+    pixels: npt.NDArray[Any] = values.numpy() if values.element_size() == 1 else values.float().numpy() * 255
+    rounded: npt.NDArray[np.uint8] = np.rint(pixels).clip(0, 255).astype(np.uint8)
+    return rounded
 
 
 def prediction_sheet(predictions: Sequence[Prediction], path: Path, columns: int = 8) -> None:

@@ -83,12 +83,24 @@ class LazyImage:
         self.path = path
         try:
             # Read at once: the decoder would ask for it in small pieces, and keep the file open.
-            self._image = Image.open(io.BytesIO(Path(path).read_bytes()))
-            self._orientation = _orientation(self._image)
+            content = Path(path).read_bytes()
+            self._image = Image.open(io.BytesIO(content))
+            self._orientation = self._read_orientation(content)
         except Exception as error:  # Pillow's plugins raise whatever they stumble over.
             raise _explained(path, error) from error
-        self.size = _upright(self._image, self._orientation)
+        width, height = self._image.size
+        self._turned = self._orientation in _TURNED
+        self.size = (width, height) if self._turned else (height, width)
         """Height and width, as the camera was held."""
+
+    def _read_orientation(self, content: bytes) -> int:
+        # Most files have none, and getexif() takes as long as the rest of the header; of a PNG it decodes all pixels.
+        if "exif" not in self._image.info:
+            if self._image.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM"):
+                return 1
+            if self._image.format == "PNG" and not any(mark in content for mark in (b"eXIf", b"Raw profile type")):
+                return 1
+        return int(self._image.getexif().get(_ORIENTATION, 1))
 
     def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
         """Decode the pixels, upright, as 8 bits a channel.
@@ -110,39 +122,13 @@ class LazyImage:
             # MPO: what some phones put several JPEGs into.
             if at_least is not None and self._image.format in ("JPEG", "MPO"):
                 height, width = at_least
-                turned = self._orientation in _TURNED
-                self._image.draft(None, (height, width) if turned else (width, height))
+                self._image.draft(None, (height, width) if self._turned else (width, height))
             image: Image.Image = self._image
             if self._orientation != 1:
                 image = ImageOps.exif_transpose(image)
             return _as_pixels(image, channels)
         except Exception as error:
             raise _explained(self.path, error) from error
-
-
-def _orientation(image: Image.Image) -> int:
-    # Most files have none, and getexif() takes as long as the rest of the header.
-    if "exif" not in image.info and image.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM"):
-        return 1
-    return int(image.getexif().get(_ORIENTATION, 1))
-
-
-def _upright(image: Image.Image, orientation: int) -> tuple[int, int]:
-    width, height = image.size
-    return (width, height) if orientation in _TURNED else (height, width)
-
-
-def size_of(path: str | Path) -> tuple[int, int]:
-    """Height and width of an image, as the camera was held, from the file's header alone.
-
-    Raises:
-        ImageError: If it is absent, empty, or no image that Pillow knows.
-    """
-    try:
-        with Image.open(path) as image:
-            return _upright(image, _orientation(image))
-    except Exception as error:
-        raise _explained(path, error) from error
 
 
 def read(path: str | Path, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:

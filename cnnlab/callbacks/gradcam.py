@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.nn.functional import interpolate
 
 from cnnlab.errors import InputError
 from cnnlab.figures import as_bytes
 from cnnlab.filmstrips import add_frame, stack_strips
-from cnnlab.imaging import heated
-from cnnlab.interpret import METHODS, CamMethod
+from cnnlab.imaging import Pixels, heated
+from cnnlab.interpret import METHODS, CamMethod, default_layer, layer_named
 from cnnlab.loggers import write_picture
 from cnnlab.run import Run
 from cnnlab.tasks import Classification, Segmentation
+
+_LARGEST = 1024
+"""Larger images of segmentation are shrunk: they may not fit into memory as a whole, and a frame is small."""
+
+
+class _Shown(NamedTuple):
+    """A validation image."""
+
+    number: int
+    """Its place in the validation set."""
+    image: Tensor
+    """(1, C, H, W)."""
+    chosen: Tensor | None
+    """(1,) the class to look for; the predicted one if None."""
 
 
 class GradCamSnapshots(Callback):
@@ -26,11 +42,14 @@ class GradCamSnapshots(Callback):
 
     The strips lie in the run's folder, pictures/gradcam/NUMBER.png, and all together in pictures/gradcam.png, which
     wandb and TensorBoard get as well. They are drawn on the first process, of the weights that are validated. A
-    resumed run goes on with them. Nothing of the training changes.
+    resumed run goes on with them. Nothing of the training changes; a network that has no maps is told of once.
+
+    In segmentation it is the largest class of the image's mask, the commonest one of all images left aside.
 
     Args:
         images: How many, evenly taken from the validation set.
-        every_n_epochs: How often; ten times in a run, and after its first epoch, if None.
+        every_n_epochs: How often. If None, after the first epoch and ten times in a run; after epochs 1, 2, 4, 8, ...
+            where the run's length is given in steps.
         method: A name in interpret.METHODS.
         layer: Whose activations, by its name in the network; interpret.default_layer if None.
 
@@ -52,8 +71,14 @@ class GradCamSnapshots(Callback):
         self.method = method
         self.layer = layer
         self._cam: CamMethod | None = None
-        self._indices: list[int] = []
-        self._shown: tuple[Tensor, Tensor | None] | None = None
+        self._shown: list[_Shown] = []
+        self._off = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look for the layer before anything has been trained."""
+        self._off = not isinstance(pl_module, (Classification, Segmentation))
+        if self.layer is not None and not self._off:
+            layer_named(pl_module.network, self.layer)  # type: ignore[arg-type]
 
     def on_validation_batch_end(
         self,
@@ -65,75 +90,95 @@ class GradCamSnapshots(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add a frame to each strip, now that the network is the one that is validated (averaged weights, perhaps)."""
-        if batch_idx or dataloader_idx or not trainer.is_global_zero or not self._is_due(trainer):
+        first = batch_idx == dataloader_idx == 0
+        if self._off or not first or not trainer.is_global_zero or not self._is_due(trainer):
             return
-        if not isinstance(pl_module, (Classification, Segmentation)):
-            return
-        if self._cam is None:
-            self._cam = METHODS[self.method](pl_module, None if self.layer is None else f"network.{self.layer}")
-            self._indices, self._shown = self._choose(trainer, batch, pl_module)
-        assert self._shown is not None
-        images, classes = self._shown
-        explanation = self._cam(images.to(pl_module.device), classes)
-        names = pl_module.class_names
+        assert isinstance(pl_module, (Classification, Segmentation))
         folder = Run(Path(trainer.default_root_dir)).pictures
-        paths = [folder / "gradcam" / f"{index:05}.png" for index in self._indices]
-        certain = _probabilities(explanation.predictions, explanation.classes)
-        for path, image, heat, chosen, share in zip(
-            paths, images, explanation.maps.cpu().numpy(), explanation.classes.tolist(), certain, strict=True
-        ):
-            pixels = np.moveaxis(as_bytes(image), 0, -1)
-            if trainer.current_epoch == 0 or not path.is_file():
-                plain = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-                add_frame(path, -1, plain, [names[chosen]])
-            add_frame(path, trainer.current_epoch, heated(pixels, heat), [f"epoch {trainer.current_epoch + 1}", share])
+        try:
+            if self._cam is None:
+                self._shown = _chosen_images(trainer.val_dataloaders, self.images, pl_module)
+                standardised = pl_module.standardize(self._shown[0].image.to(pl_module.device))
+                layer = default_layer(pl_module.network, standardised) if self.layer is None else self.layer
+                self._cam = METHODS[self.method](pl_module, f"network.{layer}")
+            paths = [self._draw(shown, trainer.current_epoch, folder / "gradcam", pl_module) for shown in self._shown]
+        except InputError as error:
+            self._off = True
+            rank_zero_warn(f"callbacks.gradcam draws nothing: {error}")
+            return
         stack_strips(paths, folder / "gradcam.png")
         write_picture(trainer, "val/gradcam", folder / "gradcam.png", trainer.global_step - 1)
 
     def _is_due(self, trainer: Trainer) -> bool:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return False
-        every = self.every_n_epochs or max(1, (trainer.max_epochs or 1) // 10)
-        return trainer.current_epoch == 0 or (trainer.current_epoch + 1) % every == 0
+        epoch, length = trainer.current_epoch + 1, trainer.max_epochs
+        if self.every_n_epochs is not None:
+            return epoch == 1 or epoch % self.every_n_epochs == 0
+        if length is None or length < 0:
+            return epoch & (epoch - 1) == 0
+        return epoch == 1 or epoch % math.ceil(length / 10) == 0
 
-    def _choose(
-        self, trainer: Trainer, batch: Any, task: Classification | Segmentation
-    ) -> tuple[list[int], tuple[Tensor, Tensor | None]]:
-        """The images' places in the validation set, they themselves, and the class to look for in each."""
-        loaders: Any = trainer.val_dataloaders
-        dataset = getattr(loaders, "dataset", None)
-        indices = list(range(min(self.images, len(batch[0]))))
-        if dataset is not None and hasattr(dataset, "__len__"):
-            places = torch.linspace(0, len(dataset) - 1, min(self.images, len(dataset))).round().int()
-            indices = sorted(set(places.tolist()))
-            batch = _items(dataset, indices)
-        images, targets = batch[0][: len(indices)], batch[1][: len(indices)]
-        if isinstance(task, Segmentation):
-            return indices, (images, _main_classes(targets, task))
-        return indices, (images, targets if targets.ndim == 1 and not targets.is_floating_point() else None)
-
-
-def _items(dataset: Any, indices: list[int]) -> Any:
-    try:
-        return dataset.__getitems__(indices)
-    except AttributeError:
-        return default_collate([dataset[index] for index in indices])
+    def _draw(self, shown: _Shown, epoch: int, folder: Path, task: Classification | Segmentation) -> Path:
+        """Add a frame to an image's strip."""
+        assert self._cam is not None
+        explanation = self._cam(shown.image.to(task.device), shown.chosen)
+        pixels = _visible(shown.image[0])
+        name = task.class_names[int(explanation.classes)]
+        path = folder / f"{shown.number:05}.png"
+        if epoch == 0 or not path.is_file():
+            add_frame(path, -1, pixels, [name])
+        picture = heated(pixels, explanation.maps[0].cpu().numpy())
+        add_frame(path, epoch, picture, [f"epoch {epoch + 1}", _how_sure(explanation.predictions, explanation.classes)])
+        return path
 
 
-def _main_classes(targets: Tensor, task: Segmentation) -> Tensor:
-    """The largest class of each mask, the commonest of all left aside, which is the background or the like."""
-    counts = torch.stack(
-        [torch.bincount(mask[mask != task.hparams["ignore_index"]], minlength=task.num_classes) for mask in targets]
-    )
+def _chosen_images(loader: Any, count: int, task: Classification | Segmentation) -> list[_Shown]:
+    """Images from all over the validation set."""
+    dataset = loader.dataset
+    places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist()
+    batches = [loader.collate_fn(_items(dataset, place)) for place in sorted(set(places))]
+    images, targets = [batch[0] for batch in batches], [batch[1] for batch in batches]
+    if isinstance(task, Segmentation):
+        images = [_shrunk(image, task.hparams["window"] or _LARGEST) for image in images]
+        chosen: list[Tensor | None] = [*_main_classes(targets, task)]
+    else:
+        # Of several labels an image none is the one to look for.
+        chosen = [target if target.ndim == 1 else None for target in targets]
+    return [_Shown(*one) for one in zip(sorted(set(places)), images, chosen, strict=True)]
+
+
+def _items(dataset: Any, index: int) -> Any:
+    """What a loader would hand to its collate_fn."""
+    return dataset.__getitems__([index]) if hasattr(dataset, "__getitems__") else [dataset[index]]
+
+
+def _shrunk(image: Tensor, largest: int) -> Tensor:
+    scale = largest / max(image.shape[2:])
+    if scale >= 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[2:]]
+    return interpolate(image, size, mode="bilinear", antialias=True)
+
+
+def _main_classes(targets: list[Tensor], task: Segmentation) -> Tensor:
+    """(N, 1) the largest class of each mask, the commonest of all left aside, which is the background or the like."""
+    ignored = task.hparams["ignore_index"]
+    counts = torch.stack([torch.bincount(mask[mask != ignored], minlength=task.num_classes) for mask in targets])
     others = counts.clone()
     others[:, counts.sum(dim=0).argmax()] = 0
-    return torch.where(others.sum(dim=1) > 0, others.argmax(dim=1), counts.argmax(dim=1))
+    return torch.where(others.sum(dim=1) > 0, others.argmax(dim=1), counts.argmax(dim=1))[:, None]
 
 
-def _probabilities(predictions: Tensor, classes: Tensor) -> list[str]:
-    """How likely the network holds each image's class for; of which share of the pixels it is predicted."""
+def _visible(image: Tensor) -> Pixels:
+    """An image (C, H, W) as (H, W, 3): of other channels than colours, the first three or the first."""
+    pixels = np.moveaxis(as_bytes(image), 0, -1)
+    pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def _how_sure(predictions: Tensor, classes: Tensor) -> str:
+    """How probable the image's class is to the network; of which share of the pixels it is predicted."""
     if predictions.ndim == 4:
-        shares = (predictions.argmax(dim=1) == classes.view(-1, 1, 1)).float().mean(dim=(1, 2))
-        return [f"{share:.0%} of pixels" for share in shares.tolist()]
-    own = predictions.float().softmax(dim=1).gather(1, classes[:, None])[:, 0]
-    return [f"{share:.0%}" for share in own.tolist()]
+        return f"{(predictions.argmax(dim=1) == classes).float().mean().item():.0%} of pixels"
+    return f"{predictions.float().softmax(dim=1)[0, int(classes)].item():.0%}"

@@ -15,7 +15,7 @@ from cnnlab.data.base import BatchDataset, PredictionBatch
 from cnnlab.data.mask_values import MaskValues
 from cnnlab.data.presets import MASK_DRAWS, Augmentation, Mask, Target, nearest_resized, stretched
 from cnnlab.data.samplers import Draw
-from cnnlab.imaging import ImageError, LazyImage, read_mask, size_of
+from cnnlab.imaging import ImageError, LazyImage, read_mask
 from cnnlab.random import uniform
 
 
@@ -34,7 +34,7 @@ def sizes_of(paths: Sequence[str]) -> set[tuple[int, int]]:
         ImageError: If one cannot be read.
     """
     with ThreadPoolExecutor() as pool:
-        return set(pool.map(size_of, paths))
+        return set(pool.map(lambda path: LazyImage(path).size, paths))
 
 
 class PairReader:

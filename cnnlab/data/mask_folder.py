@@ -46,7 +46,8 @@ class MaskFolder(VisionDataModule):
             group is never divided).
         class_names: The classes in the order of their values; the values that the masks have if None.
         mask_values: The value of each class in the masks: numbers (of a palette too), or colours [red, green, blue];
-            0, 1, 2, ... but for ignore_index if None. Binary masks of 0 and 255: [0, 255], and ignore_index null.
+            0, 1, 2, ... if None (and without names but for ignore_index). Binary masks of 0 and 255: [0, 255], and
+            ignore_index null.
         ignore_index: The value of pixels that count for nothing; None if there are none.
         val_size: The share of the training images that validates where there is no folder val.
         test_size: The share of all images that tests where nothing is divided.
@@ -75,7 +76,7 @@ class MaskFolder(VisionDataModule):
 
     train_set: AugmentedMasks
 
-    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names",)
+    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "mask_values")
     DIVIDING: ClassVar[tuple[str, ...]] = ("val_size", "test_size", "split_seed")
 
     def __init__(
@@ -128,7 +129,7 @@ class MaskFolder(VisionDataModule):
         self._csv = Path(csv) if csv is not None else None
         values = self._values(class_names, mask_values, ignore_index)
         self.class_names = list(class_names) if class_names is not None else [_name(value) for value in values]
-        self.hparams["class_names"] = self.class_names
+        self.hparams["class_names"], self.hparams["mask_values"] = self.class_names, values
         fits = isinstance(ignore_index, int) and not 0 <= ignore_index < self.num_classes
         self.ignore_index = int(ignore_index) if fits else max(_OTHERWISE_IGNORED, self.num_classes)  # type: ignore[arg-type]
         """What the targets of ignored pixels are: their value in the masks, where it is no class's number."""
@@ -141,8 +142,16 @@ class MaskFolder(VisionDataModule):
         ignored: int | Sequence[int] | None,
     ) -> list[Value]:
         """The value of each class in the masks."""
+        if mask_values is None and class_names is None:
+            return self._found_values(ignored)
         if mask_values is None:
-            return self._found_values(ignored) if class_names is None else _numbers(len(class_names), ignored)
+            numbers = list(range(len(class_names or ())))
+            if ignored in numbers:
+                raise InputError(
+                    f"data.ignore_index is {ignored}, and would be the value of one of the {len(numbers)} classes: say "
+                    f"which values they have, such as --data.mask_values '{_numbers(len(numbers), ignored)}'"
+                )
+            return [*numbers]
         if class_names is not None and len(class_names) != len(mask_values):
             raise InputError(
                 f"data.class_names are {len(class_names)} and data.mask_values {len(mask_values)}: one for each class"

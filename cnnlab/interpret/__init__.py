@@ -2,7 +2,7 @@
 
 from cnnlab.interpret.activations import embeddings, feature_maps, filters, projected
 from cnnlab.interpret.cam import METHODS, CamMethod, Explanation, GradCAM, GradCAMPlusPlus, ScoreCAM
-from cnnlab.interpret.layers import default_layer
+from cnnlab.interpret.layers import default_layer, layer_named
 from cnnlab.interpret.undisturbed import undisturbed
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "embeddings",
     "feature_maps",
     "filters",
+    "layer_named",
     "projected",
     "undisturbed",
 ]

@@ -73,10 +73,8 @@ def feature_maps(network: nn.Module, images: Tensor, layers: Sequence[str]) -> d
 
     with undisturbed(network), ExitStack() as stack:
         for name in layers:
-            stack.enter_context(hooked(layer_named(network, name), keep(name)))
+            stack.enter_context(hooked(layer_named(network, name), keep(name), name))
         network(images.clone())
-    if missing := [name for name in layers if name not in found]:
-        raise InputError(f"layer {missing[0]!r} takes no part in the network's forward pass: choose another")
     return found
 
 
@@ -86,7 +84,8 @@ def embeddings(network: nn.Module, batches: Iterable[Tensor], layer: str | None 
     Args:
         network: Any; it is left as it was.
         batches: Images (B, C, H, W); no more are asked for than it takes.
-        layer: Whose input to take; the last linear layer's that the network runs if None. Of maps the mean is taken.
+        layer: Whose input to take; the last linear layer's that the network runs if None. Of maps and of tokens the
+            mean is taken.
         limit: How many images.
 
     Returns:
@@ -114,8 +113,11 @@ def embeddings(network: nn.Module, batches: Iterable[Tensor], layer: str | None 
             for images in batches:
                 wanted = images[: limit - sum(map(len, rows))]
                 network(wanted.clone())
+                if not latest:
+                    raise InputError(f"layer {layer!r} takes no part in the network's forward pass: choose another")
                 values = latest[-1].float()
-                rows.append(values.flatten(2).mean(dim=2).cpu() if values.ndim == 4 else values.flatten(1).cpu())
+                values = values.flatten(2).mean(dim=2) if values.ndim == 4 else values
+                rows.append(values.mean(dim=1).cpu() if values.ndim == 3 else values.flatten(1).cpu())
                 if sum(map(len, rows)) >= limit:
                     break
     finally:
@@ -141,8 +143,10 @@ def projected(
         (images, 2).
 
     Raises:
-        InputError: If there are fewer than 3 images, or if scikit-learn is missing.
+        InputError: If there are fewer than 3 images, if there is no such method, or if scikit-learn is missing.
     """
+    if method not in ("tsne", "pca"):
+        raise InputError(f"there is no method {method!r}, only tsne and pca")
     if len(values) < 3:
         raise InputError(f"there are {len(values)} images, too few to lay out: 3 or more")
     try:

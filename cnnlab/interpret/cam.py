@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -72,6 +72,13 @@ class CamMethod(ABC):
     def _explain(self, images: Tensor, classes: int | Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The maps (B, h, w), the classes (B,), and what the network returned."""
 
+    def _run(self, images: Tensor, hook: Callable[..., Tensor | None]) -> Tensor:
+        """The network's predictions, with a forward hook on the layer."""
+        assert self.layer is not None
+        with hooked(layer_named(self.network, self.layer), hook, self.layer):
+            predictions: Tensor = self.network(images)
+        return predictions
+
     def _as_grid(self, activations: Tensor, images: Tensor) -> Tensor:
         assert self.layer is not None
         return grid(self.network, self.layer, activations, (images.shape[2], images.shape[3])).float()
@@ -93,12 +100,9 @@ class _ByGradients(CamMethod):
             # What comes next may change its input in place.
             return found[-1].clone()
 
-        with hooked(layer_named(self.network, self.layer), begin):
-            predictions = self.network(images)
-        if not found:
-            raise InputError(f"layer {self.layer!r} takes no part in the network's forward pass: choose another")
+        predictions = self._run(images, begin)
         chosen = _chosen(predictions, classes)
-        scores = _scores(predictions, chosen)
+        scores = _scores(predictions, chosen, _places(predictions, chosen))
         if scores.requires_grad:
             # Only of the activations: the weights' gradients are neither made nor touched.
             (gradients,) = torch.autograd.grad(scores.sum(), found[-1:], allow_unused=True)
@@ -162,22 +166,29 @@ class ScoreCAM(CamMethod):
     def _explain(self, images: Tensor, classes: int | Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         assert self.layer is not None
         found: list[Tensor] = []
-        with hooked(layer_named(self.network, self.layer), lambda module, args, output: found.append(output.clone())):
-            predictions = self.network(images)
+        predictions = self._run(images, lambda module, args, output: found.append(output.clone()))
         activations = self._as_grid(found[-1], images)
         chosen = _chosen(predictions, classes)
+        places = _places(predictions, chosen)
         pixels = images if images.is_floating_point() else images.float() / 255
-        weights = torch.stack([self._of_one(*one) for one in zip(pixels, activations, chosen, strict=True)])
+        weights = torch.stack(
+            [
+                self._of_one(pixels[i], activations[i], chosen[i], None if places is None else places[i])
+                for i in range(len(images))
+            ]
+        )
         return (weights[:, :, None, None] * activations).sum(dim=1), chosen, predictions
 
-    def _of_one(self, image: Tensor, activations: Tensor, chosen: Tensor) -> Tensor:
+    def _of_one(self, image: Tensor, activations: Tensor, chosen: Tensor, places: Tensor | None) -> Tensor:
         """Weights (C,) of an image (channels, H, W) with activations (C, h, w)."""
         scores = []
         for part in torch.split(activations, self.batch_size):
             masks = F.interpolate(part[:, None], image.shape[1:], mode="bilinear", align_corners=False)
             masked = image * _stretched(masks[:, 0])[:, None]
             predictions = self.network(masked.to(image.dtype))
-            scores.append(_scores(predictions, chosen.expand(len(part))))
+            # Where the whole image is predicted to be of the class, whatever becomes of those pixels.
+            there = None if places is None else places.expand(len(part), -1, -1)
+            scores.append(_scores(predictions, chosen.expand(len(part)), there))
         return torch.cat(scores).softmax(dim=0)
 
 
@@ -194,20 +205,25 @@ def _chosen(predictions: Tensor, classes: int | Sequence[int] | Tensor | None) -
     if classes is None:
         of_places = predictions.detach().argmax(dim=1)
         return of_places if predictions.ndim == 2 else of_places.flatten(1).mode(dim=1).values
-    chosen = torch.as_tensor(classes, device=predictions.device).expand(batch)
+    # Cloned: what was made in inference mode cannot be used outside.
+    chosen = torch.as_tensor(classes, device=predictions.device).clone().expand(batch)
     if chosen.is_floating_point() or not ((chosen >= 0) & (chosen < count)).all():
         raise InputError(f"classes are {chosen.tolist()}, expected 0 to {count - 1}")
     return chosen.long()
 
 
-def _scores(predictions: Tensor, chosen: Tensor) -> Tensor:
-    """(B,) the class's logit; in segmentation its sum over the pixels that are predicted to be of the class."""
+def _places(predictions: Tensor, chosen: Tensor) -> Tensor | None:
+    """(B, H, W) where a class is predicted, in segmentation."""
+    return None if predictions.ndim == 2 else predictions.detach().argmax(dim=1) == chosen.view(-1, 1, 1)
+
+
+def _scores(predictions: Tensor, chosen: Tensor, places: Tensor | None) -> Tensor:
+    """(B,) the class's logit; in segmentation its mean over places."""
     logits = predictions.float()
     own = logits.gather(1, chosen.view(-1, 1, *[1] * (logits.ndim - 2)).expand(-1, 1, *logits.shape[2:]))[:, 0]
-    if logits.ndim == 2:
+    if places is None:
         return own
-    there = logits.detach().argmax(dim=1) == chosen.view(-1, 1, 1)
-    return (own * there).sum(dim=(1, 2))
+    return (own * places).sum(dim=(1, 2)) / places.sum(dim=(1, 2)).clamp(min=1)
 
 
 def _stretched(maps: Tensor) -> Tensor:

@@ -85,9 +85,12 @@ def grid(network: nn.Module, layer: str, output: Tensor, size: tuple[int, int] |
     Raises:
         InputError: If it is nothing of the kind.
     """
+    own = layer_named(network, layer)
     owners = [module for name, module in network.named_modules() if f"{layer}.".startswith(f"{name}." if name else "")]
     if output.ndim == 4:
         last = any(str(getattr(owner, "output_fmt", "")).endswith("NHWC") for owner in owners)
+        # Convolutions and their norms know only channels first.
+        last = last and not isinstance(own, (nn.Conv2d, nn.BatchNorm2d))
         return output.permute(0, 3, 1, 2) if last else output
     if output.ndim == 3 and size is not None:
         prefix = max((int(getattr(owner, "num_prefix_tokens", 0)) for owner in owners), default=0)
@@ -102,13 +105,25 @@ def grid(network: nn.Module, layer: str, output: Tensor, size: tuple[int, int] |
 
 
 @contextmanager
-def hooked(layer: nn.Module, hook: Any) -> Iterator[None]:
-    """A forward hook that is gone afterwards."""
-    handle = layer.register_forward_hook(hook)
+def hooked(layer: nn.Module, hook: Any, name: str) -> Iterator[None]:
+    """A forward hook that is gone afterwards.
+
+    Raises:
+        InputError: If the layer was not run meanwhile.
+    """
+    ran: list[bool] = []
+
+    def noting(*args: Any) -> Any:
+        ran.append(True)
+        return hook(*args)
+
+    handle = layer.register_forward_hook(noting)
     try:
         yield
     finally:
         handle.remove()
+    if not ran:
+        raise InputError(f"layer {name!r} takes no part in the network's forward pass: choose another")
 
 
 def _joined(name: str, inner: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from cnnlab.filmstrips import add_frame, stack_strips
 from tests.conftest import Cnnlab, run_process
@@ -101,3 +102,52 @@ def test_what_does_not_fit_is_said(cnnlab: Cnnlab, recipes: Recipes, value: str,
     done = cnnlab("fit", *recipes["classification"], "--callbacks.gradcam", value)
     assert done.code == 2
     assert message in done.err
+
+
+def test_images_of_several_sizes_have_strips_too(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for i in range(4):
+            for kind in ("images", "masks"):
+                path = tmp_path / f"photos/{kind}/{split}/{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = np.zeros((40, 40 + 8 * i), dtype=np.uint8)
+                pixels[:20] = 1 if kind == "masks" else 200
+                Image.fromarray(pixels).save(path)
+    data = ("--data", "MaskFolder", "--data.root", "photos", "--data.crop", "32", "--data.batch_size", "2")
+    network = ("--model", "Segmentation", "--model.network_args", '{"base":2,"depth":2}', "--trainer.max_epochs", "1")
+    done = cnnlab("fit", *network, *data, "--data.num_workers", "0", "--run", "R", "--trainer.accelerator", "cpu")
+    assert done.code == 0, done.err
+    widths = set()
+    for path in (tmp_path / "R/pictures/gradcam").iterdir():
+        with Image.open(path) as strip:
+            widths.add(strip.size[0])
+    assert len(widths) == 4
+
+
+class Flat(nn.Module):
+    """A network without any map."""
+
+    def __init__(self, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(channels * 28 * 28, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers(images)
+        return logits
+
+
+def test_a_network_without_maps_trains_all_the_same(cnnlab: Cnnlab, recipes: Recipes, tmp_path: Path) -> None:
+    network = ("--model.network", "tests.callbacks.test_gradcam.Flat")
+    with pytest.warns(UserWarning, match=r"callbacks\.gradcam draws nothing: no layer of .* gives a map"):
+        done = cnnlab("fit", *recipes["classification"], *network, "--run", "R")
+    assert done.code == 0, done.err
+    assert not (tmp_path / "R/pictures").exists()
+
+
+def test_a_layer_that_is_not_there_is_named_before_the_training(
+    cnnlab: Cnnlab, recipes: Recipes, tmp_path: Path
+) -> None:
+    done = cnnlab("fit", *recipes["classification"], "--run", "R", "--callbacks.gradcam.layer", "featurs")
+    assert done.code == 2
+    assert "has no layer 'featurs': did you mean 'features'" in done.err
+    assert not (tmp_path / "R/checkpoints").exists()

@@ -216,9 +216,14 @@ def test_a_void_of_0_is_no_class(tmp_path: Path) -> None:
     assert (data.class_names, data.ignore_index) == (["1", "2", "3"], 255)
     expected = torch.tensor([255, 0, 1, 2])[stripes(0)]
     assert next(iter(data.val_dataloader()))[1][0].equal(expected)
-    named = made(tmp_path, ignore_index=0, class_names=list("abc"), batch_size=1)
-    assert next(iter(named.val_dataloader()))[1][0].equal(expected)
-    between = made(tmp_path, ignore_index=2, class_names=list("abc"), batch_size=1)
+    # What was found out is kept, and goes back in where the masks are not looked at.
+    kept = {name: data.hparams[name] for name in MaskFolder.RESOLVED}
+    assert kept == {"class_names": ["1", "2", "3"], "mask_values": [1, 2, 3]}
+    assert next(iter(made(tmp_path, ignore_index=0, batch_size=1, **kept).val_dataloader()))[1][0].equal(expected)
+    # Names alone would leave open whether the void is one of them.
+    with pytest.raises(InputError, match=r"such as --data.mask_values '\[1, 2, 3\]'"):
+        made(tmp_path, ignore_index=0, class_names=list("abc"))
+    between = made(tmp_path, ignore_index=2, mask_values=[0, 1, 3], batch_size=1)
     assert next(iter(between.val_dataloader()))[1][0].equal(torch.tensor([0, 1, 255, 2])[stripes(0)])
 
 

@@ -67,6 +67,11 @@ def test_embeddings_are_what_goes_into_the_classifier(network: SimpleCNN) -> Non
     assert embeddings(convolution, [torch.rand(2, 3, 64, 64)], layer="layer4").shape == (2, 256)
     with pytest.raises(InputError, match="no linear layer"):
         embeddings(nn.Conv2d(1, 1, 1), [images])
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
+    assert embeddings(vit, [torch.rand(2, 3, 32, 32)], layer="blocks.0").shape == (2, 192)
+    network.spare = nn.Linear(1, 1)
+    with pytest.raises(InputError, match="'spare' takes no part"):
+        embeddings(network, [images], layer="spare")
     with pytest.raises(InputError, match="no image"):
         embeddings(network, [])
 
@@ -84,3 +89,5 @@ def test_neighbours_stay_neighbours(method: str) -> None:
     assert (nearest // 30 == torch.arange(90) // 30).all()
     with pytest.raises(InputError, match="too few"):
         projected(values[:2])
+    with pytest.raises(InputError, match="no method 'umap'"):
+        projected(values, "umap")  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
-from cnnlab.interpret import METHODS, GradCAM, GradCAMPlusPlus, ScoreCAM, default_layer
+from cnnlab.interpret import METHODS, GradCAM, ScoreCAM, default_layer, feature_maps
+from cnnlab.interpret.layers import grid
 from cnnlab.models import SimpleCNN, UNet, create_network, create_segmenter
 
 
@@ -31,6 +32,19 @@ class Two(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.act(self.pick(images)).mean(dim=(2, 3)))
         return logits
+
+
+class Curved(nn.Module):
+    """Activations go into the first class's logit with their squares, so that gradients differ by place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        lit = self.act(images)
+        total = lit.sum(dim=(1, 2, 3)) + (lit**2).sum(dim=(1, 2, 3))
+        return torch.stack([total, -total], dim=1)
 
 
 def corners() -> Tensor:
@@ -124,13 +138,19 @@ def test_layers_of_timms_networks(name: str, layer: str, method: str) -> None:
 
 
 def test_tokens_of_images_that_are_not_square() -> None:
-    torch.manual_seed(0)
     network = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=(64, 128), depth=2)
-    maps = GradCAM(network)(torch.randn(2, 3, 64, 128)).maps
-    assert maps.shape == (2, 64, 128)
-    # A token is 16 pixels wide and high: half-way between the middles of two is their mean.
-    tokens = maps[:, 7::16, 7::16] + maps[:, 8::16, 8::16]
-    assert tokens.shape == (2, 4, 8)
+    tokens = torch.arange(-1.0, 32)[None, :, None]
+    # The first stands for no place.
+    assert grid(network, "blocks.1.norm1", tokens, (64, 128))[0, 0].equal(torch.arange(32.0).view(4, 8))
+    assert GradCAM(network)(torch.randn(2, 3, 64, 128)).maps.shape == (2, 64, 128)
+
+
+def test_channels_that_are_last_are_found_where_they_are() -> None:
+    network = timm.create_model("swin_tiny_patch4_window7_224")
+    images = torch.randn(1, 3, 224, 224)
+    maps = feature_maps(network, images, ["patch_embed.proj", "layers.0"])
+    assert [tuple(values.shape) for values in maps.values()] == [(1, 96, 56, 56)] * 2
+    torch.testing.assert_close(maps["patch_embed.proj"], network.get_submodule("patch_embed.proj")(images).detach())
 
 
 def test_segmentation_explains_the_pixels_of_a_class() -> None:
@@ -153,10 +173,38 @@ def test_scorecam_lets_through_what_counts() -> None:
         assert maps.sum() < 1.1
 
 
-def test_plus_plus_finds_both_of_two_objects() -> None:
+def test_gradcam_plus_plus_by_hand() -> None:
+    # The first channel is lit at 8 of 16 places, the second at one. Gradients are 3 where a place is lit, else 1.
+    image = torch.zeros(1, 2, 4, 4)
+    image[0, 0, :2] = 1.0
+    image[0, 1, 3, 3] = 1.0
+    means = GradCAM(Curved(), "act")(image, classes=0).maps[0]
+    assert means[0, 0] == 1
+    assert means[3, 3].item() == pytest.approx((3 + 15 * 1) / (8 * 3 + 8 * 1))
+    # Places weigh 9 / (2 * 9 + 27 * lit) and 1 / (2 + lit): the small object is no longer the weaker one.
+    places = METHODS["gradcam++"](Curved(), "act")(image, classes=0).maps[0]
+    assert places[3, 3] == 1
+    assert places[0, 0].item() == pytest.approx(
+        (8 * 3 * 9 / (18 + 27 * 8) + 8 / (2 + 8)) / (3 * 9 / (18 + 27) + 15 / 3)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_methods_explain_segmentation(method: str) -> None:
     torch.manual_seed(0)
-    network = SimpleCNN(num_classes=3).eval()
-    assert GradCAMPlusPlus(network)(torch.rand(2, 1, 28, 28)).maps.shape == (2, 28, 28)
+    network = UNet(num_classes=3, base=4, depth=2)
+    maps = METHODS[method](network)(torch.randn(2, 3, 40, 24), classes=[0, 1]).maps
+    assert maps.shape == (2, 40, 24)
+    assert maps.isfinite().all()
+
+
+def test_scorecams_weights_do_not_depend_on_the_size_of_segmented_images() -> None:
+    network = UNet(num_classes=2, base=4, depth=2)
+    torch.manual_seed(0)
+    tile = torch.randn(1, 3, 16, 16)
+    maps = [ScoreCAM(network, "encoder.2")(tile.repeat(1, 1, times, times), classes=0).maps for times in (2, 4)]
+    # The middle of both sees the same, but for the borders of the larger one's masks.
+    assert (maps[0][0, 8:24, 8:24] - maps[1][0, 24:40, 24:40]).abs().mean() < 0.1
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -193,10 +241,12 @@ def test_trap_39_in_inference_mode_frozen_and_in_place(frozen: bool) -> None:
     torch.manual_seed(0)
     network = NETWORKS["resnet"]().eval().requires_grad_(not frozen)
     images = torch.randn(2, 3, 64, 64)
-    expected = GradCAM(network)(images).maps
+    expected, classes, _ = GradCAM(network)(images)
+    predicted = classes.tolist()
     with torch.inference_mode():
         there = torch.randn(1) + images
-        assert GradCAM(network)(there - (there - images)).maps.allclose(expected, atol=1e-4)
+        again = GradCAM(network)(there - (there - images), classes=torch.tensor(predicted))
+        assert again.maps.allclose(expected, atol=1e-4)
         assert torch.is_inference_mode_enabled()
     with torch.autocast("cpu", torch.bfloat16):
         mixed = GradCAM(network)(images).maps
@@ -235,8 +285,9 @@ def test_a_layer_that_has_no_map_is_named(layer: str, message: str) -> None:
 def test_a_layer_that_takes_no_part_is_named() -> None:
     network = SimpleCNN()
     network.spare = nn.Conv2d(1, 1, 1)
-    with pytest.raises(InputError, match="'spare' takes no part"):
-        GradCAM(network, "spare")(torch.rand(1, 1, 28, 28))
+    for method in METHODS.values():
+        with pytest.raises(InputError, match="'spare' takes no part"):
+            method(network, "spare")(torch.rand(1, 1, 28, 28))
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
