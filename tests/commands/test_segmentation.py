@@ -122,7 +122,7 @@ def test_pictures_of_validation_images_change_nothing(cnnlab: Cnnlab, tmp_path: 
     assert all(weights[0][key].equal(weights[1][key]) for key in weights[0])
     with Image.open(tmp_path / "R/pictures/validation.png") as picture:
         assert picture.size[0] > 300
-    assert not (tmp_path / "S/pictures").exists()
+    assert not (tmp_path / "S/pictures/validation.png").exists()
 
 
 @pytest.mark.slow
