@@ -136,8 +136,9 @@ class GradCamSnapshots(Callback):
 def _chosen_images(loader: Any, count: int, task: Classification | Segmentation) -> list[_Shown]:
     """Images from all over the validation set."""
     dataset = loader.dataset
+    # No more than there are, so that each is another.
     places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist()
-    batches = [loader.collate_fn(_items(dataset, place)) for place in sorted(set(places))]
+    batches = [loader.collate_fn(_items(dataset, place)) for place in places]
     images, targets = [batch[0] for batch in batches], [batch[1] for batch in batches]
     if isinstance(task, Segmentation):
         images = [_shrunk(image, task.hparams["window"] or _LARGEST) for image in images]
@@ -145,7 +146,7 @@ def _chosen_images(loader: Any, count: int, task: Classification | Segmentation)
     else:
         # Of several labels an image none is the one to look for.
         chosen = [target if target.ndim == 1 else None for target in targets]
-    return [_Shown(*one) for one in zip(sorted(set(places)), images, chosen, strict=True)]
+    return [_Shown(*one) for one in zip(places, images, chosen, strict=True)]
 
 
 def _items(dataset: Any, index: int) -> Any:

@@ -130,9 +130,10 @@ class MaskFolder(VisionDataModule):
         values = self._values(class_names, mask_values, ignore_index)
         self.class_names = list(class_names) if class_names is not None else [_name(value) for value in values]
         self.hparams["class_names"], self.hparams["mask_values"] = self.class_names, values
-        fits = isinstance(ignore_index, int) and not 0 <= ignore_index < self.num_classes
-        self.ignore_index = int(ignore_index) if fits else max(_OTHERWISE_IGNORED, self.num_classes)  # type: ignore[arg-type]
+        self.ignore_index = max(_OTHERWISE_IGNORED, self.num_classes)
         """What the targets of ignored pixels are: their value in the masks, where it is no class's number."""
+        if isinstance(ignore_index, int) and not 0 <= ignore_index < self.num_classes:
+            self.ignore_index = ignore_index
         self.reader = PairReader(MaskValues(values, ignore_index, self.ignore_index), self.ignore_index, channels)
 
     def _values(

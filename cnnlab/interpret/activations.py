@@ -98,7 +98,8 @@ def embeddings(network: nn.Module, batches: Iterable[Tensor], layer: str | None 
     latest: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any) -> None:
-        latest[:] = [args[0].detach()]
+        # A copy: the layer itself may change it in place.
+        latest[:] = [args[0].detach().float().clone()]
 
     chosen = (
         [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -115,7 +116,7 @@ def embeddings(network: nn.Module, batches: Iterable[Tensor], layer: str | None 
                 network(wanted.clone())
                 if not latest:
                     raise InputError(f"layer {layer!r} takes no part in the network's forward pass: choose another")
-                values = latest[-1].float()
+                values = latest[-1]
                 values = values.flatten(2).mean(dim=2) if values.ndim == 4 else values
                 rows.append(values.mean(dim=1).cpu() if values.ndim == 3 else values.flatten(1).cpu())
                 if sum(map(len, rows)) >= limit:

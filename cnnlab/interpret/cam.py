@@ -103,14 +103,11 @@ class _ByGradients(CamMethod):
         predictions = self._run(images, begin)
         chosen = _chosen(predictions, classes)
         scores = _scores(predictions, chosen, _places(predictions, chosen))
+        # Only of the activations: the weights' gradients are neither made nor touched; 0 where none lead to the logits.
+        gradients = torch.zeros_like(found[-1])
         if scores.requires_grad:
-            # Only of the activations: the weights' gradients are neither made nor touched.
-            (gradients,) = torch.autograd.grad(scores.sum(), found[-1:], allow_unused=True)
-        else:
-            gradients = None
+            (gradients,) = torch.autograd.grad(scores.sum(), found[-1:], allow_unused=True, materialize_grads=True)
         torch.set_grad_enabled(False)
-        if gradients is None:
-            gradients = torch.zeros_like(found[-1])
         activations = self._as_grid(found[-1].detach(), images)
         weights = self._weights(activations, self._as_grid(gradients, images))
         return (weights[:, :, None, None] * activations).sum(dim=1), chosen, predictions.detach()

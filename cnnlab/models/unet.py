@@ -169,7 +169,7 @@ class EncoderUNet(nn.Module):
         num_classes: The number of classes.
         decoder: Channels at the image's size; each step before has twice as many, up to 256.
         stride: How much smaller than the image the decoder's last features are. Its logits are brought to the image's
-            size bilinearly. With 2 the costliest step, which no skip connection helps, is left out.
+            size bilinearly. With 2 the step at the image's own size, which no skip connection helps, is left out.
         attention: Whether attention gates weigh the skip connections.
         dropout: Dropout rate before the classifier, 0 up to (not including) 1.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cnnlab.callbacks import GradCamSnapshots
 from cnnlab.filmstrips import add_frame, stack_strips
 from tests.conftest import Cnnlab, run_process
 
@@ -82,12 +84,23 @@ def test_a_resumed_run_goes_on_with_its_strips(cnnlab: Cnnlab, recipes: Recipes,
         assert strip.read_bytes() == (tmp_path / "R/pictures/gradcam" / strip.name).read_bytes()
 
 
+class Telling(GradCamSnapshots):
+    """Leaves a file for each process that draws."""
+
+    def _draw(self, shown: Any, epoch: int, folder: Path, task: Any) -> Path:
+        folder.parent.mkdir(exist_ok=True)
+        (folder.parent / f"drawn-by-{task.global_rank}").touch()
+        return super()._draw(shown, epoch, folder, task)
+
+
 @pytest.mark.slow
 def test_trap_23_two_processes_draw_once_and_do_not_wait_for_each_other(recipes: Recipes, tmp_path: Path) -> None:
     flags = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "2")
+    flags = (*flags, "--callbacks.gradcam", "tests.callbacks.test_gradcam.Telling")
     done = run_process("fit", *recipes["classification"], "--run", "R", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(numbers(strip) == [-1, 0, 1] for strip in (tmp_path / "R/pictures/gradcam").iterdir())
+    assert [path.name for path in (tmp_path / "R/pictures").glob("drawn-by-*")] == ["drawn-by-0"]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,9 @@ def test_embeddings_are_what_goes_into_the_classifier(network: SimpleCNN) -> Non
         embeddings(nn.Conv2d(1, 1, 1), [images])
     vit = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
     assert embeddings(vit, [torch.rand(2, 3, 32, 32)], layer="blocks.0").shape == (2, 192)
+    # Of what the layer itself changes in place, what it was before.
+    changing = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True), nn.Linear(3, 3))
+    assert embeddings(changing, [torch.full((2, 3), -1.0)], layer="1").equal(torch.full((2, 3), -1.0))
     network.spare = nn.Linear(1, 1)
     with pytest.raises(InputError, match="'spare' takes no part"):
         embeddings(network, [images], layer="spare")
