@@ -96,8 +96,8 @@ class Telling(GradCamSnapshots):
 @pytest.mark.slow
 def test_trap_23_two_processes_draw_once_and_do_not_wait_for_each_other(recipes: Recipes, tmp_path: Path) -> None:
     flags = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "2")
-    flags = (*flags, "--callbacks.gradcam", "tests.callbacks.test_gradcam.Telling")
-    done = run_process("fit", *recipes["classification"], "--run", "R", *flags, cwd=tmp_path)
+    telling = ("--callbacks.gradcam", "tests.callbacks.test_gradcam.Telling")
+    done = run_process("fit", *recipes["classification"], "--run", "R", *flags, *telling, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(numbers(strip) == [-1, 0, 1] for strip in (tmp_path / "R/pictures/gradcam").iterdir())
     assert [path.name for path in (tmp_path / "R/pictures").glob("drawn-by-*")] == ["drawn-by-0"]
