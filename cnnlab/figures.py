@@ -42,13 +42,23 @@ def as_bytes(image: Tensor) -> npt.NDArray[np.uint8]:
     return rounded
 
 
-def prediction_sheet(predictions: Sequence[Prediction], path: Path, columns: int = 8) -> None:
+def as_colours(image: Tensor) -> npt.NDArray[np.uint8]:
+    """An image (C, H, W) as (H, W, 3): of other channels than colours, the first three or the first."""
+    pixels = np.moveaxis(as_bytes(image), 0, -1)
+    pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def prediction_sheet(
+    predictions: Sequence[Prediction], path: Path, columns: int = 8, heading: str = "Predictions, hardest first"
+) -> None:
     """Draw images with what was predicted of them; green where it is right, red with the truth where it is wrong.
 
     Args:
         predictions: What to show, first one first.
         path: The PNG file.
         columns: Images in a row.
+        heading: What stands above all.
     """
     titles = []
     colours = []
@@ -58,7 +68,7 @@ def prediction_sheet(predictions: Sequence[Prediction], path: Path, columns: int
         titles.append(f"{title}\nis {prediction.truth}" if wrong else title)
         colours.append("black" if prediction.truth is None else _BAD if wrong else _GOOD)
     images = [prediction.image for prediction in predictions]
-    contact_sheet(images, titles, path, "Predictions, hardest first", columns, colours)
+    contact_sheet(images, titles, path, heading, columns, colours)
 
 
 def contact_sheet(

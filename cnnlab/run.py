@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -70,9 +72,23 @@ class Run:
         return self.folder / "confusion_matrix.csv"
 
     @property
-    def iou(self) -> Path:
-        """Each class's intersection over union on the test set."""
-        return self.folder / "iou.csv"
+    def classes(self) -> Path:
+        """Each class's scores on the test set."""
+        return self.folder / "classes.csv"
+
+    @property
+    def reliability(self) -> Path:
+        """How often the test's predictions are right, by their probability."""
+        return self.folder / "reliability.csv"
+
+    def errors(self, stage: Literal["val", "test"]) -> Path:
+        """The worst and the least certain images of a stage, a row each; the folder beside it has their pictures."""
+        return self.folder / "errors" / f"{stage}.csv"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows all of it."""
+        return self.folder / "report.html"
 
     @property
     def masks(self) -> Path:
@@ -234,3 +250,28 @@ def _job_id(environment: Mapping[str, str]) -> str | None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table whose columns are the first row's keys, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration's values by their dotted keys, class_path and init_args left out of the keys.
+
+    >>> flat({"model": {"class_path": "A", "init_args": {"lr": 0.1}}, "seed": 0})
+    {'model': 'A', 'model.lr': 0.1, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = prefix if name in ("class_path", "init_args") else f"{prefix}.{name}".lstrip(".")
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, key)
+        else:
+            found[key] = value
+    return found

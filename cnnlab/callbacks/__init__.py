@@ -1,6 +1,7 @@
 """Thin adapters between a run and what happens around it, one each."""
 
 from cnnlab.callbacks.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
+from cnnlab.callbacks.error_gallery import ErrorGallery
 from cnnlab.callbacks.exact_resume import ExactResume
 from cnnlab.callbacks.finite_loss import FiniteLoss
 from cnnlab.callbacks.gradcam import GradCamSnapshots
@@ -9,6 +10,7 @@ from cnnlab.callbacks.predicted_masks import PredictedMasks
 from cnnlab.callbacks.predictions import PredictionTable
 from cnnlab.callbacks.progress import EpochLines
 from cnnlab.callbacks.records import RunRecords
+from cnnlab.callbacks.report import Report
 from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
 from cnnlab.callbacks.sync_norm import SyncNorm
 from cnnlab.callbacks.throughput import Throughput
@@ -21,6 +23,7 @@ __all__ = [
     "BestCheckpoint",
     "EarlyStop",
     "EpochLines",
+    "ErrorGallery",
     "ExactResume",
     "ExponentialMovingAverage",
     "FiniteLoss",
@@ -32,6 +35,7 @@ __all__ = [
     "PredictedMasks",
     "PredictionTable",
     "ProgressiveUnfreezing",
+    "Report",
     "RunRecords",
     "SyncNorm",
     "Throughput",

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -14,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cnnlab.errors import InputError
-from cnnlab.figures import as_bytes
+from cnnlab.figures import as_colours
 from cnnlab.filmstrips import add_frame, stack_strips
-from cnnlab.imaging import Pixels, heated
+from cnnlab.imaging import heated
 from cnnlab.interpret import METHODS, CamMethod, default_layer, layer_named
 from cnnlab.loggers import write_picture
 from cnnlab.run import Run
@@ -123,7 +122,7 @@ class GradCamSnapshots(Callback):
         """Add a frame to an image's strip."""
         assert self._cam is not None
         explanation = self._cam(shown.image.to(task.device), shown.chosen)
-        pixels = _visible(shown.image[0])
+        pixels = as_colours(shown.image[0])
         name = task.class_names[int(explanation.classes)]
         path = folder / f"{shown.number:05}.png"
         if epoch == 0 or not path.is_file():
@@ -169,13 +168,6 @@ def _main_classes(targets: list[Tensor], task: Segmentation) -> Tensor:
     others = counts.clone()
     others[:, counts.sum(dim=0).argmax()] = 0
     return torch.where(others.sum(dim=1) > 0, others.argmax(dim=1), counts.argmax(dim=1))[:, None]
-
-
-def _visible(image: Tensor) -> Pixels:
-    """An image (C, H, W) as (H, W, 3): of other channels than colours, the first three or the first."""
-    pixels = np.moveaxis(as_bytes(image), 0, -1)
-    pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 def _how_sure(predictions: Tensor, classes: Tensor) -> str:

@@ -9,16 +9,17 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from math import isnan
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cnnlab.checkpoint import origin, write_atomically
 from cnnlab.figures import confusion_matrix
-from cnnlab.run import Run, write_json
+from cnnlab.loggers import InRun, MetricsCsv, Row, write_picture, write_table
+from cnnlab.run import Run, write_csv, write_json
 from cnnlab.versions import versions
 
 
@@ -27,30 +28,36 @@ class RunRecords(Callback):
 
     Args:
         config: The resolved configuration as YAML, or None where there is none to keep.
+        recipe: Which recipe that comes from, and what was changed ({"name": ..., "changes": {key: [recipe, run]}}).
     """
 
-    def __init__(self, config: str | None = None) -> None:
+    def __init__(self, config: str | None = None, recipe: dict[str, Any] | None = None) -> None:
         self.config = config
+        self.recipe = recipe
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write config.yaml, environment.json (a resumed run adds to it), and the configuration to each logger."""
         if not trainer.is_global_zero:
             return
         run = Run(Path(trainer.default_root_dir))
+        config = None
         if self.config is not None:
             config = _with_what_was_found(yaml.safe_load(self.config), trainer, pl_module)
             write_atomically(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
-            for logger in trainer.loggers:
-                logger.log_hyperparams(config)
         now = {**environment(), "device": str(trainer.strategy.root_device), "processes": trainer.world_size}
+        if self.recipe is not None:
+            now["recipe"] = self.recipe
         if trainer.ckpt_path is not None and run.environment.is_file():
             first = json.loads(run.environment.read_text())
             now = {**first, "resumed": [*first.get("resumed", []), {**now, "step": trainer.global_step}]}
         write_json(run.environment, now)
-
+        if config is not None:
+            for logger in trainer.loggers:
+                logger.log_hyperparams(config)
+        _replay(trainer, trainer.global_step)
         manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
         if callable(manifest):
-            write_atomically(run.manifest, _csv(manifest()))
+            write_csv(run.manifest, manifest())
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint which classes made it, where the task is not one of cnnlab's and has not said so."""
@@ -62,27 +69,95 @@ class RunRecords(Callback):
             results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("val/")}
             write_json(Run(Path(trainer.default_root_dir)).validation, results)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last validation's confusion matrix."""
+        if trainer.is_global_zero:
+            _draw_matrix(trainer, pl_module, "val", max(trainer.global_step - 1, 0))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let loggers that would begin with nothing know what the training has logged."""
+        if trainer.is_global_zero:
+            _replay(trainer, None)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write test.json, the confusion matrix as a table and as a picture, and each class's IoU."""
+        """Write test.json, and as tables and pictures what is known of each class and of the probabilities."""
         if not trainer.is_global_zero:
             return
         run = Run(Path(trainer.default_root_dir))
         results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("test/")}
         write_json(run.test, results)
+        for logger in trainer.loggers:
+            logger.log_metrics(results, None)
         names = list(getattr(pl_module, "class_names", []))
         tables = getattr(pl_module, "tables", {})
-        matrix, iou = tables.get("test/confusion_matrix"), tables.get("test/iou")
+        matrix, counts = tables.get("test/confusion_matrix"), tables.get("test/counts")
         if matrix is not None:
             write_atomically(run.confusion_matrix, _table(names, matrix.tolist()))
-            unit = "images" if iou is None else "pixels"
-            confusion_matrix(matrix.numpy(), names, run.pictures / "confusion_matrix.png", unit)
-        if iou is not None:
-            # A class that is nowhere has none.
-            rows = [
-                {"class": name, "iou": "" if isnan(value) else f"{value:.6g}"}
-                for name, value in zip(names, iou.tolist(), strict=True)
-            ]
-            write_atomically(run.iou, _csv(rows))
+            _draw_matrix(trainer, pl_module, "test", None)
+            counts = torch.stack([matrix.diagonal(), matrix.sum(dim=0), matrix.sum(dim=1)], dim=1)
+        elif counts is not None:
+            hits, false, _, _, true = counts.unbind(dim=1)
+            counts = torch.stack([hits, hits + false, true], dim=1)
+        if counts is not None:
+            rows = _class_rows(names, counts.tolist(), pixels="test/iou" in tables)
+            write_csv(run.classes, rows)
+            write_table(trainer, "test/classes", rows)
+        if "test/reliability" in tables:
+            write_csv(run.reliability, _reliability_rows(tables["test/reliability"].tolist()))
+
+
+def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step: int | None) -> None:
+    tables = getattr(pl_module, "tables", {})
+    if f"{stage}/confusion_matrix" not in tables:
+        return
+    path = Run(Path(trainer.default_root_dir)).pictures / f"{stage}_confusion_matrix.png"
+    unit = "images" if f"{stage}/iou" not in tables else "pixels"
+    names = list(getattr(pl_module, "class_names", []))
+    confusion_matrix(tables[f"{stage}/confusion_matrix"].numpy(), names, path, unit)
+    write_picture(trainer, f"{stage}/confusion_matrix", path, step)
+
+
+def _replay(trainer: Trainer, before: int | None) -> None:
+    """Hand the rows of metrics.csv before a step to the loggers; all if None."""
+    rows = MetricsCsv(Run(Path(trainer.default_root_dir)).metrics).read()
+    for logger in trainer.loggers:
+        if isinstance(logger, InRun):
+            logger.replay([row for row in rows if before is None or int(row["step"]) < before])
+
+
+def _class_rows(names: list[str], counts: list[list[int]], pixels: bool) -> list[Row]:
+    """A row for each class, of how many are right, are predicted and are true; "" for what is not defined.
+
+    >>> _class_rows(["cat"], [[3, 4, 6]], pixels=False)
+    [{'class': 'cat', 'precision': 0.75, 'recall': 0.5, 'f1': 0.6, 'images': 6}]
+    """
+    rows: list[Row] = []
+    for name, (hits, predicted, true) in zip(names, counts, strict=True):
+        shared = {"precision": _quotient(hits, predicted), "recall": _quotient(hits, true)}
+        both = _quotient(2 * hits, predicted + true)
+        if pixels:
+            iou = _quotient(hits, predicted + true - hits)
+            rows.append({"class": name, "iou": iou, "dice": both, **shared, "pixels": true})
+        else:
+            rows.append({"class": name, **shared, "f1": both, "images": true})
+    return rows
+
+
+def _quotient(count: int, of: int) -> float | str:
+    return float(f"{count / of:.6g}") if of else ""
+
+
+def _reliability_rows(bins: list[list[float]]) -> list[Row]:
+    return [
+        {
+            "from": f"{place / len(bins):.4g}",
+            "to": f"{(place + 1) / len(bins):.4g}",
+            "images": int(count),
+            "probability": f"{probability:.6g}" if count else "",
+            "accuracy": f"{accuracy:.6g}" if count else "",
+        }
+        for place, (count, probability, accuracy) in enumerate(bins)
+    ]
 
 
 def _with_what_was_found(config: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -119,14 +194,6 @@ def _results(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
     logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
     # The task's own values have not been rounded to float32 on their way.
     return {**logged, **getattr(pl_module, "results", {})}
-
-
-def _csv(rows: list[dict[str, str]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def _table(names: list[str], rows: list[list[int]]) -> bytes:

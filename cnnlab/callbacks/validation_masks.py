@@ -50,11 +50,11 @@ class ValidationMasks(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Predict the first images, now that the network is the one that is validated (averaged weights, perhaps)."""
+        """Keep the first images, and what was predicted of them."""
         missing = self.images - len(self._shown)
         if missing and trainer.is_global_zero and isinstance(pl_module, Segmentation) and not trainer.sanity_checking:
             images, truths = (values[:missing] for values in batch)
-            predicted = pl_module.logits(images).argmax(dim=1)
+            predicted = outputs[:missing].argmax(dim=1)
             self._shown += list(zip(images, truths, predicted, strict=True))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": Command("write a table of predictions: cnnlab predict RUN", "training:run_command", raw=True),
     "crossval": Command("train a network a fold: cnnlab crossval --config C --folds 5", "crossval:crossval", raw=True),
     "data": Command("look at training images, or check all: cnnlab data show|check --config C", "data:data", raw=True),
+    "report": Command("write one page that shows a run, or several: cnnlab report RUN", "report:report", raw=True),
     "fetch": Command("bring weights and data for machines without internet", "fetch:fetch", raw=True),
     "recipes": Command("list the configurations that come with cnnlab", "recipes:recipes"),
     "completion": Command("print a completion script for the shell", "completion:completion"),

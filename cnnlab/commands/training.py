@@ -12,6 +12,7 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Checkpoint,
@@ -30,9 +31,9 @@ from cnnlab.commands.arguments import LINKED, Plan, plan, take_apart
 from cnnlab.commands.messages import differences, friendly, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path
-from cnnlab.loggers import MetricsCsv
+from cnnlab.loggers import InRun, MetricsCsv
 from cnnlab.models.weights import architecture_only
-from cnnlab.run import Run, global_rank
+from cnnlab.run import Run, flat, global_rank
 
 SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "best": (callbacks.BestCheckpoint, True, "keep checkpoints/best.ckpt, by the task's monitor"),
@@ -48,6 +49,8 @@ SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "masks": (callbacks.PredictedMasks, True, "write masks and overlays when predicting with a segmentation task"),
     "validation_masks": (callbacks.ValidationMasks, True, "draw masks of validation images while segmentation trains"),
     "gradcam": (callbacks.GradCamSnapshots, True, "draw where the network looks in validation images"),
+    "errors": (callbacks.ErrorGallery, True, "show the images that the network is most wrong or least certain about"),
+    "report": (callbacks.Report, True, "write report.html when testing"),
     "throughput": (callbacks.Throughput, True, "log the training images a second"),
 }
 """Callbacks by name: the class, whether it is on by default, and what it does."""
@@ -170,7 +173,7 @@ class VisionCLI(LightningCLI):
         config = self.config[self.subcommand]
         self._take_what_was_found_out(config)
         self._set_by_user = _changed_links(config)
-        self._resolved = self._dump()
+        self._resolved = self._dump(config)
         self._keep_splits(config)
 
     def _take_what_was_found_out(self, config: Any) -> None:
@@ -231,7 +234,11 @@ class VisionCLI(LightningCLI):
         fitting = self.subcommand == "fit" and not trial
         # The CSV keeps the training; what a test finds is in test.json.
         config["logger"] = [*([MetricsCsv(self.plan.run.metrics)] if fitting else []), *loggers] or False
-        always: list[Callback] = [] if trial else [callbacks.RunRecords(self._resolved if fitting else None)]
+        for logger in loggers:
+            if isinstance(logger, InRun) and not trial:
+                logger.begin_in(self.plan.run.folder)
+        records = callbacks.RunRecords(self._resolved, self._recipe()) if fitting else callbacks.RunRecords()
+        always: list[Callback] = [] if trial else [records]
         if fitting:
             always += [callbacks.ExactResume(), callbacks.FiniteLoss()]
         if config["enable_progress_bar"] is not False:
@@ -250,18 +257,34 @@ class VisionCLI(LightningCLI):
     def _slots(self, trial: bool = False) -> list[Callback]:
         """The callbacks of the slots that are on, where the command has a use for them."""
         written = {"predictions", "masks"}
-        wanted = {"fit": set(SLOTS) - written, "predict": written}.get(str(self.subcommand), set())
+        evaluating = {"validate": {"errors"}, "test": {"errors", "report"}}
+        wanted = {"fit": set(SLOTS) - written - {"report"}, "predict": written, **evaluating}[str(self.subcommand)]
         if self.plan.kept is not None:
             # What was searched for was found when the run began.
             wanted -= {"lr_finder", "batch_size_finder"}
         if trial:
-            wanted -= {"best", "last", "lr_monitor", "validation_masks", "gradcam", *written}
+            wanted -= {"best", "last", "lr_monitor", "validation_masks", "gradcam", "errors", "report", *written}
         chosen = {name: value for name, value in self._get(self.config_init, "callbacks").items() if name in wanted}
         return [SLOTS[name][0]() if value is True else value for name, value in chosen.items() if value]
 
-    def _dump(self) -> str:
-        """The resolved configuration, without what belongs to this one call."""
-        config = self.config[self.subcommand].clone()
+    def _recipe(self) -> dict[str, Any] | None:
+        """The recipe that a new run begins with, and what was changed of it by other files and flags."""
+        arguments = self.plan.arguments
+        if self.plan.kept is not None or "--config" not in arguments:
+            return None
+        recipe = arguments[arguments.index("--config") + 1]
+        try:
+            alone = self.parser.parse_args([arguments[0], "--config", recipe])
+        except ArgumentError:
+            # It needs the others.
+            return {"name": recipe, "changes": None}
+        before, now = (flat(yaml.safe_load(text)) for text in (self._dump(alone[arguments[0]]), self._resolved))
+        changes = {key: [before.get(key), now.get(key)] for key in {**before, **now} if before.get(key) != now.get(key)}
+        return {"name": recipe, "changes": changes}
+
+    def _dump(self, config: Any) -> str:
+        """A resolved configuration, without what belongs to this one call."""
+        config = config.clone()
         for name in ("config", "run", "resume", "ckpt_path", "weights_only"):
             config.pop(name, None)
         text: str = self._parser(self.subcommand).dump(config)
@@ -377,11 +400,13 @@ def _tell(cli: VisionCLI) -> None:
         "validation": run.validation,
         "test": run.test,
         "confusions": run.confusion_matrix,
-        "IoU": run.iou,
+        "classes": run.classes,
+        "errors": run.folder / "errors",
         "predictions": run.predictions,
         "masks": run.masks,
         "overlays": run.overlays,
         "pictures": run.pictures,
+        "report": run.report,
     }
     stage = {"test": "test/", "validate": "val/"}.get(str(cli.subcommand), "none")
     measured = {**trainer.callback_metrics, **getattr(cli.model, "results", {})}

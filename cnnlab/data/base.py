@@ -36,6 +36,9 @@ class PredictionBatch(NamedTuple):
 class BatchDataset(Dataset[Any]):
     """A data set that is read a batch at a time."""
 
+    paths: Sequence[str] = ()
+    """Each sample's file; empty where samples are no files."""
+
     @abstractmethod
     def __len__(self) -> int:
         """The number of samples."""

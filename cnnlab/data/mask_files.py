@@ -91,6 +91,7 @@ class MaskFiles(BatchDataset):
         self, pairs: Sequence[Pair], reader: PairReader, size: tuple[int, int] | None, interpolation: str
     ) -> None:
         self.pairs = pairs
+        self.paths = [pair.image for pair in pairs]
         self.reader = reader
         self.size = size
         self.interpolation = interpolation
@@ -175,7 +176,7 @@ class IndexedMasks(BatchDataset):
 
     def __init__(self, source: MaskFiles) -> None:
         self.source = source
-        self.paths = [pair.image for pair in source.pairs]
+        self.paths = source.paths
 
     def __len__(self) -> int:
         """The number of images."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -26,6 +26,15 @@ from cnnlab.tasks.schedules import check_schedule, create_schedules
 
 Stage = Literal["train", "val", "test"]
 _DEFAULT_LR = 1e-3
+
+
+class Hardness(NamedTuple):
+    """How hard each image of a batch is."""
+
+    errors: Tensor
+    """(B,) how wrong its prediction is, the greater the worse."""
+    doubts: Tensor
+    """(B,) how uncertain its prediction is, 0..1."""
 
 
 class VisionTask(LightningModule):
@@ -200,17 +209,26 @@ class VisionTask(LightningModule):
             ) from error
         return predictions
 
-    def step(self, batch: tuple[Tensor, Any], metrics: MetricCollection) -> Tensor:
-        """Predict a batch, measure it, return the loss: the one step of all stages."""
+    def hardness(self, predictions: Tensor, targets: Any) -> Hardness | None:
+        """Which images of a batch are the hardest, for whoever looks at those; None where a task does not say.
+
+        Args:
+            predictions: What validation_step() returns.
+            targets: The batch's.
+        """
+        return None
+
+    def step(self, batch: tuple[Tensor, Any], metrics: MetricCollection) -> tuple[Tensor, Tensor]:
+        """Predict a batch, measure it, return the loss and the predictions: the one step of all stages."""
         images, targets = batch
         predictions = self(images)
         loss = self.loss(predictions, targets)
         self.update_metrics(metrics, predictions.detach(), targets, loss.detach())
-        return loss
+        return loss, predictions
 
     def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """One step of the training."""
-        loss = self.step(batch, self.train_metrics)
+        loss, _ = self.step(batch, self.train_metrics)
         if self.trainer.progress_bar_callback is not None:
             self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
         every = self._log_every_n_steps
@@ -220,13 +238,13 @@ class VisionTask(LightningModule):
             write_metrics(self.trainer, {"train/loss_step": loss.item()}, self.trainer.global_step)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
-        """One step of the validation."""
-        self.step(batch, self.val_metrics)
+    def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
+        """One step of the validation; the predictions go to the callbacks."""
+        return self.step(batch, self.val_metrics)[1]
 
-    def test_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
-        """One step of the test."""
-        self.step(batch, self.test_metrics)
+    def test_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
+        """One step of the test; the predictions go to the callbacks."""
+        return self.step(batch, self.test_metrics)[1]
 
     @property
     def _log_every_n_steps(self) -> int:

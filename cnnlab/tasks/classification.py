@@ -7,19 +7,21 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
-    MulticlassCalibrationError,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
     MultilabelAccuracy,
     MultilabelAveragePrecision,
     MultilabelF1Score,
+    MultilabelStatScores,
 )
 
 from cnnlab.errors import InputError
-from cnnlab.tasks.base import Stage, VisionTask, mean_of_loss
+from cnnlab.tasks.base import Hardness, Stage, VisionTask, mean_of_loss
+from cnnlab.tasks.calibration import Calibration
 
 
 class ExactAccuracy(MulticlassAccuracy):
@@ -71,8 +73,8 @@ class Predictions(NamedTuple):
 class Classification(VisionTask):
     """Train a network to tell classes apart with cross-entropy.
 
-    Metrics: loss and accuracy in training; also top-k accuracy, macro F1, the expected calibration error (15 bins,
-    Guo et al. 2017) and the confusion matrix (rows are the truth) in validation and test.
+    Metrics: loss and accuracy in training; also top-k accuracy, macro F1, the expected calibration error (15 bins) and
+    the confusion matrix (rows are the truth) in validation and test.
 
     Args:
         network: See VisionTask.
@@ -195,7 +197,7 @@ class Classification(VisionTask):
             if self.top_k is not None:
                 metrics[f"accuracy_top{self.top_k}"] = ExactAccuracy(count, self.top_k)
             metrics["f1"] = MulticlassF1Score(count, average="macro", validate_args=False)
-            metrics["calibration_error"] = MulticlassCalibrationError(count, n_bins=15, validate_args=False)
+            metrics["calibration"] = Calibration()
             metrics["confusion_matrix"] = MulticlassConfusionMatrix(count, validate_args=False)
         return MetricCollection(metrics, compute_groups=False)
 
@@ -205,13 +207,14 @@ class Classification(VisionTask):
         if stage != "train":
             metrics["f1"] = MultilabelF1Score(count, average="macro")
             metrics["average_precision"] = MultilabelAveragePrecision(count, average="macro")
+            metrics["counts"] = MultilabelStatScores(count, average="none")
         return MetricCollection(metrics, compute_groups=False)
 
     def update_metrics(self, metrics: MetricCollection, predictions: Tensor, targets: Any, loss: Tensor) -> None:
         """Take in logits (B, num_classes) and classes (B,), or targets (B, num_classes)."""
         metrics["loss"].update(loss, len(predictions))
         # Of raw logits torchmetrics would take some batches for probabilities.
-        exact = self.multi_label or "calibration_error" in metrics
+        exact = self.multi_label or "calibration" in metrics
         probabilities = self.probabilities(predictions) if exact else predictions.float()
         if self.multi_label:
             targets = (targets > 0.5).long()
@@ -222,6 +225,16 @@ class Classification(VisionTask):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (B, num_classes) to probabilities, which sum to 1 where an image has one class."""
         return logits.float().sigmoid() if self.multi_label else logits.float().softmax(dim=1)
+
+    def hardness(self, predictions: Tensor, targets: Any) -> Hardness:
+        """By cross-entropy, and by the predicted class's probability; with several labels by the mean over classes."""
+        probabilities = self.probabilities(predictions)
+        if self.multi_label:
+            errors = binary_cross_entropy_with_logits(predictions.float(), targets.float(), reduction="none")
+            return Hardness(errors.mean(dim=1), 1 - (2 * probabilities - 1).abs().mean(dim=1))
+        return Hardness(
+            cross_entropy(predictions.float(), targets, reduction="none"), 1 - probabilities.max(dim=1).values
+        )
 
     def predict_step(self, batch: Any, batch_idx: int) -> Predictions:
         """Images, alone or in a data.PredictionBatch, to Predictions on the device."""

@@ -13,7 +13,7 @@ from cnnlab.errors import InputError
 from cnnlab.losses import create_loss
 from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
 from cnnlab.models.windows import by_windows, windows
-from cnnlab.tasks.base import Stage, VisionTask, mean_of_loss
+from cnnlab.tasks.base import Hardness, Stage, VisionTask, mean_of_loss
 
 
 class SegmentationScores(Metric):
@@ -220,18 +220,27 @@ class Segmentation(VisionTask):
         metrics["loss"].update(loss, len(predictions))
         metrics["scores"].update(predictions.argmax(dim=1), targets)
 
-    def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """One step of the validation, window by window where that is asked for."""
-        self._measure(batch, self.val_metrics, flips=False)
+        return self._measure(batch, self.val_metrics, flips=False)
 
-    def test_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """One step of the test, window by window and flipped where that is asked for."""
-        self._measure(batch, self.test_metrics, flips=self.hparams["flips"])
+        return self._measure(batch, self.test_metrics, flips=self.hparams["flips"])
 
-    def _measure(self, batch: tuple[Tensor, Any], metrics: MetricCollection, flips: bool) -> None:
+    def _measure(self, batch: tuple[Tensor, Any], metrics: MetricCollection, flips: bool) -> Tensor:
         images, targets = batch
         logits = self.logits(images, flips)
         self.update_metrics(metrics, logits, targets, self.loss(logits, targets))
+        return logits
+
+    def hardness(self, predictions: Tensor, targets: Any) -> Hardness:
+        """By the share of pixels that are wrong, of those that count, and by their mean uncertainty."""
+        counted = targets != self.hparams["ignore_index"]
+        probability, classes = predictions.float().softmax(dim=1).max(dim=1)
+        count = counted.sum(dim=(1, 2)).clamp(min=1)
+        wrong = ((classes != targets) & counted).sum(dim=(1, 2)) / count
+        return Hardness(wrong, ((1 - probability) * counted).sum(dim=(1, 2)) / count)
 
     def logits(self, images: Tensor, flips: bool = False) -> Tensor:
         """Predict as evaluation does.

@@ -73,7 +73,7 @@ def test_flips_are_the_mean_of_both() -> None:
 def test_images_of_any_size_go_through_a_training_step_and_through_predict(size: tuple[int, int]) -> None:
     model = task(network_args={"base": 2}, window=512)
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-    loss = model.train().step((images, torch.zeros(2, *size, dtype=torch.int64)), model.train_metrics)
+    loss, _ = model.train().step((images, torch.zeros(2, *size, dtype=torch.int64)), model.train_metrics)
     torch.autograd.backward(loss)
     assert loss.isfinite()
     batch = PredictionBatch(images, torch.zeros(2, *size), torch.arange(2), ["a", "b"])

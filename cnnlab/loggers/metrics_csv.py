@@ -1,4 +1,4 @@
-"""metrics.csv: a run's numbers in one table that a resumed run goes on with; pictures to whichever logger is there."""
+"""metrics.csv: a run's numbers in one table that a resumed run goes on with."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
 
 from cnnlab.checkpoint import write_atomically
 
@@ -95,38 +92,6 @@ class MetricsCsv(Logger):
         write_atomically(self.path, b"".join(lines))
         self._last = dict(rows[-1]) if rows else {}
         self._last_offset = sum(map(len, lines[:-1])) if rows else 0
-
-
-def write_metrics(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
-    """Write metrics through all of a trainer's loggers, at once.
-
-    Args:
-        trainer: Whose loggers.
-        metrics: Name to value.
-        step: The optimizer step that they belong to, 0 for the first.
-    """
-    for logger in trainer.loggers:
-        logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step)
-
-
-def write_picture(trainer: Trainer, name: str, path: Path, step: int) -> None:
-    """Hand a picture to those of a trainer's loggers that show pictures: wandb's and TensorBoard's.
-
-    Args:
-        trainer: Whose loggers.
-        name: What it is called there.
-        path: The PNG file.
-        step: The optimizer step that it belongs to, 0 for the first.
-    """
-    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)], step=step)
-        elif isinstance(logger, TensorBoardLogger):
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-            logger.experiment.add_image(name, pixels, step, dataformats="HWC")
 
 
 def _text(value: Any) -> str:

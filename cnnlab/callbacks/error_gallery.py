@@ -1,0 +1,236 @@
+"""errors/: the worst and the least certain images of a validation or a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from cnnlab.data.samplers import EvalSampler
+from cnnlab.errors import InputError
+from cnnlab.figures import as_colours, contact_sheet
+from cnnlab.imaging import Pixels, overlaid
+from cnnlab.loggers import Row, write_picture, write_table
+from cnnlab.run import Run, write_csv
+from cnnlab.tasks import Classification, Segmentation
+from cnnlab.tasks.base import VisionTask
+
+_LARGEST = 320
+"""The longer side of a picture in pixels; larger images are shrunk."""
+
+
+class _Hard(NamedTuple):
+    """An image, on the CPU."""
+
+    place: int
+    """How many this process has seen before."""
+    error: float
+    doubt: float
+    image: Tensor
+    """(C, H, W)."""
+    prediction: Tensor
+    """(K,) logits, or of each pixel the class, (H, W)."""
+    target: Tensor
+
+
+class ErrorGallery(Callback):
+    """Shows the images that a network is most wrong about, and those that it is least certain of.
+
+    ``errors/val.csv`` (of the last validation of a training, or of a validation by itself) and ``errors/test.csv`` have
+    a row for each: what is true, what is predicted, how probable that is; beside them lie the pictures, and in
+    ``pictures/`` a sheet of all. Each process looks at its own images, and the first one writes. Labels that are wrong
+    show up here first.
+
+    Args:
+        images: How many of either kind.
+
+    Raises:
+        InputError: If that is below 1.
+    """
+
+    def __init__(self, images: int = 16) -> None:
+        if images < 1:
+            raise InputError(f"callbacks.errors.images is {images}, expected 1 or more")
+        self.images = images
+        self._seen = 0
+        self._hard: list[_Hard] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with none."""
+        self._seen, self._hard = 0, []
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with none."""
+        self._seen, self._hard = 0, []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the hardest of the batch."""
+        if dataloader_idx == 0 and not trainer.sanity_checking:
+            self._take(pl_module, outputs, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the hardest of the batch."""
+        if dataloader_idx == 0:
+            self._take(pl_module, outputs, batch)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the last validation's."""
+        self._show(trainer, pl_module, "val")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show them where the validation was all that was asked for."""
+        if trainer.state.fn == "validate":
+            self._show(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the test's."""
+        self._show(trainer, pl_module, "test")
+
+    def _take(self, task: LightningModule, outputs: Any, batch: Any) -> None:
+        if not isinstance(task, VisionTask):
+            return
+        images, targets = batch
+        with torch.inference_mode():
+            hardness = task.hardness(outputs, targets)
+        if hardness is None:
+            return
+        errors, doubts = (values.float().tolist() for values in hardness)
+        for i, (error, doubt) in enumerate(zip(errors, doubts, strict=True)):
+            # Most are not among the hardest, and stay where they are.
+            if self._is_hard(error, doubt):
+                prediction = outputs[i].argmax(dim=0) if outputs.ndim == 4 else outputs[i].float()
+                kept = (images[i].cpu(), prediction.cpu(), targets[i].cpu())
+                self._hard.append(_Hard(self._seen + i, error, doubt, *kept))
+        self._hard = [*{one.place: one for one in self._worst() + self._least_certain()}.values()]
+        self._seen += len(errors)
+
+    def _is_hard(self, error: float, doubt: float) -> bool:
+        if len(self._hard) < self.images:
+            return True
+        return error > self._worst()[-1].error or doubt > self._least_certain()[-1].doubt
+
+    def _worst(self) -> list[_Hard]:
+        return sorted(self._hard, key=lambda one: (-one.error, one.place))[: self.images]
+
+    def _least_certain(self) -> list[_Hard]:
+        return sorted(self._hard, key=lambda one: (-one.doubt, one.place))[: self.images]
+
+    def _show(self, trainer: Trainer, task: LightningModule, stage: Literal["val", "test"]) -> None:
+        """Gather them, and let the first process write; every process calls it."""
+        if not isinstance(task, (Classification, Segmentation)):
+            return
+        loader: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
+        loader = loader[0] if isinstance(loader, list) else loader
+        sampler = getattr(loader, "batch_sampler", None)
+        # Which samples other samplers have drawn is not known afterwards.
+        indices = sampler.indices if isinstance(sampler, EvalSampler) else None
+        own = [one._replace(place=-1 if indices is None else indices[one.place]) for one in self._hard]
+        self._hard = [one for part in _from_all_processes(own, trainer.world_size) for one in part]
+        if not trainer.is_global_zero or not self._hard:
+            return
+        paths = getattr(getattr(loader, "dataset", None), "paths", ())
+        worst = self._worst()
+        uncertain = [one for one in self._least_certain() if all(one is not other for other in worst)]
+        shown = [("worst", one) for one in worst] + [("least certain", one) for one in uncertain]
+        self._hard = []
+        _write(Run(Path(trainer.default_root_dir)), stage, shown, paths, task, trainer)
+
+
+def _from_all_processes(own: list[_Hard], world_size: int) -> list[list[_Hard]]:
+    if world_size == 1:
+        return [own]
+    parts: list[list[_Hard]] = [[] for _ in range(world_size)]
+    torch.distributed.all_gather_object(parts, own)
+    return parts
+
+
+def _write(
+    run: Run,
+    stage: Literal["val", "test"],
+    shown: list[tuple[str, _Hard]],
+    paths: Any,
+    task: Classification | Segmentation,
+    trainer: Trainer,
+) -> None:
+    table = run.errors(stage)
+    folder = table.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    rows: list[Row] = []
+    pictures, titles = [], []
+    for number, (kind, one) in enumerate(shown, start=1):
+        picture = folder / f"{number:02}.png"
+        pixels, said = _segmented(one, task) if isinstance(task, Segmentation) else _classified(one, task)
+        image = Image.fromarray(pixels)
+        width = _LARGEST * (3 if isinstance(task, Segmentation) else 1)
+        image.thumbnail((width, _LARGEST))
+        image.save(picture)
+        rows.append(
+            {
+                "kind": kind,
+                "index": "" if one.place < 0 else one.place,
+                "path": paths[one.place] if 0 <= one.place < len(paths) else "",
+                **said,
+                "uncertainty": round(one.doubt, 6),
+                "picture": picture.relative_to(table.parent),
+            }
+        )
+        pictures.append(np.moveaxis(np.asarray(image), -1, 0))
+        titles.append("\n".join([kind, *(f"{name}: {_short(value)}" for name, value in said.items())]))
+    write_csv(table, rows)
+    name = {"val": "validation", "test": "test"}[stage]
+    sheet = run.pictures / f"{stage}_errors.png"
+    contact_sheet(pictures, titles, sheet, f"The worst and the least certain {name} images", columns=8)
+    step = max(trainer.global_step - 1, 0)
+    write_picture(trainer, f"{stage}/errors", sheet, step)
+    write_table(trainer, f"{stage}/hardest", [{**row, "picture": table.parent / row["picture"]} for row in rows], step)
+
+
+def _classified(one: _Hard, task: Classification) -> tuple[Pixels, dict[str, Any]]:
+    probabilities = task.probabilities(one.prediction[None])[0]
+    if task.multi_label:
+        truth = [task.class_names[i] for i in one.target.nonzero().flatten().tolist()]
+        found = [task.class_names[i] for i in (probabilities >= 0.5).nonzero().flatten().tolist()]
+        said: dict[str, Any] = {"truth": "; ".join(truth) or "-", "predicted": "; ".join(found) or "-"}
+    else:
+        label = int(probabilities.argmax())
+        said = {
+            "truth": task.class_names[int(one.target)],
+            "predicted": task.class_names[label],
+            "probability": round(float(probabilities[label]), 6),
+            "probability of the truth": round(float(probabilities[int(one.target)]), 6),
+        }
+    return np.ascontiguousarray(as_colours(one.image)), said
+
+
+def _segmented(one: _Hard, task: Segmentation) -> tuple[Pixels, dict[str, Any]]:
+    """The image, its true and its predicted classes side by side."""
+    pixels = as_colours(one.image)
+    overlays = [overlaid(pixels, classes.numpy(), task.num_classes) for classes in (one.target, one.prediction)]
+    return np.concatenate([pixels, *overlays], axis=1), {"wrong pixels": round(one.error, 6)}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.1%}" if isinstance(value, float) else str(value)

@@ -1,0 +1,20 @@
+"""report.html, after each test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cnnlab.report import write_report
+from cnnlab.run import Run
+
+
+class Report(Callback):
+    """Writes report.html into the run's folder at the end of a test, on the first process."""
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it, when all else has been written."""
+        if trainer.is_global_zero:
+            run = Run(Path(trainer.default_root_dir))
+            write_report([run], run.report)

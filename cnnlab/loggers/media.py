@@ -1,0 +1,70 @@
+"""Numbers, pictures and tables to whichever of a trainer's loggers take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+
+Row = dict[str, Any]
+"""A table's row, by column; a Path is a picture."""
+
+
+def write_metrics(trainer: Trainer, metrics: Mapping[str, float], step: int) -> None:
+    """Write metrics through all of a trainer's loggers, at once.
+
+    Args:
+        trainer: Whose loggers.
+        metrics: Name to value.
+        step: The optimizer step that they belong to, 0 for the first.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step)
+
+
+def write_picture(trainer: Trainer, name: str, path: Path, step: int | None = None) -> None:
+    """Hand a picture to those of a trainer's loggers that show pictures: wandb's and TensorBoard's.
+
+    Args:
+        trainer: Whose loggers.
+        name: What it is called there.
+        path: The PNG file.
+        step: The optimizer step that it belongs to, 0 for the first; the end if None.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+
+
+def write_table(trainer: Trainer, name: str, rows: Sequence[Row], step: int | None = None) -> None:
+    """Hand a table to those of a trainer's loggers that show tables: wandb's, and as text TensorBoard's.
+
+    Args:
+        trainer: Whose loggers.
+        name: What it is called there.
+        rows: All with the first one's columns.
+        step: The optimizer step that it belongs to, 0 for the first; the end if None.
+    """
+    for logger in trainer.loggers if rows else []:
+        columns = list(rows[0])
+        if isinstance(logger, WandbLogger):
+            from wandb import Image as Shown
+
+            cells = [[Shown(str(cell)) if isinstance(cell, Path) else cell for cell in row.values()] for row in rows]
+            logger.log_table(name, columns, cells, step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            lines = [columns, ["---"] * len(columns), *([_plain(cell) for cell in row.values()] for row in rows)]
+            logger.experiment.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
+
+
+def _plain(cell: Any) -> str:
+    return cell.name if isinstance(cell, Path) else str(cell).replace("|", "\\|").replace("\n", " ")

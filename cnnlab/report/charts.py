@@ -1,0 +1,156 @@
+"""Charts of the report: matplotlib's SVG, made to stand inside a page of light or dark colours."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnlab.report.facts import Series, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_INK = "#010203"
+"""Stands for the page's own text colour until the SVG is written."""
+_HUE = (0.23, 0.51, 0.96)
+COLOURS = ["#3b82f6", "#e0692b", "#2a9d5c", "#b455c9", "#c7425b", "#1aa3a8", "#8a8f3a", "#7c6f64"]
+"""Legible on white and on black."""
+_MOST_POINTS = 600
+_NUMBER = itertools.count()
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9.0,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+def lines(series: Mapping[str, Series], title: str, logarithmic: bool = False) -> str:
+    """Values over the steps, a line each.
+
+    Args:
+        series: By what the legend calls them.
+        title: What stands above.
+        logarithmic: The scale of the values.
+
+    Returns:
+        SVG.
+    """
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        for (name, points), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
+            steps, values = np.array(_thinned(points), dtype=np.float64).T
+            finite = np.isfinite(values)
+            axis.plot(steps[finite] + 1, values[finite], color=colour, label=_literal(name), linewidth=1.4)
+            if finite.sum() == 1:
+                axis.plot(steps[finite] + 1, values[finite], "o", color=colour, markersize=4)
+        axis.set(xlabel="step", title=_literal(title))
+        if logarithmic:
+            axis.set_yscale("log")
+        axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
+        axis.legend(fontsize=8)
+
+    said = "; ".join(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in series.items())
+    return _svg(draw, (4.6, 2.9), f"{title} over the steps: {said}")
+
+
+def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
+    """A confusion matrix (K, K), coloured by the share of each true class; rows are the truth. Returns SVG."""
+    count = len(names)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        cells = np.empty((count, count, 4))
+        cells[..., :3] = _HUE
+        cells[..., 3] = share
+        axis.imshow(cells, interpolation="nearest")
+        axis.set(xlabel="predicted", ylabel="truth")
+        if count <= 40:
+            labels = [_literal(name if len(name) <= 24 else name[:23] + "…") for name in names]
+            axis.set_xticks(range(count), labels, rotation=90 if max(map(len, names)) > 2 else 0)
+            axis.set_yticks(range(count), labels)
+        if count <= 16:
+            for row, column in zip(*np.nonzero(counts), strict=True):
+                number = int(counts[row, column])
+                text = str(number) if number < 10_000 else f"{number / 1000:.0f}k"
+                axis.text(column, row, text, ha="center", va="center", fontsize=7)
+
+    side = min(9.0, 2.6 + 0.32 * count)
+    right = np.trace(counts) / max(int(counts.sum()), 1)
+    return _svg(draw, (side + 0.6, side), f"Confusion matrix of {count} classes; {right:.2%} on the diagonal")
+
+
+def reliability(bins: Table) -> str:
+    """How often predictions of a probability are right. Returns SVG."""
+    filled = [row for row in bins if int(row["images"])]
+    probability = [float(row["probability"]) for row in filled]
+    accuracy = [float(row["accuracy"]) for row in filled]
+    counts = np.array([int(row["images"]) for row in bins])
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        above.plot([0, 1], [0, 1], color=_INK, alpha=0.35, linewidth=1, linestyle="--")
+        above.plot(probability, accuracy, "o-", color=COLOURS[0], linewidth=1.4, markersize=4)
+        above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+        edges = [float(row["from"]) for row in bins]
+        below.bar(edges, counts / counts.sum(), width=1 / len(bins), align="edge", color=COLOURS[0], alpha=0.6)
+        below.set(xlabel="probability of the predicted class", ylabel="images")
+        for axis in (above, below):
+            axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
+
+    said = ", ".join(f"{p:.0%}: {a:.0%} right" for p, a in zip(probability, accuracy, strict=True))
+    return _svg(draw, (4.2, 3.8), f"Reliability diagram. {said}")
+
+
+def _thinned(points: Series) -> Series:
+    """No more points than a line can show: the mean of neighbours."""
+    if len(points) <= _MOST_POINTS:
+        return points
+    parts = np.array_split(np.array(points, dtype=np.float64), _MOST_POINTS)
+    return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts]
+
+
+def _literal(text: str) -> str:
+    return text.replace("$", r"\$")
+
+
+def _svg(draw: Any, size: tuple[float, float], description: str) -> str:
+    """What draw() makes of a figure, with names of its own and in the page's colour.
+
+    >>> _svg(lambda figure: figure.text(0, 0, "<b>"), (1, 1), "a & b")[:62]
+    '<svg role="img" aria-label="a &amp; b" class="chart" width="72'
+    """
+    import matplotlib
+    from markupsafe import escape
+    from matplotlib.figure import Figure
+
+    prefix = f"c{next(_NUMBER)}-"
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        file = io.StringIO()
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{prefix}', text)
+    text = re.sub(r'(xlink:href="|url\()#', rf"\g<1>#{prefix}", text)
+    text = text.replace(_INK, "currentColor")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" class="chart" ', 1)

@@ -1,0 +1,126 @@
+"""What a run's folder says, read for the report; whatever is not there is left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from cnnlab.errors import InputError
+from cnnlab.run import Run, flat
+
+Table = list[dict[str, str]]
+Series = list[tuple[int, float]]
+"""(step, value), 0 for the first step."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run, as its files tell.
+
+    Raises:
+        InputError: If there is no such run.
+    """
+
+    run: Run
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.run.config.is_file() and not self.run.test.is_file() and not self.run.metrics.is_file():
+            raise InputError(f"{self.run.folder} is no run: it has neither config.yaml nor metrics.csv nor test.json")
+        object.__setattr__(self, "name", self.run.folder.absolute().name)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, by dotted keys."""
+        return flat(yaml.safe_load(self.config_text) or {})
+
+    @cached_property
+    def config_text(self) -> str:
+        """The resolved configuration as it stands."""
+        return self.run.config.read_text(encoding="utf-8") if self.run.config.is_file() else ""
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, command."""
+        return _json(self.run.environment)
+
+    @cached_property
+    def results(self) -> dict[str, float]:
+        """The test's, by metric; the last validation's of the training where there was no test."""
+        if tested := _json(self.run.test):
+            return tested
+        return {name: series[-1][1] for name, series in self.curves.items() if name.startswith("val/")}
+
+    @cached_property
+    def curves(self) -> dict[str, Series]:
+        """Each logged metric over the steps."""
+        found: dict[str, Series] = {}
+        for row in _table(self.run.metrics):
+            for name, value in row.items():
+                if value and name not in ("step", "epoch"):
+                    found.setdefault(name, []).append((int(row["step"]), float(value)))
+        return found
+
+    @cached_property
+    def classes(self) -> Table:
+        """A row for each class."""
+        return _table(self.run.classes)
+
+    @cached_property
+    def reliability(self) -> Table:
+        """How often predictions are right, by their probability."""
+        return _table(self.run.reliability)
+
+    @cached_property
+    def confusion(self) -> tuple[list[str], npt.NDArray[np.int64]] | None:
+        """The classes, and (K, K) counts; rows are the truth."""
+        if not self.run.confusion_matrix.is_file():
+            return None
+        with self.run.confusion_matrix.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        return header[1:], np.array([row[1:] for row in rows], dtype=np.int64)
+
+    def confused(self, count: int = 10) -> list[tuple[str, str, int]]:
+        """The pairs (truth, prediction, how often) that are confused most."""
+        if self.confusion is None:
+            return []
+        names, counts = self.confusion
+        wrong = counts - np.diag(np.diag(counts))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+        pairs = [np.unravel_index(place, wrong.shape) for place in order]
+        return [(names[i], names[j], int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
+
+    @cached_property
+    def errors(self) -> tuple[Literal["val", "test"], Table]:
+        """The worst and the least certain images, of the test where there was one."""
+        tested = _table(self.run.errors("test"))
+        return ("test", tested) if tested else ("val", _table(self.run.errors("val")))
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """Its name, and what the run changed of it."""
+        return dict(self.environment.get("recipe") or {})
+
+    def files(self) -> list[Path]:
+        """What lies in the folder, without what is hidden and what belongs to other programs."""
+        return sorted(path for path in self.run.folder.iterdir() if not path.name.startswith(".") and path.exists())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _table(path: Path) -> Table:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        # A kill may have cut the last line of metrics.csv short.
+        return [row for row in csv.DictReader(file) if None not in row.values()]

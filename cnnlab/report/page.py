@@ -1,0 +1,133 @@
+"""The page: what is known of the runs, put into the template."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cnnlab.checkpoint import write_atomically
+from cnnlab.errors import InputError
+from cnnlab.report import charts
+from cnnlab.report.facts import Facts, Series
+from cnnlab.run import Run
+
+_MARK = '<meta name="generator" content="cnnlab report">'
+_LARGE = 200_000
+"""Pictures of more bytes are compressed with losses."""
+_HERE = Path(__file__).parent
+_LESS_IS_BETTER = ("loss", "error")
+
+
+def write_report(runs: Sequence[Run], path: Path) -> None:
+    """Write one HTML file of a run, or of several side by side; it needs neither network nor other files.
+
+    Args:
+        runs: Which.
+        path: The file. A report that is there is replaced, anything else is not.
+
+    Raises:
+        InputError: If a folder is no run, or if something else is at the path.
+    """
+    if path.exists() and (path.is_dir() or _MARK not in path.read_text(encoding="utf-8", errors="replace")[:2000]):
+        raise InputError(f"{path} exists and is no report of cnnlab: give another --out")
+    facts = [Facts(run) for run in runs]
+    write_atomically(path, _rendered(facts, path).encode())
+
+
+def _rendered(facts: Sequence[Facts], path: Path) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "inline": _inlined}
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.jinja").render(
+        runs=facts,
+        one=facts[0] if len(facts) == 1 else None,
+        title=" and ".join(one.name for one in facts) if len(facts) <= 3 else f"{len(facts)} runs",
+        style=style,
+        script=script,
+        digest=digest,
+        mark=_MARK,
+        results=_compared([one.results for one in facts]),
+        better=_better,
+        curves=_curves(facts),
+        charts=charts,
+        settings=_differing([one.config for one in facts]),
+        relative=lambda file: Path(os.path.relpath(file, path.parent)).as_posix(),
+        picture=lambda one, name: _existing(one.run.pictures / name),
+    )
+
+
+def _compared(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Each key of any column, with each column's value or None."""
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    return {key: [column.get(key) for column in columns] for key in keys}
+
+
+def _differing(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    compared = _compared(columns)
+    return {key: values for key, values in compared.items() if any(value != values[0] for value in values)}
+
+
+def _better(name: str, values: Sequence[float | None]) -> int | None:
+    """Which of several runs' values of a metric is the best; None where there is nothing to choose."""
+    known = [value for value in values if value is not None]
+    if len(set(known)) < 2:
+        return None
+    less = name.rpartition("/")[2].endswith(_LESS_IS_BETTER)
+    return list(values).index(min(known) if less else max(known))
+
+
+def _curves(facts: Sequence[Facts]) -> list[str]:
+    """A chart for each metric: of one run training and validation together, of several runs one line each."""
+    grouped: dict[str, dict[str, Series]] = {}
+    for one in facts:
+        for name, series in one.curves.items():
+            stage, _, metric = name.partition("/")
+            metric = (metric or stage).removesuffix("_step") if len(facts) == 1 else name
+            grouped.setdefault(metric, {})[name if len(facts) == 1 else one.name] = series
+    if len(facts) > 1:
+        grouped = {name: series for name, series in grouped.items() if name.startswith("val/")}
+    first = ("loss", "val/loss")
+    order = sorted(grouped, key=lambda name: (name not in first, name.startswith("lr"), name))
+    return [charts.lines(grouped[name], name, logarithmic=name.startswith("lr-")) for name in order]
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _number(value: Any) -> str:
+    """A value as it stands in a table.
+
+    >>> _number(0.123456789), _number(12), _number(None), _number("0.5"), _number("cat")
+    ('0.1235', '12', '', '0.5', 'cat')
+    """
+    if value is None:
+        return ""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return str(value) if isinstance(value, bool) or number.is_integer() else f"{number:.4g}"
+
+
+def _inlined(path: Path) -> str:
+    """A picture as a data address."""
+    from PIL import Image
+
+    content, kind = path.read_bytes(), "png"
+    if len(content) > _LARGE:
+        file = io.BytesIO()
+        with Image.open(path) as picture:
+            picture.convert("RGB").save(file, format="webp", quality=80)
+        content, kind = file.getvalue(), "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,55 @@
+"""How far probabilities can be trusted: the reliability diagram, and the expected calibration error."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+_UNIT = 2**24
+"""Probabilities are summed up as whole numbers of this fraction: neither batches nor processes change a digit."""
+
+
+class Calibration(Metric):
+    """The expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3), and the bins behind it.
+
+    Memory does not grow with the number of samples.
+
+    Args:
+        bins: How many of equal width the predicted class's probability falls into; one on a border belongs below it.
+
+    >>> calibration = Calibration(bins=2)
+    >>> calibration.update(torch.tensor([[0.75, 0.25], [0.25, 0.75]]), torch.tensor([0, 0]))
+    >>> {name: value.tolist() for name, value in calibration.compute().items()}
+    {'calibration_error': 0.25, 'reliability': [[0.0, 0.0, 0.0], [2.0, 0.75, 0.5]]}
+    """
+
+    full_state_update = False
+    counts: Tensor
+    hits: Tensor
+    confidences: Tensor
+
+    def __init__(self, bins: int = 15) -> None:
+        super().__init__()
+        self.bins = bins
+        for name in ("counts", "hits", "confidences"):
+            self.add_state(name, torch.zeros(bins, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, target: Tensor) -> None:
+        """Take in probabilities (B, K), and classes (B,)."""
+        confidence, predicted = probabilities.float().max(dim=1)
+        place = ((confidence * self.bins).ceil().long() - 1).clamp(0, self.bins - 1)
+        self.counts.scatter_add_(0, place, torch.ones_like(place))
+        self.hits.scatter_add_(0, place, (predicted == target).long())
+        self.confidences.scatter_add_(0, place, (confidence * _UNIT).round().long())
+
+    def compute(self) -> dict[str, Tensor]:
+        """calibration_error, a scalar in 0..1; reliability (bins, 3): count, mean probability, share that is right."""
+        counts, hits = self.counts.cpu().double(), self.hits.cpu().double()
+        confidence = self.confidences.cpu().double() / _UNIT
+        some = counts.clamp(min=1)
+        error = (confidence - hits).abs().sum() / counts.sum()
+        return {
+            "calibration_error": error,
+            "reliability": torch.stack([counts, confidence / some, hits / some], dim=1),
+        }
