@@ -42,3 +42,10 @@ def resolve(name: str) -> str:
     if shipped.is_file():
         return str(shipped)
     raise InputError(f"--config {name}: there is no such file, and no recipe of this name: {nearest(bare, names())}")
+
+
+def called(path: str) -> str:
+    """What a configuration file is called: a shipped recipe by its name, another one by its path."""
+    file = Path(path).resolve()
+    own = folder().resolve()
+    return file.relative_to(own).with_suffix("").as_posix() if file.is_relative_to(own) else path

@@ -24,7 +24,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 # Tasks and data are known by their short names ("--model Classification") once they are imported.
 import cnnlab.data
 import cnnlab.tasks
-from cnnlab import callbacks
+from cnnlab import callbacks, recipes
 from cnnlab.checkpoint import AtomicCheckpointIO
 from cnnlab.commands import COMMANDS
 from cnnlab.commands.arguments import LINKED, Plan, plan, take_apart
@@ -273,14 +273,15 @@ class VisionCLI(LightningCLI):
         if self.plan.kept is not None or "--config" not in arguments:
             return None
         recipe = arguments[arguments.index("--config") + 1]
+        name = recipes.called(recipe)
         try:
             alone = self.parser.parse_args([arguments[0], "--config", recipe])
         except ArgumentError:
             # It needs the others.
-            return {"name": recipe, "changes": None}
+            return {"name": name, "changes": None}
         before, now = (flat(yaml.safe_load(text)) for text in (self._dump(alone[arguments[0]]), self._resolved))
         changes = {key: [before.get(key), now.get(key)] for key in {**before, **now} if before.get(key) != now.get(key)}
-        return {"name": recipe, "changes": changes}
+        return {"name": name, "changes": changes}
 
     def _dump(self, config: Any) -> str:
         """A resolved configuration, without what belongs to this one call."""

@@ -37,17 +37,18 @@ _STYLE = {
 }
 
 
-def lines(series: Mapping[str, Series], title: str, logarithmic: bool = False) -> str:
+def lines(series: Mapping[str, Series], title: str) -> str:
     """Values over the steps, a line each.
 
     Args:
         series: By what the legend calls them.
         title: What stands above.
-        logarithmic: The scale of the values.
 
     Returns:
         SVG.
     """
+    if len(series) == 1:
+        title = next(iter(series)) if title in next(iter(series)) else title
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
@@ -58,13 +59,12 @@ def lines(series: Mapping[str, Series], title: str, logarithmic: bool = False) -
             if finite.sum() == 1:
                 axis.plot(steps[finite] + 1, values[finite], "o", color=colour, markersize=4)
         axis.set(xlabel="step", title=_literal(title))
-        if logarithmic:
-            axis.set_yscale("log")
         axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
-        axis.legend(fontsize=8)
+        if len(series) > 1:
+            axis.legend(fontsize=8)
 
     said = "; ".join(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in series.items())
-    return _svg(draw, (4.6, 2.9), f"{title} over the steps: {said}")
+    return _svg(draw, (5.4, 3.0), f"{title} over the steps: {said}")
 
 
 def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:

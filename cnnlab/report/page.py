@@ -20,6 +20,7 @@ _MARK = '<meta name="generator" content="cnnlab report">'
 _LARGE = 200_000
 """Pictures of more bytes are compressed with losses."""
 _HERE = Path(__file__).parent
+_RATES = "learning rate"
 _LESS_IS_BETTER = ("loss", "error")
 
 
@@ -45,7 +46,7 @@ def _rendered(facts: Sequence[Facts], path: Path) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "inline": _inlined}
+    environment.filters |= {"number": _number, "share": _share, "inline": _inlined}
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.jinja").render(
@@ -91,14 +92,22 @@ def _curves(facts: Sequence[Facts]) -> list[str]:
     grouped: dict[str, dict[str, Series]] = {}
     for one in facts:
         for name, series in one.curves.items():
-            stage, _, metric = name.partition("/")
-            metric = (metric or stage).removesuffix("_step") if len(facts) == 1 else name
+            metric = _metric(name) if len(facts) == 1 else name
             grouped.setdefault(metric, {})[name if len(facts) == 1 else one.name] = series
     if len(facts) > 1:
         grouped = {name: series for name, series in grouped.items() if name.startswith("val/")}
     first = ("loss", "val/loss")
-    order = sorted(grouped, key=lambda name: (name not in first, name.startswith("lr"), name))
-    return [charts.lines(grouped[name], name, logarithmic=name.startswith("lr-")) for name in order]
+    order = sorted(grouped, key=lambda name: (name not in first, name == _RATES, name))
+    return [charts.lines(grouped[name], name) for name in order]
+
+
+def _metric(name: str) -> str:
+    """What is drawn together.
+
+    >>> _metric("train/loss_step"), _metric("val/loss"), _metric("lr-AdamW/pg1")
+    ('loss', 'loss', 'learning rate')
+    """
+    return _RATES if name.startswith("lr-") else name.partition("/")[2].removesuffix("_step") or name
 
 
 def _existing(path: Path) -> Path | None:
@@ -118,6 +127,18 @@ def _number(value: Any) -> str:
     except (TypeError, ValueError):
         return str(value)
     return str(value) if isinstance(value, bool) or number.is_integer() else f"{number:.4g}"
+
+
+def _share(value: str) -> str:
+    """A number in 0..1 as a percentage, other text as it is.
+
+    >>> _share("0.9876"), _share("cat"), _share("7")
+    ('98.8 %', 'cat', '7')
+    """
+    try:
+        return f"{float(value) * 100:.3g} %" if "." in value or "e-" in value else value
+    except ValueError:
+        return value
 
 
 def _inlined(path: Path) -> str:
