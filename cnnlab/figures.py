@@ -104,6 +104,33 @@ def contact_sheet(
     _save(figure, path)
 
 
+def scatter(
+    points: npt.NDArray[np.floating], classes: npt.NDArray[np.integer], names: Sequence[str], path: Path, heading: str
+) -> None:
+    """Draw points, coloured by class.
+
+    Args:
+        points: (N, 2).
+        classes: (N,).
+        names: The classes' names.
+        path: The PNG file.
+        heading: What stands above.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    axis = figure.subplots()
+    colours = colormaps["tab20" if len(names) > 10 else "tab10"]
+    for number in np.unique(classes):
+        own = points[classes == number]
+        axis.scatter(own[:, 0], own[:, 1], s=10, color=colours(int(number) % colours.N), label=_literal(names[number]))
+    axis.set(title=_literal(heading), xticks=[], yticks=[])
+    if len(names) <= 40:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=2)
+    _save(figure, path)
+
+
 def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path, unit: str = "images") -> None:
     """Draw a confusion matrix, coloured by the share of each true class, with the counts where they are legible.
 

@@ -86,6 +86,16 @@ class Run:
         return self.folder / "errors" / f"{stage}.csv"
 
     @property
+    def wandb(self) -> Path:
+        """The run's id at Weights & Biases; the folder beside it of the same name has the pieces."""
+        return self.folder / "wandb.json"
+
+    @property
+    def explanations(self) -> Path:
+        """The folder of what cnnlab explain draws."""
+        return self.folder / "explain"
+
+    @property
     def report(self) -> Path:
         """The page that shows all of it."""
         return self.folder / "report.html"

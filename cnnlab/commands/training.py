@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -364,11 +365,25 @@ def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Ru
             raise InputError(f"there is no run {run.folder}: name a run's folder, or give --config")
         request.configs.insert(0, str(run.config))
     configs = [part for config in request.configs for part in ("--config", config)]
-    with architecture_only():
+    with architecture_only(), _silence():
         cli = _Made(Plan(Run(Path()), ["fit", *configs, *request.flags]))
     if cli.datamodule is None:
         raise InputError("the configuration has no data")
     return cli.model, cli.datamodule, run
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Without what Lightning says of a trainer that runs nothing."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -111,6 +111,14 @@ class VisionDataModule(LightningDataModule):
         """The number of classes."""
         return len(self.class_names)
 
+    def read_image(self, path: str) -> Tensor:
+        """One image file as evaluation sees it, (channels, height, width) uint8; after setup().
+
+        Raises:
+            InputError: If the data do not say how large images are, or if the file cannot be read.
+        """
+        raise InputError(f"{type(self).__name__} does not say how an image file is read: it lacks read_image()")
+
     def adopt(self, preprocessing: Preprocessing | None) -> None:
         """Take over what a pretrained network expects of its images; data whose size is fixed have no use for it."""
         self.preprocessing = preprocessing

@@ -29,7 +29,7 @@ from cnnlab.data.listing import (
     trouble_in,
 )
 from cnnlab.data.mixing import create_mixing
-from cnnlab.data.presets import Target, create_augmentation
+from cnnlab.data.presets import Target, create_augmentation, evaluated
 from cnnlab.errors import InputError
 from cnnlab.imaging import LazyImage, Preprocessing, resampling
 
@@ -210,6 +210,10 @@ class ImageFolder(VisionDataModule):
         height, width = given["size"]
         fill = torch.tensor([255.0 * value for value in given["mean"]])
         return Target((height, width), self.channels, fill, given["crop"], given["interpolation"])
+
+    def read_image(self, path: str) -> Tensor:
+        """One image file as evaluation sees it, (channels, height, width) uint8."""
+        return evaluated(LazyImage(path), self.target())
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
         """Take over what a pretrained network expects, where nothing else was asked for."""

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from cnnlab.data.base import BatchDataset, PredictionBatch, VisionDataModule
+from cnnlab.data.presets import Target, evaluated
 from cnnlab.data.samplers import Draw
 from cnnlab.data.transforms import RandomAffine
 from cnnlab.errors import InputError
+from cnnlab.imaging import LazyImage
 from cnnlab.random import permutation, uniform
 
 
@@ -131,6 +133,12 @@ class InMemoryDataModule(VisionDataModule):
     @abstractmethod
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) uint8 and targets (N,) int64 of the training or the test set."""
+
+    def read_image(self, path: str) -> Tensor:
+        """One image file at the size of the others, (channels, height, width) uint8."""
+        assert isinstance(self.val_set, TensorImages)
+        height, width = self.val_set.images.shape[2:]
+        return evaluated(LazyImage(path), Target((height, width), self.channels, torch.zeros(0), 1.0, "bilinear"))
 
     def setup(self, stage: str) -> None:
         """Read what the stage ("fit", "validate", "test" or "predict") needs, once."""

@@ -21,10 +21,10 @@ from cnnlab.data.listing import SPLITS, Listing, Sample, divide, keep_splits, ma
 from cnnlab.data.mask_files import AugmentedMasks, IndexedMasks, MaskFiles, Pair, PairReader, sizes_of
 from cnnlab.data.mask_listing import list_pair_table, list_pairs
 from cnnlab.data.mask_values import MaskValues, Value
-from cnnlab.data.presets import Target, create_augmentation
+from cnnlab.data.presets import Target, create_augmentation, stretched
 from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, read_mask, resampling
+from cnnlab.imaging import ImageError, LazyImage, read_mask, resampling
 
 _OTHERWISE_IGNORED = 255
 _MANY_PIXELS = 1 << 20
@@ -224,6 +224,12 @@ class MaskFolder(VisionDataModule):
                 "on parts of them"
             )
         return Target(size, self.channels, fill, 1.0, self.hparams["interpolation"])
+
+    def read_image(self, path: str) -> Tensor:
+        """One image file as evaluation sees it, (channels, height, width) uint8."""
+        image = LazyImage(path)
+        size = self._size or image.size
+        return stretched(image, Target(size, self.channels, torch.zeros(0), 1.0, self.hparams["interpolation"]))
 
     @cached_property
     def _common_size(self) -> tuple[int, int] | None:

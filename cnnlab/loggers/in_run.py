@@ -13,8 +13,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from cnnlab.checkpoint import write_atomically
 from cnnlab.errors import InputError
+from cnnlab.run import Run, write_json
 
 
 class InRun:
@@ -109,7 +109,7 @@ class Wandb(InRun, WandbLogger):
     def begin_in(self, folder: Path) -> None:
         """Put all files there, and go on with the run's id."""
         self._folder = folder
-        kept = folder / "wandb.json"
+        kept = Run(folder).wandb
         known = json.loads(kept.read_text()) if kept.is_file() else {}
         self._id = known.get("id") or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         self._name = self._wandb_init["name"] = self._wandb_init["name"] or folder.absolute().name
@@ -141,7 +141,7 @@ class Wandb(InRun, WandbLogger):
         if self._folder != Path():
             (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
             identity = {"id": self._id, "project": self._project, "entity": self._wandb_init["entity"]}
-            write_atomically(self._folder / "wandb.json", (json.dumps(identity, indent=2) + "\n").encode())
+            write_json(Run(self._folder).wandb, identity)
         # Offline there is nothing to ask whether the run exists.
         how = {"mode": "offline", "resume": None} if self._offline else {}
         try:
@@ -165,8 +165,17 @@ class Wandb(InRun, WandbLogger):
     @rank_zero_only
     def replay(self, rows: Sequence[Mapping[str, str]]) -> None:
         """Begin an offline piece with what was logged before it."""
-        if not self._offline:
-            return
+        if self._offline:
+            self.write_rows(rows)
+
+    @rank_zero_only
+    def begin_anew(self) -> None:
+        """Replace what W&B knows of the run, instead of going on with it."""
+        self._wandb_init["resume"] = None
+
+    @rank_zero_only
+    def write_rows(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """Write rows of metrics.csv."""
         for row in rows:
             numbers = {name: float(value) for name, value in row.items() if value and name != "step"}
             self.log_metrics(numbers, int(row["step"]))

@@ -23,8 +23,10 @@ COLOURS = ["#3b82f6", "#e0692b", "#2a9d5c", "#b455c9", "#c7425b", "#1aa3a8", "#8
 """Legible on white and on black."""
 _MOST_POINTS = 600
 _NUMBER = itertools.count()
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
+    # Names are no mathematics.
+    "text.parse_math": False,
     "font.size": 9.0,
     "text.color": _INK,
     "axes.edgecolor": _INK,
@@ -55,10 +57,10 @@ def lines(series: Mapping[str, Series], title: str) -> str:
         for (name, points), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
             steps, values = np.array(_thinned(points), dtype=np.float64).T
             finite = np.isfinite(values)
-            axis.plot(steps[finite] + 1, values[finite], color=colour, label=_literal(name), linewidth=1.4)
+            axis.plot(steps[finite] + 1, values[finite], color=colour, label=name, linewidth=1.4)
             if finite.sum() == 1:
                 axis.plot(steps[finite] + 1, values[finite], "o", color=colour, markersize=4)
-        axis.set(xlabel="step", title=_literal(title))
+        axis.set(xlabel="step", title=title)
         axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
         if len(series) > 1:
             axis.legend(fontsize=8)
@@ -80,7 +82,7 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
         axis.imshow(cells, interpolation="nearest")
         axis.set(xlabel="predicted", ylabel="truth")
         if count <= 40:
-            labels = [_literal(name if len(name) <= 24 else name[:23] + "…") for name in names]
+            labels = [name if len(name) <= 24 else name[:23] + "…" for name in names]
             axis.set_xticks(range(count), labels, rotation=90 if max(map(len, names)) > 2 else 0)
             axis.set_yticks(range(count), labels)
         if count <= 16:
@@ -122,10 +124,6 @@ def _thinned(points: Series) -> Series:
         return points
     parts = np.array_split(np.array(points, dtype=np.float64), _MOST_POINTS)
     return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts]
-
-
-def _literal(text: str) -> str:
-    return text.replace("$", r"\$")
 
 
 def _svg(draw: Any, size: tuple[float, float], description: str) -> str:

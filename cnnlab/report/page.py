@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def _rendered(facts: Sequence[Facts], path: Path) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "share": _share, "inline": _inlined}
+    filters: dict[str, Callable[..., str]] = {"number": _number, "share": _share, "inline": _inlined}
+    environment.filters |= filters
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.jinja").render(
@@ -152,3 +153,20 @@ def _inlined(path: Path) -> str:
             picture.convert("RGB").save(file, format="webp", quality=80)
         content, kind = file.getvalue(), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def picture_page(title: str, pictures: Mapping[str, Path], path: Path) -> None:
+    """Write one HTML file of pictures, each with its heading.
+
+    Args:
+        title: The page's.
+        pictures: PNG files by their headings.
+        path: The file.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    shown = {heading: _inlined(picture) for heading, picture in pictures.items()}
+    text = environment.get_template("pictures.html.jinja").render(title=title, mark=_MARK, style=style, pictures=shown)
+    write_atomically(path, text.encode())

@@ -1,0 +1,187 @@
+"""cnnlab explain."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnlab.checkpoint import read_weights
+from cnnlab.commands.messages import summary
+from cnnlab.commands.training import make
+from cnnlab.data import VisionDataModule
+from cnnlab.errors import InputError, nearest
+from cnnlab.figures import as_colours, contact_sheet, scatter
+from cnnlab.imaging import heated
+from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, projected
+from cnnlab.report import picture_page
+from cnnlab.tasks import Classification, Segmentation
+
+_MOST = 64
+"""How many filters or channels are drawn."""
+
+
+def explain(command: str, arguments: list[str]) -> None:
+    """Draw what the best network of a run looks at.
+
+    Raises:
+        InputError: If there is something to mend.
+    """
+    asked = _parser().parse_args(arguments)
+    task, data, run = make([asked.run])
+    assert run is not None
+    if not isinstance(task, (Classification, Segmentation)) or not isinstance(data, VisionDataModule):
+        raise InputError(f"{type(task).__name__} on {type(data).__name__} cannot be explained: both must be cnnlab's")
+    task.load_state_dict(read_weights(run.to_evaluate()))
+    task.eval()
+    folder = Path(asked.out) if asked.out is not None else run.explanations
+    folder.mkdir(parents=True, exist_ok=True)
+    data.adopt(task.preprocessing)
+    if asked.tsne or not asked.images or not hasattr(data, "target"):
+        data.prepare_data()
+        data.setup("validate")
+    images, names, truths = _images(asked.images, asked.number, data)
+    drawn = {"Grad-CAM": _cams(asked, task, images, names, truths, folder)}
+    if asked.filters:
+        drawn["filters"] = _filters(task, asked.layer, folder)
+    for layer in asked.features or []:
+        drawn[f"features of {layer}"] = _features(task, images[0], layer, folder)
+    if asked.tsne:
+        drawn["t-SNE"] = _embedding(task, data, folder)
+    if asked.html:
+        page = folder / "explain.html"
+        picture_page(f"What {run.folder.name} looks at", drawn, page)
+        drawn["page"] = page
+    summary(f"run {run.folder}", drawn)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnnlab explain",
+        allow_abbrev=False,
+        description="Draw what the best network of a run looks at, into RUN/explain.",
+    )
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="image files, or folders of them; else validation's")
+    parser.add_argument("--number", type=int, default=8, help="how many validation images (8)")
+    parser.add_argument("--method", default="gradcam", choices=list(METHODS))
+    parser.add_argument("--class", dest="wanted", metavar="NAME", help="the class to look for; else the predicted one")
+    parser.add_argument("--layer", help="whose activations; else the last one before the pooling")
+    parser.add_argument("--filters", action="store_true", help="the kernels of the first convolution (or of --layer)")
+    parser.add_argument("--features", nargs="+", metavar="LAYER", help="the first image's activations of these layers")
+    parser.add_argument("--tsne", action="store_true", help="2,000 validation images by their features (t-SNE)")
+    parser.add_argument("--html", action="store_true", help="one page with all of it")
+    parser.add_argument("--out", metavar="DIR", help="instead of RUN/explain")
+    return parser
+
+
+def _images(asked: list[str], number: int, data: VisionDataModule) -> tuple[list[Tensor], list[str], list[Any]]:
+    """Images (C, H, W), their names, and their classes where they are known."""
+    if not asked:
+        places = np.linspace(0, len(data.val_set) - 1, min(number, len(data.val_set))).round().astype(int).tolist()
+        batches = [_one(data.val_set, place) for place in places]
+        return (
+            [batch[0][0] for batch in batches],
+            [f"validation {place}" for place in places],
+            [b[1][0] for b in batches],
+        )
+    paths: list[Path] = []
+    for name in asked:
+        found = (
+            sorted(path for path in Path(name).rglob("*") if path.is_file()) if Path(name).is_dir() else [Path(name)]
+        )
+        paths += found
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"there is no image {path}")
+    return [data.read_image(str(path)) for path in paths], [path.name for path in paths], [None] * len(paths)
+
+
+def _one(dataset: Any, place: int) -> Any:
+    return dataset.__getitems__([place])
+
+
+def _cams(
+    asked: argparse.Namespace,
+    task: Classification | Segmentation,
+    images: list[Tensor],
+    names: list[str],
+    truths: list[Any],
+    folder: Path,
+) -> Path:
+    wanted = None
+    if asked.wanted is not None:
+        if asked.wanted not in task.class_names:
+            raise InputError(f"there is no class {asked.wanted!r}: {nearest(asked.wanted, task.class_names)}")
+        wanted = task.class_names.index(asked.wanted)
+    layer = asked.layer or default_layer(task.network, task.standardize(images[0][None]))
+    method = METHODS[asked.method](task, f"network.{layer}")
+    pictures, titles = [], []
+    for image, name, truth in zip(images, names, truths, strict=True):
+        explained = method(image[None], wanted)
+        pixels = as_colours(image)
+        heat = heated(pixels, explained.maps[0].numpy())
+        label = int(explained.classes)
+        known = isinstance(truth, Tensor) and not truth.ndim
+        titles += [
+            f"{name}\n{task.class_names[int(truth)]}" if known else name,
+            _said(task, explained.predictions, label),
+        ]
+        pictures += [np.moveaxis(pixels, -1, 0), np.moveaxis(heat, -1, 0)]
+    path = folder / "gradcam.png"
+    contact_sheet(
+        pictures, titles, path, f"{type(method).__name__}, layer {layer}", columns=4 if len(images) > 1 else 2
+    )
+    return path
+
+
+def _said(task: Classification | Segmentation, predictions: Tensor, label: int) -> str:
+    if isinstance(task, Segmentation):
+        return f"{task.class_names[label]}\n{(predictions.argmax(dim=1) == label).float().mean():.0%} of pixels"
+    return f"{task.class_names[label]}\n{float(task.probabilities(predictions)[0, label]):.0%}"
+
+
+def _filters(task: Classification | Segmentation, layer: str | None, folder: Path) -> Path:
+    kernels = filters(task.network, layer)[:_MOST]
+    # Of more channels than colours each kernel's mean is drawn.
+    shown = kernels if kernels.shape[1] in (1, 3) else kernels.mean(dim=1, keepdim=True)
+    path = folder / "filters.png"
+    contact_sheet(
+        list(shown.numpy()), [str(i) for i in range(len(shown))], path, f"Filters of {layer or 'the first layer'}"
+    )
+    return path
+
+
+def _features(task: Classification | Segmentation, image: Tensor, layer: str, folder: Path) -> Path:
+    maps = feature_maps(task, image[None], [f"network.{layer}"])[f"network.{layer}"][0, :_MOST]
+    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    stretched = (maps - low) / (high - low).clamp(min=1e-12)
+    path = folder / f"features-{layer.replace('/', '_')}.png"
+    titles = [str(i) for i in range(len(maps))]
+    contact_sheet(list(stretched[:, None].numpy()), titles, path, f"{layer}, {len(maps)} channels of the first image")
+    return path
+
+
+def _embedding(task: Classification | Segmentation, data: VisionDataModule, folder: Path) -> Path:
+    if not isinstance(task, Classification) or task.multi_label:
+        raise InputError("--tsne is for images of one class each")
+    data.num_workers = 0
+    targets: list[Tensor] = []
+
+    def batches() -> Iterator[Tensor]:
+        for images, classes in data.val_dataloader():
+            targets.append(classes)
+            yield images
+
+    found = embeddings(task, batches())
+    classes = torch.cat(targets)[: len(found)].numpy()
+    path = folder / "tsne.png"
+    scatter(
+        projected(found), classes, task.class_names, path, f"{len(found)} validation images by their features, t-SNE"
+    )
+    return path
