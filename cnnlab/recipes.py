@@ -17,9 +17,9 @@ def folder() -> Path:
 
 
 def names() -> dict[str, str]:
-    """Each recipe's name ("mnist", "trainer/debug") and what its first comment line says."""
+    """Each recipe's name ("mnist", "trainer/debug") and what its first comment line says; sweeps are W&B's files."""
     found = {}
-    for path in sorted(folder().rglob("*.yaml")):
+    for path in sorted(path for path in folder().rglob("*.yaml") if path.parent.name != "sweep"):
         first = path.read_text(encoding="utf-8").splitlines()[0]
         found[path.relative_to(folder()).with_suffix("").as_posix()] = first.removeprefix("#").strip()
     return found

@@ -31,6 +31,7 @@ def test_the_recipes_travel_in_the_wheel(tmp_path: Path) -> None:
         return done.stdout
 
     shipped = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in ROOT.glob("configs/**/*.yaml")}
+    shipped = {name for name in shipped if not name.startswith("sweep/")}
     assert {line.split()[0] for line in cnnlab("recipes").splitlines()} == shipped
     printed = cnnlab("fit", "--config", "mnist", "--print_config")
     assert "class_path: cnnlab.data.MNIST" in printed

@@ -7,23 +7,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cnnlab.checkpoint import read_checkpoint
 from cnnlab.commands.messages import say
 from cnnlab.errors import InputError
 from cnnlab.run import Run
 
 
-def sync(run: Path, replay: bool = False) -> None:
+def sync(run: Path, replay: bool = False, dashboard: bool = False) -> None:
     """Upload what a run has logged for Weights & Biases without network.
 
     Args:
         run: The run's folder.
         replay: Rebuild the run at W&B from metrics.csv, test.json and the pictures, whatever its pieces hold. Without a
             key or with WANDB_MODE=offline that makes another piece, to be uploaded later.
+        dashboard: Lay out the panels for the run's task in its project, instead of uploading.
 
     Raises:
         InputError: If there is nothing to upload, or if W&B does not take it.
     """
     place = Run(run)
+    if dashboard:
+        say(f"dashboard  {_laid_out(place)}")
+        return
     if replay:
         say(f"rebuilt from {place.metrics}  {_rebuilt(place)}")
         return
@@ -63,3 +68,29 @@ def _rebuilt(run: Run) -> Path | str:
     where = Path(logger.experiment.dir).parent if logger.is_offline else logger.experiment.url
     logger.finalize("success")
     return where
+
+
+def _laid_out(run: Run) -> str:
+    from cnnlab.loggers.dashboard import create_dashboard
+
+    if not run.wandb.is_file():
+        raise InputError(f"{run.folder} has logged nothing for W&B: train with --config logger/wandb")
+    kept = json.loads(run.wandb.read_text())
+    checkpoint = read_checkpoint(run.to_evaluate())
+    task = checkpoint["cnnlab"]["task"].rpartition(".")[2]
+    entity = kept["entity"] or _default_entity()
+    workspace = create_dashboard(task, entity, kept["project"])
+    try:
+        workspace.save()
+    except Exception as error:  # Whatever W&B's library makes of a server that refuses or cannot be reached.
+        raise InputError(f"W&B has not taken the dashboard: {error}") from error
+    return str(workspace.url)
+
+
+def _default_entity() -> str:
+    import wandb
+
+    try:
+        return str(wandb.Api().default_entity)
+    except wandb.errors.Error as error:
+        raise InputError(f"W&B does not say whose the project is: {error}") from error
