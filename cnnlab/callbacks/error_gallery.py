@@ -190,7 +190,7 @@ def _write(
         rows.append(
             {
                 "kind": kind,
-                "index": "" if one.place < 0 else one.place,
+                "index": None if one.place < 0 else one.place,
                 "path": paths[one.place] if 0 <= one.place < len(paths) else "",
                 **said,
                 "uncertainty": round(one.doubt, 6),

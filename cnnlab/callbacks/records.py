@@ -126,7 +126,7 @@ def _replay(trainer: Trainer, before: int | None) -> None:
 
 
 def _class_rows(names: list[str], counts: list[list[int]], pixels: bool) -> list[Row]:
-    """A row for each class, of how many are right, are predicted and are true; "" for what is not defined.
+    """A row for each class, of how many are right, are predicted and are true; None for what is not defined.
 
     >>> _class_rows(["cat"], [[3, 4, 6]], pixels=False)
     [{'class': 'cat', 'precision': 0.75, 'recall': 0.5, 'f1': 0.6, 'images': 6}]
@@ -143,8 +143,8 @@ def _class_rows(names: list[str], counts: list[list[int]], pixels: bool) -> list
     return rows
 
 
-def _quotient(count: int, of: int) -> float | str:
-    return float(f"{count / of:.6g}") if of else ""
+def _quotient(count: int, of: int) -> float | None:
+    return float(f"{count / of:.6g}") if of else None
 
 
 def _reliability_rows(bins: list[list[float]]) -> list[Row]:

@@ -51,7 +51,7 @@ def write_table(trainer: Trainer, name: str, rows: Sequence[Row], step: int | No
     Args:
         trainer: Whose loggers.
         name: What it is called there.
-        rows: All with the first one's columns.
+        rows: All with the first one's columns; None where there is no value.
         step: The optimizer step that it belongs to, 0 for the first; the end if None.
     """
     for logger in trainer.loggers if rows else []:
@@ -67,4 +67,6 @@ def write_table(trainer: Trainer, name: str, rows: Sequence[Row], step: int | No
 
 
 def _plain(cell: Any) -> str:
+    if cell is None:
+        return ""
     return cell.name if isinstance(cell, Path) else str(cell).replace("|", "\\|").replace("\n", " ")

@@ -26,7 +26,7 @@ def test_fit_test_predict_and_resume(cnnlab: Cnnlab, tmp_path: Path) -> None:
     assert tested.code == 0, tested.err
     results = json.loads((tmp_path / "R/test.json").read_text())
     assert set(results) == {"test/loss", "test/mean_iou", "test/dice", "test/pixel_accuracy"}
-    with (tmp_path / "R/iou.csv").open() as file:
+    with (tmp_path / "R/classes.csv").open() as file:
         iou = [float(row["iou"]) for row in csv.DictReader(file) if row["iou"]]
     assert results["test/mean_iou"] == pytest.approx(np.mean(iou), abs=1e-6)
     matrix = np.loadtxt(tmp_path / "R/confusion_matrix.csv", delimiter=",", skiprows=1, usecols=range(1, 5))
