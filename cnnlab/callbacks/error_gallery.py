@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -108,7 +109,8 @@ class ErrorGallery(Callback):
         self._show(trainer, pl_module, "test")
 
     def _take(self, task: LightningModule, outputs: Any, batch: Any) -> None:
-        if not isinstance(task, VisionTask):
+        # A task of one's own may keep its predictions to itself.
+        if not isinstance(task, VisionTask) or not isinstance(outputs, Tensor):
             return
         images, targets = batch
         with torch.inference_mode():
@@ -116,19 +118,17 @@ class ErrorGallery(Callback):
         if hardness is None:
             return
         errors, doubts = (values.float().tolist() for values in hardness)
+        full = len(self._hard) >= self.images
+        least_error = self._worst()[-1].error if full else -math.inf
+        least_doubt = self._least_certain()[-1].doubt if full else -math.inf
         for i, (error, doubt) in enumerate(zip(errors, doubts, strict=True)):
             # Most are not among the hardest, and stay where they are.
-            if self._is_hard(error, doubt):
+            if error > least_error or doubt > least_doubt:
                 prediction = outputs[i].argmax(dim=0) if outputs.ndim == 4 else outputs[i].float()
                 kept = (images[i].cpu(), prediction.cpu(), targets[i].cpu())
                 self._hard.append(_Hard(self._seen + i, error, doubt, *kept))
         self._hard = [*{one.place: one for one in self._worst() + self._least_certain()}.values()]
         self._seen += len(errors)
-
-    def _is_hard(self, error: float, doubt: float) -> bool:
-        if len(self._hard) < self.images:
-            return True
-        return error > self._worst()[-1].error or doubt > self._least_certain()[-1].doubt
 
     def _worst(self) -> list[_Hard]:
         return sorted(self._hard, key=lambda one: (-one.error, one.place))[: self.images]

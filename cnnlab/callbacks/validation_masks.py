@@ -52,7 +52,8 @@ class ValidationMasks(Callback):
     ) -> None:
         """Keep the first images, and what was predicted of them."""
         missing = self.images - len(self._shown)
-        if missing and trainer.is_global_zero and isinstance(pl_module, Segmentation) and not trainer.sanity_checking:
+        known = isinstance(pl_module, Segmentation) and isinstance(outputs, Tensor)
+        if missing and known and trainer.is_global_zero and not trainer.sanity_checking:
             images, truths = (values[:missing] for values in batch)
             predicted = outputs[:missing].argmax(dim=1)
             self._shown += list(zip(images, truths, predicted, strict=True))

@@ -18,7 +18,7 @@ from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError, nearest
 from cnnlab.figures import as_colours, contact_sheet, scatter
 from cnnlab.imaging import heated
-from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, projected
+from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, layer_named, projected
 from cnnlab.report import picture_page
 from cnnlab.tasks import Classification, Segmentation
 
@@ -120,6 +120,7 @@ def _cams(
             raise InputError(f"there is no class {asked.wanted!r}: {nearest(asked.wanted, task.class_names)}")
         wanted = task.class_names.index(asked.wanted)
     layer = asked.layer or default_layer(task.network, task.standardize(images[0][None]))
+    layer_named(task.network, layer)
     method = METHODS[asked.method](task, f"network.{layer}")
     pictures, titles = [], []
     for image, name, truth in zip(images, names, truths, strict=True):
@@ -158,6 +159,7 @@ def _filters(task: Classification | Segmentation, layer: str | None, folder: Pat
 
 
 def _features(task: Classification | Segmentation, image: Tensor, layer: str, folder: Path) -> Path:
+    layer_named(task.network, layer)
     maps = feature_maps(task, image[None], [f"network.{layer}"])[f"network.{layer}"][0, :_MOST]
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     stretched = (maps - low) / (high - low).clamp(min=1e-12)

@@ -107,18 +107,28 @@ def test_a_run_leaves_a_folder_that_can_be_tested_and_predicted(fit: Cnnlab, cnn
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     strips = {name for name in names if name.startswith("pictures/gradcam/")}
     assert len(strips) == 8
-    assert names - strips == {
+    hard = {name for name in names if name.startswith(("errors/val/", "errors/test/"))}
+    assert 32 < len(hard) <= 64
+    assert names - strips - hard == {
         "config.yaml",
         "environment.json",
         "metrics.csv",
         "test.json",
+        "classes.csv",
         "confusion_matrix.csv",
+        "errors/test.csv",
+        "errors/val.csv",
         "predictions.csv",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
-        "pictures/confusion_matrix.png",
         "pictures/gradcam.png",
         "pictures/predictions.png",
+        "pictures/test_confusion_matrix.png",
+        "pictures/test_errors.png",
+        "pictures/val_confusion_matrix.png",
+        "pictures/val_errors.png",
+        "reliability.csv",
+        "report.html",
     }
     assert json.loads((folder / "environment.json").read_text())["versions"]["torch"]
     validated = cnnlab("validate", "R")

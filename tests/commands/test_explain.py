@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import TINY, TINY_PHOTOS, Cnnlab
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+@pytest.fixture
+def digits(fit: Cnnlab, cnnlab: Cnnlab) -> Cnnlab:
+    """``cnnlab explain R``, of a run on generated digits."""
+    assert fit("--trainer.max_epochs", "1").code == 0
+    return lambda *arguments: cnnlab("explain", "R", *arguments)
+
+
+def test_it_draws_maps_filters_features_and_all_images(digits: Cnnlab, tmp_path: Path) -> None:
+    done = digits("--filters", "--features", "features.0", "features.3", "--tsne", "--html", "--number", "3")
+    assert done.code == 0, done.err
+    folder = tmp_path / "R/explain"
+    drawn = {path.name for path in folder.iterdir()}
+    assert drawn == {
+        "gradcam.png",
+        "filters.png",
+        "features-features.0.png",
+        "features-features.3.png",
+        "tsne.png",
+        "explain.html",
+    }
+    page = (folder / "explain.html").read_text()
+    assert page.count("<img") == 5
+    assert page.count('src="data:image/png;base64,') == 5
+
+
+def test_images_of_ones_own_are_explained_at_the_size_of_the_others(digits: Cnnlab, tmp_path: Path) -> None:
+    for number in range(3):
+        path = tmp_path / f"new/{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (40 + number, 50), 90 * number).save(path)
+    done = digits("new", "--class", "7", "--method", "gradcam++", "--out", "there")
+    assert done.code == 0, done.err
+    three = size(tmp_path / "there/gradcam.png")
+    assert digits("new/0.png", "--out", "one").code == 0
+    assert size(tmp_path / "one/gradcam.png") < three
+    assert not (tmp_path / "R/explain").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--class", "10"], "there is no class '10'"),
+        (["--layer", "featurs"], "did you mean 'features'"),
+        (["--features", "heads"], "has no layer"),
+        (["absent.png"], "there is no image absent.png"),
+    ],
+)
+def test_what_is_not_there_is_named(digits: Cnnlab, arguments: list[str], message: str) -> None:
+    done = digits(*arguments)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_photographs(fit_photos: Cnnlab, cnnlab: Cnnlab, photos: Path, tmp_path: Path) -> None:
+    assert TINY_PHOTOS.is_file()
+    assert fit_photos("--trainer.max_epochs", "3").code == 0
+    done = cnnlab("explain", "R", photos / "test/spots/00.jpg", "--tsne")
+    assert done.code == 0, done.err
+    assert (tmp_path / "R/explain/tsne.png").is_file()
+
+
+def test_segmentation_has_maps_but_no_embedding(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    assert cnnlab("fit", "--config", TINY.with_name("segmentation.yaml"), "--run", "R").code == 0
+    done = cnnlab("explain", "R", "--class", "circle", "--number", "2")
+    assert done.code == 0, done.err
+    assert (tmp_path / "R/explain/gradcam.png").is_file()
+    refused = cnnlab("explain", "R", "--tsne")
+    assert refused.code == 2
+    assert "for images of one class" in refused.err
