@@ -268,7 +268,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    # Names of files may be no text.
+    write_atomically(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,7 +26,7 @@ _LARGEST = 320
 
 
 class _Hard(NamedTuple):
-    """An image, on the CPU."""
+    """An image."""
 
     place: int
     """How many this process has seen before."""
@@ -37,6 +37,11 @@ class _Hard(NamedTuple):
     prediction: Tensor
     """(K,) logits, or of each pixel the class, (H, W)."""
     target: Tensor
+
+    def copied(self) -> _Hard:
+        """The same, of its own and on the CPU."""
+        image, prediction, target = (value.detach().cpu().clone() for value in self[3:])
+        return self._replace(image=image, prediction=prediction, target=target)
 
 
 class ErrorGallery(Callback):
@@ -110,7 +115,7 @@ class ErrorGallery(Callback):
 
     def _take(self, task: LightningModule, outputs: Any, batch: Any) -> None:
         # A task of one's own may keep its predictions to itself.
-        if not isinstance(task, VisionTask) or not isinstance(outputs, Tensor):
+        if not isinstance(task, VisionTask) or not _are_predictions(outputs, batch):
             return
         images, targets = batch
         with torch.inference_mode():
@@ -125,9 +130,10 @@ class ErrorGallery(Callback):
             # Most are not among the hardest, and stay where they are.
             if error > least_error or doubt > least_doubt:
                 prediction = outputs[i].argmax(dim=0) if outputs.ndim == 4 else outputs[i].float()
-                kept = (images[i].cpu(), prediction.cpu(), targets[i].cpu())
-                self._hard.append(_Hard(self._seen + i, error, doubt, *kept))
-        self._hard = [*{one.place: one for one in self._worst() + self._least_certain()}.values()]
+                self._hard.append(_Hard(self._seen + i, error, doubt, images[i], prediction, targets[i]))
+        hardest = {one.place: one for one in self._worst() + self._least_certain()}.values()
+        # Copies: a view would keep its whole batch.
+        self._hard = [one if one.place < self._seen else one.copied() for one in hardest]
         self._seen += len(errors)
 
     def _worst(self) -> list[_Hard]:
@@ -155,6 +161,12 @@ class ErrorGallery(Callback):
         shown = [("worst", one) for one in worst] + [("least certain", one) for one in uncertain]
         self._hard = []
         _write(Run(Path(trainer.default_root_dir)), stage, shown, paths, task, trainer)
+
+
+def _are_predictions(outputs: Any, batch: Any) -> bool:
+    """Whether a step has returned a prediction for each image of a batch (images, targets)."""
+    pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
+    return pair and isinstance(outputs, Tensor) and outputs.ndim > 1 and len(outputs) == len(batch[0])
 
 
 def _from_all_processes(own: list[_Hard], world_size: int) -> list[list[_Hard]]:
@@ -203,7 +215,7 @@ def _write(
     name = {"val": "validation", "test": "test"}[stage]
     sheet = run.pictures / f"{stage}_errors.png"
     contact_sheet(pictures, titles, sheet, f"The worst and the least certain {name} images", columns=8)
-    step = max(trainer.global_step - 1, 0)
+    step = trainer.global_step - 1 if trainer.state.fn == "fit" else None
     write_picture(trainer, f"{stage}/errors", sheet, step)
     write_table(trainer, f"{stage}/hardest", [{**row, "picture": table.parent / row["picture"]} for row in rows], step)
 

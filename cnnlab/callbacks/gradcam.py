@@ -140,7 +140,7 @@ def _chosen_images(loader: Any, count: int, task: Classification | Segmentation)
     batches = [loader.collate_fn(_items(dataset, place)) for place in places]
     images, targets = [batch[0] for batch in batches], [batch[1] for batch in batches]
     if isinstance(task, Segmentation):
-        images = [_shrunk(image, task.hparams["window"] or _LARGEST) for image in images]
+        images = [shrunk(image, task) for image in images]
         chosen: list[Tensor | None] = [*_main_classes(targets, task)]
     else:
         # Of several labels an image none is the one to look for.
@@ -153,8 +153,9 @@ def _items(dataset: Any, index: int) -> Any:
     return dataset.__getitems__([index]) if hasattr(dataset, "__getitems__") else [dataset[index]]
 
 
-def _shrunk(image: Tensor, largest: int) -> Tensor:
-    scale = largest / max(image.shape[2:])
+def shrunk(image: Tensor, task: Segmentation) -> Tensor:
+    """An image (1, C, H, W), no larger than the task's windows, or than what surely fits into memory."""
+    scale = (task.hparams["window"] or _LARGEST) / max(image.shape[2:])
     if scale >= 1:
         return image
     size = [max(1, round(side * scale)) for side in image.shape[2:]]

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cnnlab.checkpoint import origin, write_atomically
 from cnnlab.figures import confusion_matrix
-from cnnlab.loggers import InRun, MetricsCsv, Row, write_picture, write_table
+from cnnlab.loggers import InRun, Row, write_picture, write_table
 from cnnlab.run import Run, write_csv, write_json
 from cnnlab.versions import versions
 
@@ -51,10 +51,11 @@ class RunRecords(Callback):
             first = json.loads(run.environment.read_text())
             now = {**first, "resumed": [*first.get("resumed", []), {**now, "step": trainer.global_step}]}
         write_json(run.environment, now)
-        if config is not None:
-            for logger in trainer.loggers:
+        for logger in trainer.loggers:
+            if config is not None:
                 logger.log_hyperparams(config)
-        _replay(trainer, trainer.global_step)
+            if isinstance(logger, InRun) and trainer.global_step:
+                logger.replay(trainer.global_step)
         manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
         if callable(manifest):
             write_csv(run.manifest, manifest())
@@ -76,8 +77,9 @@ class RunRecords(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let loggers that would begin with nothing know what the training has logged."""
-        if trainer.is_global_zero:
-            _replay(trainer, None)
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if isinstance(logger, InRun):
+                logger.replay()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write test.json, and as tables and pictures what is known of each class and of the probabilities."""
@@ -95,9 +97,11 @@ class RunRecords(Callback):
             write_atomically(run.confusion_matrix, _table(names, matrix.tolist()))
             _draw_matrix(trainer, pl_module, "test", None)
             counts = torch.stack([matrix.diagonal(), matrix.sum(dim=0), matrix.sum(dim=1)], dim=1)
-        elif counts is not None:
+        elif counts is not None and counts.shape[1:] == (5,):
             hits, false, _, _, true = counts.unbind(dim=1)
             counts = torch.stack([hits, hits + false, true], dim=1)
+        else:
+            counts = None
         if counts is not None:
             rows = _class_rows(names, counts.tolist(), pixels="test/iou" in tables)
             write_csv(run.classes, rows)
@@ -115,14 +119,6 @@ def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step:
     names = list(getattr(pl_module, "class_names", []))
     confusion_matrix(tables[f"{stage}/confusion_matrix"].numpy(), names, path, unit)
     write_picture(trainer, f"{stage}/confusion_matrix", path, step)
-
-
-def _replay(trainer: Trainer, before: int | None) -> None:
-    """Hand the rows of metrics.csv before a step to the loggers; all if None."""
-    rows = MetricsCsv(Run(Path(trainer.default_root_dir)).metrics).read()
-    for logger in trainer.loggers:
-        if isinstance(logger, InRun):
-            logger.replay([row for row in rows if before is None or int(row["step"]) < before])
 
 
 def _class_rows(names: list[str], counts: list[list[int]], pixels: bool) -> list[Row]:

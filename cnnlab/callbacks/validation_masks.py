@@ -52,7 +52,7 @@ class ValidationMasks(Callback):
     ) -> None:
         """Keep the first images, and what was predicted of them."""
         missing = self.images - len(self._shown)
-        known = isinstance(pl_module, Segmentation) and isinstance(outputs, Tensor)
+        known = isinstance(pl_module, Segmentation) and isinstance(outputs, Tensor) and outputs.ndim == 4
         if missing and known and trainer.is_global_zero and not trainer.sanity_checking:
             images, truths = (values[:missing] for values in batch)
             predicted = outputs[:missing].argmax(dim=1)

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnnlab.callbacks.gradcam import shrunk
 from cnnlab.checkpoint import read_weights
 from cnnlab.commands.messages import summary
 from cnnlab.commands.training import make
 from cnnlab.data import VisionDataModule
+from cnnlab.data.listing import images_under
 from cnnlab.errors import InputError, nearest
 from cnnlab.figures import as_colours, contact_sheet, scatter
 from cnnlab.imaging import heated
@@ -45,7 +47,11 @@ def explain(command: str, arguments: list[str]) -> None:
     if asked.tsne or not asked.images or not hasattr(data, "target"):
         data.prepare_data()
         data.setup("validate")
+    if asked.number < 1:
+        raise InputError(f"--number is {asked.number}, expected 1 or more")
     images, names, truths = _images(asked.images, asked.number, data)
+    if isinstance(task, Segmentation):
+        images = [shrunk(image[None], task)[0] for image in images]
     drawn = {"Grad-CAM": _cams(asked, task, images, names, truths, folder)}
     if asked.filters:
         drawn["filters"] = _filters(task, asked.layer, folder)
@@ -84,26 +90,17 @@ def _images(asked: list[str], number: int, data: VisionDataModule) -> tuple[list
     """Images (C, H, W), their names, and their classes where they are known."""
     if not asked:
         places = np.linspace(0, len(data.val_set) - 1, min(number, len(data.val_set))).round().astype(int).tolist()
-        batches = [_one(data.val_set, place) for place in places]
-        return (
-            [batch[0][0] for batch in batches],
-            [f"validation {place}" for place in places],
-            [b[1][0] for b in batches],
-        )
+        batches = [data.val_set.__getitems__([place]) for place in places]
+        return [b[0][0] for b in batches], [f"validation {place}" for place in places], [b[1][0] for b in batches]
     paths: list[Path] = []
     for name in asked:
-        found = (
-            sorted(path for path in Path(name).rglob("*") if path.is_file()) if Path(name).is_dir() else [Path(name)]
-        )
-        paths += found
+        paths += images_under(Path(name)) if Path(name).is_dir() else [Path(name)]
     for path in paths:
         if not path.is_file():
             raise InputError(f"there is no image {path}")
+    if not paths:
+        raise InputError(f"there is no image in {', '.join(asked)}")
     return [data.read_image(str(path)) for path in paths], [path.name for path in paths], [None] * len(paths)
-
-
-def _one(dataset: Any, place: int) -> Any:
-    return dataset.__getitems__([place])
 
 
 def _cams(

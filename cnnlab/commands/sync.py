@@ -47,24 +47,17 @@ def sync(run: Path, replay: bool = False, dashboard: bool = False) -> None:
 
 
 def _rebuilt(run: Run) -> Path | str:
-    import yaml
-
     from cnnlab.loggers import MetricsCsv, Wandb
 
-    rows = MetricsCsv(run.metrics).read()
-    if not rows:
+    if not MetricsCsv(run.metrics).read():
         raise InputError(f"there is no {run.metrics} to rebuild the run from")
     kept = json.loads(run.wandb.read_text()) if run.wandb.is_file() else {}
     logger = Wandb(project=kept.get("project", "cnnlab"), entity=kept.get("entity"))
     logger.begin_in(run.folder)
     logger.begin_anew()
-    if run.config.is_file():
-        logger.log_hyperparams(yaml.safe_load(run.config.read_text()))
-    logger.write_rows(rows)
+    logger.rebuild()
     if run.test.is_file():
         logger.log_metrics(json.loads(run.test.read_text()))
-    for picture in sorted(run.pictures.glob("*.png")):
-        logger.log_image(f"pictures/{picture.stem}", [str(picture)])
     where = Path(logger.experiment.dir).parent if logger.is_offline else logger.experiment.url
     logger.finalize("success")
     return where

@@ -230,6 +230,9 @@ class VisionCLI(LightningCLI):
         plugins = [AtomicCheckpointIO(), *([callbacks.SyncNorm()] if config["sync_batchnorm"] else [])]
         config["plugins"] = [*_as_list(config["plugins"]), *plugins]
         loggers = [] if isinstance(config["logger"], bool) else _as_list(config["logger"])
+        if self.subcommand in ("validate", "predict"):
+            # They write files, and would begin an empty piece of an offline run.
+            loggers = [logger for logger in loggers if not isinstance(logger, InRun)]
         # A trial run of some batches leaves nothing behind.
         trial = self.is_trial = bool(config["fast_dev_run"])
         fitting = self.subcommand == "fit" and not trial
@@ -339,7 +342,15 @@ def run_command(command: str, arguments: list[str]) -> None:
 
 
 class _Made(VisionCLI):
-    """Makes task, data and trainer, and runs nothing."""
+    """Makes task and data, and runs nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leave out what only a trainer needs: its loggers may ask for a package or an account."""
+        super().before_instantiate_classes()
+        self.config[self.subcommand].trainer.logger = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """None: it might ask for an accelerator that this machine lacks."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing."""

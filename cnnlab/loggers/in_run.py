@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from cnnlab.errors import InputError
+from cnnlab.loggers.metrics_csv import MetricsCsv
 from cnnlab.run import Run, write_json
+
+_PICTURES = {"gradcam": "val/gradcam", "validation": "val/masks"}
+"""What pictures are called whose files are not called so."""
 
 
 class InRun:
@@ -24,8 +29,8 @@ class InRun:
         """Put all files there."""
         raise NotImplementedError
 
-    def replay(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """Take in what was logged before (rows of metrics.csv), where this logger would begin with nothing."""
+    def replay(self, before: int | None = None) -> None:
+        """Take in what the run has logged before a step, or all of it, where this logger would begin with nothing."""
 
 
 class TensorBoard(InRun, TensorBoardLogger):
@@ -163,10 +168,10 @@ class Wandb(InRun, WandbLogger):
                 self.experiment.save(str(self._folder / name), base_path=str(self._folder), policy="now")
 
     @rank_zero_only
-    def replay(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """Begin an offline piece with what was logged before it."""
+    def replay(self, before: int | None = None) -> None:
+        """Begin an offline piece with what was logged before it: the configuration, metrics.csv, the pictures."""
         if self._offline:
-            self.write_rows(rows)
+            self.rebuild(before)
 
     @rank_zero_only
     def begin_anew(self) -> None:
@@ -174,11 +179,20 @@ class Wandb(InRun, WandbLogger):
         self._wandb_init["resume"] = None
 
     @rank_zero_only
-    def write_rows(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """Write rows of metrics.csv."""
-        for row in rows:
+    def rebuild(self, before: int | None = None) -> None:
+        """Write what the run's folder knows of the steps before one, or of all."""
+        run = Run(self._folder)
+        if run.config.is_file():
+            self.log_hyperparams(yaml.safe_load(run.config.read_text(encoding="utf-8")))
+        for row in MetricsCsv(run.metrics).read():
+            if before is not None and int(row["step"]) >= before:
+                break
             numbers = {name: float(value) for name, value in row.items() if value and name != "step"}
             self.log_metrics(numbers, int(row["step"]))
+        if before is None or before:
+            for picture in sorted(run.pictures.glob("*.png")):
+                name = _PICTURES.get(picture.stem, picture.stem.replace("_", "/", 1))
+                self.log_image(name, [str(picture)], None if before is None else before - 1)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -225,4 +239,7 @@ def _connected() -> bool:
         return mode == "disabled"
     import wandb
 
-    return wandb.login(prompt=False)
+    try:
+        return wandb.login(prompt=False)
+    except wandb.errors.Error as error:
+        raise InputError(f"wandb: {error} (without network: WANDB_MODE=offline)") from error

@@ -50,7 +50,9 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Write metrics of a step."""
+        """Write metrics of a step; what belongs to none (a test's results) is not for this table."""
+        if step is None:
+            return
         new = {name: _text(value) for name, value in metrics.items()}
         new["step"] = str(step)
         if missing := [name for name in new if name not in self._columns]:

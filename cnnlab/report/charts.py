@@ -49,8 +49,10 @@ def lines(series: Mapping[str, Series], title: str) -> str:
     Returns:
         SVG.
     """
-    if len(series) == 1:
-        title = next(iter(series)) if title in next(iter(series)) else title
+    # Of one run the only line's name says more; of several runs it says whose it is.
+    only = next(iter(series)) if len(series) == 1 else ""
+    if only and title in only:
+        title, only = only, ""
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
@@ -62,7 +64,7 @@ def lines(series: Mapping[str, Series], title: str) -> str:
                 axis.plot(steps[finite] + 1, values[finite], "o", color=colour, markersize=4)
         axis.set(xlabel="step", title=title)
         axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
-        if len(series) > 1:
+        if len(series) > 1 or only:
             axis.legend(fontsize=8)
 
     said = "; ".join(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in series.items())

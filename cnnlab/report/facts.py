@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -30,12 +30,11 @@ class Facts:
     """
 
     run: Run
-    name: str = field(init=False)
+    name: str
 
     def __post_init__(self) -> None:
         if not self.run.config.is_file() and not self.run.test.is_file() and not self.run.metrics.is_file():
             raise InputError(f"{self.run.folder} is no run: it has neither config.yaml nor metrics.csv nor test.json")
-        object.__setattr__(self, "name", self.run.folder.absolute().name)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -82,7 +81,7 @@ class Facts:
     @cached_property
     def confusion(self) -> tuple[list[str], npt.NDArray[np.int64]] | None:
         """The classes, and (K, K) counts; rows are the truth."""
-        if not self.run.confusion_matrix.is_file():
+        if not _is_there(self.run.confusion_matrix):
             return None
         with self.run.confusion_matrix.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
@@ -101,8 +100,11 @@ class Facts:
     @cached_property
     def errors(self) -> tuple[Literal["val", "test"], Table]:
         """The worst and the least certain images, of the test where there was one."""
-        tested = _table(self.run.errors("test"))
-        return ("test", tested) if tested else ("val", _table(self.run.errors("val")))
+        for stage in ("test", "val"):
+            place = self.run.errors(stage)
+            if rows := [row for row in _table(place) if (place.parent / row["picture"]).is_file()]:
+                return stage, rows
+        return "val", []
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -115,7 +117,11 @@ class Facts:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if _is_there(path) else {}
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _table(path: Path) -> Table:

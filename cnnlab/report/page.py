@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cnnlab.checkpoint import write_atomically
 from cnnlab.errors import InputError
@@ -19,6 +21,8 @@ from cnnlab.run import Run
 _MARK = '<meta name="generator" content="cnnlab report">'
 _LARGE = 200_000
 """Pictures of more bytes are compressed with losses."""
+_WIDEST = 16383
+"""WebP's limit, in pixels."""
 _HERE = Path(__file__).parent
 _RATES = "learning rate"
 _LESS_IS_BETTER = ("loss", "error")
@@ -36,8 +40,12 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     """
     if path.exists() and (path.is_dir() or _MARK not in path.read_text(encoding="utf-8", errors="replace")[:2000]):
         raise InputError(f"{path} exists and is no report of cnnlab: give another --out")
-    facts = [Facts(run) for run in runs]
-    write_atomically(path, _rendered(facts, path).encode())
+    names = [run.folder.absolute().name for run in runs]
+    # Equal names are told apart by their folders.
+    facts = [
+        Facts(run, name if names.count(name) == 1 else str(run.folder)) for run, name in zip(runs, names, strict=True)
+    ]
+    write_atomically(path, _rendered(facts, path).encode(errors="backslashreplace"))
 
 
 def _rendered(facts: Sequence[Facts], path: Path) -> str:
@@ -63,7 +71,7 @@ def _rendered(facts: Sequence[Facts], path: Path) -> str:
         curves=_curves(facts),
         charts=charts,
         settings=_differing([one.config for one in facts]),
-        relative=lambda file: Path(os.path.relpath(file, path.parent)).as_posix(),
+        relative=lambda file: quote(Path(os.path.relpath(file, path.parent)).as_posix()),
         picture=lambda one, name: _existing(one.run.pictures / name),
     )
 
@@ -81,7 +89,7 @@ def _differing(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def _better(name: str, values: Sequence[float | None]) -> int | None:
     """Which of several runs' values of a metric is the best; None where there is nothing to choose."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and math.isfinite(value)]
     if len(set(known)) < 2:
         return None
     less = name.rpartition("/")[2].endswith(_LESS_IS_BETTER)
@@ -131,15 +139,12 @@ def _number(value: Any) -> str:
 
 
 def _share(value: str) -> str:
-    """A number in 0..1 as a percentage, other text as it is.
+    """A number in 0..1 as a percentage.
 
-    >>> _share("0.9876"), _share("cat"), _share("7")
-    ('98.8 %', 'cat', '7')
+    >>> _share("0.9876"), _share("1.0"), _share("8e-05")
+    ('98.8 %', '100 %', '0.008 %')
     """
-    try:
-        return f"{float(value) * 100:.3g} %" if "." in value or "e-" in value else value
-    except ValueError:
-        return value
+    return f"{float(value) * 100:.3g} %"
 
 
 def _inlined(path: Path) -> str:
@@ -148,10 +153,11 @@ def _inlined(path: Path) -> str:
 
     content, kind = path.read_bytes(), "png"
     if len(content) > _LARGE:
-        file = io.BytesIO()
         with Image.open(path) as picture:
-            picture.convert("RGB").save(file, format="webp", quality=80)
-        content, kind = file.getvalue(), "webp"
+            if max(picture.size) <= _WIDEST:
+                file = io.BytesIO()
+                picture.convert("RGB").save(file, format="webp", quality=80)
+                content, kind = file.getvalue(), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -275,7 +275,7 @@ class VisionTask(LightningModule):
             else:
                 self.results[key] = value.item()
                 self.log(key, value.float(), prog_bar=key == self.monitor, logger=False)
-        if stage != "test" and not self.trainer.sanity_checking:
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             numbers = {key: value for key, value in self.results.items() if key.startswith(f"{stage}/")}
             write_metrics(self.trainer, numbers, self.trainer.global_step - 1)
 

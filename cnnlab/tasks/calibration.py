@@ -38,6 +38,9 @@ class Calibration(Metric):
     def update(self, probabilities: Tensor, target: Tensor) -> None:
         """Take in probabilities (B, K), and classes (B,)."""
         confidence, predicted = probabilities.float().max(dim=1)
+        # What is not a number is certain of nothing, and wrong.
+        predicted = torch.where(confidence.isfinite(), predicted, -1)
+        confidence = confidence.nan_to_num(0.0)
         place = ((confidence * self.bins).ceil().long() - 1).clamp(0, self.bins - 1)
         self.counts.scatter_add_(0, place, torch.ones_like(place))
         self.hits.scatter_add_(0, place, (predicted == target).long())

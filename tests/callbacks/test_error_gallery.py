@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from cnnlab.callbacks import ErrorGallery
+from cnnlab.tasks import Classification
 from tests.conftest import TINY, Cnnlab, run_process
 
 SEGMENTATION = TINY.with_name("segmentation.yaml")
@@ -75,6 +80,29 @@ def test_segmentation_shows_the_masks_beside_the_image(cnnlab: Cnnlab, tmp_path:
     assert 0 < worst[0] <= 1
     with Image.open(tmp_path / "R/errors" / rows[0]["picture"]) as picture:
         assert picture.size == (96, 32)
+
+
+class Own(Classification):
+    """A task that returns its loss, as tasks of Lightning do."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.step(batch, self.val_metrics)[0]
+
+
+def test_a_task_of_ones_own_may_return_something_else(fit: Cnnlab, tmp_path: Path) -> None:
+    done = fit("--model", "tests.callbacks.test_error_gallery.Own", "--trainer.max_epochs", "1")
+    assert done.code == 0, done.err
+    assert not (tmp_path / "R/errors").exists()
+
+
+def test_images_are_kept_without_their_batches(mnist_root: Path) -> None:
+    gallery = ErrorGallery(images=2)
+    task = Classification(channels=1)
+    images = torch.zeros(64, 1, 28, 28)
+    for _ in range(3):
+        gallery._take(task, torch.randn(64, 10), (images, torch.randint(10, (64,))))
+    assert len(pickle.dumps(gallery._hard)) < 4 * 2 * images[0].nbytes
+    assert len({one.place for one in gallery._hard}) == len(gallery._hard) <= 4
 
 
 def test_none_are_kept_where_it_is_switched_off(fit: Cnnlab, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from tests.conftest import TINY, TINY_PHOTOS, Cnnlab
@@ -53,7 +54,7 @@ def test_images_of_ones_own_are_explained_at_the_size_of_the_others(digits: Cnnl
     ("arguments", "message"),
     [
         (["--class", "10"], "there is no class '10'"),
-        (["--layer", "featurs"], "did you mean 'features'"),
+        (["--layer", "featurs"], "has no layer 'featurs': did you mean 'features'"),
         (["--features", "heads"], "has no layer"),
         (["absent.png"], "there is no image absent.png"),
     ],
@@ -62,6 +63,16 @@ def test_what_is_not_there_is_named(digits: Cnnlab, arguments: list[str], messag
     done = digits(*arguments)
     assert done.code == 2
     assert message in done.err
+
+
+def test_it_needs_nothing_of_the_training(digits: Cnnlab, tmp_path: Path) -> None:
+    config = tmp_path / "R/config.yaml"
+    settings = yaml.safe_load(config.read_text())
+    settings["trainer"] |= {"accelerator": "gpu", "devices": 8, "logger": {"class_path": "cnnlab.loggers.Wandb"}}
+    config.write_text(yaml.safe_dump(settings))
+    done = digits("--number", "1")
+    assert done.code == 0, done.err
+    assert not (tmp_path / "R/wandb.json").exists()
 
 
 def test_photographs(fit_photos: Cnnlab, cnnlab: Cnnlab, photos: Path, tmp_path: Path) -> None:

@@ -116,6 +116,17 @@ def test_a_run_without_a_key_is_kept_whole_in_its_folder(fit: Cnnlab, cnnlab: Cn
     assert holds(history(second), logged(run))
     accuracy = json.loads((run / "test.json").read_text())["test/accuracy"]
     assert [row["test/accuracy"] for row in history(second).values() if "test/accuracy" in row] == [accuracy]
+    assert (second / "files/config.yaml").read_text() == (run / "config.yaml").read_text()
+    pictured = {
+        path.name.rpartition("_")[0].rpartition("_")[0] for path in (second / "files/media/images").rglob("*.png")
+    }
+    assert {"errors", "confusion_matrix"} <= pictured
+    tables = {path.name.partition("_")[0] for path in (second / "files/media/table/test").iterdir()}
+    assert tables == {"classes", "hardest"}
+    # What only writes files begins no piece, which would replace the others.
+    for name in ("validate", "predict"):
+        assert cnnlab(name, "R").code == 0
+    assert len(pieces(run)) == 2
 
 
 @pytest.mark.slow
@@ -161,7 +172,7 @@ def test_a_run_is_rebuilt_from_its_metrics(fit: Cnnlab, cnnlab: Cnnlab, tmp_path
     (piece,) = pieces(run)
     assert str(piece.relative_to(tmp_path)) in done.out
     assert holds(history(piece), logged(run))
-    assert list((piece / "files/media/images/pictures").glob("gradcam*.png"))
+    assert list((piece / "files/media/images/val").glob("gradcam*.png"))
     without_key = cnnlab("sync", "R")
     assert without_key.code == 2
     assert "wandb login" in without_key.err

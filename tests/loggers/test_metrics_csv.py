@@ -54,6 +54,13 @@ def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     assert [row["b"] for row in again.read()] == ["2", "4"]
 
 
+def test_what_belongs_to_no_step_is_left_to_others(tmp_path: Path) -> None:
+    log = MetricsCsv(tmp_path / "metrics.csv")
+    log.log_metrics({"loss": 1.0}, 0)
+    log.log_metrics({"test/accuracy": 1.0}, None)
+    assert log.read() == [{"step": "0", "epoch": "", "loss": "1"}]
+
+
 def test_numbers_are_written_to_the_digits_of_a_float32(tmp_path: Path) -> None:
     log = MetricsCsv(tmp_path / "metrics.csv")
     log.log_metrics({"loss": 1 / 3}, 0)

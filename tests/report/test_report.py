@@ -146,6 +146,41 @@ def test_several_runs_stand_side_by_side(run: Run, tmp_path: Path) -> None:
     assert not page.all("img")
 
 
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = []
+    for place in "ab":
+        (tmp_path / place).mkdir()
+        runs.append(made_run(tmp_path / place / "R"))
+    write_report(runs, tmp_path / "both.html")
+    page = Page(tmp_path / "both.html")
+    (chart,) = [said["aria-label"] or "" for said in page.all("svg") if "val/loss" in (said["aria-label"] or "")]
+    assert chart.count("from 0.5 to 0.5") == 2
+
+
+def test_odd_files_spoil_nothing(run: Run, tmp_path: Path) -> None:
+    run.confusion_matrix.write_text("")
+    run.test.write_text("")
+    (run.errors("test").with_suffix("") / "01.png").unlink()
+    # A film-strip of many epochs is wider than WebP can be.
+    run.pictures.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (60, 17_000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(run.pictures / "gradcam.png")
+    strange = run.folder / "a#b 100%.csv"
+    strange.touch()
+    write_report([run], run.report)
+    page = Page(run.report)
+    assert "val/accuracy" in page.text
+    assert [str(image["src"])[:22] for image in page.all("img")] == ["data:image/png;base64,"]
+    assert "a%23b%20100%25.csv" in [link["href"] for link in page.all("a")]
+
+
+def test_numbers_that_are_names_stay_names(run: Run) -> None:
+    row = {"kind": "worst", "index": 1, "path": "", "truth": "2.0", "predicted": "1.5", "probability": 0.5}
+    write_csv(run.errors("test"), [{**row, "uncertainty": 0.5, "picture": "test/01.png"}])
+    write_report([run], run.report)
+    assert re.search(r"truth: 2\.0\s*predicted: 1\.5\s*probability: 50 %", Page(run.report).text)
+
+
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
     run = Run(tmp_path / "R")
     run.folder.mkdir()

@@ -24,7 +24,7 @@ def test_batches_change_no_digit() -> None:
     probabilities, targets = predictions(997)
     whole, parts = Calibration(), Calibration()
     whole.update(probabilities, targets)
-    for part in torch.randperm(997).split(10):
+    for part in torch.split(torch.randperm(997), 10):
         parts.update(probabilities[part], targets[part])
     assert all(value.equal(parts.compute()[name]) for name, value in whole.compute().items())
 
@@ -37,3 +37,11 @@ def test_the_bins_say_how_often_a_probability_is_right() -> None:
     torch.testing.assert_close(found[3], torch.tensor([2, 0.9, 0.5]).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(found[2], torch.tensor([2, 0.65, 0.5]).double(), atol=1e-6, rtol=0)
     assert found[:2].sum() == 0
+
+
+def test_what_is_not_a_number_is_certain_of_nothing() -> None:
+    calibration = Calibration(bins=2)
+    calibration.update(torch.tensor([[float("nan")] * 2, [0.0, 1.0]]), torch.tensor([0, 1]))
+    found = calibration.compute()
+    assert found["calibration_error"] == 0
+    assert found["reliability"].tolist() == [[1, 0, 0], [1, 1, 1]]
