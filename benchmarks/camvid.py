@@ -26,14 +26,22 @@ CLASSES = [
     *("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist")
 ]
 IGNORED = 11
+# About the inverse root of each class's share of the pixels.
+WEIGHTS = [0.6, 0.5, 2.5, 0.5, 1.1, 0.8, 4.0, 2.2, 1.1, 3.0, 3.5]
+SHARED = [
+    *("--model.loss_args.class_weights", json.dumps(WEIGHTS)),
+    *("--data.augment", "light", "--data.augment_args", '{"scale": [0.5, 1.0]}'),
+]
 RECIPES = {
-    "scratch": ["--config", "segmentation", "--model.network_args.base", "16"],
+    "scratch": [
+        *("--config", "segmentation", "--model.network_args.base", "16", *SHARED),
+        *("--model.lr", "2.0e-3", "--trainer.max_epochs", "50"),
+    ],
     "pretrained": [
-        *("--config", "segmentation_pretrained", "--model.network_args", '{"stride": 2, "decoder": 8}'),
+        *("--config", "segmentation_pretrained", "--model.network_args", '{"stride": 2, "decoder": 8}', *SHARED),
         *("--model.layer_decay", "null", "--model.lr", "3.0e-3"),
-        *("--data.augment", "light", "--data.augment_args", '{"scale": [0.5, 1.0]}'),
-        # About the inverse root of each class's share of the pixels.
-        *("--model.loss_args.class_weights", "[0.6, 0.5, 2.5, 0.5, 1.1, 0.8, 4.0, 2.2, 1.1, 3.0, 3.5]"),
+        # Seen by the network at 1.25 times their size, which shows it poles and signs.
+        *("--data.size", "[225, 300]", "--trainer.max_epochs", "40"),
     ],
 }
 
