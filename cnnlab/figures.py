@@ -86,21 +86,41 @@ def contact_sheet(
         titles: As many.
         path: The PNG file.
         heading: What stands above all.
-        columns: Images in a row.
+        columns: Images in a row; where they are wide, a part of it.
         colours: The titles' colours; black if None.
     """
     from matplotlib.figure import Figure
 
+    # All in one axes, in inches: as many axes as images would take a second to lay out.
+    ratio = max(image.shape[2] / image.shape[1] for image in images)
+    width, side, line = 1.4 * min(max(ratio, 1.0), 4.0), 1.4, 0.15
+    # A divisor, so that groups that belong together stay so.
+    columns = max(count for count in range(1, columns + 1) if columns % count == 0 and count <= max(16 / width, 1))
+    columns = min(columns, len(images))
+    room = line * max(title.count("\n") + 1 for title in titles) + 0.1
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.5 * columns, 1.85 * rows + 0.5), layout="constrained")
-    figure.suptitle(heading)
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis in axes:
-        axis.axis("off")
-    for axis, channels, title, colour in zip(axes, images, titles, colours or ["black"] * len(images), strict=False):
+    size = max(columns * (width + 0.1), 4.0), rows * (side + room) + 0.5
+    figure = Figure(figsize=size)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.axis("off")
+    axis.set(xlim=(0, size[0]), ylim=(size[1], 0))
+    axis.text(size[0] / 2, 0.28, _literal(heading), ha="center", va="center", fontsize=12)
+    for place, (channels, title) in enumerate(zip(images, titles, strict=True)):
         image = np.moveaxis(channels, 0, -1)
-        axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", interpolation="nearest")
-        axis.set_title(_literal(title), fontsize=9, color=colour)
+        scale = min(width / image.shape[1], side / image.shape[0])
+        centre = (place % columns + 0.5) * (width + 0.1)
+        top = 0.5 + place // columns * (side + room) + room
+        left, bottom = centre - image.shape[1] * scale / 2, top + image.shape[0] * scale
+        axis.imshow(
+            image[..., 0] if image.shape[-1] == 1 else image,
+            cmap="gray",
+            interpolation="nearest",
+            aspect="auto",
+            extent=(left, left + image.shape[1] * scale, bottom, top),
+        )
+        colour = "black" if colours is None else colours[place]
+        axis.text(centre, top - 0.05, _literal(title), ha="center", va="bottom", fontsize=9, color=colour, clip_on=True)
+    axis.set(xlim=(0, size[0]), ylim=(size[1], 0))
     _save(figure, path)
 
 
