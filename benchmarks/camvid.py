@@ -40,8 +40,6 @@ RECIPES = {
     "pretrained": [
         *("--config", "segmentation_pretrained", "--model.network_args", '{"stride": 2, "decoder": 8}', *SHARED),
         *("--model.layer_decay", "null", "--model.lr", "3.0e-3"),
-        # Seen by the network at 1.25 times their size, which shows it poles and signs.
-        *("--data.size", "[225, 300]", "--trainer.max_epochs", "40"),
     ],
 }
 
