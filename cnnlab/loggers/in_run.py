@@ -118,7 +118,8 @@ class Wandb(InRun, WandbLogger):
         known = json.loads(kept.read_text()) if kept.is_file() else {}
         self._id = known.get("id") or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         self._name = self._wandb_init["name"] = self._wandb_init["name"] or folder.absolute().name
-        self._save_dir = str(folder)
+        # W&B's own process may have begun in another folder.
+        self._save_dir = str(folder.absolute())
         self._wandb_init |= {"dir": self._save_dir, "id": self._id}
         # What W&B would put into the home directory.
         for variable, place in (
