@@ -131,8 +131,8 @@ def _thinned(points: Series) -> Series:
 def _svg(draw: Any, size: tuple[float, float], description: str) -> str:
     """What draw() makes of a figure, with names of its own and in the page's colour.
 
-    >>> _svg(lambda figure: figure.text(0, 0, "<b>"), (1, 1), "a & b")[:62]
-    '<svg role="img" aria-label="a &amp; b" class="chart" width="72'
+    >>> _svg(lambda figure: figure.text(0, 0, "<b>"), (1, 1), "a & b")[:53]
+    '<svg role="img" aria-label="a &amp; b" class="chart" '
     """
     import matplotlib
     from markupsafe import escape
