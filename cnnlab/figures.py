@@ -49,16 +49,13 @@ def as_colours(image: Tensor) -> npt.NDArray[np.uint8]:
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
-def prediction_sheet(
-    predictions: Sequence[Prediction], path: Path, columns: int = 8, heading: str = "Predictions, hardest first"
-) -> None:
+def prediction_sheet(predictions: Sequence[Prediction], path: Path, columns: int = 8) -> None:
     """Draw images with what was predicted of them; green where it is right, red with the truth where it is wrong.
 
     Args:
         predictions: What to show, first one first.
         path: The PNG file.
         columns: Images in a row.
-        heading: What stands above all.
     """
     titles = []
     colours = []
@@ -68,7 +65,7 @@ def prediction_sheet(
         titles.append(f"{title}\nis {prediction.truth}" if wrong else title)
         colours.append("black" if prediction.truth is None else _BAD if wrong else _GOOD)
     images = [prediction.image for prediction in predictions]
-    contact_sheet(images, titles, path, heading, columns, colours)
+    contact_sheet(images, titles, path, "Predictions, hardest first", columns, colours)
 
 
 def contact_sheet(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from cnnlab.loggers import Row, write_picture, write_table
 from cnnlab.run import Run, write_csv
 from cnnlab.tasks import Classification, Segmentation
 from cnnlab.tasks.base import VisionTask
+
+_T = TypeVar("_T")
 
 _LARGEST = 320
 """The longer side of a picture in pixels; larger images are shrunk."""
@@ -70,9 +72,7 @@ class ErrorGallery(Callback):
         """Begin with none."""
         self._seen, self._hard = 0, []
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with none."""
-        self._seen, self._hard = 0, []
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(
         self,
@@ -87,18 +87,7 @@ class ErrorGallery(Callback):
         if dataloader_idx == 0 and not trainer.sanity_checking:
             self._take(pl_module, outputs, batch)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the hardest of the batch."""
-        if dataloader_idx == 0:
-            self._take(pl_module, outputs, batch)
+    on_test_batch_end = on_validation_batch_end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the last validation's."""
@@ -151,8 +140,9 @@ class ErrorGallery(Callback):
         sampler = getattr(loader, "batch_sampler", None)
         # Which samples other samplers have drawn is not known afterwards.
         indices = sampler.indices if isinstance(sampler, EvalSampler) else None
-        own = [one._replace(place=-1 if indices is None else indices[one.place]) for one in self._hard]
-        self._hard = [one for part in _from_all_processes(own, trainer.world_size) for one in part]
+        self._hard = [one._replace(place=-1 if indices is None else indices[one.place]) for one in self._hard]
+        if trainer.world_size > 1:
+            self._gather(trainer.world_size)
         if not trainer.is_global_zero or not self._hard:
             return
         paths = getattr(getattr(loader, "dataset", None), "paths", ())
@@ -162,6 +152,13 @@ class ErrorGallery(Callback):
         self._hard = []
         _write(Run(Path(trainer.default_root_dir)), stage, shown, paths, task, trainer)
 
+    def _gather(self, world_size: int) -> None:
+        """Take in those of all processes; only what is among the hardest of all is sent."""
+        known = _from_all([(one.error, one.doubt) for one in self._hard], world_size)
+        bars = [sorted(values, reverse=True)[: self.images][-1] for values in zip(*known, strict=True)]
+        own = [one for one in self._hard if one.error >= bars[0] or one.doubt >= bars[1]]
+        self._hard = _from_all(own, world_size)
+
 
 def _are_predictions(outputs: Any, batch: Any) -> bool:
     """Whether a step has returned a prediction for each image of a batch (images, targets)."""
@@ -169,12 +166,11 @@ def _are_predictions(outputs: Any, batch: Any) -> bool:
     return pair and isinstance(outputs, Tensor) and outputs.ndim > 1 and len(outputs) == len(batch[0])
 
 
-def _from_all_processes(own: list[_Hard], world_size: int) -> list[list[_Hard]]:
-    if world_size == 1:
-        return [own]
-    parts: list[list[_Hard]] = [[] for _ in range(world_size)]
+def _from_all(own: list[_T], world_size: int) -> list[_T]:
+    """What each process has, in the processes' order; every process calls it."""
+    parts: list[list[_T]] = [[] for _ in range(world_size)]
     torch.distributed.all_gather_object(parts, own)
-    return parts
+    return [one for part in parts for one in part]
 
 
 def _write(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from cnnlab.checkpoint import origin, write_atomically
 from cnnlab.figures import confusion_matrix
@@ -92,17 +93,10 @@ class RunRecords(Callback):
             logger.log_metrics(results, None)
         names = list(getattr(pl_module, "class_names", []))
         tables = getattr(pl_module, "tables", {})
-        matrix, counts = tables.get("test/confusion_matrix"), tables.get("test/counts")
-        if matrix is not None:
-            write_atomically(run.confusion_matrix, _table(names, matrix.tolist()))
+        if "test/confusion_matrix" in tables:
+            write_atomically(run.confusion_matrix, _table(names, tables["test/confusion_matrix"].tolist()))
             _draw_matrix(trainer, pl_module, "test", None)
-            counts = torch.stack([matrix.diagonal(), matrix.sum(dim=0), matrix.sum(dim=1)], dim=1)
-        elif counts is not None and counts.shape[1:] == (5,):
-            hits, false, _, _, true = counts.unbind(dim=1)
-            counts = torch.stack([hits, hits + false, true], dim=1)
-        else:
-            counts = None
-        if counts is not None:
+        if (counts := _counts(tables)) is not None:
             rows = _class_rows(names, counts.tolist(), pixels="test/iou" in tables)
             write_csv(run.classes, rows)
             write_table(trainer, "test/classes", rows)
@@ -119,6 +113,18 @@ def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step:
     names = list(getattr(pl_module, "class_names", []))
     confusion_matrix(tables[f"{stage}/confusion_matrix"].numpy(), names, path, unit)
     write_picture(trainer, f"{stage}/confusion_matrix", path, step)
+
+
+def _counts(tables: dict[str, Tensor]) -> Tensor | None:
+    """(K, 3): of each class how many of the test are right, are predicted, are true; None where that is not known."""
+    matrix, counts = tables.get("test/confusion_matrix"), tables.get("test/counts")
+    if matrix is not None:
+        return torch.stack([matrix.diagonal(), matrix.sum(dim=0), matrix.sum(dim=1)], dim=1)
+    # torchmetrics' MultilabelStatScores.
+    if counts is not None and counts.shape[1:] == (5,):
+        hits, false, _, _, true = counts.unbind(dim=1)
+        return torch.stack([hits, hits + false, true], dim=1)
+    return None
 
 
 def _class_rows(names: list[str], counts: list[list[int]], pixels: bool) -> list[Row]:

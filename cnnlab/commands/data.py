@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from cnnlab.commands.arguments import take_option
+from cnnlab.commands.making import make
 from cnnlab.commands.messages import say
-from cnnlab.commands.training import make
 from cnnlab.data import ImageFolder, MaskFolder, VisionDataModule
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import overlaid

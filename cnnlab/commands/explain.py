@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from cnnlab.callbacks.gradcam import shrunk
-from cnnlab.checkpoint import read_weights
+from cnnlab.commands.making import make_trained
 from cnnlab.commands.messages import summary
-from cnnlab.commands.training import make
 from cnnlab.data import VisionDataModule
 from cnnlab.data.listing import images_under
 from cnnlab.errors import InputError, nearest
@@ -35,16 +34,13 @@ def explain(command: str, arguments: list[str]) -> None:
         InputError: If there is something to mend.
     """
     asked = _parser().parse_args(arguments)
-    task, data, run = make([asked.run])
-    assert run is not None
+    task, data, run = make_trained(asked.run)
     if not isinstance(task, (Classification, Segmentation)) or not isinstance(data, VisionDataModule):
         raise InputError(f"{type(task).__name__} on {type(data).__name__} cannot be explained: both must be cnnlab's")
-    task.load_state_dict(read_weights(run.to_evaluate()))
-    task.eval()
     folder = Path(asked.out) if asked.out is not None else run.explanations
     folder.mkdir(parents=True, exist_ok=True)
     data.adopt(task.preprocessing)
-    if asked.tsne or not asked.images or not hasattr(data, "target"):
+    if asked.tsne or not asked.images:
         data.prepare_data()
         data.setup("validate")
     if asked.number < 1:
@@ -72,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Draw what the best network of a run looks at, into RUN/explain.",
     )
-    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image files, or folders of them; else validation's")
     parser.add_argument("--number", type=int, default=8, help="how many validation images (8)")
     parser.add_argument("--method", default="gradcam", choices=list(METHODS))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cnnlab.commands.arguments import take_option
+from cnnlab.commands.making import make
 from cnnlab.commands.messages import say
-from cnnlab.commands.training import make
 from cnnlab.data import VisionDataModule
 from cnnlab.models.factory import fetch_weights
 from cnnlab.models.weights import FOLDER_VARIABLE, prefetched_folder

@@ -9,8 +9,6 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -34,7 +32,7 @@ from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path
 from cnnlab.loggers import InRun, MetricsCsv
 from cnnlab.models.weights import architecture_only
-from cnnlab.run import Run, flat, global_rank
+from cnnlab.run import flat, global_rank
 
 SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "best": (callbacks.BestCheckpoint, True, "keep checkpoints/best.ckpt, by the task's monitor"),
@@ -341,62 +339,6 @@ def run_command(command: str, arguments: list[str]) -> None:
         _tell(cli)
 
 
-class _Made(VisionCLI):
-    """Makes task and data, and runs nothing."""
-
-    def before_instantiate_classes(self) -> None:
-        """Leave out what only a trainer needs: its loggers may ask for a package or an account."""
-        super().before_instantiate_classes()
-        self.config[self.subcommand].trainer.logger = False
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """None: it might ask for an accelerator that this machine lacks."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing."""
-
-
-def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
-    """Make the task and the data of ``RUN`` or of ``--config C`` with flags; pretrained weights are not loaded.
-
-    Args:
-        arguments: The command line after the command.
-
-    Returns:
-        Task, data, and the run, if one was named.
-
-    Raises:
-        InputError: If there is something to mend.
-    """
-    request = take_apart("fit", arguments)
-    run = None
-    if request.target is not None:
-        run = Run(Path(request.target))
-        if not run.config.is_file():
-            raise InputError(f"there is no run {run.folder}: name a run's folder, or give --config")
-        request.configs.insert(0, str(run.config))
-    configs = [part for config in request.configs for part in ("--config", config)]
-    with architecture_only(), _silence():
-        cli = _Made(Plan(Run(Path()), ["fit", *configs, *request.flags]))
-    if cli.datamodule is None:
-        raise InputError("the configuration has no data")
-    return cli.model, cli.datamodule, run
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Without what Lightning says of a trainer that runs nothing."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def _is_news(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NO_NEWS)
 
@@ -449,33 +391,6 @@ def _tell(cli: VisionCLI) -> None:
             )
         rows["next"] = f"cnnlab test {run.folder}    cnnlab predict {run.folder}"
     summary(f"run {run.folder}", rows)
-
-
-def options() -> dict[str, list[str]]:
-    """The options of each command, those of cnnlab's own tasks and data included."""
-    found: dict[str, list[str]] = {}
-
-    class Listing(VisionCLI):
-        """Stops when the parsers are made."""
-
-        def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-            for command, subparser in self._subcommand_parsers.items():
-                found[command] = [name for action in subparser._actions for name in action.option_strings]
-            raise _ListedError
-
-    with contextlib.suppress(_ListedError):
-        Listing(Plan(Run(Path()), []))
-    for room, package in (("model", cnnlab.tasks), ("data", cnnlab.data)):
-        classes = [getattr(package, name) for name in package.__all__]
-        modules = [kind for kind in classes if issubclass(kind, (LightningModule, LightningDataModule))]
-        names = {name for kind in modules for name in inspect.signature(kind).parameters}
-        for command in found:
-            found[command] += [f"--{room}.{name}" for name in sorted(names)]
-    return {**found, "resume": found["fit"]}
-
-
-class _ListedError(Exception):
-    """The parsers are made, and nothing is to be run."""
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -112,7 +112,7 @@ class VisionDataModule(LightningDataModule):
         return len(self.class_names)
 
     def read_image(self, path: str) -> Tensor:
-        """One image file as evaluation sees it, (channels, height, width) uint8; after setup().
+        """One image file as evaluation sees it, (channels, height, width) uint8.
 
         Raises:
             InputError: If the data do not say how large images are, or if the file cannot be read.

@@ -136,6 +136,7 @@ class InMemoryDataModule(VisionDataModule):
 
     def read_image(self, path: str) -> Tensor:
         """One image file at the size of the others, (channels, height, width) uint8."""
+        self.setup("validate")
         assert isinstance(self.val_set, TensorImages)
         height, width = self.val_set.images.shape[2:]
         return evaluated(LazyImage(path), Target((height, width), self.channels, torch.zeros(0), 1.0, "bilinear"))

@@ -30,6 +30,7 @@ _PICTURES = {
     "Classification": ["val/gradcam", "val/errors", "val/confusion_matrix", "test/errors", "test/confusion_matrix"],
     "Segmentation": ["val/masks", "val/gradcam", "val/errors", "test/errors", "test/confusion_matrix"],
 }
+_TABLES = ["val/hardest", "test/hardest", "test/classes"]
 
 
 def create_dashboard(task: str, entity: str, project: str) -> Any:
@@ -63,7 +64,6 @@ def create_dashboard(task: str, entity: str, project: str) -> Any:
     def section(name: str, shown: list[Any]) -> Any:
         return workspaces.Section(name=name, panels=shown, is_open=True)
 
-    tables = [f"{stage}/{name}" for name in ("hardest", "classes") for stage in ("val", "test")]
     return workspaces.Workspace(
         entity=entity,
         project=project,
@@ -72,6 +72,6 @@ def create_dashboard(task: str, entity: str, project: str) -> Any:
             section("Main figures", [panels.ScalarChart(metric=name) for name in _MAIN[task]]),
             section("Curves", lines({**_SCORES[task], **_SHARED})),
             section("Pictures", [panels.MediaBrowser(media_keys=[name]) for name in _PICTURES[task]]),
-            section("Tables", [panels.WeavePanelSummaryTable(table_name=name) for name in tables]),
+            section("Tables", [panels.WeavePanelSummaryTable(table_name=name) for name in _TABLES]),
         ],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ _PICTURES = {"gradcam": "val/gradcam", "validation": "val/masks"}
 """What pictures are called whose files are not called so."""
 
 
-class InRun:
+class InRun(ABC):
     """A logger that is told its run's folder before it begins."""
 
+    @abstractmethod
     def begin_in(self, folder: Path) -> None:
         """Put all files there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def replay(self, before: int | None = None) -> None:
         """Take in what the run has logged before a step, or all of it, where this logger would begin with nothing."""
 
@@ -49,6 +51,9 @@ class TensorBoard(InRun, TensorBoardLogger):
     def begin_in(self, folder: Path) -> None:
         """Put all files there."""
         self._root_dir = str(folder / "tensorboard")
+
+    def replay(self, before: int | None = None) -> None:
+        """Nothing: TensorBoard reads all files of the folder together."""
 
 
 class Wandb(InRun, WandbLogger):
@@ -170,7 +175,7 @@ class Wandb(InRun, WandbLogger):
 
     @rank_zero_only
     def replay(self, before: int | None = None) -> None:
-        """Begin an offline piece with what was logged before it: the configuration, metrics.csv, the pictures."""
+        """Begin an offline piece with what was logged before it."""
         if self._offline:
             self.rebuild(before)
 
@@ -181,19 +186,18 @@ class Wandb(InRun, WandbLogger):
 
     @rank_zero_only
     def rebuild(self, before: int | None = None) -> None:
-        """Write what the run's folder knows of the steps before one, or of all."""
+        """Write what the run's folder knows of the steps before one; of all, and the configuration, if None."""
         run = Run(self._folder)
-        if run.config.is_file():
+        if before is None and run.config.is_file():
             self.log_hyperparams(yaml.safe_load(run.config.read_text(encoding="utf-8")))
         for row in MetricsCsv(run.metrics).read():
             if before is not None and int(row["step"]) >= before:
                 break
             numbers = {name: float(value) for name, value in row.items() if value and name != "step"}
             self.log_metrics(numbers, int(row["step"]))
-        if before is None or before:
-            for picture in sorted(run.pictures.glob("*.png")):
-                name = _PICTURES.get(picture.stem, picture.stem.replace("_", "/", 1))
-                self.log_image(name, [str(picture)], None if before is None else before - 1)
+        for picture in sorted(run.pictures.glob("*.png")):
+            name = _PICTURES.get(picture.stem, picture.stem.replace("_", "/", 1))
+            self.log_image(name, [str(picture)], None if before is None else before - 1)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

@@ -39,20 +39,17 @@ _STYLE: Any = {
 }
 
 
-def lines(series: Mapping[str, Series], title: str) -> str:
+def lines(series: Mapping[str, Series], title: str, legend: bool = True) -> str:
     """Values over the steps, a line each.
 
     Args:
         series: By what the legend calls them.
         title: What stands above.
+        legend: Whether there is one.
 
     Returns:
         SVG.
     """
-    # Of one run the only line's name says more; of several runs it says whose it is.
-    only = next(iter(series)) if len(series) == 1 else ""
-    if only and title in only:
-        title, only = only, ""
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
@@ -64,7 +61,7 @@ def lines(series: Mapping[str, Series], title: str) -> str:
                 axis.plot(steps[finite] + 1, values[finite], "o", color=colour, markersize=4)
         axis.set(xlabel="step", title=title)
         axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
-        if len(series) > 1 or only:
+        if legend:
             axis.legend(fontsize=8)
 
     said = "; ".join(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in series.items())

@@ -112,7 +112,7 @@ class Facts:
         return dict(self.environment.get("recipe") or {})
 
     def files(self) -> list[Path]:
-        """What lies in the folder, without what is hidden and what belongs to other programs."""
+        """What lies in the folder, without what is hidden."""
         return sorted(path for path in self.run.folder.iterdir() if not path.name.startswith(".") and path.exists())
 
 

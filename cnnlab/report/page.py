@@ -48,7 +48,18 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     write_atomically(path, _rendered(facts, path).encode(errors="backslashreplace"))
 
 
-def _rendered(facts: Sequence[Facts], path: Path) -> str:
+def picture_page(title: str, pictures: Mapping[str, Path], path: Path) -> None:
+    """Write one HTML file of pictures, each with its heading.
+
+    Args:
+        title: The page's.
+        pictures: PNG files by their headings.
+        path: The file.
+    """
+    write_atomically(path, _filled("pictures.html.jinja", title=title, pictures=pictures).encode())
+
+
+def _filled(template: str, **values: Any) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -56,16 +67,19 @@ def _rendered(facts: Sequence[Facts], path: Path) -> str:
     )
     filters: dict[str, Callable[..., str]] = {"number": _number, "share": _share, "inline": _inlined}
     environment.filters |= filters
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.jinja").render(
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(mark=_MARK, style=style, **values)
+
+
+def _rendered(facts: Sequence[Facts], path: Path) -> str:
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    return _filled(
+        "page.html.jinja",
         runs=facts,
         one=facts[0] if len(facts) == 1 else None,
         title=" and ".join(one.name for one in facts) if len(facts) <= 3 else f"{len(facts)} runs",
-        style=style,
         script=script,
-        digest=digest,
-        mark=_MARK,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         results=_compared([one.results for one in facts]),
         better=_better,
         curves=_curves(facts),
@@ -106,8 +120,13 @@ def _curves(facts: Sequence[Facts]) -> list[str]:
     if len(facts) > 1:
         grouped = {name: series for name, series in grouped.items() if name.startswith("val/")}
     first = ("loss", "val/loss")
-    order = sorted(grouped, key=lambda name: (name not in first, name == _RATES, name))
-    return [charts.lines(grouped[name], name) for name in order]
+    drawn = []
+    for title in sorted(grouped, key=lambda name: (name not in first, name == _RATES, name)):
+        lines = grouped[title]
+        # Of one run the only line's name is the title.
+        alone = len(facts) == 1 and len(lines) == 1
+        drawn.append(charts.lines(lines, next(iter(lines)) if alone else title, legend=not alone))
+    return drawn
 
 
 def _metric(name: str) -> str:
@@ -159,20 +178,3 @@ def _inlined(path: Path) -> str:
                 picture.convert("RGB").save(file, format="webp", quality=80)
                 content, kind = file.getvalue(), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def picture_page(title: str, pictures: Mapping[str, Path], path: Path) -> None:
-    """Write one HTML file of pictures, each with its heading.
-
-    Args:
-        title: The page's.
-        pictures: PNG files by their headings.
-        path: The file.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
-    shown = {heading: _inlined(picture) for heading, picture in pictures.items()}
-    text = environment.get_template("pictures.html.jinja").render(title=title, mark=_MARK, style=style, pictures=shown)
-    write_atomically(path, text.encode())

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cnnlab import recipes
 from cnnlab.errors import InputError
-from cnnlab.loggers import Wandb
+from cnnlab.loggers import Wandb, dashboard
 from cnnlab.loggers.dashboard import create_dashboard
 from tests.conftest import TINY, Cnnlab, command, run_process
 
@@ -121,8 +121,9 @@ def test_a_run_without_a_key_is_kept_whole_in_its_folder(fit: Cnnlab, cnnlab: Cn
         path.name.rpartition("_")[0].rpartition("_")[0] for path in (second / "files/media/images").rglob("*.png")
     }
     assert {"errors", "confusion_matrix"} <= pictured
-    tables = {path.name.partition("_")[0] for path in (second / "files/media/table/test").iterdir()}
-    assert tables == {"classes", "hardest"}
+    tables = {f"{path.parent.name}/{path.name.partition('_')[0]}" for path in run.rglob("media/table/*/*.json")}
+    # What the dashboard shows is what runs log.
+    assert tables == set(dashboard._TABLES)
     # What only writes files begins no piece, which would replace the others.
     for name in ("validate", "predict"):
         assert cnnlab(name, "R").code == 0

@@ -1,0 +1,100 @@
+"""A run's task and data, for commands that train nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+
+from cnnlab.checkpoint import read_weights
+from cnnlab.commands.arguments import Plan, plan, take_apart
+from cnnlab.commands.training import VisionCLI
+from cnnlab.errors import InputError
+from cnnlab.models.weights import architecture_only
+from cnnlab.run import Run, find
+
+
+def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
+    """Make the task and the data of ``RUN`` or of ``--config C`` with flags; pretrained weights are not loaded.
+
+    Args:
+        arguments: The command line after the command.
+
+    Returns:
+        Task, data, and the run, if one was named.
+
+    Raises:
+        InputError: If there is something to mend.
+    """
+    request = take_apart("fit", arguments)
+    run = None
+    if request.target is not None:
+        run = Run(Path(request.target))
+        if not run.config.is_file():
+            raise InputError(f"there is no run {run.folder}: name a run's folder, or give --config")
+        request.configs.insert(0, str(run.config))
+    configs = [part for config in request.configs for part in ("--config", config)]
+    with architecture_only():
+        return *_made(Plan(Run(Path()), ["fit", *configs, *request.flags])), run
+
+
+def make_trained(target: str) -> tuple[LightningModule, LightningDataModule, Run]:
+    """Make the task of a run or a checkpoint with its weights, in eval mode, and the data as predict would have them.
+
+    Args:
+        target: A run's folder, or a checkpoint.
+
+    Returns:
+        Task, data, and the run; a new one for a checkpoint that lies in none.
+
+    Raises:
+        InputError: If there is something to mend.
+    """
+    decided = plan(take_apart("predict", [target]))
+    try:
+        task, data = _made(decided)
+        task.load_state_dict(read_weights(find(target)[1]))
+    finally:
+        decided.run.discard_if_empty()
+    return task.eval(), data, decided.run
+
+
+def _made(decided: Plan) -> tuple[LightningModule, LightningDataModule]:
+    with _silence():
+        cli = _Made(decided)
+    if cli.datamodule is None:
+        raise InputError("the configuration has no data")
+    return cli.model, cli.datamodule
+
+
+class _Made(VisionCLI):
+    """Makes task and data, and runs nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leave out what only a trainer needs: its loggers may ask for a package or an account."""
+        super().before_instantiate_classes()
+        self.config[self.subcommand].trainer.logger = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """None: it might ask for an accelerator that this machine lacks."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Without what Lightning says of a trainer that runs nothing."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
