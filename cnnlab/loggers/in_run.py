@@ -61,8 +61,8 @@ class Wandb(InRun, WandbLogger):
 
     The id is kept in wandb.json, so that a resumed or requeued run, and its test, go on with the same run. Without a
     key it is offline. W&B cannot resume what is offline, and of several pieces of a run the last upload replaces
-    the others (wandb/wandb#2423, #4624): so each offline piece begins with all that metrics.csv knows, and the last
-    one is whole. A step is the optimizer's.
+    the others (wandb/wandb#2423, #4624): so each offline piece begins with what the run's folder knows, and the last
+    one has all numbers and pictures. A step is the optimizer's.
 
     Args:
         project: W&B's project.

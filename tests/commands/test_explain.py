@@ -3,9 +3,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
+from cnnlab.checkpoint import read_weights
+from cnnlab.commands.making import make_trained
 from tests.conftest import TINY, Cnnlab
+
+
+class Unavailable(CSVLogger):
+    """A logger whose package is not installed."""
+
+    def __init__(self) -> None:
+        raise ModuleNotFoundError("it is not installed")
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -69,11 +79,19 @@ def test_what_is_not_there_is_named(digits: Cnnlab, arguments: list[str], messag
 def test_it_needs_nothing_of_the_training(digits: Cnnlab, tmp_path: Path) -> None:
     config = tmp_path / "R/config.yaml"
     settings = yaml.safe_load(config.read_text())
-    settings["trainer"] |= {"accelerator": "gpu", "devices": 8, "logger": {"class_path": "cnnlab.loggers.Wandb"}}
+    logger = {"class_path": "tests.commands.test_explain.Unavailable"}
+    settings["trainer"] |= {"accelerator": "gpu", "devices": 8, "logger": logger}
     config.write_text(yaml.safe_dump(settings))
     done = digits("--number", "1")
     assert done.code == 0, done.err
-    assert not (tmp_path / "R/wandb.json").exists()
+
+
+def test_it_explains_the_network_that_was_trained(digits: Cnnlab, tmp_path: Path) -> None:
+    assert digits("--help").code == 0  # The run is there.
+    task, _, run = make_trained("R")
+    trained = read_weights(run.best)
+    assert all(value.equal(trained[name]) for name, value in task.state_dict().items())
+    assert not task.training
 
 
 def test_a_checkpoint_explains_where_its_photographs_are_not(

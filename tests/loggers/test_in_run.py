@@ -121,6 +121,9 @@ def test_a_run_without_a_key_is_kept_whole_in_its_folder(fit: Cnnlab, cnnlab: Cn
         path.name.rpartition("_")[0].rpartition("_")[0] for path in (second / "files/media/images").rglob("*.png")
     }
     assert {"errors", "confusion_matrix"} <= pictured
+    items = [record["history"]["item"] for record in records(second) if record["type"] == "history"]
+    kept = {name.partition(".")[0] for item in items for name in item}
+    assert {"test/errors", "test/hardest", "test/classes", "test/confusion_matrix", "val/errors"} <= kept
     tables = {f"{path.parent.name}/{path.name.partition('_')[0]}" for path in run.rglob("media/table/*/*.json")}
     # What the dashboard shows is what runs log.
     assert tables == set(dashboard._TABLES)

@@ -255,12 +255,16 @@ def opened(browser: Any, path: Path, **settings: Any) -> tuple[Any, list[str]]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
 def test_a_browser_shows_it(browser: Any, run: Run, scheme: str, width: int) -> None:
+    run.pictures.mkdir()
+    Image.new("RGB", (2000, 120)).save(run.pictures / "gradcam.png")
+    many = {f"a class of a very long name, number {i}": i for i in range(40)}
+    write_csv(run.confusion_matrix, [{"truth": name, **many} for name in many])
     write_report([run], run.report)
     page, trouble = opened(browser, run.report, color_scheme=scheme, viewport={"width": width, "height": 800})
     assert trouble == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-    assert page.evaluate("document.images.length") == 1
+    assert page.evaluate("document.images.length") == 2
     brightness = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert (sum(brightness) > 600) == (scheme == "light")
     # Charts are drawn in the page's colour.

@@ -45,3 +45,9 @@ def test_what_is_not_a_number_is_certain_of_nothing() -> None:
     found = calibration.compute()
     assert found["calibration_error"] == 0
     assert found["reliability"].tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
+def test_a_probability_on_a_border_belongs_below_it() -> None:
+    calibration = Calibration(bins=2)
+    calibration.update(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
+    assert calibration.compute()["reliability"][:, 0].tolist() == [1, 0]
