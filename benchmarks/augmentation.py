@@ -25,9 +25,8 @@ from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cnnlab.data.listing import images_under
 from cnnlab.data.presets import Target, create_augmentation
-from cnnlab.imaging import LazyImage
+from cnnlab.imaging import LazyImage, images_under
 from cnnlab.models import Standardize
 from cnnlab.random import uniform
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 import cnnlab
 from cnnlab.errors import InputError, TrainingError
+from cnnlab.writing import write_atomically
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -64,26 +64,6 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint: names as in the task, averaged ones where the run averaged."""
     weights: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
     return weights
-
-
-def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
-    """Write a file beside the old one, then put it in its place: a reader sees the old or the new, never a part.
-
-    Raises:
-        OSError: If it cannot be written (a full disk, no permission); the old file is as it was.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

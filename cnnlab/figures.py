@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab.checkpoint import write_atomically
+from cnnlab.writing import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,6 +175,35 @@ def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: 
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if share[row, column] > 0.5 else "black"
             axis.text(column, row, _short(int(counts[row, column])), ha="center", va="center", fontsize=8, color=colour)
+    _save(figure, path)
+
+
+def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, title: str, path: Path) -> None:
+    """Draw a group of bars for each name, the longer the more.
+
+    Args:
+        names: What is compared, from the top down.
+        values: A value for each name, by what was measured.
+        unit: Of the values.
+        title: Over the picture.
+        path: The PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    height = 0.8 / max(len(values), 1)
+    figure = Figure(figsize=(8, 1.2 + 0.45 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, numbers) in enumerate(values.items()):
+        places = np.arange(len(names)) + (i - (len(values) - 1) / 2) * height
+        drawn = axes.barh(places, numbers, height, label=label)
+        axes.bar_label(drawn, fmt="{:,.0f}", padding=3, fontsize=8)
+    axes.set_yticks(np.arange(len(names)), [_literal(name) for name in names])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(unit)
+    axes.set_title(_literal(title), loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right")
     _save(figure, path)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from cnnlab.checkpoint import write_atomically
 from cnnlab.imaging import Pixels, resized
+from cnnlab.writing import write_atomically
 
 _GAP = 4
 _LINE = 13

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import colorsys
 import io
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,37 @@ _WHITE = (255, 255, 255, 255)
 Pixels = npt.NDArray[np.uint8]
 
 
+def images_under(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
+    """All image files below a folder, by name; hidden ones left out.
+
+    Args:
+        folder: The folder; links are followed, each folder counts once.
+        left_out: Counts the other files that are not hidden, by their endings.
+
+    Raises:
+        InputError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    found = []
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := Path(place).resolve()) in seen:  # A link to a folder that has been here.
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            ending = Path(name).suffix.lower()
+            if ending in EXTENSIONS:
+                found.append(Path(place, name))
+            elif left_out is not None:
+                left_out[ending or "no ending"] += 1
+    return found
+
+
 class ImageError(InputError):
     """A file that cannot be read as an image; the message begins with its path."""
 
@@ -55,6 +88,21 @@ class Preprocessing(NamedTuple):
     """Per channel, in 0..1."""
     std: Sequence[float]
     """Per channel, in 0..1."""
+
+
+class Reading(NamedTuple):
+    """How an image file becomes the pixels that a network takes."""
+
+    channels: int
+    """3 for RGB, 1 for grey."""
+    size: tuple[int, int] | None = None
+    """Height and width; each image's own if None."""
+    crop: float = 1.0
+    """The share of the resized image's sides that the centre crop keeps, above 0, to 1."""
+    interpolation: str = "bilinear"
+    """A name in INTERPOLATIONS."""
+    stretch: bool = False
+    """Whether all of an image is brought to the size, whatever its proportions, instead of the centre that fits."""
 
 
 class Picture(Protocol):
@@ -134,6 +182,38 @@ class LazyImage:
 def read(path: str | Path, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
     """Read an image file: see LazyImage.read."""
     return LazyImage(path).read(channels, at_least)
+
+
+class HeldImage:
+    """An image that is in memory already.
+
+    Args:
+        image: Pillow's, or an array (H, W), (H, W, 1) or (H, W, 3), uint8 0..255.
+
+    Raises:
+        ImageError: If an array is something else.
+    """
+
+    def __init__(self, image: Image.Image | npt.NDArray[Any]) -> None:
+        if isinstance(image, np.ndarray):
+            flat = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+            if image.dtype != np.uint8 or not image.size or not (flat.ndim == 2 or image.shape[2:] == (3,)):
+                raise ImageError(
+                    f"an image is an array of {image.dtype} and shape {image.shape}, expected uint8 (height, width), "
+                    "(height, width, 1) or (height, width, 3)"
+                )
+            self._image = Image.fromarray(flat)
+        else:
+            self._image = ImageOps.exif_transpose(image)
+        self.size = (self._image.height, self._image.width)
+        """Height and width."""
+
+    def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
+        """The pixels: see LazyImage.read; at_least changes nothing."""
+        try:
+            return _as_pixels(self._image, channels)
+        except Exception as error:
+            raise _explained("an image in memory", error) from error
 
 
 def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
@@ -245,6 +325,41 @@ def heated(pixels: Pixels, heat: npt.NDArray[np.floating], strength: float = 0.5
     colours = np.stack([np.interp(heat, _HEAT_STOPS, levels) for levels in zip(*_HEAT, strict=True)], axis=-1)
     made: Pixels = np.rint(pixels * (1 - strength) + colours * strength).astype(np.uint8)
     return made
+
+
+def mask_as_png(classes: Pixels, count: int) -> bytes:
+    """A mask (H, W) of the numbers of classes as a PNG file, which shows them in the colours of palette()."""
+    image = Image.fromarray(classes)
+    image.putpalette(palette(count).flatten().tolist())
+    return as_png(image)
+
+
+def as_png(image: Image.Image) -> bytes:
+    """An image as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, format="png")
+    return file.getvalue()
+
+
+def prepared(image: Picture, reading: Reading) -> Pixels:
+    """Bring an image to what a network takes: evaluation, prediction and the runtime all read their files like this.
+
+    Args:
+        image: The opened image.
+        reading: How.
+
+    Returns:
+        (H, W, channels), 0..255.
+
+    Raises:
+        InputError: If there is no such interpolation.
+        ImageError: If the image cannot be read.
+    """
+    if reading.size is None or reading.stretch:
+        height, width = reading.size or image.size
+        pixels = image.read(reading.channels, (2 * height, 2 * width))
+        return resized(pixels, (height, width), reading.interpolation)
+    return evaluated(image, reading.channels, reading.size, reading.crop, reading.interpolation)
 
 
 def evaluated(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cnnlab.checkpoint import read_checkpoint, write_atomically
+from cnnlab.checkpoint import read_checkpoint
 from cnnlab.errors import InputError
 
 RUN_VARIABLE = "CNNLAB_RUN"
@@ -99,6 +96,21 @@ class Run:
     def report(self) -> Path:
         """The page that shows all of it."""
         return self.folder / "report.html"
+
+    @property
+    def onnx(self) -> Path:
+        """The network as an ONNX file; its certificate is model.onnx.json."""
+        return self.folder / "model.onnx"
+
+    @property
+    def pruning(self) -> Path:
+        """What cnnlab prune has removed, and what that did to accuracy and speed."""
+        return self.folder / "pruning.json"
+
+    @property
+    def benchmark(self) -> Path:
+        """The table of cnnlab benchmark; .csv and .png of the same name lie beside it."""
+        return self.folder / "benchmark.json"
 
     @property
     def masks(self) -> Path:
@@ -255,21 +267,6 @@ def _job_id(environment: Mapping[str, str]) -> str | None:
             )
         return environment["TORCHELASTIC_RUN_ID"]
     return None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table whose columns are the first row's keys, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    # Names of files may be no text.
-    write_atomically(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint, write_atomically
+from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint
 from cnnlab.errors import InputError, TrainingError
+from cnnlab.writing import write_atomically
 
 
 def save(path: Path, size: int = 10) -> None:

@@ -6,12 +6,14 @@ from cnnlab.callbacks.exact_resume import ExactResume
 from cnnlab.callbacks.finite_loss import FiniteLoss
 from cnnlab.callbacks.gradcam import GradCamSnapshots
 from cnnlab.callbacks.gradients import GradientMonitor
+from cnnlab.callbacks.onnx_export import OnnxExport
 from cnnlab.callbacks.predicted_masks import PredictedMasks
 from cnnlab.callbacks.predictions import PredictionTable
 from cnnlab.callbacks.progress import EpochLines
 from cnnlab.callbacks.records import RunRecords
 from cnnlab.callbacks.report import Report
 from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
+from cnnlab.callbacks.sparsity import Sparsity
 from cnnlab.callbacks.sync_norm import SyncNorm
 from cnnlab.callbacks.throughput import Throughput
 from cnnlab.callbacks.unfreezing import Phase, ProgressiveUnfreezing
@@ -31,12 +33,14 @@ __all__ = [
     "GradientMonitor",
     "LastCheckpoint",
     "LearningRateSearch",
+    "OnnxExport",
     "Phase",
     "PredictedMasks",
     "PredictionTable",
     "ProgressiveUnfreezing",
     "Report",
     "RunRecords",
+    "Sparsity",
     "SyncNorm",
     "Throughput",
     "ValidationMasks",

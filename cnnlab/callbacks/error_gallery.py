@@ -17,9 +17,10 @@ from cnnlab.errors import InputError
 from cnnlab.figures import as_colours, contact_sheet
 from cnnlab.imaging import Pixels, overlaid
 from cnnlab.loggers import Row, write_picture, write_table
-from cnnlab.run import Run, write_csv
+from cnnlab.run import Run
 from cnnlab.tasks import Classification, Segmentation
 from cnnlab.tasks.base import VisionTask
+from cnnlab.writing import write_csv
 
 _T = TypeVar("_T")
 

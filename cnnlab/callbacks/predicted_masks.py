@@ -14,11 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from cnnlab.callbacks.tables import SharedTable
-from cnnlab.checkpoint import write_atomically
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, overlaid, palette, resized
+from cnnlab.imaging import LazyImage, as_png, mask_as_png, overlaid, resized
+from cnnlab.predictions import MASKS, mask_row
 from cnnlab.run import Run
 from cnnlab.tasks import Segmentation
+from cnnlab.writing import write_atomically
 
 _MOST_CLASSES = 256
 
@@ -81,22 +82,21 @@ class PredictedMasks(Callback):
             classes = _at_size(outputs.classes[i].to(torch.uint8).cpu().numpy(), image.size)
             name = Path(path).absolute().relative_to(self._common)
             mask = run.masks / f"{name}.png"
-            _write_mask(classes, count, mask)
+            write_atomically(mask, mask_as_png(classes, count))
             if self.overlays:
                 pixels = image.read()
                 picture = np.concatenate([pixels, overlaid(pixels, classes, count)], axis=1)
-                _write_png(Image.fromarray(picture), run.overlays / f"{name}.png")
+                write_atomically(run.overlays / f"{name}.png", as_png(Image.fromarray(picture)))
             if self.probabilities:
                 file = io.BytesIO()
                 np.savez_compressed(file, probabilities=outputs.probabilities[i].half().cpu().numpy())
                 write_atomically(run.folder / "probabilities" / f"{name}.npz", file.getbuffer())
-            shares = np.bincount(classes.flatten(), minlength=count) / classes.size
-            self._table.write([index, path, mask.relative_to(run.folder), *(f"{share:.6g}" for share in shares)])
+            self._table.write(mask_row(index, path, mask.relative_to(run.folder), classes, count))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the parts of the table."""
         if self._table is not None:
-            self._table.merge(["index", "path", "mask", *pl_module.class_names])  # type: ignore[misc]
+            self._table.merge([*MASKS, *pl_module.class_names])  # type: ignore[misc]
             self._table = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -107,16 +107,3 @@ class PredictedMasks(Callback):
 
 def _at_size(classes: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     return resized(classes[..., None], size, "nearest")[..., 0]
-
-
-def _write_mask(classes: npt.NDArray[np.uint8], count: int, path: Path) -> None:
-    image = Image.fromarray(classes)
-    image.putpalette(palette(count).flatten().tolist())
-    _write_png(image, path)
-
-
-def _write_png(image: Image.Image, path: Path) -> None:
-    file = io.BytesIO()
-    image.save(file, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, file.getbuffer())

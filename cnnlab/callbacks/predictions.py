@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cnnlab.callbacks.tables import SharedTable
 from cnnlab.figures import Prediction, prediction_sheet
+from cnnlab.predictions import CLASSES, class_row
 from cnnlab.run import Run
 from cnnlab.tasks import Segmentation
 
@@ -62,9 +63,7 @@ class PredictionTable(Callback):
         for index, path, target, found, row in zip(
             indices, outputs.paths, outputs.targets.cpu(), labels, probabilities.tolist(), strict=True
         ):
-            called = ";".join(names[label] for label in found)
-            numbers = ";".join(map(str, found))
-            self._table.write([index, path, _known(target), numbers, called, *(f"{value:.6g}" for value in row)])
+            self._table.write(class_row(index, path, _known(target), found, [names[label] for label in found], row))
         if trainer.is_global_zero and not several:
             targets = outputs.targets.tolist()
             self._keep_hardest(batch.images, probabilities, targets, indices, names)
@@ -74,7 +73,7 @@ class PredictionTable(Callback):
         if self._table is None:
             return
         names = _class_names(pl_module, getattr(pl_module, "num_classes", 0))
-        self._table.merge(["index", "path", "target", "label", "name", *names])
+        self._table.merge([*CLASSES, *names])
         self._table = None
         if self._hardest:
             hardest = [prediction for *_, prediction in sorted(self._hardest, key=lambda item: -item[0])]

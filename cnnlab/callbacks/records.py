@@ -17,11 +17,12 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from cnnlab.checkpoint import origin, write_atomically
+from cnnlab.checkpoint import origin
 from cnnlab.figures import confusion_matrix
 from cnnlab.loggers import InRun, Row, write_picture, write_table
-from cnnlab.run import Run, write_csv, write_json
+from cnnlab.run import Run
 from cnnlab.versions import versions
+from cnnlab.writing import write_atomically, write_csv, write_json
 
 
 class RunRecords(Callback):

@@ -26,6 +26,13 @@ COMMANDS = {
     "crossval": Command("train a network a fold: cnnlab crossval --config C --folds 5", "crossval:crossval", raw=True),
     "data": Command("look at training images, or check all: cnnlab data show|check --config C", "data:data", raw=True),
     "explain": Command("draw what a network looks at: cnnlab explain RUN IMAGES...", "explain:explain", raw=True),
+    "export": Command("write a network as a proven ONNX file: cnnlab export RUN", "export:export", raw=True),
+    "quantize": Command("the same in 8-bit integers: cnnlab quantize RUN", "quantize:quantize", raw=True),
+    "prune": Command("remove channels, and train on: cnnlab prune RUN", "prune:prune", raw=True),
+    "infer": Command("predict with such a file: cnnlab infer MODEL.onnx IMAGES...", "infer:infer", raw=True),
+    "benchmark": Command(
+        "time a network in all ways: cnnlab benchmark RUN|MODEL", "benchmark:benchmark_command", raw=True
+    ),
     "report": Command("write one page that shows a run, or several: cnnlab report RUN", "report:report", raw=True),
     "sync": Command("upload a run that was offline to Weights & Biases: cnnlab sync RUN", "sync:sync"),
     "fetch": Command("bring weights and data for machines without internet", "fetch:fetch", raw=True),

@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cnnlab.checkpoint import write_atomically
 from cnnlab.commands.arguments import take_apart, take_option
 from cnnlab.commands.messages import say, summary
 from cnnlab.errors import InputError
-from cnnlab.run import Run, choose, write_json
+from cnnlab.run import Run, choose
+from cnnlab.writing import write_atomically, write_json
 
 _USAGE = """\
 usage: cnnlab crossval --config C [--folds K] [--run DIR] [OPTIONS OF fit]

@@ -15,10 +15,9 @@ from cnnlab.callbacks.gradcam import shrunk
 from cnnlab.commands.making import make_trained
 from cnnlab.commands.messages import summary
 from cnnlab.data import VisionDataModule
-from cnnlab.data.listing import images_under
 from cnnlab.errors import InputError, nearest
 from cnnlab.figures import as_colours, contact_sheet, scatter
-from cnnlab.imaging import heated
+from cnnlab.imaging import heated, images_under
 from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, layer_named, projected
 from cnnlab.report import picture_page
 from cnnlab.tasks import Classification, Segmentation
@@ -34,7 +33,7 @@ def explain(command: str, arguments: list[str]) -> None:
         InputError: If there is something to mend.
     """
     asked = _parser().parse_args(arguments)
-    task, data, run = make_trained(asked.run)
+    task, data, run, _ = make_trained(asked.run)
     if not isinstance(task, (Classification, Segmentation)) or not isinstance(data, VisionDataModule):
         raise InputError(f"{type(task).__name__} on {type(data).__name__} cannot be explained: both must be cnnlab's")
     folder = Path(asked.out) if asked.out is not None else run.explanations

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from cnnlab.checkpoint import read_weights
 from cnnlab.commands.arguments import Plan, plan, take_apart
 from cnnlab.commands.training import VisionCLI
+from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
 from cnnlab.models.weights import architecture_only
 from cnnlab.run import Run, find
+from cnnlab.tasks import VisionTask
 
 
 def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
@@ -42,29 +44,64 @@ def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Ru
         return *_made(Plan(Run(Path()), ["fit", *configs, *request.flags])), run
 
 
-def make_trained(target: str) -> tuple[LightningModule, LightningDataModule, Run]:
-    """Make the task of a run or a checkpoint with its weights, in eval mode, and the data as predict would have them.
+class Trained(NamedTuple):
+    """What a run has left."""
+
+    task: LightningModule
+    """With its weights, in eval mode."""
+    data: LightningDataModule
+    """As predict would have them."""
+    run: Run
+    """A new one for a checkpoint that lies in none."""
+    checkpoint: Path
+    """Where the weights are from."""
+
+
+def make_trained(target: str, flags: Sequence[str] = ()) -> Trained:
+    """Make the task and the data of a run or a checkpoint.
 
     Args:
         target: A run's folder, or a checkpoint.
-
-    Returns:
-        Task, data, and the run; a new one for a checkpoint that lies in none.
+        flags: What is to be otherwise, such as --data.root.
 
     Raises:
         InputError: If there is something to mend.
     """
-    decided = plan(take_apart("predict", [target]))
+    checkpoint = find(target)[1]
+    decided = plan(take_apart("predict", [target, *flags]))
     try:
         task, data = _made(decided)
-        task.load_state_dict(read_weights(find(target)[1]))
+        task.load_state_dict(read_weights(checkpoint))
     finally:
         decided.run.discard_if_empty()
-    return task.eval(), data, decided.run
+    return Trained(task.eval(), data, decided.run, checkpoint)
+
+
+def make_own(
+    target: str, flags: Sequence[str] = (), stage: str = "validate"
+) -> tuple[VisionTask, VisionDataModule, Run, Path]:
+    """The same, for what only cnnlab's tasks and data can do; the data are set up.
+
+    Args:
+        target: See make_trained.
+        flags: See make_trained.
+        stage: fit, to have the training images too, or validate.
+
+    Raises:
+        InputError: If there is something to mend, or if task or data are not cnnlab's.
+    """
+    task, data, run, checkpoint = make_trained(target, flags)
+    if not isinstance(task, VisionTask) or not isinstance(data, VisionDataModule):
+        raise InputError(f"{type(task).__name__} on {type(data).__name__}: both must be cnnlab's for this")
+    data.adopt(task.preprocessing)
+    data.prepare_data()
+    with silence():
+        data.setup(stage)
+    return task, data, run, checkpoint
 
 
 def _made(decided: Plan) -> tuple[LightningModule, LightningDataModule]:
-    with _silence():
+    with silence():
         cli = _Made(decided)
     if cli.datamodule is None:
         raise InputError("the configuration has no data")
@@ -87,7 +124,7 @@ class _Made(VisionCLI):
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Without what Lightning says of a trainer that runs nothing."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]

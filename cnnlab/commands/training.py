@@ -39,6 +39,7 @@ SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "last": (callbacks.LastCheckpoint, True, "keep checkpoints/last.ckpt to resume from"),
     "early_stopping": (callbacks.EarlyStop, False, "stop when the monitored metric no longer improves"),
     "unfreezing": (callbacks.ProgressiveUnfreezing, False, "train the head first, then late layers, then all"),
+    "sparsity": (callbacks.Sparsity, False, "keep weights at zero that are zero at the start"),
     "ema": (callbacks.ExponentialMovingAverage, False, "average the weights"),
     "gradients": (callbacks.GradientMonitor, False, "log the gradients' norms, and warn of bad ones"),
     "lr_finder": (callbacks.LearningRateSearch, False, "search a learning rate before training"),
@@ -49,6 +50,7 @@ SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "validation_masks": (callbacks.ValidationMasks, True, "draw masks of validation images while segmentation trains"),
     "gradcam": (callbacks.GradCamSnapshots, True, "draw where the network looks in validation images"),
     "errors": (callbacks.ErrorGallery, True, "show the images that the network is most wrong or least certain about"),
+    "onnx": (callbacks.OnnxExport, False, "write model.onnx of the best network when the training has ended"),
     "report": (callbacks.Report, True, "write report.html when testing"),
     "throughput": (callbacks.Throughput, True, "log the training images a second"),
 }
@@ -174,6 +176,7 @@ class VisionCLI(LightningCLI):
         self._set_by_user = _changed_links(config)
         self._resolved = self._dump(config)
         self._keep_splits(config)
+        self._keep_pruned(config)
 
     def _take_what_was_found_out(self, config: Any) -> None:
         """What the data of the checkpoint's run found out (the classes, the size) is not found out again."""
@@ -183,6 +186,11 @@ class VisionCLI(LightningCLI):
         for name in resolved:
             if config.data.init_args.get(name) is None and name in self.plan.kept.data:
                 config.data.init_args[name] = self.plan.kept.data[name]
+
+    def _keep_pruned(self, config: Any) -> None:
+        """A checkpoint's network lacks the channels that it lacks, whatever a configuration says."""
+        if self.plan.kept is not None and "pruned" in config.model.get("init_args", {}):
+            config.model.init_args["pruned"] = self.plan.kept.model.get("pruned")
 
     def _keep_splits(self, config: Any) -> None:
         """The images of the checkpoint's run keep their splits, unless the data are others."""
@@ -265,7 +273,17 @@ class VisionCLI(LightningCLI):
             # What was searched for was found when the run began.
             wanted -= {"lr_finder", "batch_size_finder"}
         if trial:
-            wanted -= {"best", "last", "lr_monitor", "validation_masks", "gradcam", "errors", "report", *written}
+            wanted -= {
+                "best",
+                "last",
+                "lr_monitor",
+                "validation_masks",
+                "gradcam",
+                "errors",
+                "onnx",
+                "report",
+                *written,
+            }
         chosen = {name: value for name, value in self._get(self.config_init, "callbacks").items() if name in wanted}
         return [SLOTS[name][0]() if value is True else value for name, value in chosen.items() if value]
 
@@ -375,6 +393,7 @@ def _tell(cli: VisionCLI) -> None:
         "masks": run.masks,
         "overlays": run.overlays,
         "pictures": run.pictures,
+        "onnx": run.onnx,
         "report": run.report,
     }
     stage = {"test": "test/", "validate": "val/"}.get(str(cli.subcommand), "none")

@@ -12,9 +12,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cnnlab.data.presets import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
-from cnnlab.imaging import Preprocessing
+from cnnlab.imaging import LazyImage, Preprocessing, Reading, prepared
 
 IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
 """Mean and std of ImageNet's pixels, by the number of channels: what photographs have without a pretraining."""
@@ -111,13 +112,21 @@ class VisionDataModule(LightningDataModule):
         """The number of classes."""
         return len(self.class_names)
 
+    def reading(self) -> Reading:
+        """How an image file becomes what evaluation hands to the network.
+
+        Raises:
+            InputError: If the data do not say.
+        """
+        raise InputError(f"{type(self).__name__} does not say how an image file is read: it lacks reading()")
+
     def read_image(self, path: str) -> Tensor:
         """One image file as evaluation sees it, (channels, height, width) uint8.
 
         Raises:
-            InputError: If the data do not say how large images are, or if the file cannot be read.
+            InputError: If the data do not say how, or if the file cannot be read.
         """
-        raise InputError(f"{type(self).__name__} does not say how an image file is read: it lacks read_image()")
+        return as_tensor(prepared(LazyImage(path), self.reading()))
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
         """Take over what a pretrained network expects of its images; data whose size is fixed have no use for it."""
@@ -188,8 +197,12 @@ class VisionDataModule(LightningDataModule):
         if stage == "fit":
             self._resumed = (0, 0)
 
-    def _eval_loader(self, dataset: BatchDataset) -> DataLoader[Any]:
-        return self._loader(dataset, EvalSampler(len(dataset), self.batch_size, **self._place()))
+    def whole(self, dataset: BatchDataset) -> DataLoader[Any]:
+        """All samples of an evaluated data set, in order, on this process alone."""
+        return self._eval_loader(dataset, {"rank": 0, "world_size": 1})
+
+    def _eval_loader(self, dataset: BatchDataset, place: dict[str, int] | None = None) -> DataLoader[Any]:
+        return self._loader(dataset, EvalSampler(len(dataset), self.batch_size, **(place or self._place())))
 
     @property
     def _step_size(self) -> int:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab.checkpoint import write_atomically
 from cnnlab.data.presets import Target
 from cnnlab.errors import InputError
 from cnnlab.imaging import LazyImage, Pixels, covering, resized
+from cnnlab.writing import write_atomically
 
 
 class CachedImage:

@@ -29,9 +29,9 @@ from cnnlab.data.listing import (
     trouble_in,
 )
 from cnnlab.data.mixing import create_mixing
-from cnnlab.data.presets import Target, create_augmentation, evaluated
+from cnnlab.data.presets import Target, create_augmentation
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, Preprocessing, resampling
+from cnnlab.imaging import LazyImage, Preprocessing, Reading, resampling
 
 _CACHE = Path("~/.cache/cnnlab/images")
 
@@ -211,9 +211,10 @@ class ImageFolder(VisionDataModule):
         fill = torch.tensor([255.0 * value for value in given["mean"]])
         return Target((height, width), self.channels, fill, given["crop"], given["interpolation"])
 
-    def read_image(self, path: str) -> Tensor:
-        """One image file as evaluation sees it, (channels, height, width) uint8."""
-        return evaluated(LazyImage(path), self.target())
+    def reading(self) -> Reading:
+        """As asked, else as the pretrained network expects it."""
+        target = self.target()
+        return Reading(target.channels, target.size, target.crop, target.interpolation)
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
         """Take over what a pretrained network expects, where nothing else was asked for."""

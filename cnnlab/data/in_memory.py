@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from cnnlab.data.base import BatchDataset, PredictionBatch, VisionDataModule
-from cnnlab.data.presets import Target, evaluated
 from cnnlab.data.samplers import Draw
 from cnnlab.data.transforms import RandomAffine
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage
+from cnnlab.imaging import Reading
 from cnnlab.random import permutation, uniform
 
 
@@ -134,12 +133,12 @@ class InMemoryDataModule(VisionDataModule):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) uint8 and targets (N,) int64 of the training or the test set."""
 
-    def read_image(self, path: str) -> Tensor:
-        """One image file at the size of the others, (channels, height, width) uint8."""
+    def reading(self) -> Reading:
+        """At the size of the others."""
         self.setup("validate")
         assert isinstance(self.val_set, TensorImages)
         height, width = self.val_set.images.shape[2:]
-        return evaluated(LazyImage(path), Target((height, width), self.channels, torch.zeros(0), 1.0, "bilinear"))
+        return Reading(self.channels, (height, width))
 
     def setup(self, stage: str) -> None:
         """Read what the stage ("fit", "validate", "test" or "predict") needs, once."""

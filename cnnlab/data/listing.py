@@ -15,7 +15,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import EXTENSIONS, ImageError, LazyImage
+from cnnlab.imaging import ImageError, LazyImage, images_under
 from cnnlab.random import permutation
 
 SPLITS = ("train", "val", "test")
@@ -50,37 +50,6 @@ class Listing:
 
     def __post_init__(self) -> None:
         self.of = {split: [sample for sample in self.samples if sample.split == split] for split in SPLITS}
-
-
-def images_under(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
-    """All image files below a folder, by name; hidden ones left out.
-
-    Args:
-        folder: The folder; links are followed, each folder counts once.
-        left_out: Counts the other files that are not hidden, by their endings.
-
-    Raises:
-        InputError: If there is no such folder.
-    """
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
-    found = []
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := Path(place).resolve()) in seen:  # A link to a folder that has been here.
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            ending = Path(name).suffix.lower()
-            if ending in EXTENSIONS:
-                found.append(Path(place, name))
-            elif left_out is not None:
-                left_out[ending or "no ending"] += 1
-    return found
 
 
 def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing:

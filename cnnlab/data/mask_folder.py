@@ -21,10 +21,10 @@ from cnnlab.data.listing import SPLITS, Listing, Sample, divide, keep_splits, ma
 from cnnlab.data.mask_files import AugmentedMasks, IndexedMasks, MaskFiles, Pair, PairReader, sizes_of
 from cnnlab.data.mask_listing import list_pair_table, list_pairs
 from cnnlab.data.mask_values import MaskValues, Value
-from cnnlab.data.presets import Target, create_augmentation, stretched
+from cnnlab.data.presets import Target, create_augmentation
 from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, read_mask, resampling
+from cnnlab.imaging import ImageError, Reading, read_mask, resampling
 
 _OTHERWISE_IGNORED = 255
 _MANY_PIXELS = 1 << 20
@@ -225,11 +225,9 @@ class MaskFolder(VisionDataModule):
             )
         return Target(size, self.channels, fill, 1.0, self.hparams["interpolation"])
 
-    def read_image(self, path: str) -> Tensor:
-        """One image file as evaluation sees it, (channels, height, width) uint8."""
-        image = LazyImage(path)
-        size = self._size or image.size
-        return stretched(image, Target(size, self.channels, torch.zeros(0), 1.0, self.hparams["interpolation"]))
+    def reading(self) -> Reading:
+        """All of an image, at one size or at its own."""
+        return Reading(self.channels, self._size, interpolation=self.hparams["interpolation"], stretch=True)
 
     @cached_property
     def _common_size(self) -> tuple[int, int] | None:
@@ -289,11 +287,11 @@ class MaskFolder(VisionDataModule):
     def _pairs(self, pairs: Sequence[Pair]) -> MaskFiles:
         return MaskFiles(pairs, self.reader, self._size, self.hparams["interpolation"])
 
-    def _eval_loader(self, dataset: BatchDataset) -> DataLoader[Any]:
+    def _eval_loader(self, dataset: BatchDataset, place: dict[str, int] | None = None) -> DataLoader[Any]:
         files = dataset.source if isinstance(dataset, IndexedMasks) else dataset
         together = isinstance(files, MaskFiles) and files.have_one_size
         batch_size = self.batch_size if together else 1
-        return self._loader(dataset, EvalSampler(len(dataset), batch_size, **self._place()))
+        return self._loader(dataset, EvalSampler(len(dataset), batch_size, **(place or self._place())))
 
     def _leave_out_broken(self) -> None:
         if self.hparams["on_error"] == "raise" or self._searched:

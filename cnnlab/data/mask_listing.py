@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cnnlab.data.listing import Sample, images_under, read_table, sample_of, split_folders
+from cnnlab.data.listing import Sample, read_table, sample_of, split_folders
 from cnnlab.errors import InputError
+from cnnlab.imaging import images_under
 
 _ENDINGS = ("", "_mask", "_gt", "_label", "_labels")
 """What a mask's name may have after its image's."""

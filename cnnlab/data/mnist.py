@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from cnnlab.checkpoint import write_atomically
 from cnnlab.data.in_memory import InMemoryDataModule
 from cnnlab.errors import InputError
+from cnnlab.writing import write_atomically
 
 _DIGITS = [str(digit) for digit in range(10)]
 

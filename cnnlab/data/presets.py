@@ -119,14 +119,18 @@ class NoAugmentation(Augmentation):
 
 def evaluated(image: Picture, target: Target) -> Tensor:
     """Read, resize and crop an image for evaluation, to (channels, *size) uint8."""
-    pixels = imaging.evaluated(image, target.channels, target.size, target.crop, target.interpolation)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    reading = imaging.Reading(target.channels, target.size, target.crop, target.interpolation)
+    return as_tensor(imaging.prepared(image, reading))
 
 
 def stretched(image: Picture, target: Target) -> Tensor:
     """Read an image and bring all of it to the size, whatever its proportions, to (channels, *size) uint8."""
-    height, width = target.size
-    pixels = imaging.resized(image.read(target.channels, (2 * height, 2 * width)), target.size, target.interpolation)
+    reading = imaging.Reading(target.channels, target.size, interpolation=target.interpolation, stretch=True)
+    return as_tensor(imaging.prepared(image, reading))
+
+
+def as_tensor(pixels: imaging.Pixels) -> Tensor:
+    """(H, W, C) to (C, H, W)."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 

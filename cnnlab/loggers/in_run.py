@@ -17,7 +17,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 
 from cnnlab.errors import InputError
 from cnnlab.loggers.metrics_csv import MetricsCsv
-from cnnlab.run import Run, write_json
+from cnnlab.run import Run
+from cnnlab.writing import write_json
 
 _PICTURES = {"gradcam": "val/gradcam", "validation": "val/masks"}
 """What pictures are called whose files are not called so."""

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cnnlab.checkpoint import write_atomically
+from cnnlab.writing import write_atomically
 
 
 class MetricsCsv(Logger):

@@ -70,6 +70,55 @@ def create_network(
     return TransferModel(backbone, cast(int, features), num_classes, "mlp" if head == "mlp" else "linear", dropout)
 
 
+def create_classifier(name: str, num_classes: int, channels: int, weights: str) -> nn.Module:
+    """Make a timm or torchvision network with all of its weights, its own classifier included.
+
+    Args:
+        name: See create_network.
+        num_classes: How many classes it must have been trained for.
+        channels: The images' channels.
+        weights: See weights.find_weights.
+
+    Raises:
+        InputError: If it was trained for other classes, or if its weights cannot be had.
+    """
+    source = _find(name)
+    if source.origin not in _LIBRARIES:
+        raise InputError(f"network {name!r} has no pretrained weights: only timm's and torchvision's do")
+    ours = source.origin == "timm"
+    file = find_weights(source.name if ours else f"torchvision/{source.name}", weights)
+    if file is None and (known := _pretrained_classes(source)) != num_classes:
+        raise InputError(
+            f"the pretrained {name} tells {known:,} classes apart, and there are {num_classes}: fine-tune it on them "
+            "first (cnnlab fit --model.network ...), and name that run"
+        )
+    with explained(name, file):
+        if ours:
+            import timm
+
+            overlay = {"file": str(file), "custom_load": False, "num_classes": num_classes} if file else None
+            settings = {"pretrained": True, "num_classes": num_classes, "in_chans": channels}
+            return timm.create_model(source.name, pretrained_cfg_overlay=overlay, **settings)
+        import torchvision
+
+        if file is None:
+            whole: nn.Module = torchvision.models.get_model(source.name, weights="DEFAULT")
+            return whole
+        network: nn.Module = _torchvision(source.name, num_classes, channels, None)
+        network.load_state_dict(read_state_dict(file))
+        return network
+
+
+def _pretrained_classes(source: _Source) -> int:
+    if source.origin == "timm":
+        import timm
+
+        return int(getattr(timm.get_pretrained_cfg(source.name), "num_classes", 0))
+    import torchvision
+
+    return len(torchvision.models.get_model_weights(source.name)["DEFAULT"].meta["categories"])
+
+
 def preprocessing(name: str, channels: int) -> Preprocessing | None:
     """What a network's own pretraining expects of its images; None where nobody says.
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+from cnnlab.models.blocks import check_positive
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -23,6 +28,8 @@ class SimpleCNN(nn.Module):
         num_classes: The number of classes.
         channels: The images' channels.
         dropout: Dropout rate before the classifier, 0..1.
+        widths: The channels of the blocks, from the first to the last.
+        hidden: The units of the head.
 
     >>> import torch
     >>> network = SimpleCNN(num_classes=10)
@@ -32,18 +39,29 @@ class SimpleCNN(nn.Module):
     torch.Size([2, 10])
     """
 
-    def __init__(self, num_classes: int = 10, channels: int = 1, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        channels: int = 1,
+        dropout: float = 0.5,
+        widths: Sequence[int] = (32, 64, 128),
+        hidden: int = 256,
+    ) -> None:
         super().__init__()
+        if len(widths) != 3:
+            raise InputError(f"simple_cnn has three blocks, and widths are {list(widths)}: give three numbers")
+        first, second, third = widths
+        check_positive(num_classes=num_classes, channels=channels, widths=min(widths), hidden=hidden)
         self.features = nn.Sequential(
-            _block(channels, 32), nn.MaxPool2d(2), _block(32, 64), nn.MaxPool2d(2), _block(64, 128)
+            _block(channels, first), nn.MaxPool2d(2), _block(first, second), nn.MaxPool2d(2), _block(second, third)
         )
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(128, 256),
+            nn.Linear(third, hidden),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            nn.Linear(256, num_classes),
+            nn.Linear(hidden, num_classes),
         )
 
     def forward(self, images: Tensor) -> Tensor:

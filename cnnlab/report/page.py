@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cnnlab.checkpoint import write_atomically
 from cnnlab.errors import InputError
 from cnnlab.report import charts
 from cnnlab.report.facts import Facts, Series
 from cnnlab.run import Run
+from cnnlab.writing import write_atomically
 
 _MARK = '<meta name="generator" content="cnnlab report">'
 _LARGE = 200_000

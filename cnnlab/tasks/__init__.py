@@ -2,6 +2,7 @@
 
 from cnnlab.tasks.base import VisionTask
 from cnnlab.tasks.classification import Classification
+from cnnlab.tasks.distillation import Distillation
 from cnnlab.tasks.segmentation import Segmentation
 
-__all__ = ["Classification", "Segmentation", "VisionTask"]
+__all__ = ["Classification", "Distillation", "Segmentation", "VisionTask"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from cnnlab.loggers import write_metrics
 from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.memory import batch_to_group_norm
 from cnnlab.models.memory import checkpoint_stages as checkpoint_stages_of
+from cnnlab.models.removal import read_removals, remove_channels
 from cnnlab.models.standardize import Standardize
 from cnnlab.models.weights import architecture_only
 from cnnlab.tasks.optimizers import check_optimizer, create_optimizer, decayed_rates
@@ -41,9 +43,8 @@ class VisionTask(LightningModule):
     """A network with its preprocessing, loss, metrics and optimisation.
 
     A subclass says what they are in configure_network(), configure_loss() and configure_metrics(), which are called in
-    this order, and what one step does with them in predictions_and_loss(); that one step serves training,
-    validation and test. Hyperparameters are plain values, so that a checkpoint loads anywhere with
-    weights_only=True.
+    this order; one step serves training, validation and test. Hyperparameters are plain values, so that a checkpoint
+    loads anywhere with weights_only=True.
 
     Args:
         network: A name for models.factory.create_network.
@@ -58,6 +59,8 @@ class VisionTask(LightningModule):
             a file, or a folder of such files; random ones if None. mean and std are then those of the pretraining.
         head: A new head on such a network, linear or mlp (see models.TransferModel); its own classifier if None.
         group_norm: Replace batch norms by group norms, for batches of a few images.
+        pruned: The channels that cnnlab prune has removed from the network: a JSON file of models.removal.Removal, or
+            what is in it. Pretrained weights are then not looked for.
         checkpoint_stages: Names of the network's modules whose activations are computed again in the backward pass
             instead of being kept.
         optimizer: A name for timm.optim.create_optimizer_v2; norms and biases are spared weight decay.
@@ -81,6 +84,8 @@ class VisionTask(LightningModule):
     """The metric that checkpoints, early stopping and plateau watch."""
     mode: ClassVar[Literal["min", "max"]] = "min"
     """Which of its values is better."""
+    kind: ClassVar[Literal["classification", "segmentation"] | None] = None
+    """What it tells: the classes of images, or of pixels; None for something else, which cannot be exported."""
 
     def __init__(
         self,
@@ -95,6 +100,7 @@ class VisionTask(LightningModule):
         weights: str | None = None,
         head: str | None = None,
         group_norm: bool = False,
+        pruned: str | list[Any] | None = None,
         checkpoint_stages: list[str] | None = None,
         optimizer: str = "adamw",
         lr: float = _DEFAULT_LR,
@@ -123,6 +129,8 @@ class VisionTask(LightningModule):
             mean, std = self.preprocessing.mean, self.preprocessing.std
         self.hparams["mean"] = [0.5] * channels if mean is None else [float(value) for value in mean]
         self.hparams["std"] = [0.5] * channels if std is None else [float(value) for value in std]
+        # A checkpoint holds the lists, and needs no file beside it.
+        self.hparams["pruned"] = removals = read_removals(pruned) if isinstance(pruned, str) else pruned
         _check_plain(dict(self.hparams))
         check_optimizer(optimizer, lr, weight_decay)
         if compile and checkpoint_stages:
@@ -132,9 +140,12 @@ class VisionTask(LightningModule):
         check_schedule(schedule, warmup, schedule_args or {})
 
         self.standardize = Standardize(self.hparams["mean"], self.hparams["std"])
-        self.network = self.configure_network()
+        # Weights of the whole network do not fit, and others are about to come.
+        with architecture_only() if removals else contextlib.nullcontext():
+            self.network = self.configure_network()
         if group_norm and not batch_to_group_norm(self.network):
             raise InputError(f"model.group_norm: network {network!r} has no batch norm to replace")
+        remove_channels(self.network, removals or [])
         checkpoint_stages_of(self.network, checkpoint_stages or [])
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -164,6 +175,16 @@ class VisionTask(LightningModule):
         """Lightning's; pretrained weights are not looked for, since the checkpoint brings its own."""
         with architecture_only():
             return super().load_from_checkpoint(*args, **kwargs)
+
+    @property
+    def activation(self) -> Literal["softmax", "sigmoid"]:
+        """What makes probabilities of raw predictions, over the classes (dimension 1)."""
+        return "softmax"
+
+    def probabilities(self, predictions: Tensor) -> Tensor:
+        """Raw predictions (B, num_classes, ...) to probabilities, which sum to 1 where there is one class."""
+        predictions = predictions.float()
+        return predictions.softmax(dim=1) if self.activation == "softmax" else predictions.sigmoid()
 
     @property
     def backbone(self) -> str:
@@ -222,9 +243,13 @@ class VisionTask(LightningModule):
         """Predict a batch, measure it, return the loss and the predictions: the one step of all stages."""
         images, targets = batch
         predictions = self(images)
-        loss = self.loss(predictions, targets)
+        loss = self.loss_of(images, predictions, targets)
         self.update_metrics(metrics, predictions.detach(), targets, loss.detach())
         return loss, predictions
+
+    def loss_of(self, images: Tensor, predictions: Tensor, targets: Any) -> Tensor:
+        """The loss of a batch; the images are for those that need more than predictions."""
+        return self.loss(predictions, targets)
 
     def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """One step of the training."""

@@ -88,6 +88,7 @@ class Classification(VisionTask):
         weights: See VisionTask.
         head: See VisionTask.
         group_norm: See VisionTask.
+        pruned: See VisionTask.
         checkpoint_stages: See VisionTask.
         label_smoothing: The share of each target that is spread over all classes, 0..1.
         top_k: The k of the top-k accuracy; 5 if None and there are more than 5 classes.
@@ -110,6 +111,7 @@ class Classification(VisionTask):
 
     monitor: ClassVar[str] = "val/accuracy"
     mode: ClassVar[Literal["min", "max"]] = "max"
+    kind: ClassVar[Literal["classification", "segmentation"] | None] = "classification"
 
     def __init__(
         self,
@@ -124,6 +126,7 @@ class Classification(VisionTask):
         weights: str | None = None,
         head: str | None = None,
         group_norm: bool = False,
+        pruned: str | list[Any] | None = None,
         checkpoint_stages: list[str] | None = None,
         label_smoothing: float = 0.0,
         top_k: int | None = None,
@@ -164,6 +167,7 @@ class Classification(VisionTask):
             weights=weights,
             head=head,
             group_norm=group_norm,
+            pruned=pruned,
             checkpoint_stages=checkpoint_stages,
             optimizer=optimizer,
             lr=lr,
@@ -222,9 +226,10 @@ class Classification(VisionTask):
             if name != "loss":
                 metric.update(probabilities, targets)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (B, num_classes) to probabilities, which sum to 1 where an image has one class."""
-        return logits.float().sigmoid() if self.multi_label else logits.float().softmax(dim=1)
+    @property
+    def activation(self) -> Literal["softmax", "sigmoid"]:
+        """Softmax; sigmoid where an image may have several classes."""
+        return "sigmoid" if self.multi_label else "softmax"
 
     def hardness(self, predictions: Tensor, targets: Any) -> Hardness:
         """By cross-entropy, and by the predicted class's probability; with several labels by the mean over classes."""

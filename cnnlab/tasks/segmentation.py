@@ -98,6 +98,7 @@ class Segmentation(VisionTask):
         network_args: See VisionTask.
         weights: The encoder's pretrained weights: see VisionTask.
         group_norm: See VisionTask.
+        pruned: See VisionTask.
         checkpoint_stages: See VisionTask.
         loss: A name in losses.LOSSES: cross_entropy_dice, cross_entropy, dice, tversky, focal.
         loss_args: Further arguments of the loss.
@@ -125,6 +126,7 @@ class Segmentation(VisionTask):
 
     monitor: ClassVar[str] = "val/mean_iou"
     mode: ClassVar[Literal["min", "max"]] = "max"
+    kind: ClassVar[Literal["classification", "segmentation"] | None] = "segmentation"
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class Segmentation(VisionTask):
         network_args: dict[str, Any] | None = None,
         weights: str | None = None,
         group_norm: bool = False,
+        pruned: str | list[Any] | None = None,
         checkpoint_stages: list[str] | None = None,
         loss: str = "cross_entropy_dice",
         loss_args: dict[str, Any] | None = None,
@@ -178,6 +181,7 @@ class Segmentation(VisionTask):
             network_args=network_args,
             weights=weights,
             group_norm=group_norm,
+            pruned=pruned,
             checkpoint_stages=checkpoint_stages,
             optimizer=optimizer,
             lr=lr,
@@ -267,5 +271,5 @@ class Segmentation(VisionTask):
     def predict_step(self, batch: Any, batch_idx: int) -> SegmentationPredictions:
         """Images in a data.PredictionBatch to SegmentationPredictions, on the device."""
         images, targets, indices, paths = batch
-        probabilities = self.logits(images, self.hparams["flips"]).float().softmax(dim=1)
+        probabilities = self.probabilities(self.logits(images, self.hparams["flips"]))
         return SegmentationPredictions(probabilities.argmax(dim=1), probabilities, targets, indices, paths)

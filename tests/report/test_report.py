@@ -17,7 +17,8 @@ from PIL import Image
 from cnnlab.errors import InputError
 from cnnlab.loggers import MetricsCsv
 from cnnlab.report import write_report
-from cnnlab.run import Run, write_csv, write_json
+from cnnlab.run import Run
+from cnnlab.writing import write_csv, write_json
 from tests.conftest import Cnnlab
 
 HOSTILE = "<script>alert(1)</script>"

@@ -1,0 +1,161 @@
+"""cnnlab benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cnnlab.commands.making import make_own
+from cnnlab.deploy.about import About
+from cnnlab.deploy.benchmark import BATCHES, VARIANTS, Subject, as_records, benchmark
+from cnnlab.deploy.export import Pipeline, Predict
+from cnnlab.deploying import about, pipeline, score, training_images, validation_images
+from cnnlab.errors import InputError
+from cnnlab.figures import bars
+from cnnlab.imaging import Reading
+from cnnlab.models.factory import create_network, preprocessing
+from cnnlab.models.standardize import Standardize
+from cnnlab.run import Run
+from cnnlab.writing import write_csv, write_json
+
+
+def benchmark_command(command: str, arguments: list[str]) -> None:
+    """Time a network in all ways in which this machine can run it.
+
+    Raises:
+        InputError: If there is something to mend.
+    """
+    asked, flags = _parser().parse_known_args(arguments)
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    measure: Callable[[Predict], float] | None = None
+    with tempfile.TemporaryDirectory(prefix="cnnlab-benchmark-") as scratch:
+        if Path(asked.subject).exists():
+            subject, measure, metric, out = _of_run(asked, flags, Path(scratch))
+        else:
+            if flags:
+                raise InputError(f"there is no option {flags[0]} for a network by its name: it is a run's")
+            subject, metric, out = *_of_network(asked, Path(scratch)), Path(asked.out or ".")
+        rows = benchmark(subject, asked.variants, asked.repetitions, measure)
+    records = as_records(rows)
+    table = Run(out).benchmark
+    machine = {"threads": torch.get_num_threads(), "image": list(subject.images.shape[1:]), "metric": metric}
+    write_json(table, {**machine, "versions": dict(subject.about.versions), "rows": records})
+    write_csv(table.with_suffix(".csv"), records)
+    timed = [row for row in rows if row.milliseconds is not None]
+    bars(
+        [row.variant for row in timed],
+        {f"batch of {size}": [row.images_per_second(size) or 0.0 for row in timed] for size in BATCHES},
+        "images a second",
+        f"{asked.subject}, {machine['threads']} threads",
+        table.with_suffix(".png"),
+    )
+    _show(asked.subject, machine, records)
+    if asked.json:
+        print(json.dumps(records, indent=2))
+    print(f"{table}, .csv, .png")
+
+
+def _of_run(
+    asked: argparse.Namespace, flags: list[str], scratch: Path
+) -> tuple[Subject, Callable[[Predict], float], str, Path]:
+    task, data, run, checkpoint = make_own(asked.subject, flags, "fit")
+    images = validation_images(data, max(BATCHES))
+    subject = Subject(
+        pipeline(task),
+        _repeated(images),
+        about(task, data, checkpoint),
+        training_images(data, asked.calibrate),
+        scratch,
+        pipeline(make_own(asked.pruned, flags)[0]) if asked.pruned is not None else None,
+    )
+    out = Path(asked.out) if asked.out is not None else run.folder
+    return subject, lambda predict: score(task, data, predict, most=asked.images), task.monitor, out
+
+
+def _of_network(asked: argparse.Namespace, scratch: Path) -> tuple[Subject, str]:
+    """A network by its name, with random weights and random images."""
+    network = create_network(asked.subject, asked.classes, asked.channels)
+    known = preprocessing(asked.subject, asked.channels)
+    height, width = (asked.size, asked.size) if asked.size is not None else known.size if known else (224, 224)
+    mean, std = (known.mean, known.std) if known else ([0.5] * asked.channels, [0.5] * asked.channels)
+    generator = torch.Generator().manual_seed(0)
+    shape = (max(BATCHES), asked.channels, height, width)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    names = [str(number) for number in range(asked.classes)]
+    described = About("classification", names, Reading(asked.channels, (height, width)))
+    whole = Pipeline(Standardize(mean, std), network, "softmax")
+    return Subject(whole, images, described, [images[:16].numpy()], scratch), "none: the weights are random"
+
+
+def _repeated(images: torch.Tensor) -> torch.Tensor:
+    return images.repeat(-(-max(BATCHES) // len(images)), 1, 1, 1)[: max(BATCHES)]
+
+
+def _show(name: str, machine: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shape = "x".join(map(str, machine["image"]))
+    title = f"{name}: images {shape}, {machine['threads']} threads, metric {machine['metric']}"
+    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for size in BATCHES:
+        for column in (f"batch {size}, ms", "images/s", "faster"):
+            table.add_column(column, justify="right", no_wrap=True)
+    for column in ("MB", "peak MB", "metric", "change"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for record in records:
+        if record["reason"]:
+            continue
+        cells = []
+        for size in BATCHES:
+            middle, low, high = (
+                record[f"batch_{size}_ms{side}"] for side in ("", "_first_quartile", "_third_quartile")
+            )
+            cells += [f"{middle:.3g} ±{(high - low) / 2 / middle:.0%}"]
+            cells += [f"{record[f'batch_{size}_images_per_second']:,.0f}", f"{record[f'batch_{size}_speedup']:.2f}"]
+        cells += [_number(record["megabytes"], ".2f"), _number(record["peak_megabytes"], ".0f")]
+        cells += [_number(record["metric"], ".4f"), _number(record["metric_change"], "+.4f")]
+        table.add_row(record["variant"], *cells)
+    # A table that is folded cannot be read.
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 140)
+    console.print(table)
+    for record in records:
+        if record["reason"]:
+            console.print(Text(f"{record['variant']}: not here: {record['reason']}"))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnnlab benchmark",
+        allow_abbrev=False,
+        description="Time the best network of a run, or a network by its name with random weights, in all ways in "
+        "which this machine can run it, alternating: medians and quartiles, and what each way costs in accuracy. Other "
+        "flags, such as --data.root, are those of predict.",
+    )
+    parser.add_argument("subject", metavar="RUN|MODEL", help="a run's folder, a checkpoint, or a network's name")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help=f"of: {', '.join(VARIANTS)}")
+    parser.add_argument("--pruned", metavar="RUN", help="what cnnlab prune has made of it")
+    parser.add_argument("--repetitions", type=int, default=20, help="how often each is timed (20)")
+    parser.add_argument("--threads", type=int, help="of torch (all cores)")
+    parser.add_argument("--images", type=int, default=1000, help="validation images for the metric (1000)")
+    parser.add_argument("--calibrate", type=int, default=128, help="training images that INT8 is calibrated with (128)")
+    parser.add_argument("--size", type=int, help="of a MODEL's images (its pretraining's, or 224)")
+    parser.add_argument("--channels", type=int, default=3, help="of a MODEL's images (3)")
+    parser.add_argument("--classes", type=int, default=1000, help="of a MODEL (1000)")
+    parser.add_argument("--out", metavar="DIR", help="where benchmark.json, .csv and .png go (RUN, or here)")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON, too")
+    return parser

@@ -1,0 +1,73 @@
+"""cnnlab quantize."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cnnlab.commands.making import make_own
+from cnnlab.commands.messages import summary
+from cnnlab.deploy.certificate import certificate_of
+from cnnlab.deploy.quantize import CALIBRATIONS
+from cnnlab.deploying import quantize_task
+from cnnlab.errors import InputError
+
+
+def quantize(command: str, arguments: list[str]) -> None:
+    """Export the best network of a run in 8-bit integers, and measure what that costs.
+
+    Raises:
+        InputError: If there is something to mend.
+    """
+    asked, flags = _parser().parse_known_args(arguments)
+    if asked.max_drop < 0:
+        raise InputError(f"--max_drop is {asked.max_drop}, expected 0 or more")
+    if asked.images < 1:
+        raise InputError(f"--images is {asked.images}, expected 1 or more")
+    task, data, run, checkpoint = make_own(asked.run, flags, "fit")
+    path = Path(asked.out) if asked.out is not None else run.onnx.with_suffix(".int8.onnx")
+    certificate = quantize_task(
+        task,
+        data,
+        checkpoint,
+        path,
+        asked.method,
+        asked.max_drop,
+        asked.images,
+        asked.calibration,
+        asked.reduce_range,
+    )
+    summary(f"run {run.folder}", {"file": path, "certificate": certificate_of(path), **_rows(certificate)})
+
+
+def _rows(certificate: dict[str, Any]) -> dict[str, object]:
+    metric, latency, said = certificate["metric"], certificate["latency"], certificate["quantization"]
+    size = sum(part["bytes"] for part in certificate["files"].values())
+    rows: dict[str, object] = {
+        "size": f"{size / 1e6:.2f} MB (float: {certificate['float']['bytes'] / 1e6:.2f})",
+        metric["name"]: f"{metric['file']:.6g} (float: {metric['network']:.6g}), {metric['images']:,} images",
+        "one image": f"{latency['file_ms']:.3g} ms (float: {latency['network_ms']:.3g}), {latency['threads']} threads",
+    }
+    if said.get("float_layers"):
+        rows["left in float"] = f"{len(said['float_layers'])} of {said['layers']}: {', '.join(said['float_layers'])}"
+    return rows
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnnlab quantize",
+        allow_abbrev=False,
+        description="Export the best network of a run as an ONNX file of 8-bit integers, calibrated on training images "
+        "and measured on the validation images. Other flags, such as --data.root, are those of predict.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
+    parser.add_argument("--out", metavar="FILE", help="instead of RUN/model.int8.onnx")
+    parser.add_argument("--method", default="static", choices=["static", "dynamic"], help="dynamic: linear layers only")
+    parser.add_argument("--max_drop", type=float, default=0.01, help="how much worse the metric may become (0.01)")
+    parser.add_argument("--images", type=int, default=128, help="training images to calibrate with (128)")
+    parser.add_argument("--calibration", default="minmax", choices=list(CALIBRATIONS), help="of activations (minmax)")
+    parser.add_argument(
+        "--reduce_range", action="store_true", help="7 bits of weights, for processors without VNNI instructions"
+    )
+    return parser

@@ -1,0 +1,327 @@
+"""How fast a network is in all the ways in which this machine can run it."""
+
+from __future__ import annotations
+
+import gc
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cnnlab.deploy.about import About
+from cnnlab.deploy.export import FORMATS, Pipeline, Predict, load_onnx, load_openvino, torch_predict
+from cnnlab.deploy.quantize import quantize_static
+from cnnlab.deploy.runtime import PROVIDERS, session
+from cnnlab.deploy.timing import Timing, timed
+from cnnlab.errors import InputError
+
+BATCHES = (1, 32)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed."""
+
+    pipeline: Pipeline
+    """Pixels to probabilities."""
+    images: Tensor
+    """(N, C, H, W) uint8, at least as many as the greatest batch."""
+    about: About
+    """For the files that are made of it."""
+    calibration: Sequence[npt.NDArray[np.uint8]]
+    """Batches of images that INT8 is calibrated with."""
+    folder: Path
+    """Where files may be written."""
+    pruned: Pipeline | None = None
+    """The same network with fewer channels, if there is one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant in the table."""
+
+    variant: str
+    reason: str = ""
+    """Why it could not run, if it could not."""
+    milliseconds: dict[int, Timing] | None = None
+    """By batch size."""
+    megabytes: float | None = None
+    """Of its file, or of its weights."""
+    peak_megabytes: float | None = None
+    """By how much making it, and a first batch of the largest size, raised the process's memory at most."""
+    metric: float | None = None
+    """What it reaches."""
+
+    def images_per_second(self, batch: int) -> float | None:
+        """At this batch size."""
+        return 1000 * batch / self.milliseconds[batch].median if self.milliseconds is not None else None
+
+
+class _UnavailableError(Exception):
+    """Why a variant cannot run here."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    predict: Predict
+    bytes: int
+
+
+def _weights(module: nn.Module) -> int:
+    kept = [*module.parameters(), *module.buffers()]
+    return sum(value.numel() * value.element_size() for value in kept)
+
+
+def _eager(subject: Subject, train: bool = False) -> _Made:
+    network = Pipeline(subject.pipeline.standardize, subject.pipeline.network, subject.pipeline.activation)
+    if not train:
+        return _Made(_with_gradients(network), _weights(network))
+    # As it would be by mistake: statistics of the batch, dropout, and a graph for gradients.
+    network.train().requires_grad_(True)
+    return _Made(_with_gradients(network), _weights(network))
+
+
+def _with_gradients(network: nn.Module) -> Predict:
+    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = network(torch.from_numpy(images)).detach().numpy()
+        return found
+
+    return predict
+
+
+def _inference(subject: Subject, channels_last: bool = False) -> _Made:
+    network: nn.Module = Pipeline(subject.pipeline.standardize, subject.pipeline.network, subject.pipeline.activation)
+    if not channels_last:
+        return _Made(torch_predict(network), _weights(network))
+    network = network.to(memory_format=torch.channels_last)
+    return _Made(_laid_out(network), _weights(network))
+
+
+def _laid_out(network: nn.Module) -> Predict:
+    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            given = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+            found: npt.NDArray[np.float32] = network(given).float().numpy()
+        return found
+
+    return predict
+
+
+def _bfloat16(subject: Subject) -> _Made:
+    made = _inference(subject, channels_last=True)
+
+    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return made.predict(images)
+
+    return _Made(predict, made.bytes)
+
+
+def _compiled(subject: Subject) -> _Made:
+    network = Pipeline(subject.pipeline.standardize, subject.pipeline.network, subject.pipeline.activation)
+    network.to(memory_format=torch.channels_last)
+    network.compile()
+    return _Made(_laid_out(network), _weights(network))
+
+
+def _torchscript(subject: Subject) -> _Made:
+    if not hasattr(torch, "jit"):
+        raise _UnavailableError("this torch has no TorchScript any more")
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(subject.pipeline, subject.images[:2], check_trace=False))
+    return _Made(torch_predict(traced), _weights(subject.pipeline))
+
+
+def _file(subject: Subject, kind: str, load: Callable[[Path], Predict] | None = None) -> _Made:
+    path = subject.folder / f"model{FORMATS[kind].suffix}"
+    if not path.exists():
+        FORMATS[kind].write(subject.pipeline, subject.images[:2], path, subject.about, None)
+    size = path.stat().st_size
+    if kind == "openvino":
+        size += path.with_suffix(".bin").stat().st_size
+    return _Made((load or FORMATS[kind].load)(path), size)
+
+
+def _int8(subject: Subject, load: Callable[[Path], Predict]) -> _Made:
+    _file(subject, "onnx")
+    path = subject.folder / "model.int8.onnx"
+    if not path.exists():
+        # All layers: how much that costs is in the table.
+        quantize_static(
+            subject.folder / "model.onnx", path, subject.calibration, lambda predict: 0.0, max_drop=float("inf")
+        )
+    return _Made(load(path), path.stat().st_size)
+
+
+def _onnx_pruned(subject: Subject) -> _Made:
+    if subject.pruned is None:
+        raise _UnavailableError("no pruned run was given: cnnlab prune RUN, then --pruned RUN-pruned")
+    path = subject.folder / "pruned.onnx"
+    FORMATS["onnx"].write(subject.pruned, subject.images[:2], path, subject.about, None)
+    return _Made(load_onnx(path), path.stat().st_size)
+
+
+def _by_provider(subject: Subject, name: str) -> _Made:
+    import onnxruntime
+
+    if PROVIDERS[name] not in onnxruntime.get_available_providers():
+        raise _UnavailableError(f"this ONNX Runtime has no {PROVIDERS[name]}")
+    made = _file(subject, "onnx")
+    opened = session(subject.folder / "model.onnx", [name])
+    key = opened.get_inputs()[0].name
+    return _Made(lambda images: opened.run(None, {key: images})[0], made.bytes)
+
+
+def _pruned(subject: Subject) -> _Made:
+    if subject.pruned is None:
+        raise _UnavailableError("no pruned run was given: cnnlab prune RUN, then --pruned RUN-pruned")
+    return _Made(torch_predict(subject.pruned), _weights(subject.pruned))
+
+
+VARIANTS: dict[str, Callable[[Subject], _Made]] = {
+    "eager, eval": _eager,
+    "eager, train mode": partial(_eager, train=True),
+    "inference mode": _inference,
+    "channels_last": partial(_inference, channels_last=True),
+    "bfloat16": _bfloat16,
+    "torch.compile": _compiled,
+    "torch.export": partial(_file, kind="pt2"),
+    "TorchScript": _torchscript,
+    "ONNX Runtime": partial(_file, kind="onnx"),
+    "OpenVINO": partial(_file, kind="openvino"),
+    "TensorRT": partial(_by_provider, name="tensorrt"),
+    "ONNX Runtime, INT8": partial(_int8, load=load_onnx),
+    "OpenVINO, INT8": partial(_int8, load=load_openvino),
+    "pruned": _pruned,
+    "ONNX Runtime, pruned": _onnx_pruned,
+}
+"""Ways to run a network, the first is what the others are compared with; each raises where it cannot be had."""
+
+
+def benchmark(
+    subject: Subject,
+    variants: Sequence[str] | None = None,
+    repetitions: int = 20,
+    measure: Callable[[Predict], float] | None = None,
+) -> list[Row]:
+    """Time a network in several ways, alternating.
+
+    Args:
+        subject: What is timed.
+        variants: Names in VARIANTS; all if None.
+        repetitions: How often each is called.
+        measure: The metric of whatever predicts.
+
+    Returns:
+        A row for each variant, those that cannot run included.
+
+    Raises:
+        InputError: If there is no such variant.
+    """
+    wanted = list(VARIANTS) if variants is None else list(variants)
+    for name in wanted:
+        if name not in VARIANTS:
+            raise InputError(f"there is no variant {name!r}: choose from {', '.join(VARIANTS)}")
+    rows: dict[str, Row] = {}
+    ready: dict[str, _Made] = {}
+    for name in wanted:
+        try:
+            with _memory() as peak:
+                made = VARIANTS[name](subject)
+                made.predict(_batch(subject, max(BATCHES)))
+        except (_UnavailableError, InputError) as error:
+            rows[name] = Row(name, reason=str(error))
+            continue
+        except Exception as error:  # Another library's: the table says which, and goes on.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            rows[name] = Row(name, reason=re.sub(r"\x1b\[[0-9;]*m", "", reason)[:200])
+            continue
+        ready[name] = made
+        rows[name] = Row(
+            name,
+            megabytes=made.bytes / 1e6,
+            peak_megabytes=peak[0] if peak else None,
+            metric=measure(made.predict) if measure is not None else None,
+        )
+    times: dict[str, dict[int, Timing]] = {name: {} for name in ready}
+    for size in BATCHES:
+        images = _batch(subject, size)
+        calls = {name: partial(made.predict, images) for name, made in ready.items()}
+        for name, timing in timed(calls, repetitions).items():
+            times[name][size] = timing
+    return [Row(**{**vars(rows[name]), "milliseconds": times.get(name)}) for name in wanted]
+
+
+def _batch(subject: Subject, size: int) -> npt.NDArray[np.uint8]:
+    images: npt.NDArray[np.uint8] = subject.images[:size].contiguous().numpy()
+    return images
+
+
+@contextmanager
+def _memory() -> Iterator[list[float]]:
+    """By how many megabytes the process grows at most within; nothing where the system does not tell (not Linux)."""
+    found: list[float] = []
+    gc.collect()
+    before = _restart_peak()
+    yield found
+    after = _peak()
+    if before is not None and after is not None:
+        found.append(max(after - before, 0.0))
+
+
+def _restart_peak() -> float | None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return _peak()
+
+
+def _peak() -> float | None:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return int(found[1]) / 1000 if found else None
+
+
+def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The table as plain values; speed-ups are over its first row that ran."""
+    base = next((row for row in rows if row.milliseconds is not None), None)
+    records = []
+    for row in rows:
+        record: dict[str, Any] = {"variant": row.variant, "reason": row.reason}
+        for size in BATCHES:
+            timing = row.milliseconds[size] if row.milliseconds is not None else None
+            reference = base.milliseconds[size] if base is not None and base.milliseconds is not None else None
+            record |= {
+                f"batch_{size}_ms": _rounded(timing.median if timing else None),
+                f"batch_{size}_ms_first_quartile": _rounded(timing.low if timing else None),
+                f"batch_{size}_ms_third_quartile": _rounded(timing.high if timing else None),
+                f"batch_{size}_images_per_second": _rounded(row.images_per_second(size)),
+                f"batch_{size}_speedup": _rounded(reference.median / timing.median if timing and reference else None),
+            }
+        record |= {
+            "megabytes": _rounded(row.megabytes),
+            "peak_megabytes": _rounded(row.peak_megabytes),
+            "metric": row.metric,
+            "metric_change": row.metric - base.metric
+            if base is not None and row.metric is not None and base.metric is not None
+            else None,
+        }
+        records.append(record)
+    return records
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,300 @@
+"""Networks to files: ONNX, torch.export's .pt2, OpenVINO; each is compared with the network that it came from."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cnnlab.deploy.about import KEY, About
+from cnnlab.deploy.certificate import certificate_of, write_certificate
+from cnnlab.deploy.runtime import session
+from cnnlab.errors import InputError, TrainingError
+
+Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+"""A batch of images to the network's output."""
+
+BATCHES = (1, 2, 5)
+"""The batch sizes at which a file is compared with its network: one, two, and one that no example had."""
+
+_AXES = {0: "batch", 2: "height", 3: "width"}
+
+
+class Pipeline(nn.Module):
+    """The whole path from pixels to probabilities.
+
+    Args:
+        standardize: uint8 pixels to what the network expects; None to leave it to the caller.
+        network: Standardised images to logits.
+        activation: What makes probabilities of logits, over the classes (dimension 1); None to return logits.
+    """
+
+    def __init__(
+        self, standardize: nn.Module | None, network: nn.Module, activation: Literal["softmax", "sigmoid"] | None
+    ) -> None:
+        super().__init__()
+        # Copies: what compiles a network, or lays it out for training, does not concern the file.
+        self.standardize = copy.deepcopy(standardize) if standardize is not None else nn.Identity()
+        self.network = copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
+        self.activation = activation
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, K) or (B, K, H, W)."""
+        logits: Tensor = self.network(self.standardize(images))
+        if self.activation is None:
+            return logits
+        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
+
+
+class Format(NamedTuple):
+    """A kind of file."""
+
+    suffix: str
+    """How its name ends."""
+    write: Callable[[Pipeline, Tensor, Path, About, int | None], dict[str, Any]]
+    """(pipeline, example, path, about, opset): write it, and return what its certificate says of it."""
+    load: Callable[[Path], Predict]
+    """Make of a file what predicts."""
+
+
+class DifferenceError(TrainingError):
+    """A file that does not compute what its network computes."""
+
+
+def export(
+    pipeline: Pipeline,
+    images: Tensor,
+    path: Path,
+    about: About,
+    kind: str = "onnx",
+    opset: int | None = None,
+    tolerance: float = 1e-4,
+    measure: Callable[[Predict], Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Write a network as a file, with a certificate, once it is proven to compute the same.
+
+    Args:
+        pipeline: The network.
+        images: (N, C, H, W), real ones, at least as many as the greatest of BATCHES.
+        path: The file; an older one is replaced, once the new one is proven.
+        about: What the file says of itself.
+        kind: A name in FORMATS.
+        opset: ONNX's; the exporter's own if None.
+        tolerance: The greatest difference of an output that passes.
+        measure: Whatever else the certificate is to say, from what predicts with the file.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        InputError: If the network cannot be exported, or if a library is missing.
+        DifferenceError: If the file differs from the network; nothing is written then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with aside(path) as draft:
+        said = FORMATS[kind].write(pipeline, images[:2], draft, about, opset)
+        predict = FORMATS[kind].load(draft)
+        found = differences(pipeline, predict, images, about.dynamic_size)
+        worst = float(np.max(list(found.values())))  # max() would pass over NaN.
+        if not worst <= tolerance:
+            raise DifferenceError(
+                f"{path} is not written: it would differ from the network by up to {worst:.2g} (at most {tolerance:g} "
+                "passes; --tolerance allows more)"
+            )
+        certificate = {
+            **said,
+            "differences": found,
+            "tolerance": tolerance,
+            **(measure(predict) if measure is not None else {}),
+            "checkpoint": dict(about.checkpoint),
+            "versions": dict(about.versions),
+        }
+        return put_in_place(draft, path, certificate)
+
+
+def put_in_place(draft: Path, path: Path, certificate: Mapping[str, Any]) -> dict[str, Any]:
+    """Move a finished file, and all that belongs to it, from its draft's folder; write its certificate.
+
+    Returns:
+        The certificate, with the files' hashes.
+    """
+    parts = [path.with_name(part.name) for part in sorted(draft.parent.iterdir())]
+    # Between the two a reader finds no certificate, rather than one that belongs to another file.
+    certificate_of(path).unlink(missing_ok=True)
+    for part in parts:
+        (draft.parent / part.name).replace(part)
+    return write_certificate(path, parts, certificate)
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A file of the same name in a folder beside it, which vanishes."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        yield folder / path.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def differences(pipeline: Pipeline, predict: Predict, images: Tensor, other_size: bool = False) -> dict[str, float]:
+    """The greatest absolute difference between a network's output and a file's, by batch size.
+
+    Args:
+        pipeline: The network.
+        predict: What the file predicts.
+        images: (N, C, H, W).
+        other_size: Whether to compare at about three quarters of the size too, in odd numbers, which no pooling halves.
+
+    Raises:
+        InputError: If the file does not take such images.
+    """
+    batches = {str(size): images[:size] for size in BATCHES}
+    if other_size:
+        height, width = (side * 3 // 4 | 1 for side in images.shape[2:])
+        batches[f"2 of {height}x{width}"] = images[:2, :, :height, :width].contiguous()
+    found = {}
+    for name, batch in batches.items():
+        with torch.inference_mode():
+            expected = pipeline(batch).numpy()
+        try:
+            outputs = predict(batch.numpy())
+        except Exception as error:  # Each runtime raises its own.
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"the file does not take images of {tuple(batch.shape)}: {reason}") from error
+        found[name] = float(np.abs(outputs - expected).max())
+    return found
+
+
+def torch_predict(module: nn.Module) -> Predict:
+    """A network as a function of arrays."""
+
+    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            found: npt.NDArray[np.float32] = module(torch.from_numpy(images)).numpy()
+        return found
+
+    return predict
+
+
+def _program(pipeline: Pipeline, example: Tensor, about: About) -> Any:
+    """The network as torch.export's program: any batch, and any size where that is wanted."""
+    # The batch's size must not be known beforehand: of an example of one the exporter would take it for fixed.
+    dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    if about.dynamic_size:
+        # By name they would have to fit every guard, also those that concern memory and not results.
+        dynamic |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    if len(example) < 2:
+        example = example.expand(2, *example.shape[1:]).contiguous()
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            return torch.export.export(pipeline, (example,), dynamic_shapes=(dynamic,))
+    except Exception as error:  # Whatever it stumbles over in somebody's network.
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        size = ", or not for any size (--dynamic_size false)" if about.dynamic_size else ""
+        raise InputError(
+            f"{type(pipeline.network).__name__} cannot be exported{size}: {reason[:300]}. Its forward() must not "
+            "depend on the values of its input"
+        ) from error
+
+
+def _write_onnx(pipeline: Pipeline, example: Tensor, path: Path, about: About, opset: int | None) -> dict[str, Any]:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # What the exporter needs, and says late.
+    except ImportError as error:
+        raise InputError(f'exporting needs {error.name}: pip install "cnnlab[deploy]"') from error
+    program = _program(pipeline, example, about)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            made = torch.onnx.export(
+                program,
+                input_names=["images"],
+                output_names=["logits" if about.raw else "probabilities"],
+                dynamic_shapes=({axis: name for axis, name in _AXES.items() if axis == 0 or about.dynamic_size},),
+                opset_version=opset,
+                verbose=False,
+            )
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"{type(pipeline.network).__name__} cannot be written as ONNX: {reason[:300]}") from error
+    assert made is not None
+    made.model.metadata_props[KEY] = about.to_json()
+    made.save(str(path), external_data=False)
+    onnx.checker.check_model(str(path), full_check=True)
+    own = next(domain.version for domain in onnx.load(str(path)).opset_import if not domain.domain)
+    return {"format": "onnx", "opset": own, "checker": "passed"}
+
+
+def load_onnx(path: Path) -> Predict:
+    """An ONNX file on the CPU, by ONNX Runtime, with as many threads as torch has."""
+    opened = session(path, ["cpu"], torch.get_num_threads())
+    name = opened.get_inputs()[0].name
+    return lambda images: opened.run(None, {name: images})[0]
+
+
+def _write_pt2(pipeline: Pipeline, example: Tensor, path: Path, about: About, opset: int | None) -> dict[str, Any]:
+    _refuse_opset(opset)
+    program = _program(pipeline, example, about)
+    torch.export.save(program, str(path), extra_files={KEY: about.to_json()})
+    return {"format": "pt2"}
+
+
+def _load_pt2(path: Path) -> Predict:
+    return torch_predict(torch.export.load(str(path)).module())
+
+
+def _write_openvino(pipeline: Pipeline, example: Tensor, path: Path, about: About, opset: int | None) -> dict[str, Any]:
+    _refuse_opset(opset)
+    openvino = _openvino()
+    with aside(path) as onnx_file:
+        _write_onnx(pipeline, example, onnx_file, about, None)
+        model = openvino.convert_model(str(onnx_file))
+    model.set_rt_info(about.to_json(), KEY)
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    return {"format": "openvino"}
+
+
+def load_openvino(path: Path) -> Predict:
+    """An OpenVINO or ONNX file on the CPU, by OpenVINO, in float32: by itself it would compute in bfloat16."""
+    core = _openvino().Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+    return lambda images: compiled(images)[0]
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise InputError('OpenVINO is missing: pip install "cnnlab[openvino]"') from error
+    return openvino
+
+
+def _refuse_opset(opset: int | None) -> None:
+    if opset is not None:
+        raise InputError("an opset is ONNX's: leave --opset out")
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(".onnx", _write_onnx, load_onnx),
+    "pt2": Format(".pt2", _write_pt2, _load_pt2),
+    "openvino": Format(".xml", _write_openvino, load_openvino),
+}
+"""Kinds of files by name."""
+
+
+def enough(images: Sequence[Tensor] | Tensor) -> Tensor:
+    """At least as many images as the greatest of BATCHES, repeated where there are fewer: (N, C, H, W)."""
+    held = torch.stack(list(images)) if not isinstance(images, Tensor) else images
+    return held.repeat(-(-max(BATCHES) // len(held)), 1, 1, 1) if len(held) < max(BATCHES) else held

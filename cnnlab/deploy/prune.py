@@ -1,0 +1,153 @@
+"""Smaller networks: channels removed for good, with all that depends on them; or single weights set to zero."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+from cnnlab.models.removal import removable, remove_channels
+
+Removals = list[list[Any]]
+"""See models.removal.Removal, as plain lists."""
+
+
+def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere: bool = False) -> Removals:
+    """Remove the channels whose weights have the smallest norms, in place; what depends on them is found by tracing.
+
+    Dependencies and norms of whole groups of layers are torch-pruning's (Fang et al. 2023, arXiv:2301.12900). The last
+    layer keeps its outputs: they are the classes.
+
+    Args:
+        network: The network, in eval mode.
+        example: Standardised images (B, C, H, W).
+        share: Of the channels of each layer, above 0, below 1.
+        everywhere: Let layers compete: the share is that of all channels together, and no layer loses more than 90 %.
+
+    Returns:
+        What was removed, for remove_channels.
+
+    Raises:
+        InputError: If the library is missing, if the share is out of range, or if the network has layers that cannot
+            be pruned.
+    """
+    _check_share(share)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            import torch_pruning
+    except ImportError as error:
+        raise InputError('removing channels needs torch-pruning: pip install "cnnlab[prune]"') from error
+    names = {module: name for name, module in network.named_modules()}
+    again = copy.deepcopy(network)
+    network.requires_grad_(True)  # It traces by gradients.
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            pruner = torch_pruning.pruner.BasePruner(
+                network,
+                example,
+                importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+                pruning_ratio=share,
+                max_pruning_ratio=0.9 if everywhere else 1.0,
+                global_pruning=everywhere,
+                ignored_layers=[_last_layer(network, example)],
+            )
+    except Exception as error:  # Whatever it stumbles over in somebody's network.
+        raise InputError(f"{type(network).__name__} cannot be pruned: {error}") from error
+    removals: Removals = []
+    for group in pruner.step(interactive=True):
+        removals += _steps(group, pruner.DG, names)
+        group.prune()
+    if not removals:
+        raise InputError(f"{share:g} of the channels of {type(network).__name__} are none: choose a greater share")
+    # A checkpoint is filled without the library: it must come to the same.
+    remove_channels(again, removals)
+    mine = again.state_dict()
+    for name, value in network.state_dict().items():
+        if not torch.equal(mine[name], value):
+            raise InputError(f"{type(network).__name__} cannot be pruned: what was removed of {name} cannot be told")
+    for parameter, before in zip(network.parameters(), again.parameters(), strict=True):
+        parameter.requires_grad_(before.requires_grad)
+    return removals
+
+
+def _steps(group: Any, graph: Any, names: dict[nn.Module, str]) -> Removals:
+    """A group of layers that lose channels together."""
+    steps: Removals = []
+    for dependency, indices in group:
+        module = dependency.target.module
+        if not isinstance(module, nn.Module) or module not in names:
+            if isinstance(module, nn.Parameter):
+                raise InputError(
+                    "the network has parameters outside of layers (layer scale, tokens, positions), whose channels "
+                    "cannot be removed: prune a network of convolutions, or single weights (--method unstructured)"
+                )
+            continue  # An addition, a pooling: nothing with weights.
+        if not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False)):
+            continue
+        if not removable(module):
+            raise InputError(
+                f"channels of {names[module]}, a {type(module).__name__}, cannot be removed: prune another network, or "
+                "single weights (--method unstructured)"
+            )
+        side = "out" if graph.is_out_channel_pruning_fn(dependency.handler) else "in"
+        if indices:
+            steps.append([names[module], side, sorted(int(index) for index in indices)])
+    return steps
+
+
+def _last_layer(network: nn.Module, example: Tensor) -> nn.Module:
+    """The layer with weights that runs last."""
+    ran: list[nn.Module] = []
+    layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(lambda module, *_: ran.append(module)) for layer in layers]
+    try:
+        with torch.no_grad():
+            network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not ran:
+        raise InputError(f"{type(network).__name__} has no convolution or linear layer to prune")
+    return ran[-1]
+
+
+def prune_weights(network: nn.Module, share: float) -> int:
+    """Set the smallest weights of all convolutions and linear layers together to zero, in place.
+
+    Files and times stay as they are: zeros are stored and multiplied like any number, but compress well.
+
+    Args:
+        network: The network.
+        share: Of the weights, above 0, below 1.
+
+    Returns:
+        How many weights are zero.
+
+    Raises:
+        InputError: If the share is out of range.
+    """
+    from torch.nn.utils import prune
+
+    _check_share(share)
+    network.to(memory_format=torch.contiguous_format)  # The library flattens weights as they lie.
+    layers = weighted(network)
+    prune.global_unstructured(
+        [(layer, "weight") for layer in layers], pruning_method=prune.L1Unstructured, amount=share
+    )
+    for layer in layers:
+        prune.remove(layer, "weight")
+    return sum(int((layer.weight == 0).sum()) for layer in layers)
+
+
+def weighted(network: nn.Module) -> list[Any]:
+    """The convolutions and linear layers."""
+    return [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share < 1:
+        raise InputError(f"the share to prune is {share:g}, expected above 0, below 1")

@@ -1,0 +1,231 @@
+"""INT8: a float ONNX file to one of 8-bit integers, by ONNX Runtime; what suffers most stays in float."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnlab.deploy.export import Predict, load_onnx
+from cnnlab.errors import InputError, nearest
+
+Batches = Sequence[npt.NDArray[Any]]
+"""Batches of images (B, C, H, W), as the file takes them."""
+
+CALIBRATIONS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+"""How an activation's range is found: all that was seen, what loses least information (Migacz 2017), nearly all."""
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FEW = 16
+"""Images that are enough to see which layer hurts."""
+
+
+class Quantized(NamedTuple):
+    """What came of a quantisation."""
+
+    metric: float
+    """The metric of the file."""
+    drop: float
+    """How much worse it is than the float file's."""
+    float_layers: list[str]
+    """The layers that were left in float."""
+    layers: int
+    """How many layers there are."""
+
+
+def quantize_static(
+    source: Path,
+    path: Path,
+    batches: Batches,
+    measure: Callable[[Predict], float],
+    max_drop: float,
+    higher_is_better: bool = True,
+    calibration: str = "minmax",
+    reduce_range: bool = False,
+) -> Quantized:
+    """Quantise weights (per channel, int8) and activations (uint8) by QuantizeLinear and DequantizeLinear nodes.
+
+    Ranges of activations come from the given images. Where the metric falls by more than max_drop, the layers that
+    change the output most when only they are quantised are left in float, as few of them as it takes.
+
+    Args:
+        source: The float file.
+        path: The file to write.
+        batches: Images to calibrate with: of the training set, so that the metric is of others.
+        measure: The metric of what predicts.
+        max_drop: How much worse than the float file's it may be.
+        higher_is_better: Whether a greater metric is better.
+        calibration: A name in CALIBRATIONS.
+        reduce_range: Use 7 bits of weights: older processors (AVX2, AVX-512 without VNNI) add up 8 with saturation.
+
+    Raises:
+        InputError: If there is nothing to quantise, or no such calibration.
+    """
+    if calibration not in CALIBRATIONS:
+        raise InputError(f"there is no calibration {calibration!r}: {nearest(calibration, CALIBRATIONS)}")
+    prepared = path.with_name("prepared.onnx")
+    layers, around = _prepare(source, prepared)
+    if not layers:
+        raise InputError(f"{source} has no convolution or linear layer to quantise")
+
+    def write(target: Path, images: Batches, float_layers: Sequence[str]) -> None:
+        from onnxruntime import quantization
+
+        with _quiet():
+            quantization.quantize_static(
+                str(prepared),
+                str(target),
+                _Reader(images, _input_of(prepared)),
+                quant_format=quantization.QuantFormat.QDQ,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                per_channel=True,
+                reduce_range=reduce_range,
+                nodes_to_exclude=[*around, *float_layers],
+                calibrate_method=quantization.CalibrationMethod[CALIBRATIONS[calibration]],
+            )
+
+    def attempt(float_layers: Sequence[str]) -> Quantized:
+        write(path, batches, float_layers)
+        found = measure(load_onnx(path))
+        drop = before - found if higher_is_better else found - before
+        return Quantized(found, drop, list(float_layers), len(layers))
+
+    before = measure(load_onnx(source))
+    best = attempt([])
+    if best.drop > max_drop:
+        few = [np.concatenate(list(batches))[:_FEW]] if len({b.shape[1:] for b in batches}) == 1 else batches[:1]
+        expected = [load_onnx(source)(images) for images in few]
+
+        def harm(layer: str) -> float:
+            alone = path.with_name("alone.onnx")
+            write(alone, few, [other for other in layers if other != layer])
+            predict = load_onnx(alone)
+            return sum(float(np.square(predict(x) - y).sum()) for x, y in zip(few, expected, strict=True))
+
+        ranked = sorted(layers, key=harm, reverse=True)
+        best = attempt(ranked[: fewest(lambda count: attempt(ranked[:count]).drop <= max_drop, len(ranked))])
+    for left in (prepared, path.with_name("alone.onnx")):
+        left.unlink(missing_ok=True)
+    return best
+
+
+def fewest(good: Callable[[int], bool], most: int) -> int:
+    """The smallest count from 1 on that is good, if more is never worse; most where none is.
+
+    >>> fewest(lambda count: count >= 5, 20)
+    5
+    """
+    low, high = 0, 1
+    while high < most and not good(high):
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if good(middle) else (middle, high)
+    return high
+
+
+def quantize_dynamic(source: Path, path: Path) -> Literal["all", "part"]:
+    """Quantise the weights of linear layers; their activations are quantised as they come, image by image.
+
+    Convolutions stay in float: quantising those at run time is slower than float (recipes of ONNX Runtime say so too).
+
+    Returns:
+        "part" where there are convolutions, "all" where there are none.
+
+    Raises:
+        InputError: If there is no linear layer.
+    """
+    import onnx
+    from onnxruntime import quantization
+
+    kinds = {node.op_type for node in onnx.load(str(source)).graph.node}
+    if not kinds & {"Gemm", "MatMul"}:
+        raise InputError(f"{source} has no linear layer, and dynamic quantisation reaches no others: take static")
+    with _quiet():
+        quantization.quantize_dynamic(
+            str(source),
+            str(path),
+            op_types_to_quantize=["Gemm", "MatMul"],  # It makes the latter of the former.
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+        )
+    return "part" if kinds & {"Conv", "ConvTranspose"} else "all"
+
+
+def _prepare(source: Path, path: Path) -> tuple[list[str], list[str]]:
+    """Fold and infer shapes.
+
+    Returns:
+        The names of the layers, and of what is before the first and after the last of them: the standardisation, whose
+        input has 8 bits already, and what makes probabilities.
+    """
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with _quiet():
+        quant_pre_process(str(source), str(path), skip_symbolic_shape=True)
+    model = onnx.load(str(path))
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+    onnx.save(model, str(path))
+    nodes = list(model.graph.node)
+    layers = [node.name for node in nodes if node.op_type in _LAYERS]
+    # Nodes are in the order of computation.
+    after_one: set[str] = set()
+    before_one: set[str] = set()
+    for node in nodes:
+        if node.op_type in _LAYERS or after_one & set(node.input):
+            after_one |= set(node.output)
+    for node in reversed(nodes):
+        if node.op_type in _LAYERS or before_one & set(node.output):
+            before_one |= set(node.input)
+    around = [
+        node.name
+        for node in nodes
+        if node.op_type not in _LAYERS
+        and (
+            not after_one & set(node.output)
+            or (not before_one & set(node.output) and node.op_type in ("Softmax", "Sigmoid"))
+        )
+    ]
+    return layers, around
+
+
+def _input_of(path: Path) -> str:
+    import onnx
+
+    return str(onnx.load(str(path)).graph.input[0].name)
+
+
+def _Reader(batches: Batches, name: str) -> Any:  # noqa: N802
+    """What ONNX Runtime reads images from."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+            images = next(self.left, None)
+            return None if images is None else {name: images}
+
+    return Reader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the library says of its own steps."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,237 @@
+"""Predict with an exported file: NumPy, Pillow and ONNX Runtime, and nothing else.
+
+from cnnlab.deploy.runtime import OnnxPredictor
+
+for found in OnnxPredictor("model.onnx").predict(["a.jpg", "b.jpg"]):
+print(found.path, found.names, found.probabilities.max())
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cnnlab.deploy.about import About
+from cnnlab.errors import InputError, nearest
+from cnnlab.imaging import HeldImage, ImageError, LazyImage, Pixels, images_under, prepared, resized
+
+Source = str | Path | Image.Image | npt.NDArray[np.uint8]
+"""An image: a file, Pillow's, or an array (H, W), (H, W, 1) or (H, W, 3)."""
+
+Floats = npt.NDArray[np.float32]
+
+PROVIDERS = {
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+"""ONNX Runtime's providers by short names."""
+_MOST_CLASSES = 256
+_BY_ITSELF = ("cuda", "cpu")
+"""What is chosen where nothing was asked for; the others need settings, or long preparations."""
+
+
+class ClassPrediction(NamedTuple):
+    """What is in an image."""
+
+    path: str
+    """The image's file, "" where it was none."""
+    labels: list[int]
+    """The numbers of its classes: one, or any number of them where an image may have several."""
+    names: list[str]
+    """Their names."""
+    probabilities: Floats
+    """(K,), of each class."""
+
+
+class MaskPrediction(NamedTuple):
+    """What is where in an image."""
+
+    path: str
+    """The image's file, "" where it was none."""
+    classes: Pixels
+    """(H, W), the numbers of the classes, as large as the image."""
+    probabilities: Floats
+    """(K, h, w), at the size that the network saw."""
+
+
+class _Opened(NamedTuple):
+    path: str
+    pixels: Pixels
+    size: tuple[int, int]
+
+
+class OnnxPredictor:
+    """An exported file that predicts images; how they are read, and what the classes are, is in the file.
+
+    Args:
+        path: The file that ``cnnlab export`` or ``cnnlab quantize`` has made.
+        providers: Names in PROVIDERS, in the order of preference; CUDA where there is one, else the CPU, if None.
+        threads: How many threads the CPU uses; as many as it has cores if None.
+
+    Raises:
+        InputError: If ONNX Runtime is not installed, if the file is absent or not cnnlab's, or if a provider is.
+    """
+
+    def __init__(self, path: str | Path, providers: Sequence[str] | None = None, threads: int | None = None) -> None:
+        self.path = Path(path)
+        self.session = session(self.path, providers, threads)
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.about = About.from_metadata(metadata, path)
+        """What the file says of itself."""
+        if self.about.task == "segmentation" and len(self.about.class_names) > _MOST_CLASSES:
+            raise InputError(f"{path} has {len(self.about.class_names)} classes: a mask has room for {_MOST_CLASSES}")
+        self._input = self.session.get_inputs()[0].name
+
+    def run(self, images: npt.NDArray[np.uint8]) -> Floats:
+        """Pixels (B, C, H, W), 0..255, to probabilities (B, K), or (B, K, H, W) for segmentation."""
+        if not self.about.raw:
+            probabilities: Floats = self.session.run(None, {self._input: images})[0]
+            return probabilities
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.about.mean, self.about.std))
+        logits: Floats = self.session.run(None, {self._input: (images / np.float32(255) - mean) / std})[0]
+        if self.about.activation == "sigmoid":
+            return np.exp(-np.logaddexp(0, -logits))
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+
+    def __call__(self, images: Source | Iterable[Source]) -> list[ClassPrediction | MaskPrediction]:
+        """Predict an image, a folder of them, or several.
+
+        Raises:
+            InputError: If an image cannot be read.
+        """
+        return list(self.predict([images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else images))
+
+    def predict(
+        self,
+        images: Iterable[Source],
+        batch_size: int = 32,
+        on_error: Callable[[str, ImageError], None] | None = None,
+    ) -> Iterator[ClassPrediction | MaskPrediction]:
+        """Predict images one after the other; no more than two batches of them are in memory.
+
+        Args:
+            images: The images, in order; a folder stands for all that are in it.
+            batch_size: How many go through the network at once, 1 or more.
+            on_error: Called with the path of an image that cannot be read, and why; such errors are raised if None.
+
+        Yields:
+            What each image is, in order; nothing for one that cannot be read.
+
+        Raises:
+            InputError: If an image cannot be read, and on_error is None.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, expected 1 or more")
+        batch: list[_Opened] = []
+        for opened in self._read_ahead(_each(images), batch_size, on_error):
+            if batch and (len(batch) == batch_size or batch[0].pixels.shape != opened.pixels.shape):
+                yield from self._predicted(batch)
+                batch = []
+            batch.append(opened)
+        if batch:
+            yield from self._predicted(batch)
+
+    def _read_ahead(
+        self, images: Iterator[Source], count: int, on_error: Callable[[str, ImageError], None] | None
+    ) -> Iterator[_Opened]:
+        with ThreadPoolExecutor() as pool:
+            waiting: deque[tuple[Source, Future[_Opened]]] = deque()
+            try:
+                while True:
+                    for image in islice(images, count - len(waiting)):
+                        waiting.append((image, pool.submit(self._open, image)))
+                    if not waiting:
+                        return
+                    image, future = waiting.popleft()
+                    try:
+                        opened = future.result()
+                    except ImageError as error:
+                        if on_error is None:
+                            raise
+                        on_error(str(image) if isinstance(image, (str, Path)) else "", error)
+                        continue
+                    yield opened
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+    def _open(self, image: Source) -> _Opened:
+        is_file = isinstance(image, (str, Path))
+        picture = LazyImage(image) if isinstance(image, (str, Path)) else HeldImage(image)
+        return _Opened(str(image) if is_file else "", prepared(picture, self.about.reading), picture.size)
+
+    def _predicted(self, batch: list[_Opened]) -> Iterator[ClassPrediction | MaskPrediction]:
+        stacked = np.stack([opened.pixels for opened in batch]).transpose(0, 3, 1, 2)
+        probabilities = self.run(np.ascontiguousarray(stacked))
+        for opened, one in zip(batch, probabilities, strict=True):
+            if self.about.task == "segmentation":
+                classes = one.argmax(axis=0).astype(np.uint8)
+                yield MaskPrediction(opened.path, resized(classes[..., None], opened.size, "nearest")[..., 0], one)
+                continue
+            several = self.about.activation == "sigmoid"
+            labels = np.flatnonzero(one >= 0.5).tolist() if several else [int(one.argmax())]
+            yield ClassPrediction(opened.path, labels, [self.about.class_names[label] for label in labels], one)
+
+
+def session(path: Path, providers: Sequence[str] | None = None, threads: int | None = None) -> Any:
+    """Open a file with ONNX Runtime.
+
+    Raises:
+        InputError: See OnnxPredictor.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError("ONNX Runtime is missing: pip install 'cnnlab[deploy]' (or onnxruntime alone)") from error
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    available = onnxruntime.get_available_providers()
+    chosen = [PROVIDERS[name] for name in _BY_ITSELF] if providers is None else list(map(_provider, providers))
+    for name in chosen if providers is not None else []:
+        if name not in available:
+            raise InputError(f"this ONNX Runtime has no {name}: it has {', '.join(available)}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # Errors only: it warns of what it optimises.
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=[name for name in chosen if name in available]
+        )
+    except Exception as error:  # Its errors have no class in common.
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} cannot be opened by ONNX Runtime: {reason}") from error
+
+
+def _provider(name: str) -> str:
+    if name in PROVIDERS.values():
+        return name
+    if name not in PROVIDERS:
+        raise InputError(f"there is no provider {name!r}: {nearest(name, PROVIDERS)}")
+    return PROVIDERS[name]
+
+
+def _each(images: Iterable[Source]) -> Iterator[Source]:
+    """Each image; those of a folder in order."""
+    for image in images:
+        if isinstance(image, (str, Path)) and Path(image).is_dir():
+            found = images_under(Path(image))
+            if not found:
+                raise InputError(f"there is no image in {image}")
+            yield from found
+        else:
+            yield image

@@ -1,0 +1,307 @@
+"""A task and its data to files that predict, each with a certificate of what it was measured to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from cnnlab.checkpoint import read_checkpoint
+from cnnlab.data import VisionDataModule
+from cnnlab.data.base import BatchDataset
+from cnnlab.deploy.about import About
+from cnnlab.deploy.certificate import sha256
+from cnnlab.deploy.export import (
+    BATCHES,
+    DifferenceError,
+    Pipeline,
+    Predict,
+    aside,
+    enough,
+    export,
+    load_onnx,
+    put_in_place,
+    torch_predict,
+)
+from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
+from cnnlab.deploy.timing import timed
+from cnnlab.errors import InputError
+from cnnlab.tasks.base import VisionTask
+from cnnlab.versions import versions
+
+
+def about(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool = False) -> About:
+    """What a file that is made of a task says of itself.
+
+    Raises:
+        InputError: If the task is of a kind that cannot be exported, or if its data do not say how they are read.
+    """
+    if task.kind is None:
+        raise InputError(f"{type(task).__name__} cannot be exported: it does not say what it tells (its class's kind)")
+    return About(
+        task=task.kind,
+        class_names=task.class_names,
+        reading=data.reading(),
+        activation=task.activation,
+        raw=raw,
+        mean=task.hparams["mean"],
+        std=task.hparams["std"],
+        checkpoint={
+            "file": checkpoint.name,
+            "sha256": sha256(checkpoint),
+            "step": read_checkpoint(checkpoint)["global_step"],
+        },
+        versions=versions(),
+    )
+
+
+def pipeline(task: VisionTask, raw: bool = False) -> Pipeline:
+    """A task's path from uint8 pixels to probabilities; from standardised floats to logits if raw."""
+    return Pipeline(None if raw else task.standardize, task.network, None if raw else task.activation)
+
+
+def export_task(
+    task: VisionTask,
+    data: VisionDataModule,
+    checkpoint: Path,
+    path: Path,
+    kind: str = "onnx",
+    raw: bool = False,
+    dynamic_size: bool | None = None,
+    opset: int | None = None,
+    tolerance: float = 1e-4,
+) -> dict[str, Any]:
+    """Export a trained task, proven on its validation images.
+
+    Args:
+        task: With the weights that are exported.
+        data: Set up for validation.
+        checkpoint: Where the weights are from.
+        path: See deploy.export.export.
+        kind: A name in deploy.export.FORMATS.
+        raw: See About.
+        dynamic_size: Whether the file takes images of any size; where it can for segmentation, and not for
+            classification, whose images are all brought to one size, if None.
+        opset: See deploy.export.export.
+        tolerance: See deploy.export.export.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        InputError: If the task cannot be exported.
+        DifferenceError: See deploy.export.export.
+    """
+    said = about(task, data, checkpoint, raw)
+    path_of = pipeline(task, raw)
+    images = validation_images(data)
+    if raw:
+        images = task.standardize(images)
+    elif images.dtype != torch.uint8:
+        raise InputError(
+            f"{type(data).__name__} yields images of {images.dtype}, and an exported file takes uint8 pixels: yield "
+            "those, and leave it to the task to standardise them; or export the bare network with --raw"
+        )
+
+    def proven(predict: Predict) -> Mapping[str, Any]:
+        both = {"network": torch_predict(path_of), "file": predict}
+        return {
+            "metric": {
+                "name": task.monitor,
+                "images": len(data.val_set),
+                **{name: score(task, data, one, raw) for name, one in both.items()},
+            },
+            "latency": latency(both, images[:1].numpy()),
+        }
+
+    def attempt(dynamic: bool) -> dict[str, Any]:
+        height, width = images.shape[2:]
+        # A file of one size brings images of others to it.
+        reading = said.reading if dynamic or said.reading.size else said.reading._replace(size=(height, width))
+        described = replace(said, dynamic_size=dynamic, reading=reading)
+        return export(path_of, images, path, described, kind, opset, tolerance, proven)
+
+    if dynamic_size is not None:
+        return attempt(dynamic_size)
+    if task.kind != "segmentation":
+        return attempt(dynamic=False)
+    try:
+        return attempt(dynamic=True)
+    except InputError as error:
+        if said.reading.size is None:
+            raise
+        rank_zero_warn(f"the file takes images of {said.reading.size} only: {error}")
+        return attempt(dynamic=False)
+
+
+def quantize_task(
+    task: VisionTask,
+    data: VisionDataModule,
+    checkpoint: Path,
+    path: Path,
+    method: Literal["static", "dynamic"] = "static",
+    max_drop: float = 0.01,
+    images: int = 128,
+    calibration: str = "minmax",
+    reduce_range: bool = False,
+) -> dict[str, Any]:
+    """Export a trained task as an ONNX file of 8-bit integers.
+
+    Args:
+        task: With the weights that are exported.
+        data: Set up for fit: static quantisation calibrates with training images, and both are measured on validation.
+        checkpoint: Where the weights are from.
+        path: The file, whose certificate has the float file's metric, size and latency beside its own.
+        method: static, or dynamic for networks of linear layers.
+        max_drop: How much worse than the float file's the monitored metric may be; layers are left in float until it
+            is.
+        images: How many training images calibrate.
+        calibration: See deploy.quantize.quantize_static.
+        reduce_range: See deploy.quantize.quantize_static.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        InputError: If the task cannot be exported, or has nothing to quantise.
+        DifferenceError: If the metric falls by more than max_drop, whatever is left in float; nothing is written then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    better = task.mode == "max"
+    with aside(path.with_name("float.onnx")) as floats, aside(path) as draft:
+        exported = export_task(task, data, checkpoint, floats)
+        before = exported["metric"]["file"]
+        said: dict[str, Any] = {"method": method}
+        if method == "static":
+            found = quantize_static(
+                floats,
+                draft,
+                training_images(data, images),
+                lambda predict: score(task, data, predict),
+                max_drop,
+                better,
+                calibration,
+                reduce_range,
+            )
+            after = found.metric
+            said |= {"calibration": calibration, "images": images, "reduce_range": reduce_range}
+            said |= {"layers": found.layers, "float_layers": found.float_layers}
+        else:
+            if quantize_dynamic(floats, draft) == "part":
+                rank_zero_warn(
+                    "dynamic quantisation leaves convolutions in float, and makes a convolutional network no faster: "
+                    "take static"
+                )
+            after = score(task, data, load_onnx(draft))
+        drop = before - after if better else after - before
+        if drop > max_drop:
+            raise DifferenceError(
+                f"{path} is not written: {task.monitor} would be {after:.6g} instead of {before:.6g}, and at most "
+                f"{max_drop:g} less passes; --max_drop allows more"
+            )
+        one = validation_images(data)[:1].contiguous().numpy()
+        certificate = {
+            "format": "onnx",
+            "quantization": said,
+            "float": {"bytes": floats.stat().st_size, "opset": exported["opset"]},
+            "metric": {"name": task.monitor, "images": len(data.val_set), "network": before, "file": after},
+            "latency": latency({"network": load_onnx(floats), "file": load_onnx(draft)}, one),
+            "max_drop": max_drop,
+            "checkpoint": exported["checkpoint"],
+            "versions": exported["versions"],
+        }
+        return put_in_place(draft, path, certificate)
+
+
+def latency(calls: Mapping[str, Predict], image: npt.NDArray[Any]) -> dict[str, Any]:
+    """How long one image takes each of them, in milliseconds."""
+    spent = timed({name: partial(call, image) for name, call in calls.items()})
+    return {
+        "batch": 1,
+        "threads": torch.get_num_threads(),
+        **{f"{name}_ms": round(time.median, 3) for name, time in spent.items()},
+    }
+
+
+def validation_images(data: VisionDataModule, count: int = max(BATCHES)) -> Tensor:
+    """The first validation images that are as large as the first one, (N, C, H, W), at least five."""
+    found: list[Tensor] = []
+    for place in range(len(data.val_set)):
+        image = data.val_set.__getitems__([place])[0][0]
+        if not found or image.shape == found[0].shape:
+            found.append(image)
+        if len(found) == count:
+            break
+    return enough(found)
+
+
+def score(
+    task: VisionTask, data: VisionDataModule, predict: Predict, raw: bool = False, most: int | None = None
+) -> float:
+    """The task's monitored metric on the validation set, of whatever predicts.
+
+    Args:
+        task: Whose metric it is.
+        data: Set up for validation.
+        predict: A file or a network.
+        raw: Whether it takes standardised images and returns logits.
+        most: After how many images to stop; never if None.
+    """
+    seen = 0
+    metrics = task.configure_metrics("val")
+    for images, targets in data.whole(data.val_set):
+        given = task.standardize(images) if raw else images
+        outputs = torch.from_numpy(np.array(predict(given.contiguous().numpy())))
+        task.update_metrics(metrics, outputs if raw else logits_of(task, outputs), targets, torch.zeros(()))
+        seen += len(images)
+        if most is not None and seen >= most:
+            break
+    return float(metrics.compute()[task.monitor.partition("/")[2]])
+
+
+def logits_of(task: VisionTask, probabilities: Tensor) -> Tensor:
+    """Raw predictions that have these probabilities."""
+    if task.activation == "sigmoid":
+        return torch.logit(probabilities, eps=1e-7)
+    return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def training_images(data: VisionDataModule, count: int, batch_size: int = 16) -> list[npt.NDArray[np.uint8]]:
+    """So many training images, evenly spread, as evaluation would see them: batches (B, C, H, W).
+
+    Raises:
+        InputError: If the data do not offer their training images without augmentation.
+    """
+    source = unaugmented(data)
+    places = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int))
+    batches: list[npt.NDArray[np.uint8]] = []
+    for place in places.tolist():
+        image = source.__getitems__([place])[0].contiguous().numpy()
+        if batches and batches[-1].shape[1:] == image.shape[1:] and len(batches[-1]) < batch_size:
+            batches[-1] = np.concatenate([batches[-1], image])
+        else:
+            batches.append(image)
+    return batches
+
+
+def unaugmented(data: VisionDataModule) -> BatchDataset:
+    """The training images as evaluation would see them.
+
+    Raises:
+        InputError: If the data do not offer them.
+    """
+    source = getattr(data.train_set, "source", None)
+    if not isinstance(source, BatchDataset):
+        raise InputError(
+            f"{type(data.train_set).__name__} does not say what its images are without augmentation: give it an "
+            "attribute source, a BatchDataset of the same samples"
+        )
+    return source

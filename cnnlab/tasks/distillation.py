@@ -1,0 +1,181 @@
+"""Distillation: a small network learns from a large one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+from cnnlab.interpret.layers import layer_named
+from cnnlab.losses import attention_transfer, soft_targets
+from cnnlab.tasks.classification import Classification
+from cnnlab.tasks.teacher import LogitsCache, Teacher, find_teacher
+
+
+class Distillation(Classification):
+    """Train a network, the student, on the classes and on what a trained one, the teacher, says of the images.
+
+    The loss is alpha x T^2 x KL(teacher / T, student / T) + (1 - alpha) x cross-entropy (Hinton et al. 2015,
+    arXiv:1503.02531); validation and test measure what Classification measures. The teacher is looked for when the
+    training starts. It sees the same augmented images, standardised and resized as it was trained; it is in no
+    checkpoint: those are plain ones of Classification, which also say where the teacher was from and its hash.
+
+    Args:
+        teacher: A run's folder, a checkpoint, or the name of a timm or torchvision network.
+        alpha: The weight of the teacher's word, 0..1.
+        temperature: T, above 0: the greater, the more the unlikely classes count.
+        teacher_weights: Of a teacher by its network's name: see VisionTask's weights.
+        teacher_size: The height and width that the teacher sees; what it was trained with if None.
+        features: Which of the student's layers is to look where which of the teacher's does, by their names
+            ({student's: teacher's}): losses.attention_transfer. None for none.
+        features_weight: What that is multiplied by, the sum over all pairs; about 1 to 10 in the paper's terms.
+        cache: Ask the teacher once about each image, for data without augmentation; its logits stay in memory, and a
+            resumed run, which asks anew, may differ in the last digits.
+        **kwargs: See Classification.
+
+    Raises:
+        InputError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        teacher: str,
+        alpha: float = 0.7,
+        temperature: float = 4.0,
+        teacher_weights: str = "pretrained",
+        teacher_size: int | Sequence[int] | None = None,
+        features: dict[str, str] | None = None,
+        features_weight: float = 1.0,
+        cache: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 <= alpha <= 1:
+            raise InputError(f"model.alpha is {alpha}, expected 0..1")
+        if not temperature > 0:
+            raise InputError(f"model.temperature is {temperature}, expected above 0")
+        if kwargs.get("multi_label"):
+            raise InputError("distillation is for images of one class, and the data have several (data.multi_label)")
+        if features and kwargs.get("compile"):
+            raise InputError("model.features and model.compile exclude each other: switch one of them off")
+        self._teacher_size = _sides(teacher_size)
+        super().__init__(**kwargs)
+        for layer in features or {}:
+            layer_named(self.network, layer)
+        # Not modules of this one: their weights belong into no checkpoint, no optimizer and no average.
+        self._held: list[Teacher] = []
+        self._cache = LogitsCache() if cache else None
+        self._seen: dict[str, dict[str, Tensor]] = {"student": {}, "teacher": {}}
+
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher, once the training has begun.
+
+        Raises:
+            InputError: If it has not.
+        """
+        if not self._held:
+            raise InputError("the teacher is looked for when training starts")
+        return self._held[0]
+
+    def setup(self, stage: str) -> None:
+        """Look for the teacher.
+
+        Raises:
+            InputError: If there is none, or if it teaches something else.
+        """
+        if stage != "fit" or self._held:
+            return
+        hparams = self.hparams
+        found = find_teacher(hparams["teacher"], self, hparams["teacher_weights"], self._teacher_size)
+        self._held = [found]
+        for own, taught in (hparams["features"] or {}).items():
+            _listen(self.network, own, self._seen["student"])
+            _listen(found.network, taught, self._seen["teacher"])
+        count = sum(parameter.numel() for parameter in found.parameters())
+        own_count = sum(parameter.numel() for parameter in self.network.parameters())
+        rank_zero_info(f"teacher {found.origin}: {count:,} parameters; the student has {own_count:,}")
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the device.
+
+        Raises:
+            InputError: If its logits are to be cached, and the data are augmented.
+        """
+        super().on_fit_start()
+        self.teacher.to(self.device)
+        if self._cache is not None:
+            self._refuse_augmentation()
+
+    def _refuse_augmentation(self) -> None:
+        dataset = getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
+        if dataset is None:
+            return
+        count = min(8, len(dataset))
+        first, second = (dataset.__getitems__([(epoch, i) for i in range(count)])[0] for epoch in (0, 1))
+        if not torch.equal(first, second):
+            raise InputError(
+                "model.cache remembers what the teacher says of an image, but the data augment it: each epoch has "
+                "others. Switch augmentation and mixing off, or leave out model.cache"
+            )
+
+    def loss_of(self, images: Tensor, predictions: Tensor, targets: Any) -> Tensor:
+        """The distillation's loss in training, the cross-entropy elsewhere."""
+        hard = self.loss(predictions, targets)
+        if not self.training:
+            return hard
+        taught = self.teacher(images) if self._cache is None else self._cache(images, self.teacher)
+        alpha = self.hparams["alpha"]
+        loss = alpha * soft_targets(predictions, taught, self.hparams["temperature"]) + (1 - alpha) * hard
+        for own, layer in (self.hparams["features"] or {}).items():
+            pair = attention_transfer(self._seen["student"].pop(own), self._seen["teacher"].pop(layer))
+            loss = loss + self.hparams["features_weight"] * pair
+        return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave a plain checkpoint of Classification, which says where the teacher was from."""
+        super().on_save_checkpoint(checkpoint)
+        own = inspect.signature(Classification.__init__).parameters
+        kept = checkpoint["hyper_parameters"]
+        checkpoint["hyper_parameters"] = {name: value for name, value in kept.items() if name in own}
+        task = f"{Classification.__module__}.{Classification.__qualname__}"
+        about = [{"origin": teacher.origin, "sha256": teacher.sha256} for teacher in self._held]
+        checkpoint["cnnlab"] = {**checkpoint["cnnlab"], "task": task, **({"teacher": about[0]} if about else {})}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with another teacher.
+
+        Raises:
+            InputError: If the teacher's weights are others than those that the run began with.
+        """
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint["cnnlab"].get("teacher")
+        if self._held and kept is not None and kept["sha256"] != self.teacher.sha256:
+            raise InputError(
+                f"model.teacher {self.hparams['teacher']} is not the teacher that the run began with "
+                f"({kept['origin']}): its weights are others. Name that one, or begin a new run with --model.init_from"
+            )
+
+
+def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise InputError(f"model.teacher_size is {size}, expected one number, or height and width, 1 or more")
+    return sides[0], sides[1]
+
+
+def _listen(network: nn.Module, name: str, seen: dict[str, Tensor]) -> None:
+    """Keep the latest features of a layer."""
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            raise InputError(f"model.features: layer {name!r} gives no features (batch, channels, height, width)")
+        seen[name] = output
+
+    layer_named(network, name).register_forward_hook(keep)

@@ -1,0 +1,22 @@
+"""A task out of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cnnlab.checkpoint import read_checkpoint
+from cnnlab.errors import InputError
+from cnnlab.imports import by_path
+from cnnlab.tasks.base import VisionTask
+
+
+def load_task(path: Path) -> VisionTask:
+    """Make the task that a checkpoint holds, with its weights, in eval mode.
+
+    Raises:
+        InputError: If the checkpoint cannot be read, or holds something else.
+    """
+    kind = by_path(read_checkpoint(path)["cnnlab"]["task"])
+    if not issubclass(kind, VisionTask):
+        raise InputError(f"{path} holds a {kind.__name__}, expected a task of cnnlab's")
+    return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()

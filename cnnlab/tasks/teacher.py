@@ -1,0 +1,145 @@
+"""The teacher of a distillation: where it comes from, and what it says of a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+from cnnlab.models.factory import create_classifier, preprocessing
+from cnnlab.models.standardize import Standardize
+from cnnlab.run import find
+from cnnlab.tasks.base import VisionTask
+from cnnlab.tasks.loading import load_task
+
+
+class Teacher(nn.Module):
+    """A trained classifier with its own standardisation and its own size of images; frozen, and in eval mode.
+
+    Args:
+        standardize: Pixels to what the network expects.
+        network: Standardised images to logits.
+        size: Height and width that it was trained with; whatever comes if None.
+        origin: Where it is from, for people.
+        sha256: The hash of its weights.
+    """
+
+    def __init__(
+        self, standardize: nn.Module, network: nn.Module, size: tuple[int, int] | None, origin: str, sha256: str
+    ) -> None:
+        super().__init__()
+        self.standardize = standardize
+        self.network = network
+        self.size = size
+        self.origin = origin
+        self.sha256 = sha256
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 0..255 or float 0..1, of any size, to logits (B, K)."""
+        if self.size is not None and images.shape[2:] != self.size:
+            # Floats in 0..1, since uint8 cannot be interpolated.
+            levels = images if images.is_floating_point() else images.float() / 255
+            images = F.interpolate(levels, self.size, mode="bilinear", antialias=True)
+        logits: Tensor = self.network(self.standardize(images))
+        return logits
+
+
+def find_teacher(
+    name: str,
+    task: VisionTask,
+    weights: str = "pretrained",
+    size: tuple[int, int] | None = None,
+) -> Teacher:
+    """Find a task's teacher.
+
+    Args:
+        name: A run's folder, a checkpoint, or the name of a timm or torchvision network.
+        task: The student: both must tell the same classes apart, in the same order, in images of as many channels.
+        weights: Such a network's weights: see VisionTask. Its classifier must be for as many classes.
+        size: Height and width that it is to see; what it was trained with if None.
+
+    Raises:
+        InputError: If there is no such teacher, or if it teaches something else.
+    """
+    channels = int(task.hparams["channels"])
+    if not Path(name).exists():
+        try:
+            known = preprocessing(name, channels)
+        except InputError as error:
+            raise InputError(
+                f"model.teacher {name}: there is no such run or checkpoint; as a network: {error}"
+            ) from error
+        if known is None:
+            raise InputError(f"model.teacher {name} is a network without weights: give a run's folder or a checkpoint")
+        network = create_classifier(name, task.num_classes, channels, weights)
+        return Teacher(Standardize(known.mean, known.std), network, size or known.size, name, _hash(network))
+    checkpoint = find(name)[1]
+    own = load_task(checkpoint)
+    if own.kind != "classification" or own.activation != "softmax":
+        raise InputError(f"model.teacher {name} is no classifier of one class an image, and can teach no other")
+    _check_classes(name, own, task)
+    if own.hparams["channels"] != channels:
+        raise InputError(f"model.teacher {name} takes images of {own.hparams['channels']} channels, not {channels}")
+    return Teacher(own.standardize, own.network, size or _size_of(checkpoint), str(checkpoint), _hash(own.network))
+
+
+def _check_classes(name: str, teacher: VisionTask, student: VisionTask) -> None:
+    if teacher.class_names == student.class_names:
+        return
+    both = [
+        ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        for names in (teacher.class_names, student.class_names)
+    ]
+    if sorted(teacher.class_names) == sorted(student.class_names):
+        raise InputError(
+            f"model.teacher {name} has the same classes in another order ({both[0]}; the data: {both[1]}): "
+            "set data.class_names to the teacher's"
+        )
+    raise InputError(
+        f"model.teacher {name} tells {teacher.num_classes} classes apart ({both[0]}), and the data have "
+        f"{student.num_classes} ({both[1]}): a teacher must have learnt the same classes"
+    )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _size_of(checkpoint: Path) -> tuple[int, int] | None:
+    """The size of the images that a checkpoint was trained with, where its data say."""
+    from cnnlab.checkpoint import read_checkpoint
+
+    size = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
+    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else None
+
+
+def _hash(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class LogitsCache:
+    """What a teacher has said of images, by their pixels: for data without augmentation, which come again."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Tensor] = {}
+
+    def __call__(self, images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The logits (B, K) of images; computed for those that have not been seen."""
+        pixels = images.contiguous().cpu().numpy()
+        keys = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels]
+        new = [i for i, key in enumerate(keys) if key not in self._known]
+        if new:
+            # Copies: a view would keep the whole batch's.
+            self._known |= {keys[i]: row.clone() for i, row in zip(new, compute(images[new]), strict=True)}
+        return torch.stack([self._known[key] for key in keys])

@@ -1,0 +1,214 @@
+"""Networks to files that compute the same, or to no file at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from cnnlab.deploy import export as exporting
+from cnnlab.deploy.about import About
+from cnnlab.deploy.certificate import certificate_of, verify
+from cnnlab.deploy.export import DifferenceError, Format, Pipeline, export, load_onnx
+from cnnlab.deploy.runtime import OnnxPredictor
+from cnnlab.errors import InputError
+from cnnlab.imaging import Reading
+from cnnlab.models.factory import create_network
+from cnnlab.models.simple_cnn import SimpleCNN
+from cnnlab.models.standardize import Standardize
+from cnnlab.models.unet import UNet
+
+
+def pixels(count: int, channels: int, height: int, width: int) -> torch.Tensor:
+    """Noise, each image brighter than the one before: a network tells them apart even untrained."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(count, channels, height, width, generator=generator)
+    return (noise * 255 * torch.linspace(0.1, 1, count)[:, None, None, None]).to(torch.uint8)
+
+
+def whole(network: nn.Module, channels: int = 3) -> Pipeline:
+    return Pipeline(Standardize([0.4] * channels, [0.2] * channels), network, "softmax")
+
+
+def about(classes: int = 10, channels: int = 3, size: tuple[int, int] | None = None, **settings: object) -> About:
+    names = [f"class {i}" for i in range(classes)]
+    return About("classification", names, Reading(channels, size), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("simple_cnn", 28),
+        pytest.param("resnet18", 64, marks=pytest.mark.slow),
+        pytest.param("tf_efficientnet_lite0", 64, marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", 64, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_file_computes_what_its_network_does_at_any_batch(tmp_path: Path, name: str, size: int, raw: bool) -> None:
+    torch.manual_seed(0)
+    # Else an untrained ResNet gives nearly the same for all images, and any file would pass.
+    settings = {"zero_init_last": False} if name == "resnet18" else {}
+    network = create_network(name, 10, 3, **settings).eval()
+    images = pixels(5, 3, size, size)
+    if raw:
+        inputs, pipeline = Standardize([0.4] * 3, [0.2] * 3)(images), Pipeline(None, network, None)
+    else:
+        inputs, pipeline = images, whole(network)
+    certificate = export(pipeline, inputs, tmp_path / "model.onnx", about(raw=raw))
+    assert set(certificate["differences"]) == {"1", "2", "5"}
+    assert max(certificate["differences"].values()) < 1e-4
+    with torch.inference_mode():
+        expected = network(Standardize([0.4] * 3, [0.2] * 3)(images))
+        expected = expected if raw else expected.softmax(dim=1)
+    assert expected.std(dim=0).max() > 1e-3  # else nothing is compared
+    for batch in (1, 2, 5):
+        found = load_onnx(tmp_path / "model.onnx")(inputs[:batch].numpy())
+        np.testing.assert_allclose(found, expected[:batch], atol=1e-4)
+
+
+def test_a_unet_s_file_takes_any_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pipeline = whole(UNet(num_classes=3, base=4))
+    certificate = export(pipeline, pixels(5, 3, 48, 64), tmp_path / "model.onnx", about(3, dynamic_size=True))
+    assert any("37x49" in name for name in certificate["differences"])
+    for shape in ((48, 64), (17, 33), (1, 1), (100, 40)):
+        images = pixels(2, 3, *shape)
+        with torch.inference_mode():
+            expected = pipeline(images)
+        np.testing.assert_allclose(load_onnx(tmp_path / "model.onnx")(images.numpy()), expected, atol=1e-4)
+
+
+def test_an_example_of_one_image_freezes_no_batch(tmp_path: Path) -> None:
+    """Trap 35."""
+    example = pixels(1, 1, 28, 28)
+    exporting.FORMATS["onnx"].write(whole(SimpleCNN(), 1), example, tmp_path / "model.onnx", about(channels=1), None)
+    for batch in (1, 2, 5):
+        assert load_onnx(tmp_path / "model.onnx")(pixels(batch, 1, 28, 28).numpy()).shape == (batch, 10)
+
+
+def test_a_network_in_training_mode_is_exported_in_eval_mode_and_stays_as_it_was(tmp_path: Path) -> None:
+    """Trap 34."""
+    network = SimpleCNN(dropout=0.9).train()
+    network.compile()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    certificate = export(whole(network, 1), pixels(5, 1, 28, 28), tmp_path / "model.onnx", about(channels=1))
+    assert max(certificate["differences"].values()) < 1e-5
+    kinds = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert "Dropout" not in kinds
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxscript"])
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """Trap 34."""
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=rf"{library}.*cnnlab\[deploy\]"):
+        export(whole(SimpleCNN(), 1), pixels(5, 1, 28, 28), tmp_path / "model.onnx", about(channels=1))
+
+
+@pytest.mark.parametrize("shift", [2e-4, float("nan")])
+def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
+    """Trap 36."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"an older one")
+    certificate_of(path).write_text("its certificate")
+    honest = exporting.FORMATS["onnx"]
+
+    def load(file: Path) -> exporting.Predict:
+        predict = honest.load(file)
+
+        def wrong(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            found = predict(images)
+            found[-1] += np.float32(shift) if len(found) == 5 else 0
+            return found
+
+        return wrong
+
+    monkeypatch.setitem(exporting.FORMATS, "onnx", Format(honest.suffix, honest.write, load))
+    with pytest.raises(DifferenceError, match=r"model\.onnx is not written.*--tolerance"):
+        export(whole(SimpleCNN(), 1), pixels(5, 1, 28, 28), path, about(channels=1))
+    assert path.read_bytes() == b"an older one"
+    assert certificate_of(path).read_text() == "its certificate"
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx.json"}
+
+
+class Picky(nn.Module):
+    """Decides by the values of its input."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.sum() > 0:
+            return images.mean(dim=(2, 3))
+        return images.amax(dim=(2, 3))
+
+
+def test_a_network_that_cannot_be_exported_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Picky cannot be exported.*depend on the values"):
+        export(whole(Picky()), pixels(5, 3, 8, 8), tmp_path / "model.onnx", about(3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_says_all_that_it_takes_to_predict(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    said = About(
+        "classification",
+        ["Ä", '"; drop', "<b>"],
+        Reading(1, (28, 20), 0.9, "bicubic"),
+        mean=[0.4],
+        std=[0.2],
+        checkpoint={"file": "best.ckpt", "sha256": "0" * 64, "step": 3},
+        versions={"cnnlab": "1"},
+    )
+    export(whole(SimpleCNN(3), 1), pixels(5, 1, 28, 20), path, said)
+    assert OnnxPredictor(path).about == said
+    assert [one.name for one in onnx.load(path).graph.input] == ["images"]
+    assert [one.name for one in onnx.load(path).graph.output] == ["probabilities"]
+    assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_a_certificate_belongs_to_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    certificate = export(whole(SimpleCNN(), 1), pixels(5, 1, 28, 28), path, about(channels=1))
+    assert verify(path) == certificate
+    assert certificate["checker"] == "passed"
+    assert certificate["files"]["model.onnx"]["bytes"] == path.stat().st_size
+    # One bit of one weight.
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="sha256 is another"):
+        verify(path)
+    certificate_of(path).unlink()
+    with pytest.raises(InputError, match="no certificate"):
+        verify(path)
+    path.rename(tmp_path / "other.onnx")
+    certificate_of(tmp_path / "other.onnx").write_text(json.dumps(certificate))
+    with pytest.raises(InputError, match=r"certificate of model\.onnx"):
+        verify(tmp_path / "other.onnx")
+
+
+@pytest.mark.parametrize("kind", ["pt2", "openvino"])
+def test_other_formats_compute_the_same(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("openvino") if kind == "openvino" else None
+    torch.manual_seed(0)
+    path = tmp_path / f"model{exporting.FORMATS[kind].suffix}"
+    pipeline = whole(SimpleCNN(), 1)
+    certificate = export(pipeline, pixels(5, 1, 28, 28), path, about(channels=1), kind)
+    assert max(certificate["differences"].values()) < 1e-5
+    assert verify(path) == certificate
+    images = pixels(3, 1, 28, 28)
+    np.testing.assert_allclose(exporting.FORMATS[kind].load(path)(images.numpy()), pipeline(images), atol=1e-5)
+    if kind == "openvino":
+        path.with_suffix(".bin").write_bytes(b"other weights")
+        with pytest.raises(InputError, match=r"model\.bin is not the file"):
+            verify(path)

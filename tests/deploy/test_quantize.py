@@ -1,0 +1,123 @@
+"""INT8: smaller, nearly as good, and what suffers most in float."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cnnlab.deploy.about import About
+from cnnlab.deploy.export import Pipeline, Predict, export, load_onnx
+from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
+from cnnlab.deploy.runtime import OnnxPredictor
+from cnnlab.errors import InputError
+from cnnlab.imaging import Reading
+from cnnlab.models.simple_cnn import SimpleCNN
+from cnnlab.models.standardize import Standardize
+from tests.conftest import patterns
+
+ABOUT = About("classification", [str(i) for i in range(10)], Reading(1, (28, 28)), mean=[0.5], std=[0.5])
+
+
+def images(count: int = 64) -> np.ndarray:
+    return patterns(count, seed=3)[0][:, None]
+
+
+def exported(network: nn.Module, path: Path) -> Pipeline:
+    pipeline = Pipeline(Standardize([0.5], [0.5]), network, "softmax")
+    export(pipeline, torch.from_numpy(images()), path, ABOUT)
+    return pipeline
+
+
+class Bright(nn.Module):
+    """Tells bars apart by where they are; the first of two convolutions has an outlier that 8 bits cannot hold."""
+
+    def __init__(self, outlier: float) -> None:
+        super().__init__()
+        self.rough = nn.Conv2d(1, 2, 1)
+        self.fine = nn.Conv2d(2, 10, (28, 28))
+        with torch.no_grad():
+            # The second channel is a constant so large that the first is lost in the steps of one range for both.
+            self.rough.weight.copy_(torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
+            self.rough.bias.copy_(torch.tensor([0.0, outlier]))
+            self.fine.weight.zero_()
+            for label in range(10):
+                self.fine.weight[label, 0, 2 + 2 * label : 6 + 2 * label, 4:24] = 0.2
+                self.fine.weight[label, 0, :, 4:24] -= 0.03
+            self.fine.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fine(self.rough(x)).flatten(1)
+        return logits
+
+
+def accuracy(predict: Predict) -> float:
+    pixels, labels = patterns(64, seed=3)
+    return float((predict(pixels[:, None]).argmax(axis=1) == labels).mean())
+
+
+def test_a_network_becomes_a_quarter_and_computes_nearly_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    exported(SimpleCNN(), tmp_path / "float.onnx")
+    found = quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", [images()], lambda predict: 1.0, 0.0)
+    assert (found.layers, found.float_layers) == (5, [])
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.4 * (tmp_path / "float.onnx").stat().st_size
+    model = onnx.load(tmp_path / "int8.onnx")
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("QuantizeLinear") >= 4
+    # Standardisation and softmax are as they were: 8 bits went in, and probabilities come out.
+    consumers = {name: node.op_type for node in model.graph.node for name in node.input}
+    assert consumers["images"] == "Cast"
+    assert model.graph.node[-1].op_type in ("Softmax", "DequantizeLinear")
+    difference = np.abs(load_onnx(tmp_path / "int8.onnx")(images()) - load_onnx(tmp_path / "float.onnx")(images()))
+    assert 0 < difference.max() < 0.05
+    # It still says how images are read.
+    assert OnnxPredictor(tmp_path / "int8.onnx").about == ABOUT
+    assert {path.name for path in tmp_path.iterdir()} >= {"float.onnx", "int8.onnx"}
+    assert not (tmp_path / "prepared.onnx").exists()
+
+
+def test_the_layer_that_hurts_most_is_left_in_float(tmp_path: Path) -> None:
+    exported(Bright(3000.0), tmp_path / "float.onnx")
+    assert accuracy(load_onnx(tmp_path / "float.onnx")) == 1.0
+    everything = quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", [images()], accuracy, 1.0)
+    assert everything.drop > 0.5
+    found = quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", [images()], accuracy, 0.01)
+    assert found.drop <= 0.01
+    assert accuracy(load_onnx(tmp_path / "int8.onnx")) == found.metric
+    assert 1 <= len(found.float_layers) <= 2
+    # Nothing is left over where nothing hurts.
+    exported(Bright(1.0), tmp_path / "float.onnx")
+    assert (
+        quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", [images()], accuracy, 0.01).float_layers == []
+    )
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile"])
+def test_calibrations(tmp_path: Path, calibration: str) -> None:
+    exported(Bright(1.0), tmp_path / "float.onnx")
+    found = quantize_static(
+        tmp_path / "float.onnx", tmp_path / "int8.onnx", [images(16)], accuracy, 0.5, calibration=calibration
+    )
+    assert found.metric >= 0.5
+    with pytest.raises(InputError, match="choose from 'entropy'"):
+        quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", [images(16)], accuracy, 0.5, calibration="x")
+
+
+def test_dynamic_quantisation_is_for_linear_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    exported(SimpleCNN(), tmp_path / "float.onnx")
+    assert quantize_dynamic(tmp_path / "float.onnx", tmp_path / "int8.onnx") == "part"
+    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert "Conv" in kinds
+    assert "ConvInteger" not in kinds
+    assert "MatMulInteger" in kinds
+    exported(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), tmp_path / "linear.onnx")
+    assert quantize_dynamic(tmp_path / "linear.onnx", tmp_path / "int8.onnx") == "all"
+    exported(Bright(1.0), tmp_path / "conv.onnx")
+    with pytest.raises(InputError, match="take static"):
+        quantize_dynamic(tmp_path / "conv.onnx", tmp_path / "int8.onnx")
