@@ -78,6 +78,7 @@ def export_task(
     dynamic_size: bool | None = None,
     opset: int | None = None,
     tolerance: float = 1e-4,
+    most: int | None = None,
 ) -> dict[str, Any]:
     """Export a trained task, proven on its validation images.
 
@@ -92,6 +93,7 @@ def export_task(
             classification, whose images are all brought to one size, if None.
         opset: See deploy.export.export.
         tolerance: See deploy.export.export.
+        most: After how many validation images to stop measuring the metric; never if None.
 
     Returns:
         The certificate.
@@ -116,18 +118,18 @@ def export_task(
         return {
             "metric": {
                 "name": task.monitor,
-                "images": len(data.val_set),
-                **{name: score(task, data, one, raw) for name, one in both.items()},
+                "images": min(len(data.val_set), len(data.val_set) if most is None else most),
+                **{name: score(task, data, one, raw, most) for name, one in both.items()},
             },
             "latency": latency(both, images[:1].numpy()),
         }
 
     def attempt(dynamic: bool) -> dict[str, Any]:
-        height, width = images.shape[2:]
-        # A file of one size brings images of others to it.
-        reading = said.reading if dynamic or said.reading.size else said.reading._replace(size=(height, width))
-        described = replace(said, dynamic_size=dynamic, reading=reading)
-        return export(path_of, images, path, described, kind, opset, tolerance, proven)
+        if not dynamic and said.reading.size is None:
+            raise InputError(
+                "the data bring images to no size, so a file of one size is of no use: name one (--data.size)"
+            )
+        return export(path_of, images, path, replace(said, dynamic_size=dynamic), kind, opset, tolerance, proven)
 
     if dynamic_size is not None:
         return attempt(dynamic_size)
@@ -137,7 +139,7 @@ def export_task(
         return attempt(dynamic=True)
     except InputError as error:
         if said.reading.size is None:
-            raise
+            raise InputError(f"{error} (with --data.size a file of one size can be made)") from error
         rank_zero_warn(f"the file takes images of {said.reading.size} only: {error}")
         return attempt(dynamic=False)
 
@@ -257,12 +259,17 @@ def score(
     """
     seen = 0
     metrics = task.configure_metrics("val")
+    for metric in metrics.values(copy_state=False):
+        # This process does it alone, while others may wait for the end of the training.
+        metric.sync_on_compute = metric._to_sync = False
     for images, targets in data.whole(data.val_set):
+        if most is not None:
+            images, targets = images[: most - seen], targets[: most - seen]
         given = task.standardize(images) if raw else images
         outputs = torch.from_numpy(np.array(predict(given.contiguous().numpy())))
         task.update_metrics(metrics, outputs if raw else logits_of(task, outputs), targets, torch.zeros(()))
         seen += len(images)
-        if most is not None and seen >= most:
+        if seen == most:
             break
     return float(metrics.compute()[task.monitor.partition("/")[2]])
 

@@ -398,7 +398,9 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
         student: Features (B, C, H, W).
         teacher: Features (B, D, h, w).
     """
-    size = min(student.shape[2:], teacher.shape[2:])
-    maps = (F.adaptive_avg_pool2d(x.float().square().sum(dim=1, keepdim=True), size) for x in (student, teacher))
+    height, width = (min(sides) for sides in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    maps = (
+        F.adaptive_avg_pool2d(x.float().square().sum(dim=1, keepdim=True), (height, width)) for x in (student, teacher)
+    )
     own, taught = (F.normalize(x.flatten(1), dim=1) for x in maps)
     return (own - taught).square().sum(dim=1).mean()

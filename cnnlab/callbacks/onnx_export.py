@@ -24,12 +24,22 @@ class OnnxExport(Callback):
             None.
         opset: ONNX's operator set; the exporter's own if None.
         tolerance: The greatest difference from the network that passes.
+        images: How many validation images the metric of both is measured on, at the most: it is done on the CPU.
     """
 
-    def __init__(self, dynamic_size: bool | None = None, opset: int | None = None, tolerance: float = 1e-4) -> None:
+    def __init__(
+        self,
+        dynamic_size: bool | None = None,
+        opset: int | None = None,
+        tolerance: float = 1e-4,
+        images: int = 1000,
+    ) -> None:
+        if images < 1:
+            raise InputError(f"callbacks.onnx.images is {images}, expected 1 or more")
         self.dynamic_size = dynamic_size
         self.opset = opset
         self.tolerance = tolerance
+        self.images = images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say now, and not after the training, what is missing.
@@ -63,5 +73,6 @@ class OnnxExport(Callback):
             dynamic_size=self.dynamic_size,
             opset=self.opset,
             tolerance=self.tolerance,
+            most=self.images,
         )
         rank_zero_info(f"exported {run.onnx}")

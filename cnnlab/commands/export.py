@@ -21,6 +21,8 @@ def export(command: str, arguments: list[str]) -> None:
         InputError: If there is something to mend.
     """
     asked, flags = _parser().parse_known_args(arguments)
+    if asked.images is not None and asked.images < 1:
+        raise InputError(f"--images is {asked.images}, expected 1 or more")
     task, data, run, checkpoint = make_own(asked.run, flags)
     form = FORMATS[asked.format]
     path = Path(asked.out) if asked.out is not None else run.onnx.with_suffix(form.suffix)
@@ -28,7 +30,7 @@ def export(command: str, arguments: list[str]) -> None:
         raise InputError(f"--out {path}: a file of the format {asked.format} ends with {form.suffix}")
     dynamic = None if asked.dynamic_size == "auto" else asked.dynamic_size == "true"
     certificate = export_task(
-        task, data, checkpoint, path, asked.format, asked.raw, dynamic, asked.opset, asked.tolerance
+        task, data, checkpoint, path, asked.format, asked.raw, dynamic, asked.opset, asked.tolerance, asked.images
     )
     summary(f"run {run.folder}", {"file": path, "certificate": certificate_of(path), **rows(certificate)})
 
@@ -65,5 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         help="take images of any height and width (auto: for segmentation)",
     )
     parser.add_argument("--opset", type=int, help="ONNX's operator set (the exporter's own)")
+    parser.add_argument("--images", type=int, help="validation images to measure the metric on (all)")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="the greatest difference that passes (1e-4)")
     return parser

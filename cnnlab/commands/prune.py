@@ -17,9 +17,10 @@ from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint
 from cnnlab.commands.making import make_own
 from cnnlab.commands.messages import say, summary
 from cnnlab.data import VisionDataModule
+from cnnlab.deploy.export import torch_predict
 from cnnlab.deploy.prune import prune_channels, prune_weights
 from cnnlab.deploy.timing import timed
-from cnnlab.deploying import pipeline, score, torch_predict, validation_images
+from cnnlab.deploying import pipeline, score, validation_images
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask

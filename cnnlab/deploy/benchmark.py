@@ -137,7 +137,8 @@ def _torchscript(subject: Subject) -> _Made:
     if not hasattr(torch, "jit"):
         raise _UnavailableError("this torch has no TorchScript any more")
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
-        traced = torch.jit.freeze(torch.jit.trace(subject.pipeline, subject.images[:2], check_trace=False))
+        jit: Any = torch.jit
+        traced = jit.freeze(jit.trace(subject.pipeline, subject.images[:2], check_trace=False))
     return _Made(torch_predict(traced), _weights(subject.pipeline))
 
 

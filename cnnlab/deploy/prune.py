@@ -139,7 +139,7 @@ def prune_weights(network: nn.Module, share: float) -> int:
         [(layer, "weight") for layer in layers], pruning_method=prune.L1Unstructured, amount=share
     )
     for layer in layers:
-        prune.remove(layer, "weight")
+        prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
     return sum(int((layer.weight == 0).sum()) for layer in layers)
 
 

@@ -97,8 +97,8 @@ def create_classifier(name: str, num_classes: int, channels: int, weights: str) 
             import timm
 
             overlay = {"file": str(file), "custom_load": False, "num_classes": num_classes} if file else None
-            settings = {"pretrained": True, "num_classes": num_classes, "in_chans": channels}
-            return timm.create_model(source.name, pretrained_cfg_overlay=overlay, **settings)
+            settings: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+            return timm.create_model(source.name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
         import torchvision
 
         if file is None:

@@ -249,7 +249,8 @@ class VisionTask(LightningModule):
 
     def loss_of(self, images: Tensor, predictions: Tensor, targets: Any) -> Tensor:
         """The loss of a batch; the images are for those that need more than predictions."""
-        return self.loss(predictions, targets)
+        loss: Tensor = self.loss(predictions, targets)
+        return loss
 
     def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """One step of the training."""

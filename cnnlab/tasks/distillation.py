@@ -125,12 +125,12 @@ class Distillation(Classification):
 
     def loss_of(self, images: Tensor, predictions: Tensor, targets: Any) -> Tensor:
         """The distillation's loss in training, the cross-entropy elsewhere."""
-        hard = self.loss(predictions, targets)
+        hard = super().loss_of(images, predictions, targets)
         if not self.training:
             return hard
         taught = self.teacher(images) if self._cache is None else self._cache(images, self.teacher)
         alpha = self.hparams["alpha"]
-        loss = alpha * soft_targets(predictions, taught, self.hparams["temperature"]) + (1 - alpha) * hard
+        loss: Tensor = alpha * soft_targets(predictions, taught, self.hparams["temperature"]) + (1 - alpha) * hard
         for own, layer in (self.hparams["features"] or {}).items():
             pair = attention_transfer(self._seen["student"].pop(own), self._seen["teacher"].pop(layer))
             loss = loss + self.hparams["features_weight"] * pair

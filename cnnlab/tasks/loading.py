@@ -19,4 +19,5 @@ def load_task(path: Path) -> VisionTask:
     kind = by_path(read_checkpoint(path)["cnnlab"]["task"])
     if not issubclass(kind, VisionTask):
         raise InputError(f"{path} holds a {kind.__name__}, expected a task of cnnlab's")
-    return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    task: VisionTask = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    return task.eval()

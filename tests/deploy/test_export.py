@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ def about(classes: int = 10, channels: int = 3, size: tuple[int, int] | None = N
 def test_a_file_computes_what_its_network_does_at_any_batch(tmp_path: Path, name: str, size: int, raw: bool) -> None:
     torch.manual_seed(0)
     # Else an untrained ResNet gives nearly the same for all images, and any file would pass.
-    settings = {"zero_init_last": False} if name == "resnet18" else {}
+    settings: dict[str, Any] = {"zero_init_last": False} if name == "resnet18" else {}
     network = create_network(name, 10, 3, **settings).eval()
     images = pixels(5, 3, size, size)
     if raw:

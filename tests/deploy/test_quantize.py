@@ -43,12 +43,12 @@ class Bright(nn.Module):
         with torch.no_grad():
             # The second channel is a constant so large that the first is lost in the steps of one range for both.
             self.rough.weight.copy_(torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
-            self.rough.bias.copy_(torch.tensor([0.0, outlier]))
+            self.rough.bias = nn.Parameter(torch.tensor([0.0, outlier]))
             self.fine.weight.zero_()
             for label in range(10):
                 self.fine.weight[label, 0, 2 + 2 * label : 6 + 2 * label, 4:24] = 0.2
                 self.fine.weight[label, 0, :, 4:24] -= 0.03
-            self.fine.bias.zero_()
+            self.fine.bias = nn.Parameter(torch.zeros(10))
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fine(self.rough(x)).flatten(1)

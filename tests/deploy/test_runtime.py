@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -190,6 +191,29 @@ def test_files_that_are_not_cnnlab_s_and_providers_that_are_not_there_are_named(
     onnx.save(strange, tmp_path / "strange.onnx")
     with pytest.raises(InputError, match="another version"):
         OnnxPredictor(tmp_path / "strange.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux, which says how large a process is")
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """A thousand images, whose pixels as the network takes them would be 150 MB."""
+    generator = np.random.default_rng(0)
+    paths = []
+    for i in range(20):
+        paths.append(tmp_path / f"{i}.jpg")
+        Image.fromarray(generator.integers(0, 255, (400, 533, 3)).astype(np.uint8)).save(paths[-1])
+    predictor = OnnxPredictor(make(tmp_path / "model.onnx", Reading(3, (224, 224))))
+
+    def resident() -> float:
+        found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        assert found is not None
+        return int(found[1]) / 1000
+
+    sizes = {}
+    for count, _ in enumerate(predictor.predict(paths[i % 20] for i in range(1000)), start=1):
+        if count in (200, 1000):
+            sizes[count] = resident()
+    assert sizes[1000] - sizes[200] < 40
 
 
 @pytest.fixture
