@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--mnist", type=Path, help="the folder that holds MNIST/raw")
     parser.add_argument("--photos", type=Path, help="a folder with train, val and test")
     parser.add_argument("--out", type=Path, default=Path("distillation"))
-    parser.add_argument("--epochs", type=int, default=6, help="of the students on MNIST")
+    parser.add_argument("--epochs", type=int, default=10, help="of the students on MNIST")
     parser.add_argument("--photo_epochs", type=int, default=30, help="of the students on photographs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cnnlab.checkpoint import read_checkpoint
 from cnnlab.data import VisionDataModule
-from cnnlab.data.base import BatchDataset
+from cnnlab.data.base import BatchDataset, Part
 from cnnlab.deploy.about import About
 from cnnlab.deploy.certificate import sha256
 from cnnlab.deploy.export import (
@@ -64,8 +64,13 @@ def about(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool 
 
 
 def pipeline(task: VisionTask, raw: bool = False) -> Pipeline:
-    """A task's path from uint8 pixels to probabilities; from standardised floats to logits if raw."""
-    return Pipeline(None if raw else task.standardize, task.network, None if raw else task.activation)
+    """A task's path from uint8 pixels to probabilities; from standardised floats to logits if raw.
+
+    Where a task predicts each image mirrored as well (model.flips), so does this; images are taken whole.
+    """
+    if raw:
+        return Pipeline(None, task.network, None)
+    return Pipeline(task.standardize, task.network, task.activation, flips=bool(task.hparams.get("flips")))
 
 
 def export_task(
@@ -93,7 +98,7 @@ def export_task(
             classification, whose images are all brought to one size, if None.
         opset: See deploy.export.export.
         tolerance: See deploy.export.export.
-        most: After how many validation images to stop measuring the metric; never if None.
+        most: How many validation images, evenly spread, the metric is measured on; all if None.
 
     Returns:
         The certificate.
@@ -104,7 +109,12 @@ def export_task(
     """
     said = about(task, data, checkpoint, raw)
     path_of = pipeline(task, raw)
-    images = validation_images(data)
+    images = example_images(task, data)
+    if task.hparams.get("window"):
+        rank_zero_warn(
+            "the file takes images whole, not window by window (model.window): large ones need much memory, and at the "
+            "windows' borders it may differ"
+        )
     if raw:
         images = task.standardize(images)
     elif images.dtype != torch.uint8:
@@ -154,6 +164,7 @@ def quantize_task(
     images: int = 128,
     calibration: str = "minmax",
     reduce_range: bool = False,
+    tolerance: float = 1e-4,
 ) -> dict[str, Any]:
     """Export a trained task as an ONNX file of 8-bit integers.
 
@@ -168,6 +179,7 @@ def quantize_task(
         images: How many training images calibrate.
         calibration: See deploy.quantize.quantize_static.
         reduce_range: See deploy.quantize.quantize_static.
+        tolerance: How much the float file that is quantised may differ from the network.
 
     Returns:
         The certificate.
@@ -179,7 +191,10 @@ def quantize_task(
     path.parent.mkdir(parents=True, exist_ok=True)
     better = task.mode == "max"
     with aside(path.with_name("float.onnx")) as floats, aside(path) as draft:
-        exported = export_task(task, data, checkpoint, floats)
+        try:
+            exported = export_task(task, data, checkpoint, floats, tolerance=tolerance)
+        except DifferenceError as error:
+            raise DifferenceError(f"{path} is not written: already in float, {error}") from error
         before = exported["metric"]["file"]
         said: dict[str, Any] = {"method": method}
         if method == "static":
@@ -209,7 +224,7 @@ def quantize_task(
                 f"{path} is not written: {task.monitor} would be {after:.6g} instead of {before:.6g}, and at most "
                 f"{max_drop:g} less passes; --max_drop allows more"
             )
-        one = validation_images(data)[:1].contiguous().numpy()
+        one = example_images(task, data)[:1].contiguous().numpy()
         certificate = {
             "format": "onnx",
             "quantization": said,
@@ -233,11 +248,16 @@ def latency(calls: Mapping[str, Predict], image: npt.NDArray[Any]) -> dict[str, 
     }
 
 
-def validation_images(data: VisionDataModule, count: int = max(BATCHES)) -> Tensor:
-    """The first validation images that are as large as the first one, (N, C, H, W), at least five."""
+def example_images(task: VisionTask, data: VisionDataModule, count: int = max(BATCHES)) -> Tensor:
+    """The first validation images that are as large as the first one, (N, C, H, W), at least five.
+
+    Of images that the task takes window by window, a window.
+    """
+    window = task.hparams.get("window")
     found: list[Tensor] = []
     for place in range(len(data.val_set)):
         image = data.val_set.__getitems__([place])[0][0]
+        image = image if window is None else image[:, :window, :window]
         if not found or image.shape == found[0].shape:
             found.append(image)
         if len(found) == count:
@@ -255,22 +275,18 @@ def score(
         data: Set up for validation.
         predict: A file or a network.
         raw: Whether it takes standardised images and returns logits.
-        most: After how many images to stop; never if None.
+        most: Of how many images, evenly spread; of all if None.
     """
-    seen = 0
+    dataset = data.val_set if most is None else Part(data.val_set, most)
     metrics = task.configure_metrics("val")
     for metric in metrics.values(copy_state=False):
         # This process does it alone, while others may wait for the end of the training.
         metric.sync_on_compute = metric._to_sync = False
-    for images, targets in data.whole(data.val_set):
-        if most is not None:
-            images, targets = images[: most - seen], targets[: most - seen]
+    for images, targets in data.whole(dataset):
         given = task.standardize(images) if raw else images
         outputs = torch.from_numpy(np.array(predict(given.contiguous().numpy())))
-        task.update_metrics(metrics, outputs if raw else logits_of(task, outputs), targets, torch.zeros(()))
-        seen += len(images)
-        if seen == most:
-            break
+        predictions = outputs if raw else logits_of(task, outputs)
+        task.update_metrics(metrics, predictions, targets, task.loss_of(images, predictions, targets))
     return float(metrics.compute()[task.monitor.partition("/")[2]])
 
 
@@ -287,10 +303,9 @@ def training_images(data: VisionDataModule, count: int, batch_size: int = 16) ->
     Raises:
         InputError: If the data do not offer their training images without augmentation.
     """
-    source = unaugmented(data)
-    places = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int))
+    source = Part(unaugmented(data), count)
     batches: list[npt.NDArray[np.uint8]] = []
-    for place in places.tolist():
+    for place in range(len(source)):
         image = source.__getitems__([place])[0].contiguous().numpy()
         if batches and batches[-1].shape[1:] == image.shape[1:] and len(batches[-1]) < batch_size:
             batches[-1] = np.concatenate([batches[-1], image])

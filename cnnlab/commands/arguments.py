@@ -119,6 +119,8 @@ class Kept:
     """The data module's hyperparameters."""
     config: dict[str, Any]
     """The configuration that makes the task and its data again."""
+    path: Path
+    """The file."""
     manifest: Path
     """Where its run lists the image files that it was trained on; it may be absent."""
 
@@ -245,4 +247,4 @@ def _read(path: Path) -> Kept:
     if "data" in about:
         config["data"] = {"class_path": about["data"], "init_args": data}
     manifest = Run(path.absolute().parent.parent).manifest
-    return Kept(checkpoint["global_step"], model, data, config, manifest)
+    return Kept(checkpoint["global_step"], model, data, config, path, manifest)

@@ -6,6 +6,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch
 
 from cnnlab.commands.making import make_own
 from cnnlab.deploy.about import About
-from cnnlab.deploy.benchmark import BATCHES, VARIANTS, Subject, as_records, benchmark
+from cnnlab.deploy.benchmark import VARIANTS, Subject, as_records, benchmark
 from cnnlab.deploy.export import Pipeline, Predict
-from cnnlab.deploying import about, pipeline, score, training_images, validation_images
+from cnnlab.deploying import about, example_images, pipeline, score, training_images
 from cnnlab.errors import InputError
 from cnnlab.figures import bars
 from cnnlab.imaging import Reading
@@ -34,6 +35,11 @@ def benchmark_command(command: str, arguments: list[str]) -> None:
     asked, flags = _parser().parse_known_args(arguments)
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)
+    for name in ("repetitions", "batch", "images", "calibrate"):
+        least = 2 if name == "repetitions" else 1
+        if getattr(asked, name) < least:
+            raise InputError(f"--{name} is {getattr(asked, name)}, expected {least} or more")
+    batches = sorted({1, asked.batch})
     measure: Callable[[Predict], float] | None = None
     with tempfile.TemporaryDirectory(prefix="cnnlab-benchmark-") as scratch:
         if Path(asked.subject).exists():
@@ -42,7 +48,7 @@ def benchmark_command(command: str, arguments: list[str]) -> None:
             if flags:
                 raise InputError(f"there is no option {flags[0]} for a network by its name: it is a run's")
             subject, metric, out = *_of_network(asked, Path(scratch)), Path(asked.out or ".")
-        rows = benchmark(subject, asked.variants, asked.repetitions, measure)
+        rows = benchmark(subject, asked.variants, asked.repetitions, measure, batches)
     records = as_records(rows)
     table = Run(out).benchmark
     machine = {"threads": torch.get_num_threads(), "image": list(subject.images.shape[1:]), "metric": metric}
@@ -51,12 +57,12 @@ def benchmark_command(command: str, arguments: list[str]) -> None:
     timed = [row for row in rows if row.milliseconds is not None]
     bars(
         [row.variant for row in timed],
-        {f"batch of {size}": [row.images_per_second(size) or 0.0 for row in timed] for size in BATCHES},
+        {f"batch of {size}": [row.images_per_second(size) or 0.0 for row in timed] for size in batches},
         "images a second",
         f"{asked.subject}, {machine['threads']} threads",
         table.with_suffix(".png"),
     )
-    _show(asked.subject, machine, records)
+    _show(asked.subject, machine, records, batches)
     if asked.json:
         print(json.dumps(records, indent=2))
     print(f"{table}, .csv, .png")
@@ -66,12 +72,14 @@ def _of_run(
     asked: argparse.Namespace, flags: list[str], scratch: Path
 ) -> tuple[Subject, Callable[[Predict], float], str, Path]:
     task, data, run, checkpoint = make_own(asked.subject, flags, "fit")
-    images = validation_images(data, max(BATCHES))
+    images = example_images(task, data, asked.batch)
+    said = about(task, data, checkpoint)
     subject = Subject(
         pipeline(task),
-        _repeated(images),
-        about(task, data, checkpoint),
-        training_images(data, asked.calibrate),
+        images.repeat(-(-asked.batch // len(images)), 1, 1, 1)[: asked.batch],
+        # Where images keep their own sizes, a file must take them all.
+        replace(said, dynamic_size=said.reading.size is None),
+        lambda: training_images(data, asked.calibrate),
         scratch,
         pipeline(make_own(asked.pruned, flags)[0]) if asked.pruned is not None else None,
     )
@@ -86,19 +94,15 @@ def _of_network(asked: argparse.Namespace, scratch: Path) -> tuple[Subject, str]
     height, width = (asked.size, asked.size) if asked.size is not None else known.size if known else (224, 224)
     mean, std = (known.mean, known.std) if known else ([0.5] * asked.channels, [0.5] * asked.channels)
     generator = torch.Generator().manual_seed(0)
-    shape = (max(BATCHES), asked.channels, height, width)
+    shape = (max(asked.batch, 2), asked.channels, height, width)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     names = [str(number) for number in range(asked.classes)]
     described = About("classification", names, Reading(asked.channels, (height, width)))
     whole = Pipeline(Standardize(mean, std), network, "softmax")
-    return Subject(whole, images, described, [images[:16].numpy()], scratch), "none: the weights are random"
+    return Subject(whole, images, described, lambda: [images[:16].numpy()], scratch), "none: the weights are random"
 
 
-def _repeated(images: torch.Tensor) -> torch.Tensor:
-    return images.repeat(-(-max(BATCHES) // len(images)), 1, 1, 1)[: max(BATCHES)]
-
-
-def _show(name: str, machine: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
+def _show(name: str, machine: dict[str, Any], records: Sequence[dict[str, Any]], batches: Sequence[int]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -107,7 +111,7 @@ def _show(name: str, machine: dict[str, Any], records: Sequence[dict[str, Any]])
     title = f"{name}: images {shape}, {machine['threads']} threads, metric {machine['metric']}"
     table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
-    for size in BATCHES:
+    for size in batches:
         for column in (f"batch {size}, ms", "images/s", "faster"):
             table.add_column(column, justify="right", no_wrap=True)
     for column in ("MB", "peak MB", "metric", "change"):
@@ -116,7 +120,7 @@ def _show(name: str, machine: dict[str, Any], records: Sequence[dict[str, Any]])
         if record["reason"]:
             continue
         cells = []
-        for size in BATCHES:
+        for size in batches:
             middle, low, high = (
                 record[f"batch_{size}_ms{side}"] for side in ("", "_first_quartile", "_third_quartile")
             )
@@ -150,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variants", nargs="+", metavar="NAME", help=f"of: {', '.join(VARIANTS)}")
     parser.add_argument("--pruned", metavar="RUN", help="what cnnlab prune has made of it")
     parser.add_argument("--repetitions", type=int, default=20, help="how often each is timed (20)")
+    parser.add_argument("--batch", type=int, default=32, help="images at once, besides one by one (32)")
     parser.add_argument("--threads", type=int, help="of torch (all cores)")
     parser.add_argument("--images", type=int, default=1000, help="validation images for the metric (1000)")
     parser.add_argument("--calibrate", type=int, default=128, help="training images that INT8 is calibrated with (128)")

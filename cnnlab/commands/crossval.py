@@ -6,13 +6,12 @@ import csv
 import io
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from cnnlab.commands.arguments import take_apart, take_option
 from cnnlab.commands.messages import say, summary
-from cnnlab.errors import InputError
+from cnnlab.commands.processes import run_cnnlab
+from cnnlab.errors import CnnlabError, InputError
 from cnnlab.run import Run, choose
 from cnnlab.writing import write_atomically, write_json
 
@@ -91,12 +90,13 @@ def _train(run: Run, options: list[str]) -> None:
         ["validate", str(run.folder)],
         ["predict", str(run.folder), "--data.predict", "val"],
     ):
-        done = subprocess.run([sys.executable, "-m", "cnnlab", *arguments], check=False)
-        if done.returncode:
-            raise InputError(
-                f"{run.folder}: cnnlab {arguments[0]} stopped with exit status {done.returncode} (see above); once "
-                "that is mended, the same cnnlab crossval goes on"
+        if status := run_cnnlab(*arguments):
+            error = CnnlabError(
+                f"{run.folder}: cnnlab {arguments[0]} stopped with exit status {status} (see above); once that is "
+                "mended, the same cnnlab crossval goes on"
             )
+            error.exit_code = status
+            raise error
 
 
 def _merged(runs: list[Run]) -> bytes:

@@ -38,20 +38,24 @@ def infer(command: str, arguments: list[str]) -> None:
     with _table(out) as file, _progress(len(paths)) as advance:
         writer = csv.writer(file, lineterminator="\n")
         segments = predictor.about.task == "segmentation"
-        writer.writerow([*(MASKS if segments else CLASSES), *predictor.about.class_names])
+        names = predictor.about.class_names
+        writer.writerow([*(MASKS if segments else CLASSES), *names])
 
         def on_error(path: str, error: ImageError) -> None:
             broken.append(str(error))
             advance()
 
-        for index, found in enumerate(predictor.predict(paths, asked.batch_size, on_error)):
+        common = os.path.commonpath([path.absolute().parent for path in paths])
+        places = enumerate(paths)
+        for found in predictor.predict(paths, asked.batch_size, on_error):
+            # Those that cannot be read keep their places.
+            index = next(place for place, path in places if str(path) == found.path)
             if isinstance(found, ClassPrediction):
                 probabilities = found.probabilities.tolist()
                 writer.writerow(class_row(index, found.path, "", found.labels, found.names, probabilities))
             else:
-                mask = _write_mask(found, paths, out, len(predictor.about.class_names), asked.overlays)
-                count = len(predictor.about.class_names)
-                writer.writerow(mask_row(index, found.path, mask.relative_to(out.parent), found.classes, count))
+                mask = _write_mask(found, common, out, len(names), asked.overlays)
+                writer.writerow(mask_row(index, found.path, mask.relative_to(out.parent), found.classes, len(names)))
             advance()
     print(f"{len(paths) - len(broken):,} images: {out}")
     if broken:
@@ -85,9 +89,8 @@ def _paths(names: list[str]) -> list[Path]:
     return paths
 
 
-def _write_mask(found: MaskPrediction, paths: list[Path], out: Path, count: int, overlays: bool) -> Path:
+def _write_mask(found: MaskPrediction, common: str, out: Path, count: int, overlays: bool) -> Path:
     """masks/NAME.png beside the table; NAME is the image's path from the folder on that all have in common."""
-    common = os.path.commonpath([path.absolute().parent for path in paths])
     name = Path(found.path).absolute().relative_to(common)
     mask = out.parent / "masks" / f"{name}.png"
     write_atomically(mask, mask_as_png(found.classes, count))
@@ -118,8 +121,12 @@ def _progress(count: int) -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    try:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    except ImportError:  # What predicts needs no more than NumPy, Pillow and ONNX Runtime.
+        yield lambda: None
+        return
 
     columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

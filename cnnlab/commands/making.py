@@ -16,7 +16,7 @@ from cnnlab.commands.training import VisionCLI
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
 from cnnlab.models.weights import architecture_only
-from cnnlab.run import Run, find
+from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 
 
@@ -62,13 +62,14 @@ def make_trained(target: str, flags: Sequence[str] = ()) -> Trained:
 
     Args:
         target: A run's folder, or a checkpoint.
-        flags: What is to be otherwise, such as --data.root.
+        flags: What is to be otherwise, such as --data.root; --ckpt_path names another of a run's checkpoints.
 
     Raises:
         InputError: If there is something to mend.
     """
-    checkpoint = find(target)[1]
     decided = plan(take_apart("predict", [target, *flags]))
+    assert decided.kept is not None
+    checkpoint = decided.kept.path
     try:
         task, data = _made(decided)
         task.load_state_dict(read_weights(checkpoint))

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint
 from cnnlab.commands.making import make_own
 from cnnlab.commands.messages import say, summary
+from cnnlab.commands.processes import run_cnnlab
 from cnnlab.data import VisionDataModule
-from cnnlab.deploy.export import torch_predict
+from cnnlab.deploy.export import Pipeline, torch_predict
 from cnnlab.deploy.prune import prune_channels, prune_weights
 from cnnlab.deploy.timing import timed
-from cnnlab.deploying import pipeline, score, validation_images
+from cnnlab.deploying import example_images, pipeline, score
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
-from cnnlab.writing import write_json
-
-_BATCHES = (1, 32)
+from cnnlab.writing import write_atomically, write_json
 
 
 def prune(command: str, arguments: list[str]) -> None:
@@ -36,34 +34,25 @@ def prune(command: str, arguments: list[str]) -> None:
         InputError: If there is something to mend.
     """
     asked, flags = _parser().parse_known_args(arguments)
-    _check(asked)
+    _check(asked, flags)
     task, data, source, checkpoint = make_own(asked.run, flags, "fit")
     if not source.config.is_file():
         raise InputError(f"{asked.run} lies in no run's folder, whose config.yaml would say how to train on")
-    run = Run(Path(asked.out) if asked.out is not None else source.folder.with_name(f"{source.folder.name}-pruned"))
+    if "pruned" not in task.hparams:
+        raise InputError(f"{type(task).__name__} takes no argument pruned, which says what its network lacks")
+    folder = source.folder.absolute()
+    run = Run(Path(asked.out) if asked.out is not None else folder.with_name(f"{folder.name}-pruned"))
     if run.exists():
         raise InputError(f"{run.folder} exists already, and is not overwritten: choose another folder with --out")
-    before, plain = score(task, data, torch_predict(pipeline(task))), pipeline(task)
+    plain = pipeline(task)
+    before = score(task, data, torch_predict(plain))
     with tempfile.TemporaryDirectory(prefix="cnnlab-prune-") as scratch:
         for step in range(1, asked.rounds + 1):
-            started = _pruned(asked, task, data, checkpoint, step, Path(scratch))
+            options = _pruned(asked, task, data, checkpoint, step, Path(scratch))
             say(f"round {step} of {asked.rounds}: {_size(task)}")
-            last = step == asked.rounds
-            trained = run if last else Run(Path(scratch) / f"round-{step}")
-            _train(source, started, trained, asked, flags)
+            trained = run if step == asked.rounds else Run(Path(scratch) / f"round-{step}")
+            _train(source, data, options, trained, asked, flags)
             task, data, _, checkpoint = make_own(str(trained.folder), flags, "fit")
-    after = score(task, data, torch_predict(pipeline(task)))
-    images = validation_images(data, max(_BATCHES))
-    images = images.repeat(-(-max(_BATCHES) // len(images)), 1, 1, 1)
-    times = {
-        size: timed(
-            {
-                name: partial(torch_predict(network), images[:size].contiguous().numpy())
-                for name, network in (("before", plain), ("after", pipeline(task)))
-            }
-        )
-        for size in _BATCHES
-    }
     said = {
         "method": asked.method,
         "share": asked.share,
@@ -71,10 +60,13 @@ def prune(command: str, arguments: list[str]) -> None:
         "epochs": asked.epochs,
         "parameters": {"before": _count(plain.network), "after": _count(task.network)},
         "zeros": {"before": _zeros(plain.network), "after": _zeros(task.network)},
-        "metric": {"name": task.monitor, "images": len(data.val_set), "before": before, "after": after},
-        "milliseconds": {
-            str(size): {name: round(t.median, 3) for name, t in found.items()} for size, found in times.items()
+        "metric": {
+            "name": task.monitor,
+            "images": len(data.val_set),
+            "before": before,
+            "after": score(task, data, torch_predict(pipeline(task))),
         },
+        "milliseconds": _times({"before": plain, "after": pipeline(task)}, task, data),
         "threads": torch.get_num_threads(),
         "from": {"run": str(source.folder)},
     }
@@ -82,7 +74,20 @@ def prune(command: str, arguments: list[str]) -> None:
     summary(f"run {run.folder}", {**_rows(said), "details": run.pruning, "next": f"cnnlab test {run.folder}"})
 
 
-def _check(asked: argparse.Namespace) -> None:
+def _times(pipelines: dict[str, Pipeline], task: VisionTask, data: VisionDataModule) -> dict[str, dict[str, float]]:
+    """Medians in milliseconds, by batch size; many large images at once might not fit."""
+    found = {}
+    for size in (1,) if task.kind == "segmentation" else (1, 32):
+        images = example_images(task, data, size)
+        batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size].contiguous().numpy()
+        times = timed({name: partial(torch_predict(network), batch) for name, network in pipelines.items()})
+        found[str(size)] = {name: round(timing.median, 3) for name, timing in times.items()}
+    return found
+
+
+def _check(asked: argparse.Namespace, flags: list[str]) -> None:
+    if any(flag.split("=")[0] == "--ckpt_path" for flag in flags):
+        raise InputError("prune begins with the best checkpoint of a run: leave out --ckpt_path")
     if not 0 < asked.share < 1:
         raise InputError(f"--share is {asked.share:g}, expected above 0, below 1")
     for name in ("rounds", "epochs"):
@@ -92,42 +97,48 @@ def _check(asked: argparse.Namespace) -> None:
 
 def _pruned(
     asked: argparse.Namespace, task: VisionTask, data: VisionDataModule, checkpoint: Path, step: int, folder: Path
-) -> dict[str, Path]:
-    """Prune a task, and write what the training starts from."""
-    content = read_checkpoint(checkpoint)
-    paths = {"weights": folder / f"start-{step}.ckpt"}
+) -> list[str]:
+    """Prune a task, and write what the training starts from: the options of fit that say so."""
+    removed = list(task.hparams["pruned"] or [])
+    options: list[str] = []
     if asked.method == "structured":
         # In each round the same share of what is left.
         share = 1 - (1 - asked.share) ** (1 / asked.rounds)
-        example = task.standardize(validation_images(data)[:2])
-        removed = [*(task.hparams["pruned"] or []), *prune_channels(task.network, example, share, asked.everywhere)]
-        content["hyper_parameters"]["pruned"] = removed
-        paths["pruned"] = folder / f"pruned-{step}.json"
-        paths["pruned"].write_text(json.dumps(removed), encoding="utf-8")
+        example = task.standardize(example_images(task, data)[:2])
+        removed += prune_channels(task.network, example, share, asked.everywhere)
     else:
         prune_weights(task.network, asked.share * step / asked.rounds)
+        options = ["--callbacks.sparsity", "true"]
+    content = read_checkpoint(checkpoint)
     content["state_dict"] = task.state_dict()
+    content["hyper_parameters"]["pruned"] = removed
     for name in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
         content.pop(name, None)
-    AtomicCheckpointIO().save_checkpoint(content, paths["weights"])
-    return paths
+    start, overlay = folder / f"start-{step}.ckpt", folder / f"pruned-{step}.yaml"
+    AtomicCheckpointIO().save_checkpoint(content, start)
+    overlay.write_text(json.dumps({"model": {"init_args": {"pruned": removed}}}), encoding="utf-8")
+    return ["--config", str(overlay), "--model.init_from", str(start), *options]
 
 
-def _train(source: Run, started: dict[str, Path], run: Run, asked: argparse.Namespace, flags: list[str]) -> None:
-    """Train on, in a process of its own."""
-    options = ["--config", str(source.config), "--model.init_from", str(started["weights"])]
-    options += ["--trainer.max_epochs", str(asked.epochs), "--run", str(run.folder)]
-    if "pruned" in started:
-        options += ["--model.pruned", str(started["pruned"])]
-    else:
-        options += ["--callbacks.sparsity", "true"]
+def _train(
+    source: Run, data: VisionDataModule, options: list[str], run: Run, asked: argparse.Namespace, flags: list[str]
+) -> None:
+    """Train on, with the same images for validation."""
+    options = [*options, "--trainer.max_epochs", str(asked.epochs), "--run", str(run.folder)]
+    if source.manifest.is_file() and "splits" in data.hparams:
+        options += ["--data.splits", str(source.manifest.absolute())]
     if asked.lr is not None:
         options += ["--model.lr", str(asked.lr)]
-    done = subprocess.run([sys.executable, "-m", "cnnlab", "fit", *options, *flags], check=False)
-    if done.returncode:
-        error = CnnlabError(f"the training of {run.folder} stopped (see above); what was trained is kept there")
-        error.exit_code = done.returncode
+    if status := run_cnnlab("fit", "--config", str(source.config), *options, *flags):
+        error = CnnlabError(f"the training of {run.folder} stopped (see above): cnnlab resume goes on with it")
+        error.exit_code = status
         raise error
+    # The run has its own weights and its own list of images: what it began with is about to vanish.
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    config["model"]["init_args"]["init_from"] = None
+    if "splits" in config["data"]["init_args"]:
+        config["data"]["init_args"]["splits"] = None
+    write_atomically(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
 
 
 def _count(network: torch.nn.Module) -> int:

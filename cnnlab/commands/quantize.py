@@ -37,6 +37,7 @@ def quantize(command: str, arguments: list[str]) -> None:
         asked.images,
         asked.calibration,
         asked.reduce_range,
+        asked.tolerance,
     )
     summary(f"run {run.folder}", {"file": path, "certificate": certificate_of(path), **_rows(certificate)})
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_drop", type=float, default=0.01, help="how much worse the metric may become (0.01)")
     parser.add_argument("--images", type=int, default=128, help="training images to calibrate with (128)")
     parser.add_argument("--calibration", default="minmax", choices=list(CALIBRATIONS), help="of activations (minmax)")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="of the float file that is quantised (1e-4)")
     parser.add_argument(
         "--reduce_range", action="store_true", help="7 bits of weights, for processors without VNNI instructions"
     )

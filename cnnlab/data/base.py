@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -47,6 +48,27 @@ class BatchDataset(Dataset[Any]):
     @abstractmethod
     def __getitems__(self, draws: list[Any]) -> Any:
         """Return the batch of these samples: (epoch, index) pairs in training, indices elsewhere."""
+
+
+class Part(BatchDataset):
+    """Some samples of a data set, evenly spread over it.
+
+    Args:
+        source: The whole; its samples are asked for by their indices.
+        count: How many, at the most.
+    """
+
+    def __init__(self, source: BatchDataset, count: int) -> None:
+        self.source = source
+        self.places = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)).tolist()
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.places)
+
+    def __getitems__(self, draws: list[int]) -> Any:
+        """The batch of these."""
+        return self.source.__getitems__([self.places[index] for index in draws])
 
 
 def whole_batch(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import re
 import warnings
@@ -24,8 +25,6 @@ from cnnlab.deploy.runtime import PROVIDERS, session
 from cnnlab.deploy.timing import Timing, timed
 from cnnlab.errors import InputError
 
-BATCHES = (1, 32)
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -37,8 +36,8 @@ class Subject:
     """(N, C, H, W) uint8, at least as many as the greatest batch."""
     about: About
     """For the files that are made of it."""
-    calibration: Sequence[npt.NDArray[np.uint8]]
-    """Batches of images that INT8 is calibrated with."""
+    calibration: Callable[[], Sequence[npt.NDArray[np.uint8]]]
+    """Batches of images that INT8 is calibrated with, where that is asked for."""
     folder: Path
     """Where files may be written."""
     pruned: Pipeline | None = None
@@ -82,7 +81,7 @@ def _weights(module: nn.Module) -> int:
 
 
 def _eager(subject: Subject, train: bool = False) -> _Made:
-    network = Pipeline(subject.pipeline.standardize, subject.pipeline.network, subject.pipeline.activation)
+    network = copy.deepcopy(subject.pipeline)
     if not train:
         return _Made(_with_gradients(network), _weights(network))
     # As it would be by mistake: statistics of the batch, dropout, and a graph for gradients.
@@ -99,7 +98,7 @@ def _with_gradients(network: nn.Module) -> Predict:
 
 
 def _inference(subject: Subject, channels_last: bool = False) -> _Made:
-    network: nn.Module = Pipeline(subject.pipeline.standardize, subject.pipeline.network, subject.pipeline.activation)
+    network: nn.Module = copy.deepcopy(subject.pipeline)
     if not channels_last:
         return _Made(torch_predict(network), _weights(network))
     network = network.to(memory_format=torch.channels_last)
@@ -127,10 +126,26 @@ def _bfloat16(subject: Subject) -> _Made:
 
 
 def _compiled(subject: Subject) -> _Made:
-    network = Pipeline(subject.pipeline.standardize, subject.pipeline.network, subject.pipeline.activation)
+    network = copy.deepcopy(subject.pipeline)
     network.to(memory_format=torch.channels_last)
     network.compile()
     return _Made(_laid_out(network), _weights(network))
+
+
+def _gpu(subject: Subject, low: bool = False) -> _Made:
+    if not torch.cuda.is_available():
+        raise _UnavailableError("torch finds no GPU")
+    network = copy.deepcopy(subject.pipeline).cuda()
+    network.to(memory_format=torch.channels_last)
+
+    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        # There and back: what somebody who has pixels waits for.
+        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=low):
+            given = torch.from_numpy(images).cuda().contiguous(memory_format=torch.channels_last)
+            found: npt.NDArray[np.float32] = network(given).float().cpu().numpy()
+        return found
+
+    return _Made(predict, _weights(network))
 
 
 def _torchscript(subject: Subject) -> _Made:
@@ -158,7 +173,7 @@ def _int8(subject: Subject, load: Callable[[Path], Predict]) -> _Made:
     if not path.exists():
         # All layers: how much that costs is in the table.
         quantize_static(
-            subject.folder / "model.onnx", path, subject.calibration, lambda predict: 0.0, max_drop=float("inf")
+            subject.folder / "model.onnx", path, subject.calibration(), lambda predict: 0.0, max_drop=float("inf")
         )
     return _Made(load(path), path.stat().st_size)
 
@@ -199,6 +214,9 @@ VARIANTS: dict[str, Callable[[Subject], _Made]] = {
     "TorchScript": _torchscript,
     "ONNX Runtime": partial(_file, kind="onnx"),
     "OpenVINO": partial(_file, kind="openvino"),
+    "GPU": _gpu,
+    "GPU, bfloat16": partial(_gpu, low=True),
+    "ONNX Runtime, CUDA": partial(_by_provider, name="cuda"),
     "TensorRT": partial(_by_provider, name="tensorrt"),
     "ONNX Runtime, INT8": partial(_int8, load=load_onnx),
     "OpenVINO, INT8": partial(_int8, load=load_openvino),
@@ -213,6 +231,7 @@ def benchmark(
     variants: Sequence[str] | None = None,
     repetitions: int = 20,
     measure: Callable[[Predict], float] | None = None,
+    batches: Sequence[int] = (1, 32),
 ) -> list[Row]:
     """Time a network in several ways, alternating.
 
@@ -221,6 +240,7 @@ def benchmark(
         variants: Names in VARIANTS; all if None.
         repetitions: How often each is called.
         measure: The metric of whatever predicts.
+        batches: How many images at once.
 
     Returns:
         A row for each variant, those that cannot run included.
@@ -238,7 +258,9 @@ def benchmark(
         try:
             with _memory() as peak:
                 made = VARIANTS[name](subject)
-                made.predict(_batch(subject, max(BATCHES)))
+                for size in sorted(batches, reverse=True):
+                    made.predict(_batch(subject, size))
+            metric = measure(made.predict) if measure is not None else None
         except (_UnavailableError, InputError) as error:
             rows[name] = Row(name, reason=str(error))
             continue
@@ -251,10 +273,10 @@ def benchmark(
             name,
             megabytes=made.bytes / 1e6,
             peak_megabytes=peak[0] if peak else None,
-            metric=measure(made.predict) if measure is not None else None,
+            metric=metric,
         )
     times: dict[str, dict[int, Timing]] = {name: {} for name in ready}
-    for size in BATCHES:
+    for size in batches:
         images = _batch(subject, size)
         calls = {name: partial(made.predict, images) for name, made in ready.items()}
         for name, timing in timed(calls, repetitions).items():
@@ -298,19 +320,18 @@ def _peak() -> float | None:
 
 def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The table as plain values; speed-ups are over its first row that ran."""
-    base = next((row for row in rows if row.milliseconds is not None), None)
+    base = next((row for row in rows if row.milliseconds), None)
     records = []
     for row in rows:
         record: dict[str, Any] = {"variant": row.variant, "reason": row.reason}
-        for size in BATCHES:
+        for size, reference in (base.milliseconds or {}).items() if base is not None else ():
             timing = row.milliseconds[size] if row.milliseconds is not None else None
-            reference = base.milliseconds[size] if base is not None and base.milliseconds is not None else None
             record |= {
                 f"batch_{size}_ms": _rounded(timing.median if timing else None),
                 f"batch_{size}_ms_first_quartile": _rounded(timing.low if timing else None),
                 f"batch_{size}_ms_third_quartile": _rounded(timing.high if timing else None),
                 f"batch_{size}_images_per_second": _rounded(row.images_per_second(size)),
-                f"batch_{size}_speedup": _rounded(reference.median / timing.median if timing and reference else None),
+                f"batch_{size}_speedup": _rounded(reference.median / timing.median if timing else None),
             }
         record |= {
             "megabytes": _rounded(row.megabytes),

@@ -37,20 +37,30 @@ class Pipeline(nn.Module):
         standardize: uint8 pixels to what the network expects; None to leave it to the caller.
         network: Standardised images to logits.
         activation: What makes probabilities of logits, over the classes (dimension 1); None to return logits.
+        flips: Predict each image mirrored as well, and take the mean of both probabilities (of pixels).
     """
 
     def __init__(
-        self, standardize: nn.Module | None, network: nn.Module, activation: Literal["softmax", "sigmoid"] | None
+        self,
+        standardize: nn.Module | None,
+        network: nn.Module,
+        activation: Literal["softmax", "sigmoid"] | None,
+        flips: bool = False,
     ) -> None:
         super().__init__()
         # Copies: what compiles a network, or lays it out for training, does not concern the file.
         self.standardize = copy.deepcopy(standardize) if standardize is not None else nn.Identity()
         self.network = copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
         self.activation = activation
+        self.flips = flips
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, K) or (B, K, H, W)."""
+        found = self._once(images)
+        return (found + self._once(images.flip(-1)).flip(-1)) / 2 if self.flips else found
+
+    def _once(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(self.standardize(images))
         if self.activation is None:
             return logits
@@ -165,13 +175,13 @@ def differences(pipeline: Pipeline, predict: Predict, images: Tensor, other_size
         batches[f"2 of {height}x{width}"] = images[:2, :, :height, :width].contiguous()
     found = {}
     for name, batch in batches.items():
-        with torch.inference_mode():
-            expected = pipeline(batch).numpy()
         try:
+            with torch.inference_mode():
+                expected = pipeline(batch).numpy()
             outputs = predict(batch.numpy())
         except Exception as error:  # Each runtime raises its own.
             reason = " ".join(str(error).split())[:300]
-            raise InputError(f"the file does not take images of {tuple(batch.shape)}: {reason}") from error
+            raise InputError(f"the network, or its file, takes no images of {tuple(batch.shape)}: {reason}") from error
         found[name] = float(np.abs(outputs - expected).max())
     return found
 

@@ -88,6 +88,8 @@ def quantize_static(
                 reduce_range=reduce_range,
                 nodes_to_exclude=[*around, *float_layers],
                 calibrate_method=quantization.CalibrationMethod[CALIBRATIONS[calibration]],
+                # A batch at a time: else the activations of all images are kept, and must be of one shape.
+                extra_options={"CalibStridedMinMax": 1},
             )
 
     def attempt(float_layers: Sequence[str]) -> Quantized:
@@ -210,6 +212,12 @@ def _Reader(batches: Batches, name: str) -> Any:  # noqa: N802
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.left = iter(batches)
+
+        def __len__(self) -> int:
+            return len(batches)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.left = iter(batches[start_index:end_index])
 
         def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
             images = next(self.left, None)

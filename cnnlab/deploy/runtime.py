@@ -209,12 +209,16 @@ def session(path: Path, providers: Sequence[str] | None = None, threads: int | N
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(
+        opened = onnxruntime.InferenceSession(
             str(path), options, providers=[name for name in chosen if name in available]
         )
     except Exception as error:  # Its errors have no class in common.
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} cannot be opened by ONNX Runtime: {reason}") from error
+    if providers is not None and chosen[0] not in opened.get_providers():
+        # It goes on with another where a library of the wanted one cannot be loaded.
+        raise InputError(f"{chosen[0]} cannot be used here, though this ONNX Runtime has it: its libraries are missing")
+    return opened
 
 
 def _provider(name: str) -> str:

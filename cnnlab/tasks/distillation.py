@@ -62,6 +62,8 @@ class Distillation(Classification):
             raise InputError("distillation is for images of one class, and the data have several (data.multi_label)")
         if features and kwargs.get("compile"):
             raise InputError("model.features and model.compile exclude each other: switch one of them off")
+        if features and cache:
+            raise InputError("model.features and model.cache exclude each other: features are compared in each step")
         self._teacher_size = _sides(teacher_size)
         super().__init__(**kwargs)
         for layer in features or {}:
@@ -101,13 +103,12 @@ class Distillation(Classification):
         rank_zero_info(f"teacher {found.origin}: {count:,} parameters; the student has {own_count:,}")
 
     def on_fit_start(self) -> None:
-        """Bring the teacher to the device.
+        """Refuse what cannot be.
 
         Raises:
             InputError: If its logits are to be cached, and the data are augmented.
         """
         super().on_fit_start()
-        self.teacher.to(self.device)
         if self._cache is not None:
             self._refuse_augmentation()
 
@@ -128,6 +129,8 @@ class Distillation(Classification):
         hard = super().loss_of(images, predictions, targets)
         if not self.training:
             return hard
+        # Here, since searches train before the training starts.
+        self.teacher.to(images.device)
         taught = self.teacher(images) if self._cache is None else self._cache(images, self.teacher)
         alpha = self.hparams["alpha"]
         loss: Tensor = alpha * soft_targets(predictions, taught, self.hparams["temperature"]) + (1 - alpha) * hard

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnlab.checkpoint import read_checkpoint
 from cnnlab.errors import InputError
 from cnnlab.models.factory import create_classifier, preprocessing
 from cnnlab.models.standardize import Standardize
@@ -93,10 +94,7 @@ def find_teacher(
 def _check_classes(name: str, teacher: VisionTask, student: VisionTask) -> None:
     if teacher.class_names == student.class_names:
         return
-    both = [
-        ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        for names in (teacher.class_names, student.class_names)
-    ]
+    both = [_shown(names) for names in (teacher.class_names, student.class_names)]
     if sorted(teacher.class_names) == sorted(student.class_names):
         raise InputError(
             f"model.teacher {name} has the same classes in another order ({both[0]}; the data: {both[1]}): "
@@ -114,8 +112,6 @@ def _shown(names: list[str]) -> str:
 
 def _size_of(checkpoint: Path) -> tuple[int, int] | None:
     """The size of the images that a checkpoint was trained with, where its data say."""
-    from cnnlab.checkpoint import read_checkpoint
-
     size = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
     return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else None
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnlab.commands.infer import _progress
+from cnnlab.data import MNIST
+from cnnlab.data.base import Part
 from cnnlab.deploy.certificate import verify
-from cnnlab.deploy.export import load_onnx
+from cnnlab.deploy.export import load_onnx, torch_predict
+from cnnlab.deploying import pipeline, score
 from cnnlab.models.simple_cnn import SimpleCNN
-from tests.conftest import TINY, Cnnlab, run_process
+from cnnlab.tasks import Classification
+from tests.conftest import TINY, Cnnlab, command, run_process
 
 ONE_EPOCH = ("--trainer.max_epochs", "1", "--callbacks.unfreezing", "false")
 
@@ -56,12 +64,13 @@ def test_infer_gives_what_predict_and_test_give(
     assert certificate["checkpoint"]["file"] == "best.ckpt"
 
 
-def test_segmentation_s_masks_are_those_of_predict(cnnlab: Cnnlab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flips", [(), ("--model.flips", "true")])
+def test_segmentation_s_masks_are_those_of_predict(cnnlab: Cnnlab, tmp_path: Path, flips: tuple[str, ...]) -> None:
     recipe = TINY.with_name("segmentation.yaml")
     assert not cnnlab("fit", "--config", recipe, "--run", "S").code
-    assert not cnnlab("export", "S").code
+    assert not cnnlab("export", "S", *flips).code
     assert json.loads((tmp_path / "S/model.onnx.json").read_text())["metric"]["name"] == "val/mean_iou"
-    assert not cnnlab("predict", "S").code
+    assert not cnnlab("predict", "S", *flips).code
     folder = tmp_path / "data/shapes/images/test"
     result = cnnlab("infer", "S/model.onnx", folder, "--out", "found.csv", "--overlays")
     assert not result.code, result.err
@@ -92,6 +101,7 @@ def test_a_folder_with_broken_files_is_predicted_but_for_those(
     assert [row["path"] for row in rows] == [
         str(p.relative_to(tmp_path)) for i, p in enumerate(whole) if i not in (0, 3)
     ]
+    assert [int(row["index"]) for row in rows] == [i for i in range(12) if i not in (0, 3)]
     # Nothing is overwritten.
     before = (tmp_path / "found.csv").read_bytes()
     result = cnnlab("infer", "R/model.onnx", "mixed", "--out", "found.csv")
@@ -135,7 +145,10 @@ def test_the_slot_exports_the_best_checkpoint(fit: Cnnlab, cnnlab: Cnnlab, tmp_p
     best = max(float(row["val/accuracy"]) for row in metrics if row["val/accuracy"])
     assert certificate["metric"]["file"] == pytest.approx(best)
     by_command = tmp_path / "R/other.onnx"
-    assert not cnnlab("export", "R", "--out", by_command).code
+    assert not cnnlab("export", "R", "--out", by_command, "--images", "10").code
+    assert verify(by_command)["metric"]["images"] == 10
+    assert not cnnlab("export", "R", "--out", "R/last.onnx", "--ckpt_path", "last").code
+    assert verify(tmp_path / "R/last.onnx")["checkpoint"]["file"] == "last.ckpt"
     images = np.random.default_rng(0).integers(0, 256, (3, 1, 28, 28)).astype(np.uint8)
     np.testing.assert_array_equal(load_onnx(by_command)(images), load_onnx(tmp_path / "R/model.onnx")(images))
 
@@ -263,6 +276,130 @@ def test_a_network_by_its_name_is_timed_with_random_weights(cnnlab: Cnnlab, tmp_
     refused = cnnlab("benchmark", "simple_cnn", "--variants", "warp drive")
     assert refused.code == 2
     assert "there is no variant 'warp drive'" in refused.err
+
+
+@pytest.mark.slow
+def test_a_pruned_run_keeps_the_splits_and_needs_nothing_that_has_vanished(
+    cnnlab: Cnnlab, photos: Path, tmp_path: Path
+) -> None:
+    for path in sorted((photos / "train").rglob("*.jpg")):
+        (tmp_path / "photos" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "photos" / path.parent.name)
+    fit = ("fit", "--config", TINY.with_name("image_folder.yaml"), "--data.root", "photos", *ONE_EPOCH)
+    assert not cnnlab(*fit, "--data.val_size", "0.3", "--data.test_size", "0.3", "--run", "R").code
+    # A file more would divide the others anew.
+    shutil.copy(tmp_path / "photos/along/00.jpg", tmp_path / "photos/along/000.jpg")
+    done = run_process("prune", "R", "--epochs", "1", cwd=tmp_path)
+    assert not done.returncode, done.stderr
+    one, other = ({r["path"]: r["split"] for r in table(tmp_path / f"{run}/manifest.csv")} for run in ("R", "R-pruned"))
+    assert one == {path: other[path] for path in one}
+    shutil.rmtree(tmp_path / "R")
+    for arguments in (
+        ("test", "R-pruned"),
+        ("data", "show", "R-pruned", "--out", "sheet.png"),
+        ("prune", "R-pruned", "--method", "unstructured", "--epochs", "1", "--out", "Z"),
+        ("fit", "--config", "R-pruned/config.yaml", "--trainer.max_epochs", "1", "--run", "anew"),
+    ):
+        done = run_process(*arguments, cwd=tmp_path)
+        assert not done.returncode, (arguments, done.stderr)
+
+
+@pytest.mark.slow
+def test_a_signal_lets_a_training_that_prune_has_started_save(fit: Cnnlab, tmp_path: Path) -> None:
+    assert not fit("--trainer.max_epochs", "1").code
+    process = subprocess.Popen(command("prune", "R", "--epochs", "200"), cwd=tmp_path)
+    metrics = tmp_path / "R-pruned/metrics.csv"
+    deadline = time.monotonic() + 120
+    while not metrics.is_file() or len(table(metrics)) < 20:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    step = torch.load(tmp_path / "R-pruned/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert step - 1 >= max(int(row["step"]) for row in table(metrics))
+
+
+def test_a_way_that_fails_costs_no_other(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """One image of 32 pixels leaves batch norm one value a channel, which it refuses in training."""
+    few = ("--variants", "inference mode", "eager, train mode", "--repetitions", "2", "--size", "32", "--out", "B")
+    result = cnnlab("benchmark", "resnet10t", *few)
+    assert not result.code, result.err
+    quick, wrong = json.loads((tmp_path / "B/benchmark.json").read_text())["rows"]
+    assert quick["batch_1_ms"] > 0
+    assert "more than 1 value per channel" in wrong["reason"]
+
+
+MINE = """
+from cnnlab.tasks import Classification
+
+class Mine(Classification):
+    def __init__(self, num_classes=10, channels=1, class_names=None, mean=None, std=None, lr=0.01):
+        super().__init__(
+            num_classes=num_classes, channels=channels, class_names=class_names, mean=mean, std=std, lr=lr
+        )
+"""
+
+
+def test_a_task_of_one_s_own_is_tested_and_exported(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    data = ("--data", "MNIST", "--data.root", mnist_root, "--data.val_size", "64")
+    assert not cnnlab("fit", "--model", "mine.Mine", *data, "--trainer.max_epochs", "1", "--run", "M").code
+    for arguments in (("test", "M"), ("export", "M"), ("resume", "M", "--trainer.max_epochs", "2")):
+        result = cnnlab(*arguments)
+        assert not result.code, result.err
+    refused = cnnlab("prune", "M")
+    assert refused.code == 2
+    assert "Mine takes no argument pruned" in refused.err
+
+
+STRICT = """
+from torch import nn
+
+class Strict(nn.Module):
+    def __init__(self, num_classes, channels):
+        super().__init__()
+        self.down = nn.Conv2d(channels, 4, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(4, num_classes, 2, stride=2)
+        self.skip = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, x):
+        return self.up(self.down(x).relu()) + self.skip(x)
+"""
+
+
+def test_a_network_for_some_sizes_only_gets_a_file_of_one_size(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    (tmp_path / "strict.py").write_text(STRICT)
+    network = ("--model.network", "strict.Strict", "--model.network_args", "null", "--trainer.max_epochs", "1")
+    assert not cnnlab("fit", "--config", TINY.with_name("segmentation.yaml"), *network, "--run", "S").code
+    result = cnnlab("export", "S")
+    assert result.code == 2
+    assert "with --data.size a file of one size can be made" in result.err
+    with pytest.warns(UserWarning, match=r"images of \(32, 32\) only"):
+        assert not cnnlab("export", "S", "--data.size", "32").code
+    assert not cnnlab("infer", "S/model.onnx", "data/shapes/images/test").code
+
+
+def test_the_bar_is_left_out_where_there_is_no_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    with _progress(3) as advance:
+        advance()
+
+
+def test_a_score_of_some_images_is_of_all_classes_and_of_the_loss_too(mnist_root: Path) -> None:
+    data = MNIST(root=str(mnist_root), val_size=64)
+    data.setup("validate")
+    assert Part(data.val_set, 3).places == [0, 32, 63]
+    assert len({int(t) for t in Part(data.val_set, 20).__getitems__(list(range(20)))[1]}) >= 8
+    task = Classification(channels=1, mean=data.mean, std=data.std).eval()
+    assert 0 <= score(task, data, torch_predict(pipeline(task)), most=16) <= 1
+    images, targets = data.val_set.__getitems__(list(range(64)))
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(task(images), targets).item()
+    by_loss = type("Loss", (Classification,), {"monitor": "val/loss"})(channels=1, mean=data.mean, std=data.std).eval()
+    by_loss.load_state_dict(task.state_dict())
+    assert score(by_loss, data, torch_predict(pipeline(by_loss))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_export_and_infer_say_what_to_mend(

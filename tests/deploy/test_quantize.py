@@ -101,7 +101,7 @@ def test_the_layer_that_hurts_most_is_left_in_float(tmp_path: Path) -> None:
 def test_calibrations(tmp_path: Path, calibration: str) -> None:
     exported(Bright(1.0), tmp_path / "float.onnx")
     found = quantize_static(
-        tmp_path / "float.onnx", tmp_path / "int8.onnx", [images(16)], accuracy, 0.5, calibration=calibration
+        tmp_path / "float.onnx", tmp_path / "int8.onnx", [images(16), images(5)], accuracy, 0.5, calibration=calibration
     )
     assert found.metric >= 0.5
     with pytest.raises(InputError, match="choose from 'entropy'"):

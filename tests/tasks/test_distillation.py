@@ -169,6 +169,7 @@ def test_an_interrupted_run_ends_with_the_same_weights_and_takes_no_other_teache
         (["--model.teacher_size", "0"], "model.teacher_size is 0"),
         (["--model.features", '{"nothing": "features"}'], "no layer 'nothing'"),
         (["--model.cache", "true"], "the data augment it"),
+        (["--model.cache", "true", "--model.features", '{"features": "features"}'], "exclude each other"),
     ],
 )
 def test_what_does_not_fit_is_named(teach: Cnnlab, flags: list[str], message: str) -> None:
