@@ -203,7 +203,7 @@ def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, ti
     axes.set_xlabel(unit)
     axes.set_title(_literal(title), loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper right", ncols=len(values), frameon=False)
     _save(figure, path)
 
 

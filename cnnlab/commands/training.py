@@ -224,7 +224,8 @@ class VisionCLI(LightningCLI):
                     "its weights would not fit"
                 )
         if self.plan.kept is not None and global_rank() == 0:
-            own = {name: value for name, value in kept.items() if name not in LINKED}
+            # What a run began with says nothing of what it is now.
+            own = {name: value for name, value in kept.items() if name not in (*LINKED, "init_from")}
             settings = getattr(self.datamodule, "hparams", {})
             for line in differences(hparams, own, "model") + differences(settings, self.plan.kept.data, "data"):
                 say(line)
