@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import shutil
 import signal
@@ -330,21 +331,22 @@ def test_a_way_that_fails_costs_no_other(cnnlab: Cnnlab, tmp_path: Path) -> None
     assert "more than 1 value per channel" in wrong["reason"]
 
 
-MINE = """
-from cnnlab.tasks import Classification
-
-class Mine(Classification):
-    def __init__(self, num_classes=10, channels=1, class_names=None, mean=None, std=None, lr=0.01):
-        super().__init__(
-            num_classes=num_classes, channels=channels, class_names=class_names, mean=mean, std=std, lr=lr
-        )
-"""
+def own_task() -> str:
+    """A class that lists what Classification took before it could be pruned."""
+    parameters = inspect.signature(Classification.__init__).parameters
+    known = {name: p.default for name, p in parameters.items() if name not in ("self", "pruned")}
+    listed = ", ".join(f"{name}={default!r}" for name, default in known.items())
+    handed = ", ".join(f"{name}={name}" for name in known)
+    return (
+        "from cnnlab.tasks import Classification\n\nclass Mine(Classification):\n"
+        f"    def __init__(self, {listed}):\n        super().__init__({handed})\n"
+    )
 
 
 def test_a_task_of_one_s_own_is_tested_and_exported(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "listed.py").write_text(own_task())
     data = ("--data", "MNIST", "--data.root", mnist_root, "--data.val_size", "64")
-    assert not cnnlab("fit", "--model", "mine.Mine", *data, "--trainer.max_epochs", "1", "--run", "M").code
+    assert not cnnlab("fit", "--model", "listed.Mine", *data, "--trainer.max_epochs", "1", "--run", "M").code
     for arguments in (("test", "M"), ("export", "M"), ("resume", "M", "--trainer.max_epochs", "2")):
         result = cnnlab(*arguments)
         assert not result.code, result.err
