@@ -25,7 +25,6 @@ from cnnlab.deploy.export import (
     Pipeline,
     Predict,
     aside,
-    enough,
     export,
     load_onnx,
     put_in_place,
@@ -189,36 +188,22 @@ def quantize_task(
         DifferenceError: If the metric falls by more than max_drop, whatever is left in float; nothing is written then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    better = task.mode == "max"
     with aside(path.with_name("float.onnx")) as floats, aside(path) as draft:
         try:
             exported = export_task(task, data, checkpoint, floats, tolerance=tolerance)
         except DifferenceError as error:
             raise DifferenceError(f"{path} is not written: already in float, {error}") from error
         before = exported["metric"]["file"]
-        said: dict[str, Any] = {"method": method}
         if method == "static":
-            found = quantize_static(
-                floats,
-                draft,
-                training_images(data, images),
-                lambda predict: score(task, data, predict),
-                max_drop,
-                better,
-                calibration,
-                reduce_range,
-            )
-            after = found.metric
-            said |= {"calibration": calibration, "images": images, "reduce_range": reduce_range}
-            said |= {"layers": found.layers, "float_layers": found.float_layers}
+            after, said = _quantize_static(task, data, floats, draft, max_drop, images, calibration, reduce_range)
         else:
             if quantize_dynamic(floats, draft) == "part":
                 rank_zero_warn(
                     "dynamic quantisation leaves convolutions in float, and makes a convolutional network no faster: "
                     "take static"
                 )
-            after = score(task, data, load_onnx(draft))
-        drop = before - after if better else after - before
+            after, said = score(task, data, load_onnx(draft)), {}
+        drop = before - after if task.mode == "max" else after - before
         if drop > max_drop:
             raise DifferenceError(
                 f"{path} is not written: {task.monitor} would be {after:.6g} instead of {before:.6g}, and at most "
@@ -227,7 +212,7 @@ def quantize_task(
         one = example_images(task, data)[:1].contiguous().numpy()
         certificate = {
             "format": "onnx",
-            "quantization": said,
+            "quantization": {"method": method, **said},
             "float": {"bytes": floats.stat().st_size, "opset": exported["opset"]},
             "metric": {"name": task.monitor, "images": len(data.val_set), "network": before, "file": after},
             "latency": latency({"network": load_onnx(floats), "file": load_onnx(draft)}, one),
@@ -236,6 +221,31 @@ def quantize_task(
             "versions": exported["versions"],
         }
         return put_in_place(draft, path, certificate)
+
+
+def _quantize_static(
+    task: VisionTask,
+    data: VisionDataModule,
+    source: Path,
+    path: Path,
+    max_drop: float,
+    images: int,
+    calibration: str,
+    reduce_range: bool,
+) -> tuple[float, dict[str, Any]]:
+    """The metric of what came of it, and what the certificate says of how."""
+    found = quantize_static(
+        source,
+        path,
+        training_images(data, images),
+        lambda predict: score(task, data, predict),
+        max_drop,
+        task.mode == "max",
+        calibration,
+        reduce_range,
+    )
+    said = {"calibration": calibration, "images": images, "reduce_range": reduce_range}
+    return found.metric, {**said, "layers": found.layers, "float_layers": found.float_layers}
 
 
 def latency(calls: Mapping[str, Predict], image: npt.NDArray[Any]) -> dict[str, Any]:
@@ -249,20 +259,21 @@ def latency(calls: Mapping[str, Predict], image: npt.NDArray[Any]) -> dict[str, 
 
 
 def example_images(task: VisionTask, data: VisionDataModule, count: int = max(BATCHES)) -> Tensor:
-    """The first validation images that are as large as the first one, (N, C, H, W), at least five.
+    """So many validation images that are as large as the first one, (count, C, H, W), repeated where there are fewer.
 
     Of images that the task takes window by window, a window.
     """
     window = task.hparams.get("window")
     found: list[Tensor] = []
-    for place in range(len(data.val_set)):
+    # Where sizes differ, not all of them are read in search of the same one.
+    for place in range(min(len(data.val_set), 10 * count)):
         image = data.val_set.__getitems__([place])[0][0]
         image = image if window is None else image[:, :window, :window]
         if not found or image.shape == found[0].shape:
             found.append(image)
         if len(found) == count:
             break
-    return enough(found)
+    return torch.stack([found[i % len(found)] for i in range(count)])
 
 
 def score(
@@ -303,15 +314,8 @@ def training_images(data: VisionDataModule, count: int, batch_size: int = 16) ->
     Raises:
         InputError: If the data do not offer their training images without augmentation.
     """
-    source = Part(unaugmented(data), count)
-    batches: list[npt.NDArray[np.uint8]] = []
-    for place in range(len(source)):
-        image = source.__getitems__([place])[0].contiguous().numpy()
-        if batches and batches[-1].shape[1:] == image.shape[1:] and len(batches[-1]) < batch_size:
-            batches[-1] = np.concatenate([batches[-1], image])
-        else:
-            batches.append(image)
-    return batches
+    batches = data.whole(Part(unaugmented(data), count))
+    return [part.contiguous().numpy() for images, _ in batches for part in images.split(batch_size)]
 
 
 def unaugmented(data: VisionDataModule) -> BatchDataset:

@@ -6,7 +6,7 @@ import colorsys
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -64,6 +64,21 @@ def images_under(folder: Path, left_out: Counter[str] | None = None) -> list[Pat
                 found.append(Path(place, name))
             elif left_out is not None:
                 left_out[ending or "no ending"] += 1
+    return found
+
+
+def images_among(names: Iterable[str | Path]) -> list[Path]:
+    """Image files, and those below folders, in this order.
+
+    Raises:
+        InputError: If there is none.
+    """
+    names = list(names)
+    found: list[Path] = []
+    for path in map(Path, names):
+        found += images_under(path) if path.is_dir() else [path]
+    if not found:
+        raise InputError(f"there is no image in {', '.join(map(str, names))}")
     return found
 
 

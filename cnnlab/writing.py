@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
@@ -29,6 +30,20 @@ def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def written_row_by_row(path: Path) -> Iterator[TextIO]:
+    """A table to write into, which takes its place when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        # Names of files may be no text.
+        with aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

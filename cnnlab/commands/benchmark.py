@@ -76,7 +76,7 @@ def _of_run(
     said = about(task, data, checkpoint)
     subject = Subject(
         pipeline(task),
-        images.repeat(-(-asked.batch // len(images)), 1, 1, 1)[: asked.batch],
+        images,
         # Where images keep their own sizes, a file must take them all.
         replace(said, dynamic_size=said.reading.size is None),
         lambda: training_images(data, asked.calibrate),

@@ -17,7 +17,7 @@ from cnnlab.commands.messages import summary
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError, nearest
 from cnnlab.figures import as_colours, contact_sheet, scatter
-from cnnlab.imaging import heated, images_under
+from cnnlab.imaging import heated, images_among
 from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, layer_named, projected
 from cnnlab.report import picture_page
 from cnnlab.tasks import Classification, Segmentation
@@ -87,14 +87,10 @@ def _images(asked: list[str], number: int, data: VisionDataModule) -> tuple[list
         places = np.linspace(0, len(data.val_set) - 1, min(number, len(data.val_set))).round().astype(int).tolist()
         batches = [data.val_set.__getitems__([place]) for place in places]
         return [b[0][0] for b in batches], [f"validation {place}" for place in places], [b[1][0] for b in batches]
-    paths: list[Path] = []
-    for name in asked:
-        paths += images_under(Path(name)) if Path(name).is_dir() else [Path(name)]
+    paths = images_among(asked)
     for path in paths:
         if not path.is_file():
             raise InputError(f"there is no image {path}")
-    if not paths:
-        raise InputError(f"there is no image in {', '.join(asked)}")
     return [data.read_image(str(path)) for path in paths], [path.name for path in paths], [None] * len(paths)
 
 

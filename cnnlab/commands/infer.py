@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from cnnlab.deploy.certificate import verify
 from cnnlab.deploy.runtime import PROVIDERS, ClassPrediction, MaskPrediction, OnnxPredictor
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, as_png, images_under, mask_as_png, overlaid
+from cnnlab.imaging import ImageError, LazyImage, as_png, images_among, mask_as_png, overlaid
 from cnnlab.predictions import CLASSES, MASKS, class_row, mask_row
-from cnnlab.writing import write_atomically
+from cnnlab.writing import write_atomically, written_row_by_row
 
 
 def infer(command: str, arguments: list[str]) -> None:
@@ -33,9 +33,9 @@ def infer(command: str, arguments: list[str]) -> None:
     if out.exists():
         raise InputError(f"--out {out} exists already, and is not overwritten: choose another, or remove it")
     predictor = OnnxPredictor(model, asked.providers, asked.threads)
-    paths = _paths(asked.paths)
+    paths = images_among(asked.paths)
     broken: list[str] = []
-    with _table(out) as file, _progress(len(paths)) as advance:
+    with written_row_by_row(out) as file, _progress(len(paths)) as advance:
         writer = csv.writer(file, lineterminator="\n")
         segments = predictor.about.task == "segmentation"
         names = predictor.about.class_names
@@ -80,15 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _paths(names: list[str]) -> list[Path]:
-    paths: list[Path] = []
-    for name in names:
-        paths += images_under(Path(name)) if Path(name).is_dir() else [Path(name)]
-    if not paths:
-        raise InputError(f"there is no image in {', '.join(names)}")
-    return paths
-
-
 def _write_mask(found: MaskPrediction, common: str, out: Path, count: int, overlays: bool) -> Path:
     """masks/NAME.png beside the table; NAME is the image's path from the folder on that all have in common."""
     name = Path(found.path).absolute().relative_to(common)
@@ -100,19 +91,6 @@ def _write_mask(found: MaskPrediction, common: str, out: Path, count: int, overl
         drawn = overlaid(LazyImage(found.path).read(), found.classes, count)
         write_atomically(out.parent / "overlays" / f"{name}.png", as_png(Image.fromarray(drawn)))
     return mask
-
-
-@contextmanager
-def _table(path: Path) -> Iterator[TextIO]:
-    """A file that takes its place when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager

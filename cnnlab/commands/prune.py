@@ -78,8 +78,7 @@ def _times(pipelines: dict[str, Pipeline], task: VisionTask, data: VisionDataMod
     """Medians in milliseconds, by batch size; many large images at once might not fit."""
     found = {}
     for size in (1,) if task.kind == "segmentation" else (1, 32):
-        images = example_images(task, data, size)
-        batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size].contiguous().numpy()
+        batch = example_images(task, data, size).numpy()
         times = timed({name: partial(torch_predict(network), batch) for name, network in pipelines.items()})
         found[str(size)] = {name: round(timing.median, 3) for name, timing in times.items()}
     return found
@@ -130,7 +129,7 @@ def _train(
     if asked.lr is not None:
         options += ["--model.lr", str(asked.lr)]
     if status := run_cnnlab("fit", "--config", str(source.config), *options, *flags):
-        error = CnnlabError(f"the training of {run.folder} stopped (see above): cnnlab resume goes on with it")
+        error = CnnlabError(f"the training stopped (see above), and with it the pruning of {source.folder}")
         error.exit_code = status
         raise error
     # The run has its own weights and its own list of images: what it began with is about to vanish.

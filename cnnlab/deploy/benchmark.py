@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -178,14 +178,6 @@ def _int8(subject: Subject, load: Callable[[Path], Predict]) -> _Made:
     return _Made(load(path), path.stat().st_size)
 
 
-def _onnx_pruned(subject: Subject) -> _Made:
-    if subject.pruned is None:
-        raise _UnavailableError("no pruned run was given: cnnlab prune RUN, then --pruned RUN-pruned")
-    path = subject.folder / "pruned.onnx"
-    FORMATS["onnx"].write(subject.pruned, subject.images[:2], path, subject.about, None)
-    return _Made(load_onnx(path), path.stat().st_size)
-
-
 def _by_provider(subject: Subject, name: str) -> _Made:
     import onnxruntime
 
@@ -197,10 +189,14 @@ def _by_provider(subject: Subject, name: str) -> _Made:
     return _Made(lambda images: opened.run(None, {key: images})[0], made.bytes)
 
 
-def _pruned(subject: Subject) -> _Made:
+def _pruned(subject: Subject, by_onnx: bool = False) -> _Made:
     if subject.pruned is None:
         raise _UnavailableError("no pruned run was given: cnnlab prune RUN, then --pruned RUN-pruned")
-    return _Made(torch_predict(subject.pruned), _weights(subject.pruned))
+    if not by_onnx:
+        return _Made(torch_predict(subject.pruned), _weights(subject.pruned))
+    path = subject.folder / "pruned.onnx"
+    FORMATS["onnx"].write(subject.pruned, subject.images[:2], path, subject.about, None)
+    return _Made(load_onnx(path), path.stat().st_size)
 
 
 VARIANTS: dict[str, Callable[[Subject], _Made]] = {
@@ -221,7 +217,7 @@ VARIANTS: dict[str, Callable[[Subject], _Made]] = {
     "ONNX Runtime, INT8": partial(_int8, load=load_onnx),
     "OpenVINO, INT8": partial(_int8, load=load_openvino),
     "pruned": _pruned,
-    "ONNX Runtime, pruned": _onnx_pruned,
+    "ONNX Runtime, pruned": partial(_pruned, by_onnx=True),
 }
 """Ways to run a network, the first is what the others are compared with; each raises where it cannot be had."""
 
@@ -281,7 +277,7 @@ def benchmark(
         calls = {name: partial(made.predict, images) for name, made in ready.items()}
         for name, timing in timed(calls, repetitions).items():
             times[name][size] = timing
-    return [Row(**{**vars(rows[name]), "milliseconds": times.get(name)}) for name in wanted]
+    return [replace(rows[name], milliseconds=times.get(name)) for name in wanted]
 
 
 def _batch(subject: Subject, size: int) -> npt.NDArray[np.uint8]:

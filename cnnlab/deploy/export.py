@@ -6,7 +6,7 @@ import copy
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -50,10 +50,10 @@ class Pipeline(nn.Module):
         super().__init__()
         # Copies: what compiles a network, or lays it out for training, does not concern the file.
         self.standardize = copy.deepcopy(standardize) if standardize is not None else nn.Identity()
-        self.network = copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
+        self.network = copy.deepcopy(network)
         self.activation = activation
         self.flips = flips
-        self.eval().requires_grad_(False)
+        self.eval().requires_grad_(False).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, K) or (B, K, H, W)."""
@@ -302,9 +302,3 @@ FORMATS: dict[str, Format] = {
     "openvino": Format(".xml", _write_openvino, load_openvino),
 }
 """Kinds of files by name."""
-
-
-def enough(images: Sequence[Tensor] | Tensor) -> Tensor:
-    """At least as many images as the greatest of BATCHES, repeated where there are fewer: (N, C, H, W)."""
-    held = torch.stack(list(images)) if not isinstance(images, Tensor) else images
-    return held.repeat(-(-max(BATCHES) // len(held)), 1, 1, 1) if len(held) < max(BATCHES) else held

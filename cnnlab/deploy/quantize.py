@@ -80,7 +80,7 @@ def quantize_static(
             quantization.quantize_static(
                 str(prepared),
                 str(target),
-                _Reader(images, _input_of(prepared)),
+                _reader(images, _input_of(prepared)),
                 quant_format=quantization.QuantFormat.QDQ,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -205,7 +205,7 @@ def _input_of(path: Path) -> str:
     return str(onnx.load(str(path)).graph.input[0].name)
 
 
-def _Reader(batches: Batches, name: str) -> Any:  # noqa: N802
+def _reader(batches: Batches, name: str) -> Any:
     """What ONNX Runtime reads images from."""
     from onnxruntime.quantization import CalibrationDataReader
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from cnnlab.deploy.about import About
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import HeldImage, ImageError, LazyImage, Pixels, images_under, prepared, resized
+from cnnlab.imaging import HeldImage, ImageError, LazyImage, Pixels, images_among, prepared, resized
 
 Source = str | Path | Image.Image | npt.NDArray[np.uint8]
 """An image: a file, Pillow's, or an array (H, W), (H, W, 1) or (H, W, 3)."""
@@ -233,9 +233,6 @@ def _each(images: Iterable[Source]) -> Iterator[Source]:
     """Each image; those of a folder in order."""
     for image in images:
         if isinstance(image, (str, Path)) and Path(image).is_dir():
-            found = images_under(Path(image))
-            if not found:
-                raise InputError(f"there is no image in {image}")
-            yield from found
+            yield from images_among([image])
         else:
             yield image

@@ -129,8 +129,8 @@ class Distillation(Classification):
         hard = super().loss_of(images, predictions, targets)
         if not self.training:
             return hard
-        # Here, since searches train before the training starts.
-        self.teacher.to(images.device)
+        if self.teacher.device != images.device:  # Here, since searches train before the training starts.
+            self.teacher.to(images.device)
         taught = self.teacher(images) if self._cache is None else self._cache(images, self.teacher)
         alpha = self.hparams["alpha"]
         loss: Tensor = alpha * soft_targets(predictions, taught, self.hparams["temperature"]) + (1 - alpha) * hard

@@ -41,6 +41,11 @@ class Teacher(nn.Module):
         self.sha256 = sha256
         self.eval().requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 0..255 or float 0..1, of any size, to logits (B, K)."""
@@ -120,7 +125,8 @@ def _hash(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        # Bytes, since NumPy knows no bfloat16.
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import io
 import json
 import shutil
 import signal
@@ -382,11 +383,26 @@ def test_a_network_for_some_sizes_only_gets_a_file_of_one_size(cnnlab: Cnnlab, t
     assert not cnnlab("infer", "S/model.onnx", "data/shapes/images/test").code
 
 
-def test_the_bar_is_left_out_where_there_is_no_rich(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_drawn_for_a_terminal_and_left_out_where_there_is_no_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Terminal()
+    monkeypatch.setattr(sys, "stderr", seen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with _progress(3) as advance:
+        for _ in range(3):
+            advance()
+    assert "3/3" in seen.getvalue()
+    silent = Terminal()
+    monkeypatch.setattr(sys, "stderr", silent)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     with _progress(3) as advance:
         advance()
+    assert not silent.getvalue()
 
 
 def test_a_score_of_some_images_is_of_all_classes_and_of_the_loss_too(mnist_root: Path) -> None:
