@@ -33,7 +33,7 @@ class Quantized(NamedTuple):
     drop: float
     """How much worse it is than the float file's."""
     float_layers: list[str]
-    """The layers that were left in float."""
+    """The layers that were left in float, because they hurt."""
     layers: int
     """How many layers there are."""
 
@@ -69,11 +69,11 @@ def quantize_static(
     if calibration not in CALIBRATIONS:
         raise InputError(f"there is no calibration {calibration!r}: {nearest(calibration, CALIBRATIONS)}")
     prepared = path.with_name("prepared.onnx")
-    layers, around = _prepare(source, prepared)
+    layers, around, takers = _prepare(source, prepared)
     if not layers:
         raise InputError(f"{source} has no convolution or linear layer to quantise")
 
-    def write(target: Path, images: Batches, float_layers: Sequence[str]) -> None:
+    def write(target: Path, images: Batches, in_float: Sequence[str]) -> None:
         from onnxruntime import quantization
 
         with _quiet():
@@ -86,14 +86,15 @@ def quantize_static(
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
                 reduce_range=reduce_range,
-                nodes_to_exclude=[*around, *float_layers],
+                nodes_to_exclude=[*around, *in_float],
                 calibrate_method=quantization.CalibrationMethod[CALIBRATIONS[calibration]],
                 # A batch at a time: else the activations of all images are kept, and must be of one shape.
                 extra_options={"CalibStridedMinMax": 1},
             )
 
     def attempt(float_layers: Sequence[str]) -> Quantized:
-        write(path, batches, float_layers)
+        # And what takes their output: between two quantised tensors ONNX Runtime would quantise their weights itself.
+        write(path, batches, [*float_layers, *(name for layer in float_layers for name in takers[layer])])
         found = measure(load_onnx(path))
         drop = before - found if higher_is_better else found - before
         return Quantized(found, drop, list(float_layers), len(layers))
@@ -160,12 +161,12 @@ def quantize_dynamic(source: Path, path: Path) -> Literal["all", "part"]:
     return "part" if kinds & {"Conv", "ConvTranspose"} else "all"
 
 
-def _prepare(source: Path, path: Path) -> tuple[list[str], list[str]]:
+def _prepare(source: Path, path: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:
     """Fold and infer shapes.
 
     Returns:
-        The names of the layers, and of what is before the first and after the last of them: the standardisation, whose
-        input has 8 bits already, and what makes probabilities.
+        The names of the layers; of what is before the first and after the last of them: the standardisation, whose
+        input has 8 bits already, and what makes probabilities; and of what takes each layer's output.
     """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -196,7 +197,12 @@ def _prepare(source: Path, path: Path) -> tuple[list[str], list[str]]:
             or (not before_one & set(node.output) and node.op_type in ("Softmax", "Sigmoid"))
         )
     ]
-    return layers, around
+    takers = {
+        layer.name: [node.name for node in nodes if set(layer.output) & set(node.input)]
+        for layer in nodes
+        if layer.op_type in _LAYERS
+    }
+    return layers, around, takers
 
 
 def _input_of(path: Path) -> str:
