@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -277,10 +278,20 @@ def _write_openvino(pipeline: Pipeline, example: Tensor, path: Path, about: Abou
 
 def load_openvino(path: Path) -> Predict:
     """An OpenVINO or ONNX file on the CPU, by OpenVINO, in float32: by itself it would compute in bfloat16."""
-    core = _openvino().Core()
+    core = _openvino_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
     return lambda images: compiled(images)[0]
+
+
+@cache
+def _openvino_core() -> Any:
+    """The process's only core, never given back.
+
+    Each core brings a stack for signal handlers and, when it goes, puts the one before it back: of two that go in the
+    order in which they came, the second puts back what the first has freed, and the next signal ends the process.
+    """
+    return _openvino().Core()
 
 
 def _openvino() -> Any:

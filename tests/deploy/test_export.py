@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -213,3 +214,24 @@ def test_other_formats_compute_the_same(tmp_path: Path, kind: str) -> None:
         path.with_suffix(".bin").write_bytes(b"other weights")
         with pytest.raises(InputError, match=r"model\.bin is not the file"):
             verify(path)
+
+
+def test_a_signal_after_openvino_reaches_its_handler(tmp_path: Path) -> None:
+    """OpenVINO's stacks for signal handlers, put back in the wrong order, end the process at the next signal."""
+    pytest.importorskip("openvino")
+    path = tmp_path / "model.xml"
+    export(whole(SimpleCNN(), 1), pixels(5, 1, 28, 28), path, about(channels=1), "openvino")
+    program = f"""
+import signal
+from pathlib import Path
+from cnnlab.deploy.export import load_openvino
+first = load_openvino(Path({str(path)!r}))
+second = load_openvino(Path({str(path)!r}))
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["handled"]
