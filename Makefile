@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install system-packages demo test test-fast doctest lint format types imports bench clean
+.PHONY: help install system-packages demo test test-fast drill doctest lint format types imports bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -19,7 +19,8 @@ $(BIN)/.installed: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 system-packages: ## install what some tests need besides (Debian, as root); without it they skip
-	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation)
+	for program in chromium slurmctld munged ip; do command -v $$program > /dev/null || missing=yes; done; test -z "$$missing" || \
+		(apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation iproute2 munge slurm-wlm)
 
 demo: install ## train on 5,000 real digits, test, predict, and say where the results lie
 	$(BIN)/cnnlab fit --config digits --run $(RUN)
@@ -31,6 +32,9 @@ test: install ## run all tests
 
 test-fast: install ## run the tests that take no more than some seconds each
 	$(BIN)/python -m pytest -m "not slow"
+
+drill: install ## kill a run 30 times at random moments, and queue one again on a real SLURM
+	CNNLAB_KILLS=30 $(BIN)/python -m pytest -k "kills_at_random or the_drill"
 
 doctest: install ## run the examples in docstrings
 	$(BIN)/python -m pytest --doctest-modules cnnlab

@@ -49,13 +49,18 @@ def seconds(loss: Loss, logits: Tensor, target: Tensor) -> float:
 def peak_bytes(loss: Loss, logits: Tensor, target: Tensor) -> int:
     """The most that forward and backward allocate at once."""
     logits.grad = None
-    if logits.is_cuda:
+    return peak_bytes_of(lambda: torch.autograd.backward(loss(logits, target)))
+
+
+def peak_bytes_of(call: Callable[[], object]) -> int:
+    """The most that a call allocates at once, beyond what there was."""
+    if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        torch.autograd.backward(loss(logits, target))
+        call()
         return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        torch.autograd.backward(loss(logits, target))
+        call()
     events = profile.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     current = peak = 0

@@ -27,6 +27,8 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+COPY_VARIABLE = "CNNLAB_COPY"
+"""The environment variable FOLDER=COPY that tells where the files of a folder are read instead, on this machine."""
 _ORIENTATION = 0x0112  # Exif's tag
 _TURNED = (5, 6, 7, 8)  # its values that exchange width and height
 _HEAT_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -146,7 +148,7 @@ class LazyImage:
         self.path = path
         try:
             # Read at once: the decoder would ask for it in small pieces, and keep the file open.
-            content = Path(path).read_bytes()
+            content = _nearest(path).read_bytes()
             self._image = Image.open(io.BytesIO(content))
             self._orientation = self._read_orientation(content)
         except Exception as error:  # Pillow's plugins raise whatever they stumble over.
@@ -245,12 +247,19 @@ def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
         ImageError: If it cannot be read, or if it has transparency or another kind of pixels.
     """
     try:
-        with Image.open(io.BytesIO(Path(path).read_bytes())) as image:
+        with Image.open(io.BytesIO(_nearest(path).read_bytes())) as image:
             if image.mode not in ("1", "L", "P", "RGB") and not image.mode.startswith("I"):
                 raise ValueError(f"its pixels are of the kind {image.mode}, expected grey, palette or RGB")
             return np.asarray(image).astype(np.int32)
     except Exception as error:
         raise _explained(path, error) from error
+
+
+def _nearest(path: str | Path) -> Path:
+    """The file, or its copy on this machine."""
+    original, _, copy = os.environ.get(COPY_VARIABLE, "").partition("=")
+    full = str(Path(path).absolute())
+    return Path(copy + full.removeprefix(original)) if copy and full.startswith(original + os.sep) else Path(path)
 
 
 def _as_pixels(image: Image.Image, channels: int) -> Pixels:

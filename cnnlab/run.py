@@ -137,14 +137,19 @@ class Run:
         """Versions, device and git commit."""
         return self.folder / "environment.json"
 
+    @property
+    def jobs(self) -> Path:
+        """The folder of its jobs on a cluster: the script, its numbers (jobs.json), what it has printed."""
+        return self.folder / "slurm"
+
     def discard_if_empty(self) -> None:
         """Remove the folder if nothing is in it: it was claimed for a run that never began."""
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def exists(self) -> bool:
-        """Whether there is anything in the folder."""
-        return self.folder.is_dir() and any(self.folder.iterdir())
+        """Whether there is anything in the folder but the job that is to fill it."""
+        return self.folder.is_dir() and any(path != self.jobs for path in self.folder.iterdir())
 
     def to_evaluate(self) -> Path:
         """The checkpoint that test and predict take: the best one, else the last.

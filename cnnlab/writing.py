@@ -19,8 +19,7 @@ def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
         OSError: If it cannot be written (a full disk, no permission); the old file is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = _aside(path)
     try:
         with aside.open("wb") as file:
             file.write(content)
@@ -35,8 +34,7 @@ def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
 @contextmanager
 def written_row_by_row(path: Path) -> Iterator[TextIO]:
     """A table to write into, which takes its place when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = _aside(path)
     try:
         # Names of files may be no text.
         with aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -44,6 +42,17 @@ def written_row_by_row(path: Path) -> Iterator[TextIO]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes have left of files that they were writing, here and in the folders within."""
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

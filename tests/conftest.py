@@ -171,6 +171,11 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "cnnlab", *map(str, arguments)]
 
 
+def processes(count: int) -> tuple[str, ...]:
+    """The flags for so many processes on this machine, whatever a run was trained with."""
+    return ("--trainer.devices", str(count), "--trainer.strategy", "ddp" if count > 1 else "auto")
+
+
 def run_process(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a process of its own, to its end, with more environment variables."""
     environment = {**os.environ, **variables}

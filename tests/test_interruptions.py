@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import random
 import signal
 import subprocess
 import time
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from cnnlab.checkpoint import read_checkpoint
 from tests.conftest import TINY, command, run_process
 
 pytestmark = pytest.mark.slow
@@ -75,7 +78,13 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize(
     ("signum", "code", "after"),
     # In the middle of the second epoch; in the third; right after the first, where best.ckpt may be the newest; late.
-    [(signal.SIGTERM, 143, 12), (signal.SIGINT, 130, 19), (signal.SIGKILL, -9, 8), (signal.SIGKILL, -9, 22)],
+    [
+        (signal.SIGTERM, 143, 12),
+        (signal.SIGUSR1, 138, 15),
+        (signal.SIGINT, 130, 19),
+        (signal.SIGKILL, -9, 8),
+        (signal.SIGKILL, -9, 22),
+    ],
     ids=str,
 )
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
@@ -188,3 +197,69 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, mnist_root: Path) -> None
     assert process.returncode == 130, out
     assert "cnnlab resume R" in out
     assert torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+
+
+KILLS = int(os.environ.get("CNNLAB_KILLS", "5"))
+"""make drill makes it 30."""
+
+
+@pytest.mark.timeout(120 + 40 * KILLS)
+def test_kills_at_random_moments_cost_no_checkpoint(tmp_path: Path, mnist_root: Path) -> None:
+    """A run that saves after each step is killed again and again; it ends as one that was not."""
+    flags = ["--trainer.max_epochs", str(20 * KILLS), "--callbacks.last.every_n_steps", "1", "--callbacks.ema", "true"]
+    fit = ["fit", "--config", str(TINY), "--data.root", str(mnist_root), *flags, "--trainer.enable_progress_bar=false"]
+    checkpoints = tmp_path / "R/checkpoints"
+    dice = random.Random()
+    for _ in range(KILLS):
+        begun = len(rows(tmp_path / "R"))
+        process = subprocess.Popen(
+            command(*fit, "--run", "R", "--resume", "auto"), cwd=tmp_path, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while len(rows(tmp_path / "R")) <= begun:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, 2))
+        process.kill()
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, out
+        for name in ("last.ckpt", "best.ckpt"):
+            if (checkpoints / name).exists():
+                read_checkpoint(checkpoints / name)
+    for arguments in ([*fit, "--run", "R", "--resume", "auto"], [*fit, "--run", "whole"]):
+        done = run_process(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    killed, whole = (torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True) for run in ("R", "whole"))
+    for key in ("state_dict", "current_model_state", "optimizer_states"):
+        assert equal(killed[key], whole[key]), key
+    assert rows(tmp_path / "R") == rows(tmp_path / "whole")
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_disk_that_fills_during_a_save_stops_the_run_with_the_reason(tmp_path: Path, mnist_root: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        fit: list[str | Path] = ["fit", "--config", TINY, "--data.root", mnist_root, "--run", disk / "R"]
+        done = run_process(*fit, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        saved = read_checkpoint(disk / "R/checkpoints/last.ckpt")
+        room = os.statvfs(disk)
+        (disk / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - 200_000))
+        full = run_process("resume", disk / "R", "--trainer.max_epochs", "4", cwd=tmp_path)
+        assert full.returncode == 2, full.stderr
+        assert "cannot save" in full.stderr
+        assert "No space left on device" in full.stderr
+        assert "Make room, then resume the run" in full.stderr
+        assert "Traceback" not in full.stderr
+        assert equal(read_checkpoint(disk / "R/checkpoints/last.ckpt")["state_dict"], saved["state_dict"])
+        (disk / "filler").unlink()
+        done = run_process("resume", disk / "R", "--trainer.max_epochs", "4", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert read_checkpoint(disk / "R/checkpoints/last.ckpt")["global_step"] == 32
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

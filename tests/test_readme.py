@@ -10,10 +10,11 @@ from tests.conftest import Cnnlab
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = [
-    line.split("  #")[0].split(" > ")[0].strip()
+    # What a job runs, or torchrun, is a fit like another.
+    "cnnlab fit " + line.split("  #")[0].split(" > ")[0].partition(" fit ")[2].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
-    if line.startswith("cnnlab fit")
+    if line.startswith(("cnnlab fit", "cnnlab slurm", "torchrun")) and " fit " in line
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.run import Run
+from cnnlab.writing import remove_unfinished
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 Mode = Literal["min", "max"]
@@ -109,10 +111,11 @@ class EarlyStop(EarlyStopping):
 class LastCheckpoint(Checkpoint):
     """Keeps checkpoints/last.ckpt, from which a run goes on as if it had never stopped.
 
-    It is saved after each epoch, every so many steps or minutes, on an error, and when Ctrl-C or SIGTERM asks
-    the run to stop: the signal sets a flag, and the run is saved and stopped at the end of the step (a second
-    Ctrl-C stops at once, and loses the steps since the last save). It is saved between optimizer
-    steps only, and after a validation that is due, never before it, so that resuming leaves nothing out.
+    It is saved after each epoch, every so many steps or minutes, on an error, and when Ctrl-C, SIGTERM or SIGUSR1
+    (by which SLURM warns of a job's end) asks the run to stop: the signal sets a flag, and the run is saved and
+    stopped at the end of the step, on all processes at the same one (a second Ctrl-C stops at once, and loses the
+    steps since the last save). It is saved between optimizer steps only, and after a validation that is due,
+    never before it, so that resuming leaves nothing out.
 
     Args:
         every_n_steps: Optimizer steps between saves; None for none in between.
@@ -136,16 +139,20 @@ class LastCheckpoint(Checkpoint):
         self._training = False
         self._replaced: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals; Lightning has set its own handlers, some of which wait for all processes."""
+        self._take_over_signals()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals; Lightning has set its own handlers just before."""
+        """Take over the signals, and stop where one has come before the first step."""
+        self._take_over_signals()
+        if trainer.is_global_zero:
+            remove_unfinished(Path(trainer.default_root_dir))
         self._saved_step = trainer.global_step
         self._saved_time = time.monotonic()
-        self._signal = None
+        if signum := _on_all(trainer, False, self._signal)[1]:
+            raise _interruption(trainer, signum, "before its first step")
         self._training = True
-        try:
-            self._replaced = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
-        except ValueError:  # Not in the main thread, where Python takes no handlers.
-            self._replaced = {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -174,6 +181,10 @@ class LastCheckpoint(Checkpoint):
         so this resumes the run, but not bit for bit.
         """
         self._restore_signals()
+        if isinstance(exception, InterruptionError):
+            # The loggers are finished next: a second warning must not cut that short. Then Lightning puts its own back.
+            with contextlib.suppress(ValueError):
+                signal.signal(signal.SIGUSR1, lambda *_: None)
         in_step = self._training and trainer.training
         self._training = False
         # What cnnlab itself stops for is saved already, or must not be.
@@ -192,6 +203,14 @@ class LastCheckpoint(Checkpoint):
         """Give the signals back."""
         self._restore_signals()
         self._training = False
+
+    def _take_over_signals(self) -> None:
+        if self._replaced:
+            return
+        self._signal = None
+        # Outside the main thread Python takes no handlers.
+        with contextlib.suppress(ValueError):
+            self._replaced = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         again = self._signal is not None and signum == signal.SIGINT
@@ -212,20 +231,12 @@ class LastCheckpoint(Checkpoint):
         return by_steps or (minutes is not None and time.monotonic() - self._saved_time >= 60 * minutes)
 
     def _save_or_stop(self, trainer: Trainer, due: bool) -> None:
-        signum = self._signal or 0
-        if trainer.world_size > 1:
-            # All processes save, and stop, at the same step.
-            wishes = torch.tensor([float(due), float(signum)], device=trainer.strategy.root_device)
-            wishes = trainer.strategy.reduce(wishes, reduce_op="max")
-            due, signum = bool(wishes[0]), int(wishes[1])
+        due, signum = _on_all(trainer, due, self._signal)
         if due or signum:
             self._save(trainer)
         if signum:
-            raise InterruptionError(
-                f"stopped by {signal.Signals(signum).name} after step {trainer.global_step}, saved in "
-                f"{Run(Path(trainer.default_root_dir)).last}; go on with: cnnlab resume {trainer.default_root_dir}",
-                signum,
-            )
+            where = f"after step {trainer.global_step}, saved in {Run(Path(trainer.default_root_dir)).last}"
+            raise _interruption(trainer, signum, where)
 
     def _save(self, trainer: Trainer) -> None:
         self._saving = True
@@ -235,6 +246,21 @@ class LastCheckpoint(Checkpoint):
             self._saving = False
         self._saved_step = trainer.global_step
         self._saved_time = time.monotonic()
+
+
+def _on_all(trainer: Trainer, due: bool, signum: int | None) -> tuple[bool, int]:
+    """What any process wishes, so that all of them save, and stop, at the same step."""
+    if trainer.world_size == 1:
+        return due, signum or 0
+    wishes = torch.tensor([float(due), float(signum or 0)], device=trainer.strategy.root_device)
+    wishes = trainer.strategy.reduce(wishes, reduce_op="max")
+    return bool(wishes[0]), int(wishes[1])
+
+
+def _interruption(trainer: Trainer, signum: int, where: str) -> InterruptionError:
+    run = Run(Path(trainer.default_root_dir))
+    hint = f"; go on with: cnnlab resume {run.folder}" if run.last.is_file() else ""
+    return InterruptionError(f"stopped by {signal.Signals(signum).name} {where}{hint}", signum)
 
 
 def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:

@@ -25,8 +25,8 @@ class ExactResume(Callback):
         self._saved: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the states under a key of their own."""
-        checkpoint[_KEY] = {"random": _random_states(), "train_metrics": _metric_states(pl_module)}
+        """Add the states under a key of their own: the random ones of each process."""
+        checkpoint[_KEY] = {"random": _of_all(trainer, _random_states()), "train_metrics": _metric_states(pl_module)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the states until training starts."""
@@ -44,8 +44,20 @@ class ExactResume(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put back the random states at the last moment, after all else that draws at the start of a run."""
         if self._saved is not None:
-            _load_random_states(self._saved["random"])
+            states = self._saved["random"]
+            # Where there are more processes than before, no state is those of the additional ones.
+            if trainer.global_rank < len(states):
+                _load_random_states(states[trainer.global_rank])
             self._saved = None
+
+
+def _of_all(trainer: Trainer, value: Any) -> list[Any]:
+    """The value of each process, in order, on all of them."""
+    if trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _random_states() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -76,6 +77,10 @@ class GradCamSnapshots(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for the layer before anything has been trained."""
         self._off = not isinstance(pl_module, (Classification, Segmentation))
+        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)) and not self._off:
+            # A pass on one process would wait for the others.
+            self._off = True
+            rank_zero_warn("callbacks.gradcam draws nothing: the network's weights are spread over the processes")
         if self.layer is not None and not self._off:
             layer_named(pl_module.network, self.layer)  # type: ignore[arg-type]
 

@@ -26,8 +26,13 @@ class LearningRateSearch(LearningRateFinder):
         """Search, then make the optimizer and the schedule with the rate that was found.
 
         Raises:
-            InputError: If another callback sets the layers' rates.
+            InputError: If another callback sets the layers' rates, or if the rate is scaled.
         """
+        if getattr(pl_module, "hparams", {}).get("lr_scaling") is not None:
+            raise InputError(
+                "callbacks.lr_finder searches the rate for the batch as it is, and model.lr_scaling would scale it "
+                "again: leave one of them out"
+            )
         if getattr(pl_module, "layer_rates", None) is not None:
             raise InputError(
                 "callbacks.lr_finder searches one learning rate, and callbacks.unfreezing sets one for each section: "

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from cnnlab.errors import InputError
 
@@ -22,3 +26,19 @@ class ExponentialMovingAverage(EMAWeightAveraging):
         super().__init__(
             decay=decay, update_every_n_steps=update_every_n_steps, update_starting_at_step=update_starting_at_step
         )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the copy that holds the averages.
+
+        Raises:
+            InputError: If the weights are spread over processes.
+        """
+        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
+            raise InputError(
+                f"callbacks.ema cannot average weights that {type(trainer.strategy).__name__} spreads over processes: "
+                "switch it off, or use --trainer.strategy ddp"
+            )
+        with warnings.catch_warnings():
+            # Only those strategies have a use for the hook that every VisionTask has.
+            warnings.filterwarnings("ignore", ".*overrides the configure_model callback.*")
+            super().setup(trainer, pl_module, stage)

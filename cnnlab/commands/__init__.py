@@ -35,6 +35,7 @@ COMMANDS = {
     ),
     "report": Command("write one page that shows a run, or several: cnnlab report RUN", "report:report", raw=True),
     "sync": Command("upload a run that was offline to Weights & Biases: cnnlab sync RUN", "sync:sync"),
+    "slurm": Command("train on a cluster: cnnlab slurm --nodes 2 -- fit --config C", "slurm:slurm", raw=True),
     "fetch": Command("bring weights and data for machines without internet", "fetch:fetch", raw=True),
     "recipes": Command("list the configurations that come with cnnlab", "recipes:recipes"),
     "completion": Command("print a completion script for the shell", "completion:completion"),

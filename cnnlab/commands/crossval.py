@@ -43,7 +43,7 @@ def crossval(command: str, arguments: list[str]) -> None:
         raise InputError("crossval takes --config, --folds, --run and options of fit; where DIR exists, it goes on")
     folder = choose(request.run, f"crossval-{request.recipe}").folder
     options = [part for config in request.configs for part in ("--config", config)] + request.flags
-    _refuse_another(folder, count, options)
+    begin_crossval(folder, count, options)
     runs = [Run(folder / f"fold-{fold}") for fold in range(count)]
     for fold, run in enumerate(runs):
         if not (run.validation.is_file() and run.predictions.is_file()):
@@ -67,8 +67,12 @@ def crossval(command: str, arguments: list[str]) -> None:
     summary(f"{count} folds in {folder}", rows)
 
 
-def _refuse_another(folder: Path, count: int, options: list[str]) -> None:
-    """Folds of different settings must not be averaged."""
+def begin_crossval(folder: Path, count: int, options: list[str]) -> None:
+    """Remember what is asked for: folds of different settings must not be averaged.
+
+    Raises:
+        InputError: If the folder holds something else.
+    """
     asked = {"folds": count, "options": options}
     kept = folder / "request.json"
     if kept.is_file():
@@ -76,7 +80,7 @@ def _refuse_another(folder: Path, count: int, options: list[str]) -> None:
             raise InputError(
                 f"{folder} was begun with other folds or options ({kept}): repeat those, or give another --run"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif Run(folder).exists():
         raise InputError(f"{folder} exists already, and is no cross-validation: choose another --run")
     else:
         write_json(kept, asked)

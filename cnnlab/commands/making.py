@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from cnnlab.checkpoint import read_weights
@@ -41,7 +42,8 @@ def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Ru
         request.configs.insert(0, str(run.config))
     configs = [part for config in request.configs for part in ("--config", config)]
     with architecture_only():
-        return *_made(Plan(Run(Path()), ["fit", *configs, *request.flags])), run
+        cli = made(Plan(Run(Path()), ["fit", *configs, *request.flags]))
+        return cli.model, cli.datamodule, run
 
 
 class Trained(NamedTuple):
@@ -71,7 +73,7 @@ def make_trained(target: str, flags: Sequence[str] = ()) -> Trained:
     assert decided.kept is not None
     checkpoint = decided.kept.path
     try:
-        task, data = _made(decided)
+        task, data = (cli := made(decided)).model, cli.datamodule
         task.load_state_dict(read_weights(checkpoint))
     finally:
         decided.run.discard_if_empty()
@@ -101,16 +103,27 @@ def make_own(
     return task, data, run, checkpoint
 
 
-def _made(decided: Plan) -> tuple[LightningModule, LightningDataModule]:
+def made(decided: Plan) -> Made:
+    """Make what has been decided on.
+
+    Raises:
+        InputError: If there is something to mend.
+    """
     with silence():
-        cli = _Made(decided)
+        cli = Made(decided)
     if cli.datamodule is None:
         raise InputError("the configuration has no data")
-    return cli.model, cli.datamodule
+    return cli
 
 
-class _Made(VisionCLI):
-    """Makes task and data, and runs nothing."""
+class Made(VisionCLI):
+    """The command line's configuration, task and data: it runs nothing."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        settings: dict[str, Any] = yaml.safe_load(self._resolved)
+        return settings
 
     def before_instantiate_classes(self) -> None:
         """Leave out what only a trainer needs: its loggers may ask for a package or an account."""

@@ -70,6 +70,10 @@ _QUIET = (
     r".*custom batch sampler `EvalSampler`.*",
     # A checkpoint is evaluated without the callbacks that trained it.
     r".*callbacks used to create the checkpoint need to be provided.*",
+    # Metrics of all processes are put together before they are logged.
+    r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",
+    # On a cluster's login node; cnnlab slurm is the way into its queue.
+    r".*The `srun` command is available on your system but is not used.*",
     # Lightning 2.6 asks torch's tree specifications in a way that torch 2.15 deprecates.
     r".*treespec, LeafSpec.*",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -17,6 +18,9 @@ from cnnlab.data.presets import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
 from cnnlab.imaging import LazyImage, Preprocessing, Reading, prepared
+
+_GRACE = 20.0
+"""Seconds."""
 
 IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
 """Mean and std of ImageNet's pixels, by the number of channels: what photographs have without a pretraining."""
@@ -242,10 +246,20 @@ class VisionDataModule(LightningDataModule):
             collate_fn=whole_batch,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_outlive_the_step,
             pin_memory=torch.cuda.is_available(),
             # A generator of its own: making an iterator must not advance the one that dropout draws from.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+def _outlive_the_step(worker: int) -> None:
+    """Let a signal that schedulers send to all processes of a run stop its training process, and not its readers.
+
+    SIGTERM ends a reader only after so many seconds in which the training process may finish its step and save.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, _GRACE))
 
 
 def processors() -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,28 @@ class TensorBoard(InRun, TensorBoardLogger):
 
     def replay(self, before: int | None = None) -> None:
         """Nothing: TensorBoard reads all files of the folder together."""
+
+
+def _while_it_lives(method: Callable[..., None]) -> Callable[..., None]:
+    """The method of a W&B logger, which does nothing once W&B's own process has ended.
+
+    A scheduler's SIGTERM goes to that one too, while the training saves itself.
+    """
+
+    @functools.wraps(method)
+    def tolerant(self: Wandb, *args: Any, **kwargs: Any) -> None:
+        if self.has_ended:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except ConnectionError as error:
+            self.has_ended = True
+            rank_zero_warn(
+                f"wandb's own process has ended ({error}): what it lacks from here on is in metrics.csv, from which a "
+                "resumed run, or cnnlab sync RUN --replay true, takes it"
+            )
+
+    return tolerant
 
 
 class Wandb(InRun, WandbLogger):
@@ -110,6 +133,8 @@ class Wandb(InRun, WandbLogger):
         self.media_budget = media_budget
         self._folder = Path()
         self._warned = False
+        self.has_ended = False
+        """Whether W&B's own process has ended before the run."""
 
     @property
     def is_offline(self) -> bool:
@@ -167,6 +192,7 @@ class Wandb(InRun, WandbLogger):
         return run
 
     @rank_zero_only
+    @_while_it_lives
     def log_hyperparams(self, params: Any) -> None:
         """The resolved configuration, and as a file."""
         super().log_hyperparams(params)
@@ -201,6 +227,7 @@ class Wandb(InRun, WandbLogger):
             self.log_image(name, [str(picture)], None if before is None else before - 1)
 
     @rank_zero_only
+    @_while_it_lives
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write metrics of a step; what comes without a step stands behind the last one."""
         if step is None:
@@ -209,12 +236,14 @@ class Wandb(InRun, WandbLogger):
             self.experiment.log({**metrics, "trainer/global_step": step}, step=step)
 
     @rank_zero_only
+    @_while_it_lives
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         """Log pictures while the budget lasts."""
         if self._affordable(key):
             super().log_image(key, images, step, **kwargs)
 
     @rank_zero_only
+    @_while_it_lives
     def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
         """Log a table while the budget lasts."""
         if self._affordable(key):
@@ -230,6 +259,7 @@ class Wandb(InRun, WandbLogger):
         return used < self.media_budget
 
     @rank_zero_only
+    @_while_it_lives
     def finalize(self, status: str) -> None:
         """Finish W&B's run: unfinished ones lose what they have not written yet."""
         super().finalize(status)

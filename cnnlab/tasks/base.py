@@ -21,9 +21,10 @@ from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.memory import batch_to_group_norm
 from cnnlab.models.memory import checkpoint_stages as checkpoint_stages_of
 from cnnlab.models.removal import read_removals, remove_channels
+from cnnlab.models.sharding import shard
 from cnnlab.models.standardize import Standardize
 from cnnlab.models.weights import architecture_only
-from cnnlab.tasks.optimizers import check_optimizer, create_optimizer, decayed_rates
+from cnnlab.tasks.optimizers import check_optimizer, check_scaling, create_optimizer, decayed_rates, scaling_factor
 from cnnlab.tasks.schedules import check_schedule, create_schedules
 
 Stage = Literal["train", "val", "test"]
@@ -68,6 +69,9 @@ class VisionTask(LightningModule):
         weight_decay: Weight decay.
         layer_decay: The learning rate of each layer group, as a share of the next one's towards the head, above 0, to
             1 (Bao et al. 2022); one rate for all if None.
+        lr_scaling: How lr and layer_decay's rates grow with the samples that a step sees on all processes: linear
+            (Goyal et al. 2017) or sqrt (Krizhevsky 2014); None to leave them as they are.
+        lr_batch_size: The number of samples that lr is meant for, where it is scaled.
         optimizer_args: Further arguments of the optimizer.
         schedule: The learning rate's course: constant, cosine, onecycle, step or plateau (see tasks.schedules).
         warmup: The share of the run in which the learning rate rises; the schedule's own if None.
@@ -106,6 +110,8 @@ class VisionTask(LightningModule):
         lr: float = _DEFAULT_LR,
         weight_decay: float = 0.05,
         layer_decay: float | None = None,
+        lr_scaling: str | None = None,
+        lr_batch_size: int = 256,
         optimizer_args: dict[str, Any] | None = None,
         schedule: str = "cosine",
         warmup: float | None = None,
@@ -139,6 +145,7 @@ class VisionTask(LightningModule):
             raise InputError("model.compile and model.checkpoint_stages exclude each other: switch one of them off")
         if layer_decay is not None and not 0 < layer_decay <= 1:
             raise InputError(f"model.layer_decay is {layer_decay}, expected above 0, to 1")
+        check_scaling(lr_scaling, lr_batch_size)
         check_schedule(schedule, warmup, schedule_args or {})
 
         self.standardize = Standardize(self.hparams["mean"], self.hparams["std"])
@@ -263,7 +270,8 @@ class VisionTask(LightningModule):
         accumulating = self.trainer.fit_loop._should_accumulate()
         if every and not accumulating and (self.trainer.global_step + 1) % every == 0:
             # Not through self.log, which would write it after a checkpoint of this step: a resumed run would miss it.
-            write_metrics(self.trainer, {"train/loss_step": loss.item()}, self.trainer.global_step)
+            of_all = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
+            write_metrics(self.trainer, {"train/loss_step": of_all.item()}, self.trainer.global_step)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
@@ -307,6 +315,21 @@ class VisionTask(LightningModule):
             numbers = {key: value for key, value in self.results.items() if key.startswith(f"{stage}/")}
             write_metrics(self.trainer, numbers, self.trainer.global_step - 1)
 
+    def configure_model(self) -> None:
+        """Spread the network over the processes, where the strategy is strategies.FullyShard.
+
+        Raises:
+            InputError: If the strategy would divide each layer's computation.
+        """
+        if self.device_mesh is None:
+            return
+        if self.device_mesh["tensor_parallel"].size() > 1:
+            raise InputError(
+                "trainer.strategy: cnnlab's networks are sharded, their layers are not divided: use "
+                "cnnlab.strategies.FullyShard (--config trainer/fully_shard)"
+            )
+        shard(self.network, self.device_mesh["data_parallel"])
+
     def on_fit_start(self) -> None:
         """Begin in training mode, whoever had the task before, and with the weights of init_from; go on without."""
         self.train()
@@ -332,10 +355,19 @@ class VisionTask(LightningModule):
         """The optimizer by name from timm's factory, and the schedule by name."""
         hparams = self.hparams
         rates = self.layer_rates
+        for name in ("layer_decay", "lr_scaling"):
+            if rates is not None and hparams[name] is not None:
+                raise InputError(f"model.{name} and callbacks.unfreezing both set the layers' rates: choose one")
+        factor = self._lr_factor()
+        lr = hparams["lr"] * factor
+        if hparams["lr_scaling"] is not None:
+            rank_zero_info(
+                f"model.lr_scaling: the learning rate is {lr:g} ({hparams['lr']:g} times {factor:g}), as a step sees "
+                f"{self._samples_a_step()} samples on {self.trainer.world_size} process(es), not "
+                f"{hparams['lr_batch_size']}"
+            )
         if hparams["layer_decay"] is not None:
-            if rates is not None:
-                raise InputError("model.layer_decay and callbacks.unfreezing both set the layers' rates: choose one")
-            rates = decayed_rates(self.network, hparams["lr"], hparams["layer_decay"])
+            rates = decayed_rates(self.network, lr, hparams["layer_decay"])
         elif rates is not None and hparams["lr"] != _DEFAULT_LR:
             rank_zero_warn(
                 f"model.lr is {hparams['lr']}, which changes nothing: callbacks.unfreezing sets the rates of all layers"
@@ -345,7 +377,7 @@ class VisionTask(LightningModule):
         optimizer = create_optimizer(
             self.network,
             hparams["optimizer"],
-            hparams["lr"],
+            lr,
             hparams["weight_decay"],
             hparams["optimizer_args"] or {},
             fused=not clipped,
@@ -361,6 +393,21 @@ class VisionTask(LightningModule):
             hparams["schedule_args"] or {},
         )
         return [optimizer], schedules
+
+    def _samples_a_step(self) -> int:
+        """How many samples an optimizer step sees, on all processes.
+
+        Raises:
+            InputError: If the data do not say.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not isinstance(getattr(data, "batch_size", None), int):
+            raise InputError("model.lr_scaling needs a data module with a batch_size: leave it out, and set model.lr")
+        return int(data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches)
+
+    def _lr_factor(self) -> float:
+        rule = self.hparams["lr_scaling"]
+        return 1.0 if rule is None else scaling_factor(rule, self._samples_a_step(), self.hparams["lr_batch_size"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let a learning rate or weight decay that was changed for a resumed fit count, against the optimizer's state.
@@ -387,6 +434,7 @@ class VisionTask(LightningModule):
         if self.layer_rates is not None:
             kept = {**kept, "lr": self.hparams["lr"]}  # It decides on nothing: the layers have rates of their own.
         faster, stronger = (self.hparams[name] / kept[name] if kept[name] else 1.0 for name in ("lr", "weight_decay"))
+        faster *= self._lr_factor() / checkpoint["cnnlab"].get("lr_factor", 1.0)
         groups = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
         for group in groups:
             group["weight_decay"] *= stronger
@@ -409,7 +457,10 @@ class VisionTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint what it takes to make this task, and its data, again."""
-        checkpoint["cnnlab"] = origin(self, getattr(self.trainer, "datamodule", None))
+        checkpoint["cnnlab"] = {
+            **origin(self, getattr(self.trainer, "datamodule", None)),
+            "lr_factor": self._lr_factor(),
+        }
 
 
 def mean_of_loss() -> Metric:

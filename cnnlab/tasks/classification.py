@@ -97,6 +97,8 @@ class Classification(VisionTask):
         lr: See VisionTask.
         weight_decay: See VisionTask.
         layer_decay: See VisionTask.
+        lr_scaling: See VisionTask.
+        lr_batch_size: See VisionTask.
         optimizer_args: See VisionTask.
         schedule: See VisionTask.
         warmup: See VisionTask.
@@ -135,6 +137,8 @@ class Classification(VisionTask):
         lr: float = 1e-3,
         weight_decay: float = 0.05,
         layer_decay: float | None = None,
+        lr_scaling: str | None = None,
+        lr_batch_size: int = 256,
         optimizer_args: dict[str, Any] | None = None,
         schedule: str = "cosine",
         warmup: float | None = None,
@@ -173,6 +177,8 @@ class Classification(VisionTask):
             lr=lr,
             weight_decay=weight_decay,
             layer_decay=layer_decay,
+            lr_scaling=lr_scaling,
+            lr_batch_size=lr_batch_size,
             optimizer_args=optimizer_args,
             schedule=schedule,
             warmup=warmup,

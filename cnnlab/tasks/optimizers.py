@@ -14,6 +14,10 @@ from cnnlab.models.groups import layer_groups
 _FUSED_OPTIMIZERS = frozenset({"adam", "adamw", "sgd", "momentum", "adagrad"})
 
 
+_SCALING = {"linear": 1.0, "sqrt": 0.5}
+"""Rules by which a learning rate grows with the batch: the power of the quotient."""
+
+
 def check_optimizer(name: str, lr: float, weight_decay: float) -> None:
     """Raise InputError if there is no such optimizer, or if a setting is out of range."""
     from timm.optim import list_optimizers
@@ -35,6 +39,28 @@ def decayed_rates(network: nn.Module, lr: float, decay: float) -> dict[str, floa
     """
     groups = layer_groups(network)
     return {group.name: lr * decay ** (len(groups) - 1 - i) for i, group in enumerate(groups)}
+
+
+def check_scaling(rule: str | None, reference: int) -> None:
+    """Raise InputError if there is no such rule, or if the reference is no number of samples."""
+    if rule is not None and rule not in _SCALING:
+        raise InputError(f"model.lr_scaling is {rule!r}: {nearest(rule, _SCALING)}")
+    if reference < 1:
+        raise InputError(f"model.lr_batch_size is {reference}, expected 1 or more")
+
+
+def scaling_factor(rule: str, samples: int, reference: int) -> float:
+    """How many times the learning rate of a step of so many samples is that of the reference's.
+
+    Args:
+        rule: linear (Goyal et al. 2017, "Accurate, large minibatch SGD") or sqrt (Krizhevsky 2014, "One weird trick").
+        samples: The samples of a step.
+        reference: The samples that the learning rate is meant for.
+
+    >>> scaling_factor("linear", 1024, 256), scaling_factor("sqrt", 1024, 256)
+    (4.0, 2.0)
+    """
+    return float((samples / reference) ** _SCALING[rule])
 
 
 def create_optimizer(

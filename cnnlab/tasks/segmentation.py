@@ -112,6 +112,8 @@ class Segmentation(VisionTask):
         lr: See VisionTask.
         weight_decay: See VisionTask.
         layer_decay: See VisionTask.
+        lr_scaling: See VisionTask.
+        lr_batch_size: See VisionTask.
         optimizer_args: See VisionTask.
         schedule: See VisionTask.
         warmup: See VisionTask.
@@ -153,6 +155,8 @@ class Segmentation(VisionTask):
         lr: float = 1e-3,
         weight_decay: float = 0.05,
         layer_decay: float | None = None,
+        lr_scaling: str | None = None,
+        lr_batch_size: int = 256,
         optimizer_args: dict[str, Any] | None = None,
         schedule: str = "cosine",
         warmup: float | None = None,
@@ -187,6 +191,8 @@ class Segmentation(VisionTask):
             lr=lr,
             weight_decay=weight_decay,
             layer_decay=layer_decay,
+            lr_scaling=lr_scaling,
+            lr_batch_size=lr_batch_size,
             optimizer_args=optimizer_args,
             schedule=schedule,
             warmup=warmup,

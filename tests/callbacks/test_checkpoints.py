@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from cnnlab.callbacks import BestCheckpoint, EarlyStop, ExactResume, FiniteLoss, LastCheckpoint
 from cnnlab.errors import InputError, InterruptionError, TrainingError
@@ -158,7 +159,7 @@ def test_last_is_saved_every_n_minutes(tmp_path: Path, mnist_root: Path) -> None
     assert saved == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("batch", [3, 7, 12])
 def test_a_signal_stops_at_the_end_of_the_step_and_the_run_goes_on_as_if_nothing_had_been(
     tmp_path: Path, mnist_root: Path, signum: signal.Signals, batch: int
@@ -176,6 +177,45 @@ def test_a_signal_stops_at_the_end_of_the_step_and_the_run_goes_on_as_if_nothing
     assert load(folder, "last")["global_step"] == batch + 1
     fit(folder, mnist_root, [LastCheckpoint()], folder / "checkpoints/last.ckpt", max_epochs=2)
     assert same(load(tmp_path / "whole", "last"), load(folder, "last"), "state_dict")
+
+
+def test_a_signal_before_the_first_step_stops_there(tmp_path: Path, mnist_root: Path) -> None:
+    class Early(Callback):
+        def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptionError, match=r"stopped by SIGTERM before its first step$"):
+        fit(tmp_path, mnist_root, [Early(), LastCheckpoint()], num_sanity_val_steps=1)
+    assert not (tmp_path / "checkpoints/last.ckpt").exists()
+
+
+def test_a_second_signal_while_it_saves_or_finishes_does_no_harm(tmp_path: Path, mnist_root: Path) -> None:
+    class Again(Callback):
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def send(pl_module: LightningModule, images: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    class Finishing(DummyLogger):
+        def finalize(self, status: str) -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            finished.append(status)
+
+    finished: list[str] = []
+    with pytest.raises(InterruptionError):
+        fit(tmp_path, mnist_root, [At(4, send), Again(), LastCheckpoint()], logger=Finishing())
+    assert load(tmp_path, "last")["global_step"] == 5
+    assert finished == ["failed"]
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path, mnist_root: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    part = tmp_path / "checkpoints/.last.ckpt.123.part"
+    part.write_bytes(b"half")
+    fit(tmp_path, mnist_root, [LastCheckpoint()], max_epochs=1)
+    assert not part.exists()
 
 
 def test_a_signal_at_an_epochs_last_batch_waits_for_the_validation(tmp_path: Path, mnist_root: Path) -> None:

@@ -295,3 +295,41 @@ def test_tensorboard_has_curves_pictures_and_tables(fit: Cnnlab, cnnlab: Cnnlab,
     assert {"val/gradcam", "val/errors", "val/confusion_matrix", "test/errors"} <= set(events.Tags()["images"])
     text = events.Tensors("val/hardest/text_summary")[0].tensor_proto.string_val[0].decode()
     assert text.startswith("| kind | index |")
+
+
+def test_a_run_saves_itself_although_wandb_s_own_process_has_ended(tmp_path: Path, mnist_root: Path) -> None:
+    """A scheduler's SIGTERM goes to all processes of a job; what the training logs then goes nowhere."""
+    (tmp_path / "ends.py").write_text(
+        "import os, signal, time\n"
+        "from pathlib import Path\n"
+        "from cnnlab.tasks import Classification\n"
+        "class Ends(Classification):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        if self.trainer.global_step == 4:\n"
+        "            for folder in Path('/proc').glob('[0-9]*'):\n"
+        "                words = folder.joinpath('stat').read_text().rpartition(')')[2].split()\n"
+        "                if int(words[1]) == os.getpid():\n"
+        "                    os.kill(int(folder.name), signal.SIGTERM)\n"
+        "            time.sleep(1)\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return super().training_step(batch, batch_idx)\n"
+    )
+    fit: list[str | Path] = [
+        "fit",
+        "--config",
+        TINY,
+        "--data.root",
+        mnist_root,
+        *FLAGS,
+        "--model",
+        "ends.Ends",
+        "--run",
+        "R",
+    ]
+    stopped = run_process(*fit, "--data.num_workers", "2", cwd=tmp_path)
+    assert stopped.returncode == 143, stopped.stderr
+    assert "wandb's own process has ended" in stopped.stderr
+    assert "stopped by SIGTERM after step 5" in stopped.stderr
+    resumed = run_process("resume", "R", "--model", "cnnlab.tasks.Classification", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert sorted(history(pieces(tmp_path / "R")[-1])) == list(range(16))

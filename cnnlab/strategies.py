@@ -1,0 +1,21 @@
+"""How the processes of a run share its work, where Lightning's own strategies do not say it well."""
+
+from __future__ import annotations
+
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+
+class FullyShard(ModelParallelStrategy):
+    """PyTorch's fully_shard: each process holds a part of the weights, the gradients and the optimizer's states.
+
+    Each has its part of the batch, as in DDP. It is for networks that do not fit on one device; others are faster with
+    DDP. Checkpoints are whole, plain files, as they are without it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        """Take all processes for the data: Lightning counts nodes."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()

@@ -1,0 +1,124 @@
+"""Jobs on a real SLURM of two nodes, written and submitted by cnnlab slurm."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cluster.conftest import Slurm
+from tests.conftest import TINY, run_process
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+OPTIONS = ("--nodes", "2", "--gpus-per-node", "0", "--time", "30")
+DEADLINE = 240
+
+SLOW = """\
+import time
+from cnnlab.tasks import Classification
+
+class Slow(Classification):
+    def training_step(self, batch, batch_idx):
+        time.sleep(0.15)
+        return super().training_step(batch, batch_idx)
+"""
+
+
+def steps(run: Path) -> list[int]:
+    path = run / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def wait(until: Callable[[], bool], what: str, log: Path) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not until():
+        if time.monotonic() > deadline:
+            printed = "\n".join(path.read_text()[-3000:] for path in sorted(log.glob("*.out")))
+            pytest.fail(f"{what}: not after {DEADLINE} s\n{printed}")
+        time.sleep(0.1)
+
+
+def submitted(slurm: Slurm, folder: Path, *arguments: str | Path) -> str:
+    """Submit by cnnlab slurm; the job's number."""
+    done = run_process("slurm", *arguments, cwd=folder, **slurm.environment)
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(next(folder.rglob("slurm/jobs.json")).read_text())[-1])
+
+
+def test_the_drill(slurm: Slurm, tmp_path: Path, mnist_root: Path) -> None:
+    """Queued again by three signals and a kill, a run ends as if nothing had been: traps 28, 29 and 32."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    fit: list[str | Path] = [
+        "fit",
+        "--config",
+        TINY,
+        "--data.root",
+        mnist_root,
+        "--model",
+        "slow.Slow",
+        "--trainer.max_epochs",
+        "30",
+    ]
+    fit += ["--config", "logger/wandb", "--callbacks.ema", "true", "--callbacks.last.every_n_steps", "5"]
+    job = submitted(slurm, tmp_path, *OPTIONS, "--", *fit, "--run", "R")
+    run = tmp_path / "R"
+    assert slurm.state(job)["Requeue"] == "1"
+    dice = random.Random(time.time_ns())
+    interruptions = [["scancel", "--signal=USR1", job]] * 3 + [["scontrol", "requeue", job]]
+    dice.shuffle(interruptions)
+    for count, interruption in enumerate(interruptions):
+        goal = max(steps(run), default=-1) + dice.randint(4, 20)
+        # Of an interrupted run rows may be dropped: it must write new ones first.
+        wait(lambda count=count: slurm.state(job)["Restarts"] == str(count), f"restart {count}", run / "slurm")  # type: ignore[misc]
+        wait(lambda goal=goal: max(steps(run), default=-1) >= goal, f"step {goal}", run / "slurm")  # type: ignore[misc]
+        time.sleep(dice.uniform(0, 0.5))
+        slurm.ask(*interruption)
+    ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+    wait(lambda: slurm.state(job)["JobState"] in ended, "the end", run / "slurm")
+    state = slurm.state(job)
+    printed = (run / "slurm" / f"{job}.out").read_text()
+    assert (state["JobState"], state["ExitCode"], state["Restarts"]) == ("COMPLETED", "0:0", "4"), printed
+    # W&B's own process, which the kill reaches as well, complains by itself.
+    assert printed.count("stopped by SIGUSR1 after step") == 3
+    assert "cnnlab/cli.py" not in printed
+
+    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 30 * 4
+    assert steps(run) == list(range(30 * 4))
+    alone = run_process(
+        *fit,
+        "--run",
+        "alone",
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+        "--trainer.logger",
+        "false",
+        cwd=tmp_path,
+    )
+    assert alone.returncode == 0, alone.stderr
+    expected = torch.load(tmp_path / "alone/checkpoints/last.ckpt", weights_only=True)
+    for key in ("state_dict", "current_model_state"):
+        assert all(torch.equal(value, last[key][name]) for name, value in expected[key].items()), key
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith("__")) == [
+        "R",
+        "alone",
+    ]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    pieces = [folder.name.rpartition("-")[2] for folder in run.glob("wandb/offline-run-*")]
+    assert set(pieces) == {json.loads((run / "wandb.json").read_text())["id"]}
+    assert len(pieces) <= 5
+    said = run_process("slurm", "status", "R", cwd=tmp_path, **slurm.environment)
+    assert f"job {job}  completed" in said.stdout
+    assert "R  step 120  val/accuracy" in said.stdout
