@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 
 
 class FullyShard(ModelParallelStrategy):
     """PyTorch's fully_shard: each process holds a part of the weights, the gradients and the optimizer's states.
 
     Each has its part of the batch, as in DDP. It is for networks that do not fit on one device; others are faster with
-    DDP. Checkpoints are whole, plain files, as they are without it.
+    DDP. Checkpoints are whole, plain files, as they are without it. --trainer.strategy fully_shard
     """
 
     def __init__(self) -> None:
@@ -19,3 +19,8 @@ class FullyShard(ModelParallelStrategy):
         """Take all processes for the data: Lightning counts nodes."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+
+StrategyRegistry.register(
+    "fully_shard", FullyShard, description="weights and optimizer states spread over all processes"
+)

@@ -206,7 +206,7 @@ KILLS = int(os.environ.get("CNNLAB_KILLS", "5"))
 @pytest.mark.timeout(120 + 40 * KILLS)
 def test_kills_at_random_moments_cost_no_checkpoint(tmp_path: Path, mnist_root: Path) -> None:
     """A run that saves after each step is killed again and again; it ends as one that was not."""
-    flags = ["--trainer.max_epochs", str(20 * KILLS), "--callbacks.last.every_n_steps", "1", "--callbacks.ema", "true"]
+    flags = ["--trainer.max_epochs", str(8 * KILLS), "--callbacks.last.every_n_steps", "1", "--callbacks.ema", "true"]
     fit = ["fit", "--config", str(TINY), "--data.root", str(mnist_root), *flags, "--trainer.enable_progress_bar=false"]
     checkpoints = tmp_path / "R/checkpoints"
     dice = random.Random()

@@ -14,26 +14,24 @@ from tests.conftest import TINY, processes, run_process, write_mnist
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("images", [2, 13])
-def test_any_number_of_processes_measures_and_predicts_the_same(tmp_path: Path, images: int) -> None:
-    """Traps 20 and 21; of 2 images the third process has none."""
+@pytest.mark.parametrize(("images", "counts"), [(2, (1, 3)), (13, (1, 2, 3))])
+def test_any_number_of_processes_measures_and_predicts_the_same(
+    tmp_path: Path, images: int, counts: tuple[int, ...]
+) -> None:
+    """Traps 20 and 21; of 2 images two processes have none."""
     write_mnist(tmp_path / "data", test=images)
     done = run_process("fit", "--config", TINY, "--data.root", "data", "--run", "R", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    scores: list[tuple[dict[str, float], float]] = []
-    tables = []
-    for count in (1, 2, 3):
+    scores, tables = [], []
+    for count in counts:
         for command in ("test", "predict"):
             done = run_process(command, "R", *processes(count), "--data.batch_size", "3", cwd=tmp_path)
             assert done.returncode == 0, done.stderr
-        found = json.loads((tmp_path / "R/test.json").read_text())
-        scores.append((found, found.pop("test/loss")))
+        scores.append(json.loads((tmp_path / "R/test.json").read_text()))
         files = ("predictions.csv", "confusion_matrix.csv", "classes.csv", "reliability.csv")
         tables.append([(tmp_path / "R" / name).read_bytes() for name in files])
-    assert scores[0][0] == scores[1][0] == scores[2][0]
-    # A mean of the batches' means, in floating point.
-    assert [loss for _, loss in scores] == pytest.approx([scores[0][1]] * 3, rel=1e-6)
-    assert tables[0] == tables[1] == tables[2]
+    assert scores == [scores[0]] * len(counts)
+    assert tables == [tables[0]] * len(counts)
     assert tables[0][0].count(b"\n") == images + 1
 
 
@@ -157,6 +155,18 @@ def test_what_a_run_writes_is_written_by_its_first_process(tmp_path: Path, photo
     assert {rank for rank, _ in writes} == {"0"}
 
 
+STOP = """\
+import os, signal
+from cnnlab.tasks import Classification
+
+class Stop(Classification):
+    def training_step(self, batch, batch_idx):
+        if self.trainer.global_step == 10 and self.trainer.is_global_zero:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().training_step(batch, batch_idx)
+"""
+
+
 def test_fully_sharded_networks_train_as_others_do(tmp_path: Path, mnist_root: Path) -> None:
     """PyTorch's fully_shard on two processes: the weights of DDP, whole checkpoints, and a run that goes on."""
     fit: list[str | Path] = [
@@ -170,6 +180,9 @@ def test_fully_sharded_networks_train_as_others_do(tmp_path: Path, mnist_root: P
         "--trainer.max_epochs",
         "2",
     ]
+    # Adam would make steps of a bias before a batch norm, whose gradient is nothing but rounding.
+    # Another memory format adds up in another order.
+    fit += ["--model.optimizer", "sgd", "--model.lr", "0.05", "--model.channels_last", "false"]
     sharded = ["--config", "trainer/fully_shard", "--trainer.accelerator", "cpu"]
     done = run_process(*fit, *sharded, "--run", "sharded", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -178,7 +191,7 @@ def test_fully_sharded_networks_train_as_others_do(tmp_path: Path, mnist_root: P
     weights = [torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True) for run in ("sharded", "ddp")]
     assert weights[0]["state_dict"].keys() == weights[1]["state_dict"].keys()
     for name, value in weights[1]["state_dict"].items():
-        torch.testing.assert_close(weights[0]["state_dict"][name], value, atol=2e-3, rtol=1e-2, msg=name)
+        torch.testing.assert_close(weights[0]["state_dict"][name], value, atol=1e-6, rtol=1e-5)
     # One process tests what two have trained, and two what they have trained.
     found = []
     for flags in (processes(1), ()):
@@ -186,9 +199,10 @@ def test_fully_sharded_networks_train_as_others_do(tmp_path: Path, mnist_root: P
         found.append(json.loads((tmp_path / "sharded/test.json").read_text())["test/accuracy"])
     assert found[0] == found[1]
 
-    half = [*fit, *sharded, "--run", "half", "--trainer.max_steps", "11"]
-    assert run_process(*half, cwd=tmp_path).returncode == 0
-    resumed = run_process("resume", "half", "--trainer.max_steps", "-1", cwd=tmp_path)
+    (tmp_path / "stop.py").write_text(STOP)
+    stopped = run_process(*fit, *sharded, "--run", "half", "--model", "stop.Stop", cwd=tmp_path)
+    assert stopped.returncode == 143, stopped.stderr
+    resumed = run_process("resume", "half", "--model", "cnnlab.tasks.Classification", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     again = torch.load(tmp_path / "half/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, again[name]) for name, value in weights[0]["state_dict"].items())
@@ -196,6 +210,8 @@ def test_fully_sharded_networks_train_as_others_do(tmp_path: Path, mnist_root: P
 
 def test_a_graph_that_never_changes_may_be_compiled(tmp_path: Path, mnist_root: Path) -> None:
     fit: list[str | Path] = ["fit", "--config", TINY, "--data.root", mnist_root, "--data.batch_size", "16"]
+    # Compiled, dropout draws other numbers.
+    fit += ["--model.dropout", "0"]
     static = ["--config", "trainer/ddp_static_graph"]
     losses = []
     for run, flags in (("static", [*static, "--trainer.accelerator", "cpu"]), ("plain", processes(2))):

@@ -22,6 +22,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 # Tasks and data are known by their short names ("--model Classification") once they are imported.
 import cnnlab.data
+
+# And --trainer.strategy fully_shard.
+import cnnlab.strategies
 import cnnlab.tasks
 from cnnlab import callbacks, recipes
 from cnnlab.checkpoint import AtomicCheckpointIO
@@ -70,6 +73,8 @@ _QUIET = (
     r".*custom batch sampler `EvalSampler`.*",
     # A checkpoint is evaluated without the callbacks that trained it.
     r".*callbacks used to create the checkpoint need to be provided.*",
+    # Of few images a process may have none.
+    r".*method of metric .* was called before the ``update`` method.*",
     # Metrics of all processes are put together before they are logged.
     r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",
     # On a cluster's login node; cnnlab slurm is the way into its queue.
@@ -356,6 +361,11 @@ def run_command(command: str, arguments: list[str]) -> None:
     decided = plan(take_apart(command, arguments))
     try:
         cli = VisionCLI(decided)
+    except InterruptionError as stop:
+        if global_rank() > 0:
+            # All processes stop; the first one says so.
+            raise SystemExit(stop.exit_code) from None
+        raise
     finally:
         decided.run.discard_if_empty()
     if cli.trainer.is_global_zero and not cli.is_trial:

@@ -75,6 +75,27 @@ class Part(BatchDataset):
         return self.source.__getitems__([self.places[index] for index in draws])
 
 
+class Nothing(BatchDataset):
+    """Batches of a data set's kind without a sample.
+
+    Args:
+        source: The data set.
+    """
+
+    def __init__(self, source: BatchDataset) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        """None."""
+        return 0
+
+    def __getitems__(self, draws: list[int]) -> Any:
+        """The empty batch."""
+        batch = self.source.__getitems__([0])
+        empty = (part[:0] for part in batch)
+        return type(batch)(*empty) if hasattr(batch, "_fields") else tuple(empty)
+
+
 def whole_batch(batch: Any) -> Any:
     """The collate function of a BatchDataset: there is nothing left to collate."""
     return batch
@@ -132,6 +153,7 @@ class VisionDataModule(LightningDataModule):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.preprocessing: Preprocessing | None = None
         self._resumed = (0, 0)
+        self._train_sampler: TrainSampler | None = None
 
     @property
     def num_classes(self) -> int:
@@ -180,6 +202,7 @@ class VisionDataModule(LightningDataModule):
             **self._place(),
         )
         sampler.resume_at(*self._resumed)
+        self._train_sampler = sampler
         return self._loader(self.train_set, sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -217,6 +240,9 @@ class VisionDataModule(LightningDataModule):
                 "trainer.devices as they were"
             )
         self._resumed = (state_dict["epoch"], state_dict["batches"])
+        if self._train_sampler is not None:
+            # Some strategies count the steps, and so make the loader, before they read the checkpoint.
+            self._train_sampler.resume_at(*self._resumed)
 
     def teardown(self, stage: str) -> None:
         """Forget a position that has been resumed from: another fit begins at the beginning."""
@@ -227,8 +253,11 @@ class VisionDataModule(LightningDataModule):
         """All samples of an evaluated data set, in order, on this process alone."""
         return self._eval_loader(dataset, {"rank": 0, "world_size": 1})
 
-    def _eval_loader(self, dataset: BatchDataset, place: dict[str, int] | None = None) -> DataLoader[Any]:
-        return self._loader(dataset, EvalSampler(len(dataset), self.batch_size, **(place or self._place())))
+    def _eval_loader(
+        self, dataset: BatchDataset, place: dict[str, int] | None = None, batch_size: int | None = None
+    ) -> DataLoader[Any]:
+        sampler = EvalSampler(len(dataset), batch_size or self.batch_size, **(place or self._place()))
+        return self._loader(dataset if sampler.indices else Nothing(dataset), sampler)
 
     @property
     def _step_size(self) -> int:

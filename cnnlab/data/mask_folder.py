@@ -22,7 +22,6 @@ from cnnlab.data.mask_files import AugmentedMasks, IndexedMasks, MaskFiles, Pair
 from cnnlab.data.mask_listing import list_pair_table, list_pairs
 from cnnlab.data.mask_values import MaskValues, Value
 from cnnlab.data.presets import Target, create_augmentation
-from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, Reading, read_mask, resampling
 
@@ -287,11 +286,12 @@ class MaskFolder(VisionDataModule):
     def _pairs(self, pairs: Sequence[Pair]) -> MaskFiles:
         return MaskFiles(pairs, self.reader, self._size, self.hparams["interpolation"])
 
-    def _eval_loader(self, dataset: BatchDataset, place: dict[str, int] | None = None) -> DataLoader[Any]:
+    def _eval_loader(
+        self, dataset: BatchDataset, place: dict[str, int] | None = None, batch_size: int | None = None
+    ) -> DataLoader[Any]:
         files = dataset.source if isinstance(dataset, IndexedMasks) else dataset
         together = isinstance(files, MaskFiles) and files.have_one_size
-        batch_size = self.batch_size if together else 1
-        return self._loader(dataset, EvalSampler(len(dataset), batch_size, **(place or self._place())))
+        return super()._eval_loader(dataset, place, batch_size or (self.batch_size if together else 1))
 
     def _leave_out_broken(self) -> None:
         if self.hparams["on_error"] == "raise" or self._searched:

@@ -111,7 +111,11 @@ def _repetition(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 class EvalSampler(Sampler[list[int]]):
-    """Batches of samples in order: each sample on exactly one process, none twice.
+    """Batches of samples in order: each on exactly one process, none twice.
+
+    The batches are those of a single process, dealt out in turn: what a network makes of an image may differ in the
+    last digit with the others in its batch. A process for which there is none has one batch without samples, since
+    what is measured is put together on all.
 
     Args:
         size: The number of samples.
@@ -121,14 +125,18 @@ class EvalSampler(Sampler[list[int]]):
     """
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, size, world_size)
-        self.batch_size = batch_size
+        starts = range(rank * batch_size, size, world_size * batch_size)
+        self.batches = [range(start, min(start + batch_size, size)) for start in starts] or [range(0)]
+
+    @property
+    def indices(self) -> list[int]:
+        """This process's samples, in order."""
+        return [index for batch in self.batches for index in batch]
 
     def __len__(self) -> int:
-        """The number of this process's batches."""
-        return -(-len(self.indices) // self.batch_size)
+        """The number of this process's batches, 1 or more."""
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield lists of indices, a batch each."""
-        for start in range(0, len(self.indices), self.batch_size):
-            yield list(self.indices[start : start + self.batch_size])
+        return map(list, self.batches)

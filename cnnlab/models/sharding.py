@@ -19,6 +19,9 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
 
     if isinstance(network, FSDPModule):
         return
+    for parameter in network.parameters():
+        # What it divides must lie in one piece; of channels_last it knows nothing.
+        parameter.data = parameter.data.contiguous()
     for layers in layer_groups(network):
         # What the network itself owns is the last call's.
         if modules := [module for module in layers.modules_of(network) if module is not network]:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from cnnlab.checkpoint import origin, read_weights
 from cnnlab.errors import InputError
@@ -225,6 +225,10 @@ class VisionTask(LightningModule):
         Raises:
             InputError: If the network does not take images of this number of channels or of this size.
         """
+        if not len(images):
+            # Of few images a process may have none, and not all networks can compute with none.
+            size = images.shape[2:] if self.kind == "segmentation" else ()
+            return torch.empty(0, self.num_classes, *size, device=images.device)
         images = self.standardize(images)
         if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -252,7 +256,7 @@ class VisionTask(LightningModule):
         """Predict a batch, measure it, return the loss and the predictions: the one step of all stages."""
         images, targets = batch
         predictions = self(images)
-        loss = self.loss_of(images, predictions, targets)
+        loss = self.loss_of(images, predictions, targets) if len(images) else predictions.sum()
         self.update_metrics(metrics, predictions.detach(), targets, loss.detach())
         return loss, predictions
 
@@ -374,13 +378,15 @@ class VisionTask(LightningModule):
             )
         # A fused step unscales gradients itself, so Lightning refuses to clip them before it in mixed precision.
         clipped = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
+        # Not all fused steps know of weights that are spread over processes.
+        sharded = self.device_mesh is not None
         optimizer = create_optimizer(
             self.network,
             hparams["optimizer"],
             lr,
             hparams["weight_decay"],
             hparams["optimizer_args"] or {},
-            fused=not clipped,
+            fused=not clipped and not sharded,
             rates=rates,
         )
         schedules = create_schedules(
@@ -435,6 +441,11 @@ class VisionTask(LightningModule):
             kept = {**kept, "lr": self.hparams["lr"]}  # It decides on nothing: the layers have rates of their own.
         faster, stronger = (self.hparams[name] / kept[name] if kept[name] else 1.0 for name in ("lr", "weight_decay"))
         faster *= self._lr_factor() / checkpoint["cnnlab"].get("lr_factor", 1.0)
+        if (faster, stronger) != (1, 1) and self.trainer.strategy.restore_checkpoint_after_setup:
+            raise InputError(
+                f"a run under {type(self.trainer.strategy).__name__} cannot go on with another learning rate or weight "
+                "decay: leave them as they were, or begin a new run with --model.init_from"
+            )
         groups = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
         for group in groups:
             group["weight_decay"] *= stronger
@@ -461,13 +472,6 @@ class VisionTask(LightningModule):
             **origin(self, getattr(self.trainer, "datamodule", None)),
             "lr_factor": self._lr_factor(),
         }
-
-
-def mean_of_loss() -> Metric:
-    """The metric "loss": the mean of the batches' losses, each weighted with its number of samples."""
-    from torchmetrics import MeanMetric
-
-    return MeanMetric(nan_strategy="disable")
 
 
 def _check_plain(value: Any, name: str = "") -> None:

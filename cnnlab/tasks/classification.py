@@ -20,8 +20,9 @@ from torchmetrics.classification import (
 )
 
 from cnnlab.errors import InputError
-from cnnlab.tasks.base import Hardness, Stage, VisionTask, mean_of_loss
+from cnnlab.tasks.base import Hardness, Stage, VisionTask
 from cnnlab.tasks.calibration import Calibration
+from cnnlab.tasks.mean_loss import MeanLoss
 
 
 class ExactAccuracy(MulticlassAccuracy):
@@ -202,7 +203,7 @@ class Classification(VisionTask):
         count = self.num_classes
         if self.multi_label:
             return self._multi_label_metrics(stage)
-        metrics: dict[str, Any] = {"loss": mean_of_loss(), "accuracy": ExactAccuracy(count)}
+        metrics: dict[str, Any] = {"loss": MeanLoss(), "accuracy": ExactAccuracy(count)}
         if stage != "train":
             if self.top_k is not None:
                 metrics[f"accuracy_top{self.top_k}"] = ExactAccuracy(count, self.top_k)
@@ -213,7 +214,7 @@ class Classification(VisionTask):
 
     def _multi_label_metrics(self, stage: Stage) -> MetricCollection:
         count = self.num_classes
-        metrics: dict[str, Any] = {"loss": mean_of_loss(), "accuracy": MultilabelAccuracy(count, average="micro")}
+        metrics: dict[str, Any] = {"loss": MeanLoss(), "accuracy": MultilabelAccuracy(count, average="micro")}
         if stage != "train":
             metrics["f1"] = MultilabelF1Score(count, average="macro")
             metrics["average_precision"] = MultilabelAveragePrecision(count, average="macro")
@@ -229,7 +230,9 @@ class Classification(VisionTask):
         if self.multi_label:
             targets = (targets > 0.5).long()
         for name, metric in metrics.items(keep_base=True, copy_state=False):
-            if name != "loss":
+            # Of no images only lists are told, whose shape the other processes expect.
+            some = len(targets) or any(isinstance(state, list) for state in metric.metric_state.values())
+            if name != "loss" and some:
                 metric.update(probabilities, targets)
 
     @property

@@ -13,7 +13,8 @@ from cnnlab.errors import InputError
 from cnnlab.losses import create_loss
 from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
 from cnnlab.models.windows import by_windows, windows
-from cnnlab.tasks.base import Hardness, Stage, VisionTask, mean_of_loss
+from cnnlab.tasks.base import Hardness, Stage, VisionTask
+from cnnlab.tasks.mean_loss import MeanLoss
 
 
 class SegmentationScores(Metric):
@@ -223,7 +224,7 @@ class Segmentation(VisionTask):
     def configure_metrics(self, stage: Stage) -> MetricCollection:
         """The stage's metrics."""
         scores = SegmentationScores(self.num_classes, self.hparams["ignore_index"])
-        return MetricCollection({"loss": mean_of_loss(), "scores": scores}, compute_groups=False)
+        return MetricCollection({"loss": MeanLoss(), "scores": scores}, compute_groups=False)
 
     def update_metrics(self, metrics: MetricCollection, predictions: Tensor, targets: Any, loss: Tensor) -> None:
         """Take in logits (B, num_classes, H, W) and classes (B, H, W)."""

@@ -57,6 +57,8 @@ class Slurm:
             # Both nodes are this machine, whose name may not be known.
             "MASTER_ADDR": "127.0.0.1",
             "GLOO_SOCKET_IFNAME": "lo",
+            # What is added up in which order depends on it.
+            "OMP_NUM_THREADS": "1",
         }
 
     def ask(self, *command: str) -> str:

@@ -56,12 +56,12 @@ def test_two_hosts_train_as_two_processes_of_one(
         started.append(
             subprocess.Popen(
                 ["ip", "netns", "exec", host, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-                stderr=subprocess.STDOUT, env={**os.environ, "GLOO_SOCKET_IFNAME": cable},
+                stderr=subprocess.STDOUT, env={**os.environ, "GLOO_SOCKET_IFNAME": cable, "OMP_NUM_THREADS": "1"},
             )
         )  # fmt: skip
     printed = [process.communicate(timeout=240)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(printed)
-    assert run_process(*fit, *processes(2), "--run", "here", cwd=tmp_path).returncode == 0
+    assert run_process(*fit, *processes(2), "--run", "here", cwd=tmp_path, OMP_NUM_THREADS="1").returncode == 0
     there, here = (torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True) for run in ("R", "here"))
     assert all(torch.equal(value, there["state_dict"][name]) for name, value in here["state_dict"].items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["R", "here"]

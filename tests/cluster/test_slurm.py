@@ -26,7 +26,7 @@ from cnnlab.tasks import Classification
 
 class Slow(Classification):
     def training_step(self, batch, batch_idx):
-        time.sleep(0.15)
+        time.sleep(0.1)
         return super().training_step(batch, batch_idx)
 """
 
@@ -77,7 +77,7 @@ def test_the_drill(slurm: Slurm, tmp_path: Path, mnist_root: Path) -> None:
     interruptions = [["scancel", "--signal=USR1", job]] * 3 + [["scontrol", "requeue", job]]
     dice.shuffle(interruptions)
     for count, interruption in enumerate(interruptions):
-        goal = max(steps(run), default=-1) + dice.randint(4, 20)
+        goal = max(steps(run), default=-1) + dice.randint(4, 16)
         # Of an interrupted run rows may be dropped: it must write new ones first.
         wait(lambda count=count: slurm.state(job)["Restarts"] == str(count), f"restart {count}", run / "slurm")  # type: ignore[misc]
         wait(lambda goal=goal: max(steps(run), default=-1) >= goal, f"step {goal}", run / "slurm")  # type: ignore[misc]
@@ -93,8 +93,8 @@ def test_the_drill(slurm: Slurm, tmp_path: Path, mnist_root: Path) -> None:
     assert "cnnlab/cli.py" not in printed
 
     last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    assert last["global_step"] == 30 * 4
-    assert steps(run) == list(range(30 * 4))
+    assert last["global_step"] == 25 * 4
+    assert steps(run) == list(range(25 * 4))
     alone = run_process(
         *fit,
         "--run",
@@ -106,6 +106,7 @@ def test_the_drill(slurm: Slurm, tmp_path: Path, mnist_root: Path) -> None:
         "--trainer.logger",
         "false",
         cwd=tmp_path,
+        OMP_NUM_THREADS="1",
     )
     assert alone.returncode == 0, alone.stderr
     expected = torch.load(tmp_path / "alone/checkpoints/last.ckpt", weights_only=True)
@@ -121,4 +122,4 @@ def test_the_drill(slurm: Slurm, tmp_path: Path, mnist_root: Path) -> None:
     assert len(pieces) <= 5
     said = run_process("slurm", "status", "R", cwd=tmp_path, **slurm.environment)
     assert f"job {job}  completed" in said.stdout
-    assert "R  step 120  val/accuracy" in said.stdout
+    assert "R  step 100  val/accuracy" in said.stdout

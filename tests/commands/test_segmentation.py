@@ -135,17 +135,13 @@ def test_trap_21_any_number_of_processes_gives_the_same_scores_to_the_last_digit
     results, tables, masks = [], [], []
     for count in (1, 2, 3):
         for command in ("test", "predict"):
-            done = run_process(command, "R", *processes(count), cwd=tmp_path)
+            done = run_process(command, "R", *processes(count), "--data.batch_size", "2", cwd=tmp_path)
             assert done.returncode == 0, done.stderr
-        # 13 images: one process has one more than the others.
-        results.append((tmp_path / "R/test.json").read_text())
+        # 13 images, the last one in a batch by itself.
+        results.append(json.loads((tmp_path / "R/test.json").read_text()))
         tables.append((tmp_path / "R/predictions.csv").read_bytes())
         masks.append({path.name: path.read_bytes() for path in (tmp_path / "R/masks").iterdir()})
-    scores = [{name: value for name, value in json.loads(text).items() if "loss" not in name} for text in results]
-    assert scores[0] == scores[1] == scores[2]
-    # The mean of the batches' losses: each number of processes makes other batches.
-    for other in results[1:]:
-        assert json.loads(other)["test/loss"] == pytest.approx(json.loads(results[0])["test/loss"], rel=1e-2)
+    assert results[0] == results[1] == results[2]
     assert tables[0] == tables[1] == tables[2]
     assert len(masks[0]) == 13
     assert masks[0] == masks[1] == masks[2]

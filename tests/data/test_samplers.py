@@ -52,10 +52,18 @@ def test_evaluation_sees_each_sample_exactly_once(world_size: int) -> None:
     assert all(part == sorted(part) for part in parts)
 
 
-def test_a_process_without_samples_has_no_batches() -> None:
-    sampler = EvalSampler(2, 3, rank=2, world_size=3)
-    assert len(sampler) == 0
-    assert list(sampler) == []
+def test_processes_evaluate_the_batches_of_one() -> None:
+    """What is predicted of an image may differ in the last digit with the others in its batch."""
+    alone = list(EvalSampler(13, 3))
+    assert alone == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12]]
+    assert [list(EvalSampler(13, 3, rank=rank, world_size=2)) for rank in (0, 1)] == [alone[::2], alone[1::2]]
+
+
+def test_a_process_without_samples_has_an_empty_batch() -> None:
+    sampler = EvalSampler(2, 3, rank=1, world_size=2)
+    assert len(sampler) == 1
+    assert list(sampler) == [[]]
+    assert sampler.indices == []
 
 
 def test_two_processes_draw_together_what_one_draws_with_weights() -> None:
