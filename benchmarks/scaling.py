@@ -11,8 +11,9 @@ process sending 2 (N - 1) / N of them at B bytes a second, in 2 (N - 1) messages
     t(N) = t_c + (1 - o) t_x(N),    t_x(N) = 2 (N - 1) / N G / B + 2 (N - 1) a
 
 o is the share of the exchange that is hidden behind the backward pass (Li et al. 2020, "PyTorch Distributed", section
-3.2.3). B and o are fitted to what was measured with the most processes, at a = --latency; a world of its own is
-predicted with --bandwidth. So the row of that many processes agrees by construction, and the others are predictions.
+3.2.3); below 0 where exchanging takes processors away from computing, as on the CPU. B and o are fitted to what was
+measured with the most processes, at a = --latency: that row agrees by construction, and the others are predictions.
+The last columns are for another network between the processes, of --bandwidth, with nothing hidden.
 
     python -m benchmarks.scaling [--network resnet18] [--processes 1 2] [--batch 16] [--size 64]
 """
@@ -140,10 +141,8 @@ def main() -> None:
         "its efficiency |\n|---|---|---|---|---|"
     )
     for world in WORLDS:
-        here, there = (
-            found["no_sync"] + (1 - hidden) * exchange(world, gradients, speed, options.latency)
-            for speed in (bandwidth, options.bandwidth)
-        )
+        here = found["no_sync"] + (1 - hidden) * exchange(world, gradients, bandwidth, options.latency)
+        there = found["no_sync"] + exchange(world, gradients, options.bandwidth, options.latency)
         own = f"{1000 * measured[world]['ddp']:.1f}" if world in measured else ""
         print(f"| {world} | {own} | {1000 * here:.1f} | {1000 * there:.1f} | {found['no_sync'] / there:.3f} |")
 

@@ -67,7 +67,7 @@ def test_the_drill(slurm: Slurm, tmp_path: Path, mnist_root: Path) -> None:
         "--model",
         "slow.Slow",
         "--trainer.max_epochs",
-        "30",
+        "25",
     ]
     fit += ["--config", "logger/wandb", "--callbacks.ema", "true", "--callbacks.last.every_n_steps", "5"]
     job = submitted(slurm, tmp_path, *OPTIONS, "--", *fit, "--run", "R")
