@@ -257,7 +257,7 @@ def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
 
 def _nearest(path: str | Path) -> Path:
     """The file, or its copy on this machine."""
-    original, _, copy = os.environ.get(COPY_VARIABLE, "").partition("=")
+    original, _, copy = os.environ.get(COPY_VARIABLE, "").rpartition("=")
     full = str(Path(path).absolute())
     return Path(copy + full.removeprefix(original)) if copy and full.startswith(original + os.sep) else Path(path)
 

@@ -148,8 +148,8 @@ class Run:
             self.folder.rmdir()
 
     def exists(self) -> bool:
-        """Whether there is anything in the folder but the job that is to fill it."""
-        return self.folder.is_dir() and any(path != self.jobs for path in self.folder.iterdir())
+        """Whether there is anything in the folder."""
+        return self.folder.is_dir() and any(self.folder.iterdir())
 
     def to_evaluate(self) -> Path:
         """The checkpoint that test and predict take: the best one, else the last.

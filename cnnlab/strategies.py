@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
+
+
+def spreads_weights(strategy: Strategy) -> bool:
+    """Whether each process holds a part of the weights only, so that a pass on one of them waits for the others."""
+    return isinstance(strategy, (FSDPStrategy, ModelParallelStrategy))
 
 
 class FullyShard(ModelParallelStrategy):

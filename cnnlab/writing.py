@@ -49,9 +49,9 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes have left of files that they were writing, here and in the folders within."""
-    for part in folder.rglob(".*.part"):
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes have left of a file that they were writing."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
         part.unlink(missing_ok=True)
 
 

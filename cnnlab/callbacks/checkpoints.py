@@ -147,7 +147,9 @@ class LastCheckpoint(Checkpoint):
         """Take over the signals, and stop where one has come before the first step."""
         self._take_over_signals()
         if trainer.is_global_zero:
-            remove_unfinished(Path(trainer.default_root_dir))
+            run = Run(Path(trainer.default_root_dir))
+            for path in (run.last, run.best, run.metrics):
+                remove_unfinished(path)
         self._saved_step = trainer.global_step
         self._saved_time = time.monotonic()
         if signum := _on_all(trainer, False, self._signal)[1]:
@@ -182,9 +184,10 @@ class LastCheckpoint(Checkpoint):
         """
         self._restore_signals()
         if isinstance(exception, InterruptionError):
-            # The loggers are finished next: a second warning must not cut that short. Then Lightning puts its own back.
+            # The loggers are finished next: a second signal must not cut that short. Then Lightning puts its own back.
             with contextlib.suppress(ValueError):
-                signal.signal(signal.SIGUSR1, lambda *_: None)
+                for signum in (signal.SIGUSR1, signal.SIGTERM):
+                    signal.signal(signum, lambda *_: None)
         in_step = self._training and trainer.training
         self._training = False
         # What cnnlab itself stops for is saved already, or must not be.

@@ -46,7 +46,7 @@ class ExactResume(Callback):
         if self._saved is not None:
             states = self._saved["random"]
             # Where there are more processes than before, no state is those of the additional ones.
-            if trainer.global_rank < len(states):
+            if isinstance(states, list) and trainer.global_rank < len(states):
                 _load_random_states(states[trainer.global_rank])
             self._saved = None
 
@@ -107,7 +107,7 @@ def _metric_states(pl_module: LightningModule) -> dict[str, Any]:
 def _load_metric_states(pl_module: LightningModule, saved: dict[str, Any]) -> None:
     for name, metric in _train_metrics(pl_module).items():
         if name in saved and saved[name]["updates"]:
-            for state, value in saved[name]["states"].items():
-                setattr(metric, state, value.to(metric.device))
+            for state in metric.metric_state:
+                setattr(metric, state, saved[name]["states"][state].to(metric.device))
             metric._update_count = saved[name]["updates"]
             metric._computed = None

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -20,6 +19,7 @@ from cnnlab.imaging import heated
 from cnnlab.interpret import METHODS, CamMethod, default_layer, layer_named
 from cnnlab.loggers import write_picture
 from cnnlab.run import Run
+from cnnlab.strategies import spreads_weights
 from cnnlab.tasks import Classification, Segmentation
 
 _LARGEST = 1024
@@ -77,7 +77,7 @@ class GradCamSnapshots(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for the layer before anything has been trained."""
         self._off = not isinstance(pl_module, (Classification, Segmentation))
-        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)) and not self._off:
+        if spreads_weights(trainer.strategy) and not self._off:
             # A pass on one process would wait for the others.
             self._off = True
             rank_zero_warn("callbacks.gradcam draws nothing: the network's weights are spread over the processes")

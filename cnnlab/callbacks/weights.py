@@ -6,9 +6,9 @@ import warnings
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from cnnlab.errors import InputError
+from cnnlab.strategies import spreads_weights
 
 
 class ExponentialMovingAverage(EMAWeightAveraging):
@@ -33,7 +33,7 @@ class ExponentialMovingAverage(EMAWeightAveraging):
         Raises:
             InputError: If the weights are spread over processes.
         """
-        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
+        if spreads_weights(trainer.strategy):
             raise InputError(
                 f"callbacks.ema cannot average weights that {type(trainer.strategy).__name__} spreads over processes: "
                 "switch it off, or use --trainer.strategy ddp"

@@ -25,6 +25,17 @@ def submit(script: Path) -> str:
     return _asked("sbatch", "--parsable", str(script)).strip().partition(";")[0]
 
 
+_ENDED = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"
+)  # fmt: skip
+
+
+def unfinished(ids: Sequence[str]) -> list[str]:
+    """Those of some jobs that wait or run."""
+    going = [row["job"].partition("_")[0] for row in job_states(ids) if row["state"] not in _ENDED]
+    return list(dict.fromkeys(going))
+
+
 def is_here() -> bool:
     """Whether jobs can be submitted from this machine."""
     return shutil.which("sbatch") is not None
@@ -39,7 +50,7 @@ def job_states(ids: Sequence[str]) -> list[dict[str, str]]:
     """
     if not ids:
         return []
-    text = _asked("squeue", "--noheader", "--states=all", "--format=%i|%T|%M|%l|%R")
+    text = _asked("squeue", "--me", "--noheader", "--states=all", "--format=%i|%T|%M|%l|%R")
     rows = [
         dict(zip(("job", "state", "elapsed", "limit", "where"), line.split("|", 4), strict=True))
         for line in text.splitlines()

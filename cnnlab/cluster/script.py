@@ -45,6 +45,8 @@ class Job:
     """Variables to be set."""
     copied: Path | None = None
     """A folder of data that each node copies to its own disk before it begins."""
+    goes_on: bool = True
+    """Whether it saves itself and queues up again when its time is almost over: a training does."""
 
 
 def minutes(time: str) -> float:
@@ -87,9 +89,11 @@ def render(job: Job) -> str:
     return environment.get_template("job.sh.jinja").render(
         job=job,
         command=shlex.join([sys.executable, "-m", "cnnlab", *job.command]),
-        spoken=shlex.join(["cnnlab", *job.command]),
+        # A comment ends with its line.
+        spoken=" ".join(shlex.join(["cnnlab", *job.command]).split()),
         lead=LEAD,
         requeue=REQUEUE,
+        ended=128 + signal.SIGTERM,
         here=Path.cwd(),
         output=job.folder.absolute() / ("%A_%a.out" if job.tasks else "%j.out"),
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cnnlab import cluster
+from cnnlab.callbacks import LastCheckpoint
 from cnnlab.commands.arguments import plan, take_apart, take_option
 from cnnlab.commands.crossval import begin_crossval
 from cnnlab.commands.making import Made, made
@@ -18,6 +22,7 @@ from cnnlab.errors import InputError, nearest
 from cnnlab.loggers import MetricsCsv
 from cnnlab.models.weights import FOLDER_VARIABLE, architecture_only, find_weights, prefetched_folder
 from cnnlab.run import Run
+from cnnlab.tasks import Distillation, VisionTask
 from cnnlab.writing import write_atomically, write_json
 
 _USAGE = """\
@@ -118,7 +123,7 @@ def _parsed(arguments: list[str]) -> _Options:
                 raise InputError(f"--{name} lacks its value")
             setattr(options, name.replace("-", "_"), value)
         else:
-            options.sbatch.append(f"{given}={value}" if value else given)
+            options.sbatch.append(f"{given}={shlex.quote(value)}" if value else given)
     if sum(value is not None for value in (options.array, options.folds, options.sweep)) > 1:
         raise InputError("--array, --folds and --sweep each make a job array: choose one")
     if options.gpus_per_node and options.ntasks_per_node != 1:
@@ -134,19 +139,25 @@ def _submit(options: _Options, arguments: list[str]) -> None:
         raise InputError(f"--array, --folds and --sweep are for fit, not for {command}")
     if command not in ("fit", "resume") and options.copy_data:
         raise InputError(f"--copy-data is for training, {command} reads each image once")
+    if options.count is not None and options.sweep is None:
+        raise InputError("--count is for --sweep: how many points are drawn")
+    asked = rest
     rest = [*rest, *_placed(options, rest)]
     request = take_apart(command, rest)
-    array = bool(options.array or options.folds or options.sweep)
-    if command == "fit" and request.resume == "never" and array and request.run and Run(Path(request.run)).exists():
-        raise InputError(f"{request.run} exists already: choose another --run, or add --resume auto to go on with it")
+    if command == "resume" and request.ckpt_path is not None:
+        raise InputError("a resume that is queued again would begin at --ckpt_path again: resume it here first")
     decided = plan(request)
     run = Run(decided.run.folder)
     try:
         with architecture_only():
             cli = made(decided)
-        notes = _looked_over(cli, options, command)
-        job = _job(cli, options, run, command, rest)
+            notes = _looked_over(cli, options, command)
+            job = _job(cli, options, run, command, rest)
+            # Tasks with seeds or folds differ by a number only.
+            for task in job.tasks if options.sweep else job.tasks[:1]:
+                _looked_over(made(replace(decided, arguments=[*decided.arguments, *task.flags])), options, command)
         script = cluster.render(job)
+        _refuse_second_job(run)
     except InputError:
         run.discard_if_empty()
         raise
@@ -162,18 +173,50 @@ def _submit(options: _Options, arguments: list[str]) -> None:
             "there is no SLURM on this machine (sbatch is not found): log in to one that has it, or train without it: "
             + _without_slurm(options, job)
         )
-    if options.folds:
-        begin_crossval(run.folder, options.folds, _of_crossval(rest))
-    path = job.folder / "job.sh"
-    write_atomically(path, script.encode())
-    number = cluster.submit(path)
-    jobs = job.folder / "jobs.json"
-    write_json(jobs, [*(json.loads(jobs.read_text()) if jobs.is_file() else []), number])
+    number = _handed_over(run, script, options, asked)
     for note in notes:
         say(f"note: {note}")
     printed = job.folder / (f"{number}_*.out" if job.tasks else f"{number}.out")
-    rows = {"run": run.folder, "script": path, "prints to": printed, "next": f"cnnlab slurm status {run.folder}"}
+    rows = {
+        "run": run.folder,
+        "script": job.folder / "job.sh",
+        "prints to": printed,
+        "next": f"cnnlab slurm status {run.folder}",
+    }
     summary(f"job {number}" + (f", {len(job.tasks)} tasks" if job.tasks else ""), rows)
+
+
+def _refuse_second_job(run: Run) -> None:
+    """Two jobs would write into the same files."""
+    if cluster.is_here() and (going := cluster.unfinished(_jobs(run))):
+        raise InputError(f"job {going[0]} of {run.folder} waits or runs: wait for its end, or scancel {going[0]}")
+
+
+def _jobs(run: Run) -> list[str]:
+    kept = run.jobs / "jobs.json"
+    ids: list[str] = json.loads(kept.read_text()) if kept.is_file() else []
+    return ids
+
+
+def _handed_over(run: Run, script: str, options: _Options, asked: list[str]) -> str:
+    """Keep the script, and submit it; leave nothing new behind where SLURM refuses it.
+
+    Returns:
+        The job's number.
+    """
+    path = run.jobs / "job.sh"
+    new = not run.exists()
+    if options.folds:
+        begin_crossval(run.folder, options.folds, _of_crossval(asked))
+    write_atomically(path, script.encode())
+    try:
+        number = cluster.submit(path)
+    except InputError:
+        if new:
+            shutil.rmtree(run.folder)
+        raise
+    write_json(run.jobs / "jobs.json", [*_jobs(run), number])
+    return number
 
 
 def _placed(options: _Options, rest: list[str]) -> list[str]:
@@ -223,16 +266,22 @@ def _job(cli: Made, options: _Options, run: Run, command: str, rest: list[str]) 
         sbatch=options.sbatch,
         environment=environment,
         copied=_root(cli) if options.copy_data else None,
+        goes_on=command in ("fit", "resume"),
     )
 
 
 def _root(cli: Made) -> Path:
     """The folder of the data, to be copied."""
-    root = cli.settings["data"]["init_args"].get("root")
+    root = _setting(cli, "root")
     if root is None or not getattr(getattr(cli.datamodule, "val_set", None), "paths", ()):
         name = type(cli.datamodule).__name__
         raise InputError(f"--copy-data: {name} has no image files that are read again and again; leave it out")
     return Path(root).absolute()
+
+
+def _setting(cli: Made, name: str) -> Any:
+    """A setting of the data, where they have it."""
+    return cli.settings["data"].get("init_args", {}).get(name)
 
 
 def _logs_to_wandb(cli: Made) -> bool:
@@ -255,13 +304,15 @@ def _looked_over(cli: Made, options: _Options, command: str) -> list[str]:
     if command == "fit":
         _find_weights(cli)
     if not options.online and _logs_to_wandb(cli):
+        if re.search(r"'log_model': (True|'all')", str(cli.settings["trainer"]["logger"])):
+            raise InputError("log_model keeps checkpoints at W&B, and jobs are offline: leave it out, or add --online")
         notes.append("wandb is offline there: cnnlab sync RUN uploads (--online where compute nodes have internet)")
     return notes
 
 
 def _local(cli: Made) -> list[str]:
     """Places that other machines will hardly see."""
-    root = cli.settings["data"]["init_args"].get("root")
+    root = _setting(cli, "root")
     places = {
         "the run": cli.plan.run.folder,
         "the working folder": Path.cwd(),
@@ -278,14 +329,14 @@ def _of_saving(cli: Made, duration: float) -> list[str]:
         raise InputError("callbacks.last is off, so that the run could not go on when its time is over: switch it on")
     if duration * 60 <= cluster.LEAD:
         raise InputError(f"--time is {duration:g} minutes: a job needs more than the {cluster.LEAD} seconds for saving")
-    settings = last.get("init_args", {}) if isinstance(last, dict) else {"every_n_minutes": 5.0, "every_n_steps": None}
-    every = settings.get("every_n_minutes")
+    slot = LastCheckpoint(**(last.get("init_args", {}) if isinstance(last, dict) else {}))
+    every = slot.every_n_minutes
     if every is not None and every >= duration:
         raise InputError(
             f"callbacks.last.every_n_minutes is {every:g}, and the job has {duration:g} minutes: a node that fails "
             "would cost all of it; save more often"
         )
-    if every is None and settings.get("every_n_steps") is None:
+    if every is None and slot.every_n_steps is None:
         return ["the run is saved after each epoch only: a node that fails costs an epoch (callbacks.last)"]
     return []
 
@@ -319,15 +370,26 @@ def _of_batches(cli: Made, options: _Options) -> list[str]:
 
 
 def _find_weights(cli: Made) -> None:
-    weights = cli.model.hparams.get("weights")
-    if weights is None or cli.plan.kept is not None:
+    """What a new run begins with must be there."""
+    task = cli.model
+    if not isinstance(task, VisionTask) or cli.plan.kept is not None:
         return
-    network = getattr(cli.model, "backbone", cli.model.hparams["network"])
-    if find_weights(network, weights) is None:
+    start = task.hparams.get("init_from")
+    if start is not None and not Path(start).is_file():
+        raise InputError(f"model.init_from {start}: there is no such file")
+    weights = task.hparams.get("weights")
+    if weights is not None and find_weights(task.backbone, weights) is None:
         raise InputError(
-            f"the pretrained weights of {network} are not in {prefetched_folder()}, and compute nodes seldom have "
-            "internet: cnnlab fetch --config ... brings them"
+            f"the pretrained weights of {task.backbone} are not in {prefetched_folder()}, and compute nodes seldom "
+            "have internet: cnnlab fetch --config ... brings them"
         )
+    if isinstance(task, Distillation) and not Path(task.hparams["teacher"]).exists():
+        teacher, weights = task.hparams["teacher"], task.hparams["teacher_weights"]
+        if find_weights(teacher, weights) is None:
+            raise InputError(
+                f"model.teacher {teacher}: there is no such run or checkpoint, and no weights of a network of this "
+                f"name are in {prefetched_folder()}"
+            )
 
 
 def _of_crossval(rest: list[str]) -> list[str]:
@@ -351,10 +413,9 @@ def _without_slurm(options: _Options, job: cluster.Job) -> str:
 
 
 def _status(run: Run) -> None:
-    jobs = run.jobs / "jobs.json"
-    if not jobs.is_file():
+    ids = _jobs(run)
+    if not ids:
         raise InputError(f"{run.folder} has no jobs: cnnlab slurm ... -- fit ... --run {run.folder} submits one")
-    ids: list[str] = json.loads(jobs.read_text())
     states = cluster.job_states(ids)
     for row in states:
         say(f"job {row['job']}  {row['state'].lower()}  {row['elapsed']} of {row['limit']}  {row['where']}")

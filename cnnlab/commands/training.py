@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -12,6 +13,7 @@ from argparse import ArgumentError
 from typing import Any
 
 import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Checkpoint,
@@ -22,9 +24,6 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 # Tasks and data are known by their short names ("--model Classification") once they are imported.
 import cnnlab.data
-
-# And --trainer.strategy fully_shard.
-import cnnlab.strategies
 import cnnlab.tasks
 from cnnlab import callbacks, recipes
 from cnnlab.checkpoint import AtomicCheckpointIO
@@ -36,6 +35,7 @@ from cnnlab.imports import by_path
 from cnnlab.loggers import InRun, MetricsCsv
 from cnnlab.models.weights import architecture_only
 from cnnlab.run import flat, global_rank
+from cnnlab.strategies import spreads_weights
 
 SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
     "best": (callbacks.BestCheckpoint, True, "keep checkpoints/best.ckpt, by the task's monitor"),
@@ -272,7 +272,15 @@ class VisionCLI(LightningCLI):
         if not any(isinstance(callback, Checkpoint) for callback in config["callbacks"]):
             # Else Lightning adds one of its own.
             config["enable_checkpointing"] = False
-        return self._instantiate_trainer(config, [])
+        if _spreads_weights(config["strategy"]):
+            # What is gathered for the sanity check under inference mode could not be trained afterwards.
+            config["inference_mode"] = False
+        trainer = self._instantiate_trainer(config, [])
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if isinstance(environment, SLURMEnvironment):
+            # The job's script queues it again (cnnlab.cluster); Lightning would save inside its signal handler.
+            environment.auto_requeue = False
+        return trainer
 
     def _slots(self, trial: bool = False) -> list[Callback]:
         """The callbacks of the slots that are on, where the command has a use for them."""
@@ -362,6 +370,10 @@ def run_command(command: str, arguments: list[str]) -> None:
     try:
         cli = VisionCLI(decided)
     except InterruptionError as stop:
+        if "SLURM_JOB_ID" in os.environ:
+            # SLURM may end what is left of a job once its first process is done: the exit status is to tell why.
+            for signum in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(signum, signal.SIG_IGN)
         if global_rank() > 0:
             # All processes stop; the first one says so.
             raise SystemExit(stop.exit_code) from None
@@ -374,6 +386,12 @@ def run_command(command: str, arguments: list[str]) -> None:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NO_NEWS)
+
+
+def _spreads_weights(strategy: Any) -> bool:
+    if isinstance(strategy, str):
+        return strategy.startswith(("fsdp", "fully_shard"))
+    return spreads_weights(strategy)
 
 
 def _changed_links(config: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
 from cnnlab.imaging import LazyImage, Preprocessing, Reading, prepared
 
-_GRACE = 20.0
+_GRACE = 60.0
 """Seconds."""
 
 IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
@@ -75,23 +75,35 @@ class Part(BatchDataset):
         return self.source.__getitems__([self.places[index] for index in draws])
 
 
-class Nothing(BatchDataset):
-    """Batches of a data set's kind without a sample.
+class WithEmptyBatches(BatchDataset):
+    """A data set that also gives a batch of no sample, for a process that has fewer batches than others.
 
     Args:
-        source: The data set.
+        source: The data set; its batches are tuples of what can be sliced.
     """
 
     def __init__(self, source: BatchDataset) -> None:
         self.source = source
+        self.paths = source.paths
 
     def __len__(self) -> int:
-        """None."""
-        return 0
+        """The number of samples."""
+        return len(self.source)
 
     def __getitems__(self, draws: list[int]) -> Any:
-        """The empty batch."""
+        """The batch of these samples.
+
+        Raises:
+            InputError: If an empty one cannot be made.
+        """
+        if draws:
+            return self.source.__getitems__(draws)
         batch = self.source.__getitems__([0])
+        if not isinstance(batch, tuple):
+            raise InputError(
+                f"{type(self.source).__name__}: a batch is a {type(batch).__name__}, expected a tuple such as (images, "
+                "targets), of which a process without samples can have an empty one; or use fewer processes"
+            )
         empty = (part[:0] for part in batch)
         return type(batch)(*empty) if hasattr(batch, "_fields") else tuple(empty)
 
@@ -257,7 +269,7 @@ class VisionDataModule(LightningDataModule):
         self, dataset: BatchDataset, place: dict[str, int] | None = None, batch_size: int | None = None
     ) -> DataLoader[Any]:
         sampler = EvalSampler(len(dataset), batch_size or self.batch_size, **(place or self._place()))
-        return self._loader(dataset if sampler.indices else Nothing(dataset), sampler)
+        return self._loader(dataset if all(sampler.batches) else WithEmptyBatches(dataset), sampler)
 
     @property
     def _step_size(self) -> int:
@@ -285,7 +297,7 @@ class VisionDataModule(LightningDataModule):
 def _outlive_the_step(worker: int) -> None:
     """Let a signal that schedulers send to all processes of a run stop its training process, and not its readers.
 
-    SIGTERM ends a reader only after so many seconds in which the training process may finish its step and save.
+    SIGTERM ends a reader a minute later: in that time the training process may finish its step and save.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, _GRACE))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
+from cnnlab.errors import InputError
 from cnnlab.random import permutation, weighted_choice
 
 Draw = tuple[int, int]
@@ -28,11 +29,15 @@ class TrainSampler(Sampler[list[Draw]]):
         size: The number of samples, 1 or greater.
         batch_size: Samples per process and step.
         seed: The run's seed.
-        drop_last: Leave out the last, incomplete step of an epoch. It is kept where it is the only one.
+        drop_last: Leave out the last, incomplete step of an epoch. It is kept where it is the only one. One with fewer
+            samples than processes is left out in any case.
         weights: (N,) how often each sample is drawn, in proportion, with repetition; each once an epoch if None.
         repeat_first: Make all epochs equal to the first, augmentation included: to overfit a few batches.
         rank: This process.
         world_size: The number of processes.
+
+    Raises:
+        InputError: If there are fewer samples than processes.
     """
 
     def __init__(
@@ -47,6 +52,8 @@ class TrainSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if size < world_size:
+            raise InputError(f"there are {size} training samples for {world_size} processes: use fewer processes")
         self.size = size
         self.weights = weights
         self.repeat_first = repeat_first
@@ -77,7 +84,8 @@ class TrainSampler(Sampler[list[Draw]]):
 
     def __len__(self) -> int:
         """The number of batches in a whole epoch."""
-        return self.size // self.step_size if self.drop_last else -(-self.size // self.step_size)
+        whole, rest = divmod(self.size, self.step_size)
+        return whole + (not self.drop_last and rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield lists of (epoch, index), a batch each."""
@@ -114,7 +122,7 @@ class EvalSampler(Sampler[list[int]]):
     """Batches of samples in order: each on exactly one process, none twice.
 
     The batches are those of a single process, dealt out in turn: what a network makes of an image may differ in the
-    last digit with the others in its batch. A process for which there is none has one batch without samples, since
+    last digit with the others in its batch. All processes have as many: the last one may be without samples, since
     what is measured is put together on all.
 
     Args:
@@ -126,7 +134,9 @@ class EvalSampler(Sampler[list[int]]):
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         starts = range(rank * batch_size, size, world_size * batch_size)
-        self.batches = [range(start, min(start + batch_size, size)) for start in starts] or [range(0)]
+        self.batches = [range(start, min(start + batch_size, size)) for start in starts]
+        if len(self.batches) < max(1, -(-size // (world_size * batch_size))):
+            self.batches.append(range(0))
 
     @property
     def indices(self) -> list[int]:

@@ -58,6 +58,10 @@ class TensorBoard(InRun, TensorBoardLogger):
         """Nothing: TensorBoard reads all files of the folder together."""
 
 
+_ENDED = ("MailboxClosedError", "HandleAbandonedError")
+"""What W&B raises, besides ConnectionErrors, where its own process has ended; they belong to no public module."""
+
+
 def _while_it_lives(method: Callable[..., None]) -> Callable[..., None]:
     """The method of a W&B logger, which does nothing once W&B's own process has ended.
 
@@ -70,7 +74,9 @@ def _while_it_lives(method: Callable[..., None]) -> Callable[..., None]:
             return
         try:
             method(self, *args, **kwargs)
-        except ConnectionError as error:
+        except Exception as error:
+            if not isinstance(error, ConnectionError) and type(error).__name__ not in _ENDED:
+                raise
             self.has_ended = True
             rank_zero_warn(
                 f"wandb's own process has ended ({error}): what it lacks from here on is in metrics.csv, from which a "

@@ -24,6 +24,7 @@ from cnnlab.models.removal import read_removals, remove_channels
 from cnnlab.models.sharding import shard
 from cnnlab.models.standardize import Standardize
 from cnnlab.models.weights import architecture_only
+from cnnlab.strategies import spreads_weights
 from cnnlab.tasks.optimizers import check_optimizer, check_scaling, create_optimizer, decayed_rates, scaling_factor
 from cnnlab.tasks.schedules import check_schedule, create_schedules
 
@@ -226,7 +227,10 @@ class VisionTask(LightningModule):
             InputError: If the network does not take images of this number of channels or of this size.
         """
         if not len(images):
-            # Of few images a process may have none, and not all networks can compute with none.
+            # A process may have fewer batches than others, and not all networks can compute with nothing. Where weights
+            # are spread over processes, it computes something all the same, as the others wait for its part of them.
+            if self._trainer is not None and spreads_weights(self.trainer.strategy):
+                return self.forward(images.new_zeros(1, *images.shape[1:]))[:0]
             size = images.shape[2:] if self.kind == "segmentation" else ()
             return torch.empty(0, self.num_classes, *size, device=images.device)
         images = self.standardize(images)
@@ -320,11 +324,13 @@ class VisionTask(LightningModule):
             write_metrics(self.trainer, numbers, self.trainer.global_step - 1)
 
     def configure_model(self) -> None:
-        """Spread the network over the processes, where the strategy is strategies.FullyShard.
+        """Take the weights of init_from; spread the network over the processes, where the strategy is FullyShard.
 
         Raises:
             InputError: If the strategy would divide each layer's computation.
         """
+        if self.trainer.state.fn == "fit" and self.hparams["init_from"] and self.trainer.ckpt_path is None:
+            self._take_weights(self.hparams["init_from"])
         if self.device_mesh is None:
             return
         if self.device_mesh["tensor_parallel"].size() > 1:
@@ -332,13 +338,16 @@ class VisionTask(LightningModule):
                 "trainer.strategy: cnnlab's networks are sharded, their layers are not divided: use "
                 "cnnlab.strategies.FullyShard (--config trainer/fully_shard)"
             )
+        if self.hparams.get("window") is not None:
+            raise InputError(
+                "model.window: images of different sizes have different numbers of windows, for which processes that "
+                "share weights would wait for ever; leave it out, or use --trainer.strategy ddp"
+            )
         shard(self.network, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
-        """Begin in training mode, whoever had the task before, and with the weights of init_from; go on without."""
+        """Begin in training mode, whoever had the task before."""
         self.train()
-        if self.hparams["init_from"] and self.trainer.ckpt_path is None:
-            self._take_weights(self.hparams["init_from"])
 
     def _take_weights(self, path: str) -> None:
         own = self.network.state_dict()
@@ -360,11 +369,11 @@ class VisionTask(LightningModule):
         hparams = self.hparams
         rates = self.layer_rates
         for name in ("layer_decay", "lr_scaling"):
-            if rates is not None and hparams[name] is not None:
+            if rates is not None and hparams.get(name) is not None:
                 raise InputError(f"model.{name} and callbacks.unfreezing both set the layers' rates: choose one")
         factor = self._lr_factor()
         lr = hparams["lr"] * factor
-        if hparams["lr_scaling"] is not None:
+        if hparams.get("lr_scaling") is not None:
             rank_zero_info(
                 f"model.lr_scaling: the learning rate is {lr:g} ({hparams['lr']:g} times {factor:g}), as a step sees "
                 f"{self._samples_a_step()} samples on {self.trainer.world_size} process(es), not "
@@ -412,7 +421,7 @@ class VisionTask(LightningModule):
         return int(data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def _lr_factor(self) -> float:
-        rule = self.hparams["lr_scaling"]
+        rule = self.hparams.get("lr_scaling")
         return 1.0 if rule is None else scaling_factor(rule, self._samples_a_step(), self.hparams["lr_batch_size"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-_UNIT = 2**24
-_MOST = 2.0**30
+_UNIT = 2**22
+_MOST = 2.0**18
 
 
 class MeanLoss(Metric):
     """The mean of batches' losses, each weighted with its number of samples.
 
-    Losses are summed up as whole numbers of 2^-24, so that the sum does not depend on their order or on the processes
-    that have met them; it is not a number where one of them is not, or is beyond 2^30. (torchmetrics' MeanMetric leaves
-    the weights out where it is told not to look for such values.)
+    Losses are summed up as whole numbers of 2^-22, so that the sum does not depend on their order or on the processes
+    that have met them. The mean is not a number where one of them is not, or is beyond 2^18: so the sum of 8 million
+    samples has room. (torchmetrics' MeanMetric leaves the weights out where it is told not to look for such values.)
 
     >>> mean = MeanLoss()
     >>> mean.update(torch.tensor(1.0), 3)

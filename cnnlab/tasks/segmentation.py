@@ -242,7 +242,7 @@ class Segmentation(VisionTask):
     def _measure(self, batch: tuple[Tensor, Any], metrics: MetricCollection, flips: bool) -> Tensor:
         images, targets = batch
         logits = self.logits(images, flips)
-        self.update_metrics(metrics, logits, targets, self.loss(logits, targets))
+        self.update_metrics(metrics, logits, targets, self.loss(logits, targets) if len(images) else logits.sum())
         return logits
 
     def hardness(self, predictions: Tensor, targets: Any) -> Hardness:
@@ -267,7 +267,11 @@ class Segmentation(VisionTask):
         multiple = getattr(self.network, "multiple", 1)
 
         def once(images: Tensor) -> Tensor:
-            return self(images) if window is None else by_windows(self, images, window, margin, multiple)
+            return (
+                self(images)
+                if window is None or not len(images)
+                else by_windows(self, images, window, margin, multiple)
+            )
 
         if not flips:
             return once(images)

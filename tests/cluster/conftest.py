@@ -55,7 +55,7 @@ class Slurm:
         self.environment = {
             "SLURM_CONF": str(folder / "slurm.conf"),
             # Both nodes are this machine, whose name may not be known.
-            "MASTER_ADDR": "127.0.0.1",
+            "CNNLAB_ADDRESS": "127.0.0.1",
             "GLOO_SOCKET_IFNAME": "lo",
             # What is added up in which order depends on it.
             "OMP_NUM_THREADS": "1",

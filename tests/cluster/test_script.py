@@ -76,11 +76,24 @@ def test_a_shell_can_read_it(job: Cnnlab, tmp_path: Path, photos: Path, cnnlab: 
 
 @pytest.mark.parametrize(("status", "requeued"), [(138, True), (0, False), (1, False), (143, False)])
 def test_only_a_run_that_has_saved_itself_is_queued_again(job: Cnnlab, status: int, requeued: bool) -> None:
-    script = job(*CPU).out.partition("note:")[0]
-    stand_ins = f'srun() {{ return {status}; }}\nscontrol() {{ echo "$@"; }}\nexport MASTER_ADDR=here SLURM_JOB_ID=7\n'
-    run = subprocess.run(["bash"], input=stand_ins + script, text=True, capture_output=True, check=False)
-    assert run.returncode == status
-    assert (run.stdout.strip() == "requeue 7") == requeued
+    stand_ins = f'srun() {{ return {status}; }}\nscontrol() {{ echo "$@"; }}\nsleep() {{ :; }}\n'
+    stand_ins += "export CNNLAB_ADDRESS=here SLURM_JOB_ID=7 SLURM_ARRAY_JOB_ID=6 SLURM_ARRAY_TASK_ID=1\n"
+    for options, number in (((), "7"), (("--array", "0-1"), "6_1")):
+        script = job(*CPU, *options).out.partition("note:")[0]
+        run = subprocess.run(["bash"], input=stand_ins + script, text=True, capture_output=True, check=False)
+        assert run.returncode == status
+        assert run.stdout.strip() == (f"requeue {number}" if requeued else "")
+
+
+def test_only_a_training_goes_on(fit: Cnnlab, cnnlab: Cnnlab) -> None:
+    """A test that takes too long would begin anew each time."""
+    assert fit().code == 0
+    tests = cnnlab("slurm", *CPU, "--dry-run", "--", "test", "R").out
+    assert "SIGUSR1" not in tests
+    assert "scontrol requeue" not in tests
+    assert "scontrol requeue" in cnnlab("slurm", *CPU, "--dry-run", "--", "resume", "R").out
+    refused = cnnlab("slurm", *CPU, "--dry-run", "--", "resume", "R", "--ckpt_path", "best")
+    assert "would begin at --ckpt_path again" in refused.err
 
 
 def test_the_data_are_read_from_their_copy(
@@ -129,6 +142,13 @@ def test_only_wandb_without_network_is_offline(job: Cnnlab) -> None:
         (("--", "--callbacks.last", "false"), "callbacks.last is off"),
         (("--time", "4"), "callbacks.last.every_n_minutes is 5, and the job has 4 minutes"),
         (("--", "--model.lrr", "1"), "did you mean"),
+        (("--folds", "5"), "folds"),
+        (("--count", "5"), "--count is for --sweep"),
+        (("--", "--model.init_from", "none.ckpt"), "model.init_from none.ckpt: there is no such file"),
+        (
+            ("--", "--config", "logger/wandb", "--trainer.logger.log_model", "true"),
+            "log_model keeps checkpoints at W&B",
+        ),
         (("--", "--data.root", "nowhere"), "nowhere"),
     ],
 )

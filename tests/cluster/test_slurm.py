@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,34 @@ def submitted(slurm: Slurm, folder: Path, *arguments: str | Path) -> str:
     done = run_process("slurm", *arguments, cwd=folder, **slurm.environment)
     assert done.returncode == 0, done.stderr
     return str(json.loads(next(folder.rglob("slurm/jobs.json")).read_text())[-1])
+
+
+def test_folds_are_trained_as_an_array_and_gathered(slurm: Slurm, tmp_path: Path, photos: Path) -> None:
+    """In a folder whose name a shell would take apart; a second job in the same run is refused."""
+    folder = tmp_path / "it's a folder"
+    folder.mkdir()
+    recipe = TINY.with_name("image_folder.yaml")
+    fit: list[str | Path] = ["fit", "--config", recipe, "--data.root", photos, "--trainer.max_epochs", "1"]
+    fit += ["--callbacks.unfreezing", "false"]
+    options = ("--gpus-per-node", "0", "--folds", "2", "--copy-data", "--comment", "two words", "--hold")
+
+    def cnnlab(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return run_process(*arguments, cwd=folder, **slurm.environment)
+
+    refused = cnnlab("slurm", *options, "--partition", "no", "--", *fit, "--run", "R")
+    assert refused.returncode == 2
+    assert "sbatch refuses" in refused.stderr
+    job = submitted(slurm, folder, *options, "--", *fit, "--run", "R")
+    again = cnnlab("slurm", *options, "--", *fit, "--run", "R", "--resume", "auto")
+    assert f"job {job} of R waits or runs" in again.stderr
+    slurm.ask("scontrol", "release", job)
+    wait(lambda: slurm.ask("squeue", "--noheader", f"--job={job}") == "", "the end", folder / "R/slurm")
+    said = cnnlab("slurm", "status", "R").stdout
+    assert f"job {job}_0  completed" in said
+    assert f"job {job}_1  completed" in said
+    gathered = run_process("crossval", *fit[1:], "--folds", "2", "--run", "R", cwd=folder)
+    assert gathered.returncode == 0, gathered.stderr
+    assert json.loads((folder / "R/crossval.json").read_text())["folds"] == 2
 
 
 def test_the_drill(slurm: Slurm, tmp_path: Path, mnist_root: Path) -> None:

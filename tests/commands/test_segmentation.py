@@ -135,9 +135,9 @@ def test_trap_21_any_number_of_processes_gives_the_same_scores_to_the_last_digit
     results, tables, masks = [], [], []
     for count in (1, 2, 3):
         for command in ("test", "predict"):
-            done = run_process(command, "R", *processes(count), "--data.batch_size", "2", cwd=tmp_path)
+            done = run_process(command, "R", *processes(count), "--data.batch_size", "7", cwd=tmp_path)
             assert done.returncode == 0, done.stderr
-        # 13 images, the last one in a batch by itself.
+        # 13 images in two batches: a third process has none.
         results.append(json.loads((tmp_path / "R/test.json").read_text()))
         tables.append((tmp_path / "R/predictions.csv").read_bytes())
         masks.append({path.name: path.read_bytes() for path in (tmp_path / "R/masks").iterdir()})

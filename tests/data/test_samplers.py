@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cnnlab.data.samplers import Draw, EvalSampler, TrainSampler
+from cnnlab.errors import InputError
 
 
 def epoch_of(sampler: TrainSampler, epoch: int) -> list[list[Draw]]:
@@ -56,7 +57,7 @@ def test_processes_evaluate_the_batches_of_one() -> None:
     """What is predicted of an image may differ in the last digit with the others in its batch."""
     alone = list(EvalSampler(13, 3))
     assert alone == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12]]
-    assert [list(EvalSampler(13, 3, rank=rank, world_size=2)) for rank in (0, 1)] == [alone[::2], alone[1::2]]
+    assert [list(EvalSampler(13, 3, rank=rank, world_size=2)) for rank in (0, 1)] == [alone[::2], [*alone[1::2], []]]
 
 
 def test_a_process_without_samples_has_an_empty_batch() -> None:
@@ -64,6 +65,15 @@ def test_a_process_without_samples_has_an_empty_batch() -> None:
     assert len(sampler) == 1
     assert list(sampler) == [[]]
     assert sampler.indices == []
+
+
+def test_a_step_without_a_sample_for_each_process_is_left_out() -> None:
+    assert [len(list(TrainSampler(10, 3, seed=0, drop_last=False, rank=rank, world_size=3))) for rank in range(3)] == [
+        1
+    ] * 3
+    assert len(TrainSampler(12, 3, seed=0, drop_last=False, world_size=3)) == 2
+    with pytest.raises(InputError, match="2 training samples for 3 processes"):
+        TrainSampler(2, 3, seed=0, world_size=3)
 
 
 def test_two_processes_draw_together_what_one_draws_with_weights() -> None:
