@@ -329,6 +329,9 @@ class VisionTask(LightningModule):
         Raises:
             InputError: If the strategy would divide each layer's computation.
         """
+        if self._trainer is None:
+            # Made of a checkpoint, for no training.
+            return
         if self.trainer.state.fn == "fit" and self.hparams["init_from"] and self.trainer.ckpt_path is None:
             self._take_weights(self.hparams["init_from"])
         if self.device_mesh is None:

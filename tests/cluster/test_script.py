@@ -46,9 +46,9 @@ def test_the_script_says_what_the_job_needs(job: Cnnlab, tmp_path: Path) -> None
                  "account=me", "exclusive", "requeue", "open-mode=append", "signal=SIGUSR1@90", f"chdir={tmp_path}",
                  f"output={tmp_path}/R/slurm/%j.out"):  # fmt: skip
         assert f"#SBATCH --{line}" in lines(result.out)
-    (command,) = (line for line in result.out.splitlines() if line.startswith("srun "))
+    (command,) = (line for line in result.out.splitlines() if "srun --kill" in line)
     assert "--trainer.num_nodes 2 --trainer.devices 4 --trainer.accelerator gpu --trainer.strategy ddp" in command
-    assert command.endswith(f"--resume auto --run {tmp_path}/R")
+    assert command.endswith(f"--resume auto --run {tmp_path}/R || status=$?")
     assert "a step takes 16 x 8 = 128 of 256 images" in result.out
     assert "--model.lr_scaling linear" in result.out
     assert not list(tmp_path.iterdir())
