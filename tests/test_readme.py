@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnlab.commands.slurm import _parsed
 from tests.conftest import Cnnlab
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -23,6 +24,14 @@ def test_every_fit_command_is_valid(cnnlab: Cnnlab, tmp_path: Path, line: str) -
     (tmp_path / "my_overlay.yaml").write_text("trainer: {max_epochs: 3}\n")
     result = cnnlab(*shlex.split(line)[1:], "--print_config")
     assert result.code == 0, result.err
+
+
+def test_the_options_of_jobs_are_valid() -> None:
+    lines = [line.split("  #")[0] for line in README.splitlines() if line.startswith("cnnlab slurm") and " -- " in line]
+    assert len(lines) >= 2
+    for line in lines:
+        options = _parsed(shlex.split(line.partition(" -- ")[0])[2:])
+        assert all(option.startswith("--partition=") for option in options.sbatch)
 
 
 def test_the_python_example_runs(tmp_path: Path, mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

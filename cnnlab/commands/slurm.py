@@ -409,7 +409,8 @@ def _without_slurm(options: _Options, job: cluster.Job) -> str:
     line = ["torchrun", *where, "--nproc-per-node", str(options.processes_per_node)]
     # Without the dashes torchrun takes --run for an option of its own.
     line += ["-m", "--", "cnnlab", *job.command]
-    return shlex.join(line) + (" (on each node)" if options.nodes > 1 else "")
+    text = shlex.join(line) + (f" {job.tasks[0].line} (and so on for each task)" if job.tasks else "")
+    return text + (" (on each node)" if options.nodes > 1 else "")
 
 
 def _status(run: Run) -> None:

@@ -144,6 +144,7 @@ def test_only_wandb_without_network_is_offline(job: Cnnlab) -> None:
         (("--", "--model.lrr", "1"), "did you mean"),
         (("--folds", "5"), "folds"),
         (("--count", "5"), "--count is for --sweep"),
+        (("--", "--model", "Distillation", "--model.teacher", "nobody"), "model.teacher nobody: there is no such run"),
         (("--", "--model.init_from", "none.ckpt"), "model.init_from none.ckpt: there is no such file"),
         (
             ("--", "--config", "logger/wandb", "--trainer.logger.log_model", "true"),
@@ -188,6 +189,8 @@ def test_without_slurm_torchrun_is_named(
     assert one.code == 2
     assert "there is no SLURM on this machine" in one.err
     assert "torchrun --standalone --nproc-per-node 2 -m -- cnnlab fit" in one.err
+    array = cnnlab("slurm", *CPU, "--array", "3-4", *arguments)
+    assert f"--seed_everything 3 --run {tmp_path}/R/seed-3 (and so on for each task)" in array.err
     two = cnnlab("slurm", *CPU, "--nodes", "2", *arguments)
     assert "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500 --rdzv-id R" in two.err
     assert not list(tmp_path.iterdir())
