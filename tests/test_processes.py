@@ -199,6 +199,13 @@ def test_fully_sharded_networks_train_as_others_do(tmp_path: Path, mnist_root: P
         found.append(json.loads((tmp_path / "sharded/test.json").read_text())["test/accuracy"])
     assert found[0] == found[1]
 
+    start = ("--model.init_from", "ddp/checkpoints/last.ckpt", "--model.lr", "0", "--trainer.max_epochs", "1")
+    begun = run_process(*fit, *sharded, "--run", "begun", *start, cwd=tmp_path)
+    assert begun.returncode == 0, begun.stderr
+    same = torch.load(tmp_path / "begun/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    name = "network.head.5.weight"
+    assert torch.equal(same[name], weights[1]["state_dict"][name])
+
     (tmp_path / "stop.py").write_text(STOP)
     stopped = run_process(*fit, *sharded, "--run", "half", "--model", "stop.Stop", cwd=tmp_path)
     assert stopped.returncode == 143, stopped.stderr

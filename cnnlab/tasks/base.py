@@ -324,16 +324,11 @@ class VisionTask(LightningModule):
             write_metrics(self.trainer, numbers, self.trainer.global_step - 1)
 
     def configure_model(self) -> None:
-        """Take the weights of init_from; spread the network over the processes, where the strategy is FullyShard.
+        """Spread the network over the processes, where the strategy is strategies.FullyShard.
 
         Raises:
             InputError: If the strategy would divide each layer's computation.
         """
-        if self._trainer is None:
-            # Made of a checkpoint, for no training.
-            return
-        if self.trainer.state.fn == "fit" and self.hparams["init_from"] and self.trainer.ckpt_path is None:
-            self._take_weights(self.hparams["init_from"])
         if self.device_mesh is None:
             return
         if self.device_mesh["tensor_parallel"].size() > 1:
@@ -349,8 +344,19 @@ class VisionTask(LightningModule):
         shard(self.network, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
-        """Begin in training mode, whoever had the task before."""
+        """Begin in training mode, whoever had the task before, and with the weights of init_from; go on without."""
         self.train()
+        if not spreads_weights(self.trainer.strategy):
+            self._begin_with_weights()
+
+    def on_train_start(self) -> None:
+        """The same weights for strategies that read a checkpoint later than others."""
+        if spreads_weights(self.trainer.strategy):
+            self._begin_with_weights()
+
+    def _begin_with_weights(self) -> None:
+        if self.hparams["init_from"] and self.trainer.ckpt_path is None:
+            self._take_weights(self.hparams["init_from"])
 
     def _take_weights(self, path: str) -> None:
         own = self.network.state_dict()
@@ -360,7 +366,12 @@ class VisionTask(LightningModule):
         fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
         if not fitting:
             raise InputError(f"init_from {path}: none of its weights fits network {self.hparams['network']!r}")
-        self.network.load_state_dict(fitting, strict=False)
+        if spreads_weights(self.trainer.strategy):
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+            set_model_state_dict(self.network, fitting, options=StateDictOptions(full_state_dict=True, strict=False))
+        else:
+            self.network.load_state_dict(fitting, strict=False)
         left = sorted(set(own) - set(fitting))
         rank_zero_info(
             f"init_from {path}: took {len(fitting)} of {len(own)} tensors"
