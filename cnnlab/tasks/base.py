@@ -369,7 +369,9 @@ class VisionTask(LightningModule):
         if spreads_weights(self.trainer.strategy):
             from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-            set_model_state_dict(self.network, fitting, options=StateDictOptions(full_state_dict=True, strict=False))
+            set_model_state_dict(
+                self.network, dict(fitting), options=StateDictOptions(full_state_dict=True, strict=False)
+            )
         else:
             self.network.load_state_dict(fitting, strict=False)
         left = sorted(set(own) - set(fitting))
