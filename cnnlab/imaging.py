@@ -257,9 +257,11 @@ def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
 
 def _nearest(path: str | Path) -> Path:
     """The file, or its copy on this machine."""
-    original, _, copy = os.environ.get(COPY_VARIABLE, "").rpartition("=")
+    if not (pair := os.environ.get(COPY_VARIABLE)):
+        return Path(path)
+    original, _, copy = pair.rpartition("=")
     full = str(Path(path).absolute())
-    return Path(copy + full.removeprefix(original)) if copy and full.startswith(original + os.sep) else Path(path)
+    return Path(copy + full.removeprefix(original)) if full.startswith(original + os.sep) else Path(path)
 
 
 def _as_pixels(image: Image.Image, channels: int) -> Pixels:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
 
 
-def spreads_weights(strategy: Strategy) -> bool:
+def spreads_weights(strategy: Strategy | str) -> bool:
     """Whether each process holds a part of the weights only, so that a pass on one of them waits for the others."""
+    if isinstance(strategy, str):
+        return strategy.startswith(("fsdp", "fully_shard"))
     return isinstance(strategy, (FSDPStrategy, ModelParallelStrategy))
 
 

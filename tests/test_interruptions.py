@@ -143,12 +143,14 @@ def test_two_processes_share_one_folder_and_predict_each_image_once(tmp_path: Pa
 def test_two_processes_stop_together_and_go_on(tmp_path: Path, mnist_root: Path) -> None:
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--callbacks.last.every_n_minutes=100"]
     (tmp_path / "late.py").write_text(
-        "import os, signal\n"
+        "import os, signal, torch\n"
         "from cnnlab.tasks import Classification\n"
         "class Late(Classification):\n"
         "    def training_step(self, batch, batch_idx):\n"
         "        if self.trainer.global_step == 6 and self.trainer.is_global_zero and 'STOP' in os.environ:\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        # Each process has drawn other random numbers than the other when it is stopped.
+        "        torch.rand(self.global_rank)\n"
         "        return super().training_step(batch, batch_idx)\n"
     )
     base = ["fit", "--config", str(TINY), "--data.root", str(mnist_root), "--model=late.Late", *two]

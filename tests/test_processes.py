@@ -192,6 +192,12 @@ def test_fully_sharded_networks_train_as_others_do(tmp_path: Path, mnist_root: P
     assert weights[0]["state_dict"].keys() == weights[1]["state_dict"].keys()
     for name, value in weights[1]["state_dict"].items():
         torch.testing.assert_close(weights[0]["state_dict"][name], value, atol=1e-6, rtol=1e-5)
+    # The statistics of the batch norms are those of the first process on both.
+    measured = []
+    for run in ("sharded", "ddp"):
+        with (tmp_path / run / "metrics.csv").open(newline="") as file:
+            measured += [[float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]]
+    assert measured[0] == pytest.approx(measured[1], rel=1e-4)
     # One process tests what two have trained, and two what they have trained; of 5 batches one has 3, the other 2.
     found = []
     for flags in (processes(1), ()):

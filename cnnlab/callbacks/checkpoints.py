@@ -18,7 +18,8 @@ from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.run import Run
 from cnnlab.writing import remove_unfinished
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Windows has no SIGUSR1.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 Mode = Literal["min", "max"]
@@ -186,7 +187,7 @@ class LastCheckpoint(Checkpoint):
         if isinstance(exception, InterruptionError):
             # The loggers are finished next: a second signal must not cut that short. Then Lightning puts its own back.
             with contextlib.suppress(ValueError):
-                for signum in (signal.SIGUSR1, signal.SIGTERM):
+                for signum in _SIGNALS[1:]:
                     signal.signal(signum, lambda *_: None)
         in_step = self._training and trainer.training
         self._training = False

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from cnnlab import cluster
-from cnnlab.callbacks import LastCheckpoint
 from cnnlab.commands.arguments import plan, take_apart, take_option
 from cnnlab.commands.crossval import begin_crossval
 from cnnlab.commands.making import Made, made
 from cnnlab.commands.messages import say, summary
-from cnnlab.data import VisionDataModule
+from cnnlab.commands.preflight import data_setting, logs_to_wandb, look_over
 from cnnlab.errors import InputError, nearest
 from cnnlab.loggers import MetricsCsv
-from cnnlab.models.weights import FOLDER_VARIABLE, architecture_only, find_weights, prefetched_folder
+from cnnlab.models.weights import FOLDER_VARIABLE, architecture_only, prefetched_folder
 from cnnlab.run import Run
-from cnnlab.tasks import Distillation, VisionTask
 from cnnlab.writing import write_atomically, write_json
 
 _USAGE = """\
@@ -149,13 +144,14 @@ def _submit(options: _Options, arguments: list[str]) -> None:
     decided = plan(request)
     run = Run(decided.run.folder)
     try:
+        tasks, at_once = _tasks(options, run)
+        # Tasks with seeds or folds differ by a number only.
+        flags = [task.flags for task in (tasks if options.sweep else tasks[:1])] or [()]
         with architecture_only():
-            cli = made(decided)
-            notes = _looked_over(cli, options, command)
-            job = _job(cli, options, run, command, rest)
-            # Tasks with seeds or folds differ by a number only.
-            for task in job.tasks if options.sweep else job.tasks[:1]:
-                _looked_over(made(replace(decided, arguments=[*decided.arguments, *task.flags])), options, command)
+            made_of = [made(replace(decided, arguments=[*decided.arguments, *own])) for own in flags]
+        told = [look_over(cli, command, options.processes, options.time, options.online) for cli in made_of]
+        notes = told[0]
+        job = _job(made_of[0], options, run, [command, *rest], tasks, at_once)
         script = cluster.render(job)
         _refuse_second_job(run)
     except InputError:
@@ -231,15 +227,21 @@ def _placed(options: _Options, rest: list[str]) -> list[str]:
     return flags
 
 
-def _job(cli: Made, options: _Options, run: Run, command: str, rest: list[str]) -> cluster.Job:
-    at_once = None
-    tasks: list[cluster.ArrayTask] = []
+def _tasks(options: _Options, run: Run) -> tuple[list[cluster.ArrayTask], int | None]:
+    """The tasks of a job array, none for a single job; how many of them at once, where that is said."""
     if options.array:
-        tasks, at_once = cluster.seeds(run.folder, options.array)
-    elif options.folds:
-        tasks = cluster.folds(run.folder, options.folds)
-    elif options.sweep:
-        tasks = cluster.of_sweep(run.folder, Path(options.sweep), options.count)
+        return cluster.seeds(run.folder, options.array)
+    if options.folds is not None:
+        return cluster.folds(run.folder, options.folds), None
+    if options.sweep:
+        return cluster.of_sweep(run.folder, Path(options.sweep), options.count), None
+    return [], None
+
+
+def _job(
+    cli: Made, options: _Options, run: Run, words: list[str], tasks: list[cluster.ArrayTask], at_once: int | None
+) -> cluster.Job:
+    command, *rest = words
     if options.processes > 1 and cli.settings["trainer"].get("strategy") == "auto":
         rest = [*rest, "--trainer.strategy", "ddp"]
     if command == "fit":
@@ -248,7 +250,7 @@ def _job(cli: Made, options: _Options, run: Run, command: str, rest: list[str]) 
             _, rest = take_option(name, rest)
         rest += ["--resume", "auto", *([] if tasks else ["--run", str(run.folder.absolute())])]
     environment = {}
-    if not options.online and _logs_to_wandb(cli):
+    if not options.online and logs_to_wandb(cli):
         environment["WANDB_MODE"] = "offline"
     if command == "fit" and cli.model.hparams.get("weights") == "pretrained":
         environment[FOLDER_VARIABLE] = str(prefetched_folder().absolute())
@@ -272,124 +274,11 @@ def _job(cli: Made, options: _Options, run: Run, command: str, rest: list[str]) 
 
 def _root(cli: Made) -> Path:
     """The folder of the data, to be copied."""
-    root = _setting(cli, "root")
+    root = data_setting(cli, "root")
     if root is None or not getattr(getattr(cli.datamodule, "val_set", None), "paths", ()):
         name = type(cli.datamodule).__name__
         raise InputError(f"--copy-data: {name} has no image files that are read again and again; leave it out")
     return Path(root).absolute()
-
-
-def _setting(cli: Made, name: str) -> Any:
-    """A setting of the data, where they have it."""
-    return cli.settings["data"].get("init_args", {}).get(name)
-
-
-def _logs_to_wandb(cli: Made) -> bool:
-    return "cnnlab.loggers.Wandb" in str(cli.settings["trainer"].get("logger"))
-
-
-def _looked_over(cli: Made, options: _Options, command: str) -> list[str]:
-    """Look for what would fail, or surprise, once the job has waited for its turn.
-
-    Returns:
-        What is good to know.
-
-    Raises:
-        InputError: If something would fail.
-    """
-    notes = _local(cli)
-    duration = cluster.minutes(options.time)
-    if command in ("fit", "resume"):
-        notes += _of_saving(cli, duration) + _of_batches(cli, options)
-    if command == "fit":
-        _find_weights(cli)
-    if not options.online and _logs_to_wandb(cli):
-        if re.search(r"'log_model': (True|'all')", str(cli.settings["trainer"]["logger"])):
-            raise InputError("log_model keeps checkpoints at W&B, and jobs are offline: leave it out, or add --online")
-        notes.append("wandb is offline there: cnnlab sync RUN uploads (--online where compute nodes have internet)")
-    return notes
-
-
-def _local(cli: Made) -> list[str]:
-    """Places that other machines will hardly see."""
-    root = _setting(cli, "root")
-    places = {
-        "the run": cli.plan.run.folder,
-        "the working folder": Path.cwd(),
-        **({"data.root": Path(root)} if root else {}),
-    }
-    own = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")]
-    found = [name for name, path in places.items() if any(path.absolute().is_relative_to(folder) for folder in own)]
-    return [f"{name} lies on this machine's own disk: compute nodes must see the same folder" for name in found]
-
-
-def _of_saving(cli: Made, duration: float) -> list[str]:
-    last = cli.settings["callbacks"]["last"]
-    if last is False:
-        raise InputError("callbacks.last is off, so that the run could not go on when its time is over: switch it on")
-    if duration * 60 <= cluster.LEAD:
-        raise InputError(f"--time is {duration:g} minutes: a job needs more than the {cluster.LEAD} seconds for saving")
-    slot = LastCheckpoint(**(last.get("init_args", {}) if isinstance(last, dict) else {}))
-    every = slot.every_n_minutes
-    if every is not None and every >= duration:
-        raise InputError(
-            f"callbacks.last.every_n_minutes is {every:g}, and the job has {duration:g} minutes: a node that fails "
-            "would cost all of it; save more often"
-        )
-    if every is None and slot.every_n_steps is None:
-        return ["the run is saved after each epoch only: a node that fails costs an epoch (callbacks.last)"]
-    return []
-
-
-def _of_batches(cli: Made, options: _Options) -> list[str]:
-    data, model = cli.datamodule, cli.model
-    if not isinstance(data, VisionDataModule):
-        return []
-    data.adopt(getattr(model, "preprocessing", None))
-    data.prepare_data()
-    data.setup("fit")
-    images, step = len(data.train_set), data.batch_size * options.processes
-    if step > images:
-        raise InputError(
-            f"a step takes {data.batch_size} x {options.processes} = {step} images, and there are {images} for "
-            "training: a smaller data.batch_size, or fewer processes"
-        )
-    if options.processes > 1 and getattr(data, "mixing", None) and data.batch_size % 2:
-        raise InputError(
-            f"data.batch_size is {data.batch_size}, and data.mixing mixes pairs: make it even, so that no pair falls "
-            "to two processes"
-        )
-    notes = [f"a step takes {data.batch_size} x {options.processes} = {step} of {images} images"]
-    if images % step and data.drop_last:
-        notes[0] += f"; an epoch leaves out {images % step}, others each time"
-    if options.processes > 1 and model.hparams.get("lr_scaling", "") is None:
-        notes.append(
-            f"model.lr is {model.hparams['lr']:g}, however many processes (--model.lr_scaling linear scales it)"
-        )
-    return notes
-
-
-def _find_weights(cli: Made) -> None:
-    """What a new run begins with must be there."""
-    task = cli.model
-    if not isinstance(task, VisionTask) or cli.plan.kept is not None:
-        return
-    start = task.hparams.get("init_from")
-    if start is not None and not Path(start).is_file():
-        raise InputError(f"model.init_from {start}: there is no such file")
-    weights = task.hparams.get("weights")
-    if weights is not None and find_weights(task.backbone, weights) is None:
-        raise InputError(
-            f"the pretrained weights of {task.backbone} are not in {prefetched_folder()}, and compute nodes seldom "
-            "have internet: cnnlab fetch --config ... brings them"
-        )
-    if isinstance(task, Distillation) and not Path(task.hparams["teacher"]).exists():
-        teacher, weights = task.hparams["teacher"], task.hparams["teacher_weights"]
-        if find_weights(teacher, weights) is None:
-            raise InputError(
-                f"model.teacher {teacher}: there is no such run or checkpoint, and no weights of a network of this "
-                f"name are in {prefetched_folder()}"
-            )
 
 
 def _of_crossval(rest: list[str]) -> list[str]:

@@ -272,11 +272,12 @@ class VisionCLI(LightningCLI):
         if not any(isinstance(callback, Checkpoint) for callback in config["callbacks"]):
             # Else Lightning adds one of its own.
             config["enable_checkpointing"] = False
-        if _spreads_weights(config["strategy"]):
+        if spreads_weights(config["strategy"]):
             # What is gathered for the sanity check under inference mode could not be trained afterwards.
             config["inference_mode"] = False
         trainer = self._instantiate_trainer(config, [])
-        environment = getattr(trainer.strategy, "cluster_environment", None)
+        # The strategy of a single process knows none.
+        environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
             # The job's script queues it again (cnnlab.cluster); Lightning would save inside its signal handler.
             environment.auto_requeue = False
@@ -386,12 +387,6 @@ def run_command(command: str, arguments: list[str]) -> None:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NO_NEWS)
-
-
-def _spreads_weights(strategy: Any) -> bool:
-    if isinstance(strategy, str):
-        return strategy.startswith(("fsdp", "fully_shard"))
-    return spreads_weights(strategy)
 
 
 def _changed_links(config: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -84,7 +85,7 @@ class WithEmptyBatches(BatchDataset):
 
     def __init__(self, source: BatchDataset) -> None:
         self.source = source
-        self.paths = source.paths
+        self.paths = getattr(source, "paths", ())
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -299,6 +300,8 @@ def _outlive_the_step(worker: int) -> None:
 
     SIGTERM ends a reader a minute later: in that time the training process may finish its step and save.
     """
+    if sys.platform == "win32":
+        return
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, _GRACE))
 

@@ -14,7 +14,7 @@ import yaml
 from cnnlab import cluster
 from cnnlab.cluster import ArrayTask
 from cnnlab.errors import InputError
-from tests.conftest import TINY, TINY_PHOTOS, Cnnlab
+from tests.conftest import TINY, TINY_PHOTOS, Cnnlab, run_process
 
 CPU = ("--gpus-per-node", "0")
 
@@ -202,6 +202,25 @@ def test_an_old_run_is_not_overwritten_by_a_job(fit: Cnnlab, job: Cnnlab) -> Non
     assert refused.code == 2
     assert "R exists already" in refused.err
     assert job(*CPU, "--", "--run", "R", "--resume", "auto").code == 0
+
+
+def test_the_script_alone_queues_a_job_again(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
+    """Lightning would do it from a signal handler, also in a test, which would begin anew for ever."""
+    (tmp_path / "looks.py").write_text(
+        "from pathlib import Path\n"
+        "from cnnlab.tasks import Classification\n"
+        "class Looks(Classification):\n"
+        "    def on_fit_start(self):\n"
+        "        environment = self.trainer._accelerator_connector.cluster_environment\n"
+        "        Path('seen.txt').write_text(f'{type(environment).__name__} {environment.auto_requeue}')\n"
+        "        super().on_fit_start()\n"
+    )
+    variables = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "x",
+                 "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}  # fmt: skip
+    fit = ("fit", "--config", TINY, "--data.root", mnist_root, "--model", "looks.Looks", "--run", "R")
+    done = run_process(*fit, "--trainer.devices", "1", "--trainer.max_epochs", "1", cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "seen.txt").read_text() == "SLURMEnvironment False"
 
 
 def test_a_sweep_is_a_run_for_each_point(tmp_path: Path) -> None:
