@@ -17,6 +17,8 @@ import pytest
 import wandb
 import yaml
 from PIL import Image
+from wandb.sdk.mailbox.mailbox import MailboxClosedError
+from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError
 
 from cnnlab import recipes
 from cnnlab.errors import InputError
@@ -303,16 +305,17 @@ def test_a_run_saves_itself_although_wandb_s_own_process_has_ended(
 ) -> None:
     """A scheduler's SIGTERM goes to all processes of a job; what the training logs then goes nowhere."""
     (tmp_path / "ends.py").write_text(
-        "import os, signal, time\n"
+        "import os, signal, subprocess, time\n"
         "from pathlib import Path\n"
         "from cnnlab.tasks import Classification\n"
         "class Ends(Classification):\n"
         "    def training_step(self, batch, batch_idx):\n"
         "        if self.trainer.global_step == 4:\n"
-        "            for folder in Path('/proc').glob('[0-9]*'):\n"
-        "                words = folder.joinpath('stat').read_text().rpartition(')')[2].split()\n"
-        "                if int(words[1]) == os.getpid():\n"
-        "                    os.kill(int(folder.name), signal.SIGTERM)\n"
+        # Not by this process itself, whose signals torch's readers take for a request of their own loader.
+        "            stats = {path.parent.name: path.read_text() for path in Path('/proc').glob('[0-9]*/stat')}\n"
+        "            own = str(os.getpid())\n"
+        "            pids = [pid for pid, stat in stats.items() if stat.rpartition(')')[2].split()[1] == own]\n"
+        "            subprocess.run(['bash', '-c', 'kill -TERM \"$@\"', 'kill', *pids])\n"
         "            time.sleep(1)\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
         "        return super().training_step(batch, batch_idx)\n"
@@ -338,3 +341,21 @@ def test_a_run_saves_itself_although_wandb_s_own_process_has_ended(
     assert resumed.returncode == 0, resumed.stderr
     steps = sorted(history(pieces(tmp_path / "R")[-1]))
     assert steps == (list(range(16)) if every == "1" else [7, 15])
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("lost"), MailboxClosedError(), HandleAbandonedError()])
+def test_whatever_says_that_wandb_s_own_process_has_ended_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    logger = Wandb()
+    logger.begin_in(tmp_path)
+    logger.log_metrics({"a": 1.0}, 0)
+
+    def finish(**kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(logger.experiment, "finish", finish)
+    with pytest.warns(UserWarning, match="own process has ended"):
+        logger.finalize("failed")
+    logger.log_metrics({"a": 2.0}, 1)
+    monkeypatch.undo()
