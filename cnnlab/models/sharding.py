@@ -13,7 +13,7 @@ from cnnlab.models.groups import layer_groups
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     """Spread a network over the processes of a mesh of one dimension, each layer group on its own; once only.
 
-    As in DDP, the batch norms' statistics are those of the first process: each training pass begins with them.
+    As in DDP, the batch norms' statistics are those of the first process: each pass begins with them.
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard  # Nothing that starts up without it.
 
@@ -33,8 +33,6 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
 
 @torch.no_grad()
 def _share_statistics(network: nn.Module, processes: dist.ProcessGroup) -> None:
-    if not network.training:
-        return
     statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     if not statistics:
         return

@@ -359,3 +359,4 @@ def test_whatever_says_that_wandb_s_own_process_has_ended_ends_no_run(
         logger.finalize("failed")
     logger.log_metrics({"a": 2.0}, 1)
     monkeypatch.undo()
+    logger.experiment.finish()

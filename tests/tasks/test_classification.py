@@ -198,15 +198,18 @@ def test_init_from_leaves_a_head_that_does_not_fit(tmp_path: Path, mnist_root: P
     first = task()
     run.fit(first, datamodule=data(mnist_root))
     run.save_checkpoint(tmp_path / "first.ckpt")
-    other = task(num_classes=3)
+    begun = {"init_from": str(tmp_path / "first.ckpt")}
+    other = task(num_classes=11, **begun)
     head = other.network.state_dict()["head.5.weight"].clone()
-    other._take_weights(str(tmp_path / "first.ckpt"))
+    trainer(tmp_path, max_epochs=0).fit(other, datamodule=data(mnist_root))
     assert torch.equal(other.network.state_dict()["head.5.weight"], head)
     assert torch.equal(
         other.network.state_dict()["features.0.0.weight"], first.network.state_dict()["features.0.0.weight"]
     )
     with pytest.raises(InputError, match="none of its weights fits"):
-        task(network="tests.tasks.test_classification.linear")._take_weights(str(tmp_path / "first.ckpt"))
+        trainer(tmp_path, max_epochs=0).fit(
+            task(network="tests.tasks.test_classification.linear", **begun), datamodule=data(mnist_root)
+        )
 
 
 def test_a_checkpoint_makes_the_task_again_without_the_command_line(tmp_path: Path, mnist_root: Path) -> None:
