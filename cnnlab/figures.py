@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from cnnlab.analysis.cost import NetworkCost
+
 _GOOD, _BAD = "#1a7f37", "#c93c37"
 
 
@@ -204,6 +206,42 @@ def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, ti
     axes.set_title(_literal(title), loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", ncols=len(values), frameon=False)
+    _save(figure, path)
+
+
+def layers_chart(cost: NetworkCost, title: str, path: Path) -> None:
+    """Draw what a network's layers cost and see, from the input to the output.
+
+    Args:
+        cost: The network's.
+        title: Over the picture.
+        path: The PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    layers = cost.layers
+    places, borders = np.arange(len(layers)), np.arange(len(layers) + 1) - 0.5
+    panels = {
+        "parameters, millions": [layer.parameters / 1e6 for layer in layers],
+        "multiply-adds, millions": [layer.multiply_adds / 1e6 for layer in layers],
+        "activations, MB an image": [layer.activation_bytes / 1e6 for layer in layers],
+    }
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    axes = figure.subplots(4, 1, sharex=True)
+    for axis, (label, values) in zip(axes, panels.items(), strict=False):
+        axis.stairs(values, borders, fill=True)  # Hundreds of bars would take their time.
+        axis.set_title(label, loc="left", fontsize=10)
+    sizes = [np.nan if layer.sight.fields is None else layer.sight.fields[0].size for layer in layers]
+    axes[3].plot(places, sizes, drawstyle="steps-mid", label="through windows")
+    axes[3].axhline(cost.image[1], color="gray", linewidth=0.8, linestyle="--", label="the image's height")
+    if whole := [place for place, layer in enumerate(layers) if layer.sight.whole_image]:
+        axes[3].axvspan(whole[0] - 0.5, len(layers) - 0.5, alpha=0.12, label="the whole image besides")
+    axes[3].set_title("receptive field, pixels", loc="left", fontsize=10)
+    axes[3].legend(frameon=False, fontsize=8, loc="upper left")
+    axes[3].set_xlabel("layers, from the input to the output")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(_literal(title))
     _save(figure, path)
 
 

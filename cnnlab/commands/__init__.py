@@ -33,6 +33,11 @@ COMMANDS = {
     "benchmark": Command(
         "time a network in all ways: cnnlab benchmark RUN|MODEL", "benchmark:benchmark_command", raw=True
     ),
+    "analyze": Command("what a network costs and sees: cnnlab analyze MODEL", "analyze:analyze", raw=True),
+    "recommend": Command(
+        "which network to begin with: cnnlab recommend --data DIR", "recommend:recommend_command", raw=True
+    ),
+    "models": Command("list networks: cnnlab models resnet", "models:models", raw=True),
     "report": Command("write one page that shows a run, or several: cnnlab report RUN", "report:report", raw=True),
     "sync": Command("upload a run that was offline to Weights & Biases: cnnlab sync RUN", "sync:sync"),
     "slurm": Command("train on a cluster: cnnlab slurm --nodes 2 -- fit --config C", "slurm:slurm", raw=True),

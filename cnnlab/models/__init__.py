@@ -2,6 +2,7 @@
 
 from cnnlab.models.factory import NETWORKS, create_network
 from cnnlab.models.groups import LayerGroup, layer_groups
+from cnnlab.models.lenet import LeNet5
 from cnnlab.models.resnet import SmallResNet
 from cnnlab.models.segmentation import SEGMENTERS, DeepLabV3Plus, create_segmenter
 from cnnlab.models.simple_cnn import SimpleCNN
@@ -15,6 +16,7 @@ __all__ = [
     "DeepLabV3Plus",
     "EncoderUNet",
     "LayerGroup",
+    "LeNet5",
     "SimpleCNN",
     "SmallResNet",
     "Standardize",

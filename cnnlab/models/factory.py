@@ -11,12 +11,27 @@ from torch import nn
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import INTERPOLATIONS, Preprocessing
 from cnnlab.imports import by_path
+from cnnlab.models.lenet import LeNet5
 from cnnlab.models.resnet import SmallResNet
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.transfer import HEADS, TransferModel
-from cnnlab.models.weights import are_wanted, explained, find_in, find_weights, read_state_dict, save_prefetched
+from cnnlab.models.weights import (
+    are_wanted,
+    downloaded,
+    explained,
+    find_in,
+    find_weights,
+    hub_has,
+    prefetched_folder,
+    read_state_dict,
+    save_prefetched,
+)
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"simple_cnn": SimpleCNN, "small_resnet": SmallResNet}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": LeNet5,
+    "simple_cnn": SimpleCNN,
+    "small_resnet": SmallResNet,
+}
 """cnnlab's own, each called with num_classes, channels and further keyword arguments."""
 
 
@@ -219,6 +234,46 @@ def fetch_weights(name: str, folder: Path) -> Path:
 
             network = torchvision.models.get_model(source.name, weights="DEFAULT")
     return save_prefetched(file_name, network, folder)
+
+
+def list_networks() -> list[str]:
+    """All names that create_network takes, besides import paths; torchvision's with its name before those of timm."""
+    import timm
+    import torchvision
+
+    own = timm.list_models()
+    others = torchvision.models.list_models(module=torchvision.models)
+    return [*NETWORKS, *own, *(f"torchvision/{name}" for name in others)]
+
+
+def top1(name: str) -> float | None:
+    """Accuracy on ImageNet's validation set in percent, of torchvision's own weights; None where it gives none."""
+    source = _find(name)
+    if source.origin != "torchvision":
+        return None
+    import torchvision
+
+    found = torchvision.models.get_model_weights(source.name)["DEFAULT"].meta["_metrics"]
+    return float(found["ImageNet-1K"]["acc@1"])
+
+
+def weights_of(name: str) -> str:
+    """Whether a network's pretrained weights are here: "here", "to fetch", or "none"."""
+    source = _find(name)
+    if source.origin == "timm":
+        import timm
+
+        known = timm.get_pretrained_cfg(source.name)
+        if known is None or not known.has_weights:
+            return "none"
+        cached = hub_has(known.hf_hub_id) if known.hf_hub_id else downloaded(str(known.url))
+        return "here" if cached or find_in(prefetched_folder(), source.name) else "to fetch"
+    if source.origin == "torchvision":
+        import torchvision
+
+        url = torchvision.models.get_model_weights(source.name)["DEFAULT"].url
+        return "here" if downloaded(url) or find_in(prefetched_folder(), f"torchvision/{source.name}") else "to fetch"
+    return "none"
 
 
 class _Source(NamedTuple):

@@ -65,6 +65,21 @@ def find_in(folder: Path, name: str) -> Path | None:
     return next((path for suffix in _SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
+def downloaded(url: str) -> bool:
+    """Whether torch's cache has the file of an address."""
+    import torch
+
+    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
+
+
+def hub_has(repository: str) -> bool:
+    """Whether Hugging Face's cache has a repository's weights."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
+
+
 @contextlib.contextmanager
 def explained(name: str, source: Path | None) -> Iterator[None]:
     """Say what cannot be loaded and what helps, whatever a hub's or a file's library raises."""

@@ -1,0 +1,135 @@
+"""Architectures that made a difference: when, how large, how good, and by which idea."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from cnnlab.analysis.cost import network_cost
+from cnnlab.analysis.skeleton import made_on_meta
+from cnnlab.errors import InputError, nearest
+from cnnlab.models.lenet import LeNet5
+
+
+class Architecture(NamedTuple):
+    """An architecture and its best known network."""
+
+    name: str
+    year: int
+    idea: str
+    network: str
+    """As --model.network takes it; of GoogLeNet, without its auxiliary heads, torchvision's own name."""
+    image: tuple[int, int, int]
+    """Channels, height and width that the figures are for."""
+    parameters: int
+    multiply_adds: int
+    top1: float | None
+    """Accuracy on ImageNet's validation set, percent."""
+    source: str | None
+    """Where the accuracy is from."""
+
+
+class _Entry(NamedTuple):
+    year: int
+    idea: str
+    network: str
+    weights: str = "DEFAULT"
+
+
+_TORCHVISION = {
+    "AlexNet": _Entry(2012, "deep convolutions with ReLU and dropout, trained on GPUs", "alexnet"),
+    "VGG-16": _Entry(2014, "nothing but 3x3 convolutions, and many", "vgg16"),
+    "GoogLeNet": _Entry(2014, "branches of several kernel sizes, 1x1 convolutions before them", "googlenet"),
+    "ResNet-50": _Entry(2015, "shortcuts: layers learn what to add", "resnet50"),
+    "ResNeXt-50": _Entry(2016, "groups: many narrow paths in a block", "resnext50_32x4d"),
+    "EfficientNet-B0": _Entry(2019, "inverted bottlenecks, found by search", "efficientnet_b0"),
+    "EfficientNet-B7": _Entry(2019, "depth, width and resolution scaled together", "efficientnet_b7"),
+    # DEFAULT are the weights of its own training on ImageNet alone.
+    "ViT-B/16": _Entry(2020, "patches as tokens, attention instead of convolution", "vit_b_16", "IMAGENET1K_V1"),
+    "ConvNeXt-T": _Entry(2022, "a ResNet rebuilt with all that transformers taught", "convnext_tiny"),
+    "ConvNeXt-L": _Entry(2022, "the same, larger", "convnext_large"),
+}
+
+
+@functools.cache
+def catalogue() -> dict[str, Architecture]:
+    """The architectures by name, from the oldest to the newest.
+
+    Parameters, multiply-adds and accuracies are torchvision's metadata where it has the network; what it lacks is
+    counted here.
+    """
+    import torchvision
+
+    found = [
+        _counted("LeNet-5", 1998, "convolution and pooling, learned from end to end", "lenet5", (1, 28, 28)),
+        _counted(
+            "SENet-154",
+            2017,
+            "channels weighed by what the whole image holds",
+            "legacy_senet154",
+            (3, 224, 224),
+            81.308,
+            "results-imagenet.csv of github.com/huggingface/pytorch-image-models (legacy_senet154.in1k)",
+        ),
+    ]
+    for name, entry in _TORCHVISION.items():
+        weights = torchvision.models.get_model_weights(entry.network)[entry.weights]
+        size = weights.transforms().crop_size[0]
+        found.append(
+            Architecture(
+                name,
+                entry.year,
+                entry.idea,
+                entry.network,
+                (3, size, size),
+                weights.meta["num_params"],
+                round(weights.meta["_ops"] * 1e9),
+                weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+                f"torchvision, {weights}",
+            )
+        )
+    return {architecture.name: architecture for architecture in sorted(found, key=lambda found: found.year)}
+
+
+def _counted(
+    name: str,
+    year: int,
+    idea: str,
+    network: str,
+    image: tuple[int, int, int],
+    top1: float | None = None,
+    source: str | None = None,
+) -> Architecture:
+    cost = network_cost(made_on_meta(_MADE_HERE[network]), image)
+    return Architecture(name, year, idea, network, image, cost.parameters, cost.multiply_adds, top1, source)
+
+
+def instantiate(architecture: str) -> nn.Module:
+    """Make one of the catalogue's networks, on the meta device: it has shapes, and no numbers.
+
+    Raises:
+        InputError: If the catalogue has no such architecture.
+    """
+    known = catalogue()
+    if architecture not in known:
+        raise InputError(f"the catalogue has no {architecture!r}: {nearest(architecture, known)}")
+    network = known[architecture].network
+    if network in _MADE_HERE:
+        return made_on_meta(_MADE_HERE[network])
+    import torchvision
+
+    settings = {"aux_logits": False, "init_weights": False} if network == "googlenet" else {}
+    return made_on_meta(lambda: torchvision.models.get_model(network, weights=None, **settings))
+
+
+def _senet() -> nn.Module:
+    import timm
+
+    return timm.create_model("legacy_senet154")
+
+
+_MADE_HERE: dict[str, Callable[[], nn.Module]] = {"lenet5": LeNet5, "legacy_senet154": _senet}
+"""What torchvision does not have."""

@@ -1,0 +1,263 @@
+"""cnnlab analyze."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from cnnlab.analysis.catalogue import catalogue
+from cnnlab.analysis.convolutions import convolutions
+from cnnlab.analysis.cost import NetworkCost, network_cost
+from cnnlab.analysis.memory import OPTIMIZERS, PRECISIONS, training_memory
+from cnnlab.analysis.normalisation import normalisations
+from cnnlab.analysis.scaling import family
+from cnnlab.analysis.skeleton import made_on_meta
+from cnnlab.commands.tables import Record, add_forms, show
+from cnnlab.errors import InputError
+from cnnlab.models.factory import NETWORKS, create_network, preprocessing
+from cnnlab.models.segmentation import SEGMENTERS, create_segmenter
+
+
+def analyze(command: str, arguments: list[str]) -> None:
+    """Show what a network costs and sees, layer by layer, or compare several, or kinds of layers.
+
+    Raises:
+        InputError: If there is something to mend.
+    """
+    asked = _parser().parse_args(arguments)
+    tables = [name for name in _TABLES if getattr(asked, name)]
+    if len(tables) + bool(asked.compare) + (asked.model is not None) != 1:
+        raise InputError(f"give one of: a model, --compare A B, {', '.join(f'--{name}' for name in _TABLES)}")
+    if asked.size is not None and (min(asked.size) < 1 or len(asked.size) > 2):
+        raise InputError(
+            f"--size is {' '.join(map(str, asked.size))}, expected a height, and perhaps a width, in pixels"
+        )
+    if tables:
+        title, records = _TABLES[tables[0]]
+        show(title, records(), asked)
+    elif asked.compare:
+        show(_title(asked, "compared"), [_compared(name, asked) for name in asked.compare], asked)
+    else:
+        _one(asked)
+
+
+def _one(asked: argparse.Namespace) -> None:
+    subject = _subject(asked.model, asked)
+    cost = network_cost(subject.network, subject.image)
+    layers = cost.layers if asked.depth is None else cost.folded(asked.depth)
+    records: list[Record] = [
+        {
+            "layer": layer.name or "(itself)",
+            "kind": layer.kind,
+            "output": "x".join(map(str, layer.output)),
+            "parameters": layer.parameters,
+            "multiply_adds": layer.multiply_adds,
+            "activations_MB": layer.activation_bytes / 1e6,
+            "sees": str(layer.sight),
+            "jump": layer.sight.fields[0].jump if layer.sight.fields is not None else None,
+        }
+        for layer in layers
+    ]
+    below = []
+    if not asked.json and not asked.csv:
+        below = [*_totals(cost), _memory(subject, asked)]
+        if asked.picture != "none":
+            below.append(f"picture  {_drawn(cost, subject, asked)}")
+    show(_title(asked, subject.name, subject.image), records, asked, below)
+
+
+def _totals(cost: NetworkCost) -> list[str]:
+    last = next((layer for layer in reversed(cost.layers) if layer.sight.fields is not None), None)
+    sees = "" if last is None else f"; the last feature map ({last.name}) sees {last.sight} pixels of the image"
+    return [
+        "",
+        f"parameters     {cost.parameters:,}, {cost.trainable:,} of them trainable; {4e-6 * cost.parameters:,.1f} MB",
+        f"multiply-adds  {cost.multiply_adds:,} an image",
+        f"activations    {cost.activation_bytes / 1e6:,.1f} MB an image, kept for the backward pass in float32",
+        f"sees           windows of pixels; + the whole image besides; all: nothing but the whole image{sees}",
+    ]
+
+
+def _memory(subject: _Subject, asked: argparse.Namespace) -> str:
+    memory = training_memory(subject.network, subject.image, asked.batch, asked.precision, asked.optimizer)
+    parts = {"weights": memory.parameters, "gradients": memory.gradients, asked.optimizer: memory.optimizer}
+    said = ", ".join(f"{name} {size / 1e6:,.0f}" for name, size in {**parts, "activations": memory.activations}.items())
+    return f"training       {memory.peak / 1e6:,.0f} MB for {asked.batch} images, {asked.precision} ({said})"
+
+
+def _compared(name: str, asked: argparse.Namespace) -> Record:
+    subject = _subject(name, asked)
+    cost = network_cost(subject.network, subject.image)
+    last = next((layer for layer in reversed(cost.layers) if layer.sight.fields is not None), None)
+    memory = training_memory(subject.network, subject.image, asked.batch, asked.precision, asked.optimizer)
+    return {
+        "network": name,
+        "image": "x".join(map(str, subject.image)),
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "activations_MB": cost.activation_bytes / 1e6,
+        "training_MB": memory.peak / 1e6,
+        "sees": "all" if last is None else str(last.sight),
+    }
+
+
+_FOR_DIGITS = ("lenet5", "simple_cnn")
+"""Grey images of 28x28, if nothing else is said."""
+
+
+class _Subject(NamedTuple):
+    """What is analysed."""
+
+    name: str
+    network: nn.Module
+    image: tuple[int, int, int]
+
+
+def _subject(name: str, asked: argparse.Namespace) -> _Subject:
+    if Path(name).is_dir() or Path(name).is_file():
+        return _of_run(name, asked)
+    channels = asked.channels or (1 if name in _FOR_DIGITS else 3)
+    classes = asked.classes or (21 if name in SEGMENTERS else 10 if name in NETWORKS else 1000)
+    if asked.encoder is not None and name not in SEGMENTERS:
+        raise InputError(f"{name} takes no --encoder: {', '.join(SEGMENTERS)} do")
+
+    def make() -> nn.Module:
+        if name in SEGMENTERS:
+            return create_segmenter(name, classes, channels, encoder=asked.encoder)
+        return create_network(name, classes, channels)
+
+    return _Subject(name, made_on_meta(make), (channels, *_size(name, channels, asked)))
+
+
+def _size(name: str, channels: int, asked: argparse.Namespace) -> tuple[int, int]:
+    if asked.size is not None:
+        return asked.size[0], asked.size[-1]
+    if name in _FOR_DIGITS:
+        return 28, 28
+    known = None if name in SEGMENTERS or name in NETWORKS else preprocessing(name, channels)
+    return known.size if known is not None else (224, 224)
+
+
+def _of_run(name: str, asked: argparse.Namespace) -> _Subject:
+    from cnnlab.commands.making import make_own
+
+    task, data, _, _ = make_own(name, [])
+    size = (asked.size[0], asked.size[-1]) if asked.size is not None else data.reading().size
+    if size is None:
+        raise InputError(f"{name} takes images of any size: say which with --size")
+    return _Subject(name, task.network, (task.hparams["channels"], *size))
+
+
+def _drawn(cost: NetworkCost, subject: _Subject, asked: argparse.Namespace) -> Path:
+    from cnnlab.figures import layers_chart
+
+    path = Path(asked.picture or f"{Path(subject.name).name}-layers.png")
+    layers_chart(cost, _title(asked, subject.name, subject.image), path)
+    return path
+
+
+def _title(asked: argparse.Namespace, name: str, image: tuple[int, ...] | None = None) -> str:
+    return (
+        f"{name}: images of {'x'.join(map(str, image))}" if image else f"{name}, training {asked.batch} images a step"
+    )
+
+
+def _convolutions() -> list[Record]:
+    return [
+        {
+            "convolution": kind.name,
+            "parameters": kind.parameters,
+            "multiply_adds": kind.multiply_adds,
+            "of_standard": kind.relative,
+            "output": "x".join(map(str, kind.output)),
+        }
+        for kind in convolutions()
+    ]
+
+
+def _normalisations() -> list[Record]:
+    return [
+        {
+            "norm": kind.name,
+            "mean_over": kind.axes,
+            "means": kind.statistics,
+            "parameters": kind.parameters,
+            "depends_on_batch": kind.depends_on_batch,
+            "same_in_evaluation": kind.same_in_evaluation,
+        }
+        for kind in normalisations()
+    ]
+
+
+def _scaling() -> list[Record]:
+    return [
+        {
+            "network": scaled.name,
+            **{f"{name}_by_formula": round(value, 2) for name, value in scaled.formula._asdict().items()},
+            **{f"{name}_released": value for name, value in scaled.released._asdict().items()},
+            "parameters": scaled.parameters,
+            "multiply_adds": scaled.multiply_adds,
+            "of_B0": scaled.relative,
+            "2^phi": scaled.expected,
+        }
+        for scaled in family()
+    ]
+
+
+def _architectures() -> list[Record]:
+    return [
+        {
+            "architecture": found.name,
+            "year": str(found.year),
+            "network": found.network,
+            "parameters": found.parameters,
+            "multiply_adds": found.multiply_adds,
+            "top1": found.top1,
+            "idea": found.idea,
+            "top1_from": found.source,
+        }
+        for found in catalogue().values()
+    ]
+
+
+_TABLES: dict[str, tuple[str, Callable[[], list[Record]]]] = {
+    "convolutions": ("convolutions from 64 to 128 channels of 56x56, kernel 3", _convolutions),
+    "normalisations": ("normalisation of 8 images with 32 channels of 14x14", _normalisations),
+    "scaling": ("EfficientNet: 1.2^phi, 1.1^phi and 1.15^phi, and what was released", _scaling),
+    "architectures": ("architectures", _architectures),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnnlab analyze",
+        allow_abbrev=False,
+        description="Show what a network costs and what its units see of the image, layer by layer, without computing "
+        "anything: parameters, multiply-adds, what training keeps, receptive fields.",
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL|RUN",
+        nargs="?",
+        help="a network's name (cnnlab models), package.Class of your own, unet, or a run",
+    )
+    parser.add_argument("--compare", nargs="+", metavar="MODEL", help="totals of several, side by side")
+    for name, (title, _) in _TABLES.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"compare {title}")
+    parser.add_argument(
+        "--size", type=int, nargs="+", metavar="PIXELS", help="the images' height, and width if another"
+    )
+    parser.add_argument("--channels", type=int, help="of the images (3; 1 for the networks made for digits)")
+    parser.add_argument("--classes", type=int, help="of the classifier (1000; 10 of cnnlab's own; 21 of segmentation)")
+    parser.add_argument("--encoder", help="of unet and deeplabv3plus: a timm network")
+    parser.add_argument("--depth", type=int, help="show so many levels of names, and add up what is below")
+    parser.add_argument("--batch", type=int, default=32, help="images a training step (32)")
+    parser.add_argument("--precision", default="32-true", choices=PRECISIONS, help="of training (32-true)")
+    parser.add_argument("--optimizer", default="adamw", choices=OPTIMIZERS, help="of training (adamw)")
+    parser.add_argument("--picture", metavar="FILE", help="where to draw it (MODEL-layers.png; none for nowhere)")
+    add_forms(parser)
+    return parser

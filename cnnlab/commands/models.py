@@ -1,0 +1,73 @@
+"""cnnlab models."""
+
+from __future__ import annotations
+
+import argparse
+from fnmatch import fnmatchcase
+
+from cnnlab.analysis.catalogue import catalogue
+from cnnlab.analysis.cost import network_cost
+from cnnlab.analysis.skeleton import made_on_meta
+from cnnlab.commands.tables import Record, add_forms, show
+from cnnlab.errors import CnnlabError, InputError, nearest
+from cnnlab.models.factory import NETWORKS, create_network, list_networks, preprocessing, top1, weights_of
+
+_MOST = 40
+"""How many networks are made to be counted; others are named."""
+
+
+def models(command: str, arguments: list[str]) -> None:
+    """List networks: what they cost, how good they are, and whether their weights are here.
+
+    Raises:
+        InputError: If no name fits.
+    """
+    asked = _parser().parse_args(arguments)
+    pattern = asked.pattern if any(sign in asked.pattern for sign in "*?[") else f"*{asked.pattern}*"
+    known = list_networks()
+    names = [name for name in known if fnmatchcase(name, pattern)]
+    if not names:
+        raise InputError(f"no network's name fits {asked.pattern!r}: {nearest(asked.pattern, known)}")
+    if len(names) > _MOST and not asked.all:
+        show(f"{len(names):,} networks", [{"network": name} for name in names], asked)
+        if not asked.json and not asked.csv:
+            print(f"\nmore than {_MOST}: their names only (a narrower pattern, or --all, counts them)")
+        return
+    show(f"{len(names)} networks for --model.network", [_record(name) for name in names], asked)
+
+
+def _record(name: str) -> Record:
+    """A network's figures; without them where it cannot be made of images of three channels."""
+    channels = 1 if name in ("lenet5", "simple_cnn") else 3
+    known = None if name in NETWORKS else preprocessing(name, channels)
+    height, width = known.size if known is not None else (28, 28) if channels == 1 else (224, 224)
+    parameters = multiply_adds = None
+    try:
+        network = made_on_meta(lambda: create_network(name, 10 if name in NETWORKS else 1000, channels))
+        cost = network_cost(network, (channels, height, width))
+        parameters, multiply_adds = cost.parameters, cost.multiply_adds
+    except CnnlabError:
+        pass
+    by_network = {found.network: found.top1 for found in catalogue().values()}
+    accuracy = top1(name)
+    return {
+        "network": name,
+        "image": f"{channels}x{height}x{width}",
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "top1": by_network.get(name) if accuracy is None else accuracy,
+        "weights": weights_of(name),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnnlab models",
+        allow_abbrev=False,
+        description="List networks that --model.network takes: cnnlab's own, timm's and torchvision's. top1 is "
+        "torchvision's figure for its own weights; weights says whether there are any, and whether they are here.",
+    )
+    parser.add_argument("pattern", nargs="?", default="*", help="a part of the name, or with * and ?")
+    parser.add_argument("--all", action="store_true", help=f"count more than {_MOST}, too")
+    add_forms(parser)
+    return parser

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from cnnlab.analysis.catalogue import catalogue, instantiate
+from cnnlab.analysis.convolutions import convolutions
+from cnnlab.analysis.cost import network_cost
+from cnnlab.analysis.memory import PRECISIONS, training_memory
+from cnnlab.analysis.scaling import RELEASED, compound, family, relative_cost, stages
+from cnnlab.analysis.skeleton import made_on_meta
+from cnnlab.errors import InputError
+from cnnlab.models import LeNet5, SimpleCNN, UNet
+
+
+def test_simple_cnn_by_hand() -> None:
+    cost = network_cost(SimpleCNN(), (1, 28, 28))
+    by_hand = {
+        "features.0.0": (1 * 32 * 9, 28 * 28),
+        "features.2.0": (32 * 64 * 9, 14 * 14),
+        "features.4.0": (64 * 128 * 9, 7 * 7),
+        "head.2": (128 * 256, 1),
+        "head.5": (256 * 10, 1),
+    }
+    found = {layer.name: layer.multiply_adds for layer in cost.layers if layer.multiply_adds}
+    assert found == {name: weights * positions for name, (weights, positions) in by_hand.items()}
+    assert cost.multiply_adds == sum(found.values())
+    assert cost.parameters == sum(layer.parameters for layer in cost.layers) == 128_714
+    assert cost.activation_bytes == sum(layer.activation_bytes for layer in cost.layers)
+    # A pooling keeps its result's places, eight bytes each; a ReLU in place keeps its result, and so does what follows.
+    (pool,) = [layer for layer in cost.layers if layer.name == "features.1"]
+    assert pool.activation_bytes == 32 * 14 * 14 * 8
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_tiny_patch16_224", "efficientnet_b0", "swin_tiny_patch4_window7_224"]
+)
+def test_rows_add_up(name: str) -> None:
+    network = made_on_meta(lambda: timm.create_model(name))
+    cost = network_cost(network, (3, 224, 224))
+    assert sum(layer.multiply_adds for layer in cost.layers) == cost.multiply_adds
+    assert sum(layer.parameters for layer in cost.layers) == cost.parameters
+    assert sum(p.numel() for p in network.parameters()) == cost.parameters
+    folded = cost.folded(1)
+    assert sum(layer.multiply_adds for layer in folded) == cost.multiply_adds
+    assert len(folded) < len(cost.layers) / 5
+    with pytest.raises(InputError, match="depth is 0"):
+        cost.folded(0)
+
+
+def test_the_network_is_left_alone() -> None:
+    network = SimpleCNN().eval()
+    network.features.requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    cost = network_cost(network, (1, 28, 28))
+    training_memory(network, (1, 28, 28), 4)
+    assert not network.training
+    assert cost.trainable == sum(p.numel() for p in network.head.parameters())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    # What is frozen keeps nothing for the backward pass.
+    kept = {layer.name.split(".")[0] for layer in cost.layers if layer.activation_bytes}
+    assert kept == {"head"}
+
+
+def test_layers_that_are_shared_or_nested_count_once() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.ModuleList([nn.Conv2d(3, 3, 3, padding=1)])
+            self.weight = nn.Parameter(torch.zeros(5, 3))
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.stages[0](self.stages[0](images))
+            return F.linear(features.mean((2, 3)), self.weight)
+
+    cost = network_cost(Shared(), (3, 8, 8))
+    rows = {layer.name: layer.multiply_adds for layer in cost.layers}
+    assert rows == {"stages.0": 2 * 81 * 64, "": 15}
+
+
+def test_what_cannot_be_followed_is_said() -> None:
+    class Curious(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images if float(images.sum()) > 0 else -images
+
+    with pytest.raises(InputError, match="without numbers"):
+        network_cost(Curious(), (3, 8, 8))
+    with pytest.raises(InputError, match="followed"):
+        network_cost(SimpleCNN(), (3, 28, 28))
+
+
+@pytest.mark.parametrize("name", list(catalogue()))
+def test_the_catalogue_is_what_its_networks_are(name: str) -> None:
+    known = catalogue()[name]
+    network = instantiate(name)
+    assert sum(p.numel() for p in network.parameters()) == known.parameters
+    cost = network_cost(network, known.image)
+    assert cost.multiply_adds == pytest.approx(known.multiply_adds, rel=0.02)
+    assert (known.top1 is None) == (known.source is None)
+
+
+def test_the_catalogue_s_figures() -> None:
+    known = catalogue()
+    assert list(known) == [
+        "LeNet-5",
+        "AlexNet",
+        "VGG-16",
+        "GoogLeNet",
+        "ResNet-50",
+        "ResNeXt-50",
+        "SENet-154",
+        "EfficientNet-B0",
+        "EfficientNet-B7",
+        "ViT-B/16",
+        "ConvNeXt-T",
+        "ConvNeXt-L",
+    ]
+    assert known["LeNet-5"].parameters == sum(p.numel() for p in LeNet5().parameters()) == 61_706
+    weights = torchvision.models.ResNet50_Weights.DEFAULT
+    assert known["ResNet-50"].top1 == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    with pytest.raises(InputError, match="did you mean 'ResNet-50'"):
+        instantiate("ResNet50")
+
+
+def test_convolutions_cost_what_torch_counts() -> None:
+    for settings in ({}, {"inputs": 8, "outputs": 24, "kernel": 5, "size": 14, "groups": 2}):
+        kinds = {kind.name: kind for kind in convolutions(**settings)}
+        for kind in kinds.values():
+            assert kind.multiply_adds == kind.counted, kind.name
+    assert kinds["standard"].parameters == 8 * 24 * 25
+    assert kinds["grouped"].multiply_adds * 2 == kinds["standard"].multiply_adds
+    assert kinds["depthwise-separable"].parameters == 8 * 25 + 8 * 24
+    assert kinds["dilated"].multiply_adds == kinds["standard"].multiply_adds
+    assert kinds["transposed, stride 2"].output == (24, 28, 28)
+    assert kinds["deformable"].parameters == 8 * 24 * 25 + (8 * 50 * 25 + 50)
+    for settings, message in (({"kernel": 4}, "kernel is 4"), ({"groups": 3}, "divisor"), ({"size": 0}, "size is 0")):
+        with pytest.raises(InputError, match=message):
+            convolutions(**settings)
+
+
+def test_compound_scaling() -> None:
+    assert compound(1) == (1.2, 1.1, 258)
+    assert compound(0) == RELEASED[0]
+    for phi in range(1, 8):
+        # 1.92 for each step.
+        assert relative_cost(compound(phi)) == pytest.approx(2.0**phi, rel=0.27)
+    with pytest.raises(InputError, match="phi"):
+        compound(-1)
+
+
+@pytest.mark.parametrize("number", RELEASED)
+def test_the_released_coefficients_are_timm_s_networks(number: int) -> None:
+    network = made_on_meta(lambda: timm.create_model(f"tf_efficientnet_b{number}"))
+    found = []
+    for stage in network.blocks:  # type: ignore[union-attr]
+        projections = [module for name, module in stage.named_modules() if name.endswith(("conv_pwl", "conv_pw"))]
+        found.append((len(stage), projections[-1].out_channels))
+    assert stages(RELEASED[number]) == found
+    known = timm.get_pretrained_cfg(f"tf_efficientnet_b{number}")
+    assert known is not None
+    assert known.input_size[1] == RELEASED[number].resolution
+
+
+def test_the_family_grows_less_than_the_formula_says() -> None:
+    networks = family()
+    assert [scaled.name for scaled in networks] == [f"B{number}" for number in range(8)]
+    assert networks[0].relative == 1
+    assert networks[7].parameters == 66_347_960
+    assert all(scaled.relative < scaled.expected for scaled in networks[1:])
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
+    "SimpleCNN": (SimpleCNN, (1, 28, 28), 128),
+    "ResNet-18": (lambda: timm.create_model("resnet18"), (3, 224, 224), 8),
+    "U-Net": (lambda: UNet(num_classes=21, base=16), (3, 192, 192), 2),
+}
+
+
+def measured(network: nn.Module, image: tuple[int, int, int], batch: int, computed: torch.dtype | None) -> int:
+    """The most bytes that PyTorch's allocator has handed out at once, in a step after the first."""
+    network.train()
+    optimizer = torch.optim.AdamW(network.parameters())
+    images = torch.randn(batch, *image)
+    shape = network(images[:2]).shape
+    targets = torch.zeros((batch, *shape[2:]), dtype=torch.int64)
+
+    def step() -> None:
+        with torch.autocast("cpu", computed or torch.bfloat16, enabled=computed is not None):
+            loss = F.cross_entropy(network(images).float(), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    tensors = [*network.parameters(), *network.buffers(), *states, images]
+    alive = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        step()
+    peak = 0
+    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_estimate_of_memory_is_what_is_measured(name: str, precision: str) -> None:
+    make, image, batch = CASES[name]
+    network = make()
+    estimate = training_memory(network, image, batch, precision)
+    found = measured(network, image, batch, PRECISIONS[precision][1])
+    print(f"{name} {precision}: estimated {estimate.peak / 1e6:.1f} MB, measured {found / 1e6:.1f} MB")
+    assert estimate.peak == pytest.approx(found, rel=0.15)
+
+
+def test_the_parts_of_a_training_step() -> None:
+    network = SimpleCNN()
+    memory = training_memory(network, (1, 28, 28), 8)
+    weights = 4 * 128_714
+    assert memory.gradients == weights
+    assert memory.optimizer == pytest.approx(2 * weights, rel=0.001)
+    assert training_memory(network, (1, 28, 28), 8, optimizer="sgd").optimizer == weights
+    twice = training_memory(network, (1, 28, 28), 16)
+    assert twice.activations == pytest.approx(2 * memory.activations, rel=0.01)
+    assert memory.peak >= memory.parameters + memory.optimizer + memory.activations
+    mixed = training_memory(network, (1, 28, 28), 8, "bf16-mixed")
+    assert 0.5 < mixed.activations / memory.activations < 0.7
+    assert mixed.parameters == memory.parameters
+    network.features.requires_grad_(False)
+    assert training_memory(network, (1, 28, 28), 8).activations < 0.1 * memory.activations
+    for settings, message in (
+        ({"precision": "8"}, "bf16-mixed"),
+        ({"optimizer": "x"}, "adamw"),
+        ({"batch": 0}, "batch"),
+    ):
+        with pytest.raises(InputError, match=message):
+            training_memory(network, (1, 28, 28), **{"batch": 8, **settings})  # type: ignore[arg-type]

@@ -1,0 +1,232 @@
+"""What is traced is what gradients reach: to the pixel, on both axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from cnnlab.analysis.cost import network_cost
+from cnnlab.analysis.receptive_field import Field, Layer, receptive_field
+from cnnlab.analysis.tracing import FieldTracer, Seen
+from cnnlab.errors import InputError
+from cnnlab.models import UNet
+from cnnlab.models.blocks import BasicBlock, ConvNeXtBlock, MBConv
+
+
+def traced(network: nn.Module, images: Tensor) -> Seen:
+    tracer = FieldTracer()
+    with torch.no_grad(), tracer:
+        tracer.begin(images)
+        seen = tracer.of(network(images))
+    assert seen is not None
+    return seen
+
+
+def footprint(network: nn.Module, images: Tensor) -> tuple[list[list[int]], list[int]]:
+    """First and last row and column that the middle unit's gradient reaches, and where that unit is.
+
+    Positive weights and images, so that no two paths cancel; means instead of maxima, which reach all of a window.
+    """
+    network = network.double().eval()
+    for name, module in network.named_modules():
+        if isinstance(module, nn.MaxPool2d):
+            network.set_submodule(name, nn.AvgPool2d(module.kernel_size, module.stride, module.padding))
+    for tensor in [*network.parameters(), *network.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = torch.full_like(tensor, 0.1) + 0.01 * torch.rand_like(tensor)
+    images = (1 + 0.1 * torch.rand_like(images.double())).requires_grad_()
+    features = network(images)
+    middle = [size // 2 for size in features.shape[2:]]
+    features[0, :, middle[0], middle[1]].sum().backward()
+    assert images.grad is not None
+    reached = images.grad[0].abs().sum(0) > 0
+    ends = [torch.nonzero(reached.any(1 - axis)).flatten() for axis in (0, 1)]
+    return [[int(end[0]), int(end[-1])] for end in ends], middle
+
+
+def matches(network: nn.Module, size: tuple[int, int]) -> bool:
+    """Whether both are the same; the image must be large enough for the middle unit to see it end."""
+    images = torch.rand(1, 3, *size)
+    seen = traced(network.eval(), images)
+    assert seen.unknown is None
+    ends, middle = footprint(network, images)
+    fields = [
+        (field.low + unit * field.jump, field.high + unit * field.jump)
+        for field, unit in zip(seen.fields, middle, strict=True)
+    ]
+    assert all(low > 0 and high < length - 1 for (low, high), length in zip(fields, size, strict=True)), fields
+    return [[int(low), int(high)] for low, high in fields] == ends
+
+
+def conv(inputs: int, outputs: int, kernel: int | tuple[int, int], **settings: object) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, **settings)  # type: ignore[arg-type]
+
+
+class Branches(nn.Module):
+    """A short way and a long one, joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.short = conv(3, 4, 1)
+        self.long = nn.Sequential(conv(3, 4, 5, padding=2), conv(4, 4, (1, 7), padding=(0, 3)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([self.short(images), self.long(images)], 1)
+
+
+class Unshuffled(nn.Module):
+    """Every second row and column into channels of their own, as Swin's and some stems do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = conv(3, 4, 3, padding=1), nn.Linear(16, 6)
+        self.last = conv(6, 6, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        batch, channels, height, width = (features := self.before(images)).shape
+        patches = features.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        merged: Tensor = self.after(patches.flatten(3)).permute(0, 3, 1, 2)
+        result: Tensor = self.last(merged)
+        return result
+
+
+class Focus(nn.Module):
+    """The same by slices (YOLO's)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after = conv(12, 4, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        slices = [images[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+        result: Tensor = self.after(torch.cat(slices, 1))
+        return result
+
+
+def resnet_stem() -> nn.Module:
+    network = torchvision.models.resnet18()
+    return nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, network.layer1)
+
+
+def without_gate() -> nn.Module:
+    blocks = [MBConv(8, 8, 5), MBConv(8, 12, 3, stride=2)]
+    for block in blocks:
+        block.residual[-3] = nn.Identity()
+    return nn.Sequential(conv(3, 8, 3, stride=2, padding=1), *blocks)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
+    "VGG-16 to pool3": (lambda: torchvision.models.vgg16().features[:17], (96, 112)),
+    "ResNet-18's stem": (resnet_stem, (128, 96)),
+    "dilated": (
+        lambda: nn.Sequential(*[conv(3, 3, 3, padding=rate, dilation=rate) for rate in (1, 2, 4)]),
+        (48, 40),
+    ),
+    "MBConv without its gate": (without_gate, (64, 64)),
+    "a residual block": (lambda: BasicBlock(3, 8, stride=2), (40, 48)),
+    "branches": (Branches, (32, 32)),
+    "ConvNeXt's block": (lambda: nn.Sequential(conv(3, 8, 4, stride=4), ConvNeXtBlock(8)), (96, 96)),
+    "patches": (Unshuffled, (32, 40)),
+    "slices": (Focus, (32, 40)),
+    "no padding": (lambda: nn.Sequential(conv(3, 4, 5), nn.AvgPool2d(2), conv(4, 4, 3)), (40, 40)),
+    "padding apart": (
+        lambda: nn.Sequential(nn.ZeroPad2d((1, 2, 2, 1)), conv(3, 4, 4), nn.ReflectionPad2d(1)),
+        (24, 24),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_traced_is_what_gradients_reach(name: str) -> None:
+    make, size = NETWORKS[name]
+    torch.manual_seed(0)
+    assert matches(make(), size)
+
+
+def test_each_layer_of_vgg() -> None:
+    cost = network_cost(torchvision.models.vgg16().features[:17], (3, 224, 224))
+    shown = [layer for layer in cost.layers if layer.kind in ("Conv2d", "MaxPool2d")]
+    sizes = [layer.sight.sizes for layer in shown]
+    assert [size for size in sizes if size is not None] == [
+        (size, size) for size in (3, 5, 6, 10, 14, 16, 24, 32, 40, 44)
+    ]
+    assert shown[-1].sight.fields is not None
+    assert shown[-1].sight.fields[0].jump == 8
+    window, pool = Layer(3, padding=1), Layer(2, stride=2)
+    listed = receptive_field([window, window, pool] * 2 + [window] * 3 + [pool])
+    assert [field.size for field in listed] == [3, 5, 6, 10, 14, 16, 24, 32, 40, 44]
+    assert listed[-1].jump == 8
+    assert listed[-1] == shown[-1].sight.fields[0]
+
+
+def test_a_gate_sees_the_whole_image_and_the_window_is_still_told() -> None:
+    block = nn.Sequential(conv(3, 8, 3, padding=1), MBConv(8, 8, 5))
+    images = torch.rand(1, 3, 40, 40)
+    seen = traced(block.eval(), images)
+    assert seen.everything
+    assert [field.size for field in seen.fields] == [7, 7]
+    ends, _ = footprint(block, images)
+    assert ends == [[0, 39], [0, 39]]
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "bilinear", "nearest"])
+def test_what_is_made_larger_sees_no_less_than_gradients_reach(upsampling: str) -> None:
+    """Units between others see fewer; the largest count."""
+    larger: nn.Module = (
+        nn.ConvTranspose2d(4, 4, 2, stride=2)
+        if upsampling == "transposed"
+        else nn.Upsample(scale_factor=2, mode=upsampling)
+    )
+    network = nn.Sequential(conv(3, 4, 3, padding=1), nn.AvgPool2d(2), larger, conv(4, 4, 3, padding=1))
+    images = torch.rand(1, 3, 48, 48)
+    seen = traced(network.eval(), images)
+    ends, _ = footprint(network, images)
+    reached = ends[0][1] - ends[0][0] + 1
+    assert reached <= seen.fields[0].size <= reached + 2
+    assert seen.fields[0].jump == 1
+
+
+def test_a_u_net_sees_what_its_margin_says() -> None:
+    """The README's 112 pixels are half of it, at a multiple of 16."""
+    cost = network_cost(UNet(num_classes=2, base=4), (3, 256, 256))
+    assert str(cost.layers[-1].sight) == "200"
+    network = UNet(num_classes=2, base=4)
+    images = torch.rand(1, 3, 256, 256)
+    ends, _ = footprint(network, images)
+    assert ends[0][1] - ends[0][0] + 1 <= 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "mixer_s16_224", "xcit_tiny_12_p16_224", "pvt_v2_b0"],
+)
+def test_tokens_are_followed(name: str) -> None:
+    with torch.device("meta"):
+        network = timm.create_model(name)
+        images = torch.empty(1, 3, 224, 224)
+    seen = traced(network.eval(), images)
+    assert seen.unknown is None
+    assert seen.everything
+
+
+def test_what_is_not_understood_is_said() -> None:
+    class Odd(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            result: Tensor = torch.fft.fft2(images).real
+            return result
+
+    unknown = traced(Odd(), torch.rand(1, 3, 8, 8)).unknown
+    assert unknown is not None
+    assert "fft" in unknown
+
+
+def test_bad_layers_are_refused() -> None:
+    with pytest.raises(InputError, match="layer 1 is Layer"):
+        receptive_field([Layer(3), Layer(0)])
+    assert receptive_field([]) == []
+    assert Field(-3.0, 3.0, 2.0).start == 0

@@ -1,0 +1,160 @@
+"""analyze, recommend and models through the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cnnlab.analysis.cost import network_cost
+from cnnlab.models import SimpleCNN
+from cnnlab.models.factory import weights_of
+from tests.conftest import Cnnlab, command
+
+
+def test_analyze_shows_each_layer_and_draws_them(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    result = cnnlab("analyze", "simple_cnn", "--batch", "4")
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0] == "simple_cnn: images of 1x28x28"
+    (row,) = [line.split() for line in lines if line.startswith("features.2.0")]
+    assert row[:2] == ["features.2.0", "Conv2d"]
+    assert row[2:6] == ["64x14x14", "18,496", "3.613", "M"]
+    assert row[-2:] == ["8", "2"]
+    assert any(line.startswith("parameters     128,714") for line in lines)
+    assert any(line.startswith("multiply-adds  7,486,464 an image") for line in lines)
+    assert any("for 4 images, 32-true" in line for line in lines)
+    with Image.open(tmp_path / "simple_cnn-layers.png") as picture:
+        assert picture.width > 500
+
+
+def test_analyze_as_json_and_csv(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    asked = ("analyze", "resnet18", "--size", "64", "96", "--classes", "7", "--depth", "1")
+    records = json.loads(cnnlab(*asked, "--json").out)
+    rows = list(csv.DictReader(io.StringIO(cnnlab(*asked, "--csv").out)))
+    assert [row["layer"] for row in rows] == [record["layer"] for record in records]
+    assert sum(record["parameters"] for record in records) == 11_180_103
+    assert [record["output"] for record in records][:2] == ["64x32x48", "64x32x48"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_analyze_takes_a_run(fit: Cnnlab, cnnlab: Cnnlab) -> None:
+    assert fit("--trainer.max_epochs", "1", "--callbacks.report", "false").code == 0
+    result = cnnlab("analyze", "R", "--json")
+    assert result.code == 0, result.err
+    expected = network_cost(SimpleCNN(), (1, 28, 28))
+    found = {record["layer"]: record["multiply_adds"] for record in json.loads(result.out)}
+    assert found == {layer.name: layer.multiply_adds for layer in expected.layers}
+
+
+def test_analyze_compares(cnnlab: Cnnlab) -> None:
+    records = json.loads(cnnlab("analyze", "--compare", "lenet5", "resnet18", "unet", "--json", "--size", "64").out)
+    assert [record["network"] for record in records] == ["lenet5", "resnet18", "unet"]
+    assert [record["parameters"] for record in records][:2] == [61_706, 11_689_512]
+    for table, row in (
+        ("convolutions", "depthwise-separable"),
+        ("normalisations", "of each position"),
+        ("scaling", "B7"),
+        ("architectures", "SENet-154"),
+    ):
+        result = cnnlab("analyze", f"--{table}")
+        assert result.code == 0, result.err
+        assert row in result.out
+
+
+def test_analyze_refuses_what_it_cannot_show(cnnlab: Cnnlab) -> None:
+    for arguments, message in (
+        ((), "give one of"),
+        (("resnet18", "--convolutions"), "give one of"),
+        (("resnet99",), "no network 'resnet99'"),
+        (("resnet18", "--encoder", "resnet18"), "takes no --encoder"),
+        (("vgg16", "--size", "0"), "size is 0"),
+    ):
+        result = cnnlab("analyze", *arguments)
+        assert result.code == 2, arguments
+        assert message in result.err
+
+
+def test_recommend_counts_and_measures(cnnlab: Cnnlab, photos: Path) -> None:
+    result = cnnlab("recommend", "--data", photos, "--latency", "20", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["case"] == "real time"
+    assert any("ms an image here" in reason for reason in found["reasons"])
+    assert f"--data.root {photos}" in found["command"]
+    # The photographs are small: 40x48.
+    assert "--data.size 40" in found["command"]
+    training = len(list((photos / "train").rglob("*.jpg")))
+    shown = cnnlab("recommend", "--data", photos).out
+    assert shown.startswith(f"classification, {training} images of 40 pixels: under 10,000 images\n")
+    assert cnnlab(*shlex.split(shown.splitlines()[-1].split("cnnlab ")[1]), "--print_config").code == 0
+
+
+def test_recommend_says_what_it_lacks(cnnlab: Cnnlab) -> None:
+    assert "--images N" in cnnlab("recommend").err
+    assert "cannot read data for detection" in cnnlab("recommend", "--task", "detection", "--data", ".").err
+    result = cnnlab("recommend", "--task", "detection", "--images", "10")
+    assert result.code == 0
+    assert "command" not in [line.split()[0] for line in result.out.splitlines()]
+    assert "there is no command to type" in result.out
+    gpu = cnnlab("recommend", "--images", "10", "--latency", "50", "--device", "edge").out
+    assert "not measured" in gpu
+
+
+def test_models_are_listed_with_what_is_known(cnnlab: Cnnlab) -> None:
+    records = {record["network"]: record for record in json.loads(cnnlab("models", "*resnet18", "--json").out)}
+    assert records["resnet18"]["parameters"] == records["torchvision/resnet18"]["parameters"] == 11_689_512
+    assert records["torchvision/resnet18"]["top1"] == 69.758
+    assert records["resnet18"]["top1"] is None
+    assert {record["weights"] for record in records.values()} <= {"here", "to fetch", "none"}
+    all_names = cnnlab("models").out
+    assert "simple_cnn" in all_names
+    assert "names only" in all_names
+    own = json.loads(cnnlab("models", "lenet5", "--json").out)
+    assert own == [
+        {
+            "network": "lenet5",
+            "image": "1x28x28",
+            "parameters": 61_706,
+            "multiply_adds": 416_520,
+            "top1": None,
+            "weights": "none",
+        }
+    ]
+    assert "no network's name fits 'nothing like this'" in cnnlab("models", "nothing like this").err
+
+
+def test_weights_that_are_here_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNNLAB_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    assert weights_of("torchvision/resnet18") == "to fetch"
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    (tmp_path / "hub/checkpoints/resnet18-f37072fd.pth").touch()
+    assert weights_of("torchvision/resnet18") == "here"
+    assert weights_of("resnet10t") == "to fetch"
+    (tmp_path / "resnet10t.safetensors").touch()
+    assert weights_of("resnet10t") == "here"
+    assert weights_of("simple_cnn") == "none"
+
+
+@pytest.mark.slow
+def test_analyze_takes_two_seconds_beyond_the_imports(tmp_path: Path) -> None:
+    def seconds(arguments: list[str]) -> float:
+        began = time.perf_counter()
+        subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+    imports = [sys.executable, "-c", "import torch, torchvision, timm"]
+    analysis = command("analyze", "resnet50")
+    pairs = [(seconds(analysis), seconds(imports)) for _ in range(3)]
+    print(pairs)
+    assert min(whole - imported for whole, imported in pairs) < 2
