@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help install system-packages demo test test-fast drill doctest lint format types imports bench clean
+.PHONY: help install system-packages demo test test-fast drill doctest notebooks lint format types imports bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -38,6 +38,10 @@ drill: install ## kill a run 30 times at random moments, and queue one again on 
 
 doctest: install ## run the examples in docstrings
 	$(BIN)/python -m pytest --doctest-modules cnnlab
+
+notebooks: install ## run the notebooks, and write what they show into notebooks/*.ipynb
+	$(BIN)/python benchmarks/lite0.py build/weights
+	CNNLAB_WEIGHTS=$(CURDIR)/build/weights $(BIN)/python notebooks/execute.py
 
 lint: install ## check the style
 	$(BIN)/ruff check .

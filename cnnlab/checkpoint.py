@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import warnings
 from pathlib import Path
@@ -10,11 +11,27 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 
 import cnnlab
 from cnnlab.errors import InputError, TrainingError
 from cnnlab.writing import write_atomically
+
+LINKED = ("num_classes", "class_names", "channels", "mean", "std", "multi_label", "ignore_index")
+"""What the data say and the task is told; a checkpoint has it among the task's hyperparameters."""
+
+
+def keep_own_hyperparameters(module: LightningModule | LightningDataModule) -> None:
+    """Forget the hyperparameters that a subclass's constructor does not take: it could not be made with them again.
+
+    Lightning keeps those of the classes above it, too.
+    """
+    parameters = inspect.signature(type(module).__init__).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in set(module.hparams) - set(parameters):
+        del module.hparams[name]
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

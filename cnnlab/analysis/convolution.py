@@ -88,7 +88,15 @@ def conv2d(image: Array, kernel: Array, stride: int = 1, padding: Padding = "val
 
 
 def conv2d_loops(image: Array, kernel: Array, stride: int = 1, padding: Padding = "valid", dilation: int = 1) -> Array:
-    """The same, one product at a time: what convolution is, and as slow as it looks. See conv2d."""
+    """The same, one product at a time: what convolution is, and as slow as it looks.
+
+    Args:
+        image: See conv2d.
+        kernel: See conv2d.
+        stride: See conv2d.
+        padding: See conv2d.
+        dilation: See conv2d.
+    """
     image, kernel, plain = _checked(image, kernel)
     padded = _padded(image, kernel, stride, padding, dilation)
     outputs, channels, height, width = kernel.shape

@@ -13,6 +13,7 @@ from cnnlab.callbacks.progress import EpochLines
 from cnnlab.callbacks.records import RunRecords
 from cnnlab.callbacks.report import Report
 from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
+from cnnlab.callbacks.slots import default_callbacks
 from cnnlab.callbacks.sparsity import Sparsity
 from cnnlab.callbacks.sync_norm import SyncNorm
 from cnnlab.callbacks.throughput import Throughput
@@ -44,4 +45,5 @@ __all__ = [
     "SyncNorm",
     "Throughput",
     "ValidationMasks",
+    "default_callbacks",
 ]

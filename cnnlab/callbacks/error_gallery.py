@@ -207,7 +207,7 @@ def _write(
             }
         )
         pictures.append(np.moveaxis(np.asarray(image), -1, 0))
-        titles.append("\n".join([kind, *(f"{name}: {_short(value)}" for name, value in said.items())]))
+        titles.append("\n".join([kind, *_lines(said)]))
     write_csv(table, rows)
     name = {"val": "validation", "test": "test"}[stage]
     sheet = run.pictures / f"{stage}_errors.png"
@@ -239,6 +239,16 @@ def _segmented(one: _Hard, task: Segmentation) -> tuple[Pixels, dict[str, Any]]:
     pixels = as_colours(one.image)
     overlays = [overlaid(pixels, classes.numpy(), task.num_classes) for classes in (one.target, one.prediction)]
     return np.concatenate([pixels, *overlays], axis=1), {"wrong pixels": round(one.error, 6)}
+
+
+def _lines(said: dict[str, Any]) -> list[str]:
+    """What stands over a picture: short lines, each probability behind its class."""
+    behind = {"truth": "probability of the truth", "predicted": "probability"}
+    return [
+        f"{name}: {_short(value)}" + (f" ({_short(said[behind[name]])})" if behind.get(name) in said else "")
+        for name, value in said.items()
+        if name not in behind.values()
+    ]
 
 
 def _short(value: Any) -> str:

@@ -42,6 +42,7 @@ COMMANDS = {
     "sync": Command("upload a run that was offline to Weights & Biases: cnnlab sync RUN", "sync:sync"),
     "slurm": Command("train on a cluster: cnnlab slurm --nodes 2 -- fit --config C", "slurm:slurm", raw=True),
     "fetch": Command("bring weights and data for machines without internet", "fetch:fetch", raw=True),
+    "new": Command("lay down a project of your own: cnnlab new DIR", "new:new"),
     "recipes": Command("list the configurations that come with cnnlab", "recipes:recipes"),
     "completion": Command("print a completion script for the shell", "completion:completion"),
 }

@@ -10,12 +10,9 @@ from typing import Any
 import yaml
 
 from cnnlab import recipes
-from cnnlab.checkpoint import read_checkpoint
+from cnnlab.checkpoint import LINKED, read_checkpoint
 from cnnlab.errors import InputError
 from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
-
-LINKED = ("num_classes", "class_names", "channels", "mean", "std", "multi_label", "ignore_index")
-"""What the data say and the model is told."""
 
 
 @dataclass

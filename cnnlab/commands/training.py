@@ -15,20 +15,17 @@ from typing import Any
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    Checkpoint,
-    LearningRateMonitor,
-    RichProgressBar,
-)
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 # Tasks and data are known by their short names ("--model Classification") once they are imported.
 import cnnlab.data
 import cnnlab.tasks
 from cnnlab import callbacks, recipes
-from cnnlab.checkpoint import AtomicCheckpointIO
+from cnnlab.callbacks.slots import SLOTS
+from cnnlab.checkpoint import LINKED, AtomicCheckpointIO
 from cnnlab.commands import COMMANDS
-from cnnlab.commands.arguments import LINKED, Plan, plan, take_apart
+from cnnlab.commands.arguments import Plan, plan, take_apart
 from cnnlab.commands.messages import differences, friendly, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path
@@ -36,28 +33,6 @@ from cnnlab.loggers import InRun, MetricsCsv
 from cnnlab.models.weights import architecture_only
 from cnnlab.run import flat, global_rank
 from cnnlab.strategies import spreads_weights
-
-SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
-    "best": (callbacks.BestCheckpoint, True, "keep checkpoints/best.ckpt, by the task's monitor"),
-    "last": (callbacks.LastCheckpoint, True, "keep checkpoints/last.ckpt to resume from"),
-    "early_stopping": (callbacks.EarlyStop, False, "stop when the monitored metric no longer improves"),
-    "unfreezing": (callbacks.ProgressiveUnfreezing, False, "train the head first, then late layers, then all"),
-    "sparsity": (callbacks.Sparsity, False, "keep weights at zero that are zero at the start"),
-    "ema": (callbacks.ExponentialMovingAverage, False, "average the weights"),
-    "gradients": (callbacks.GradientMonitor, False, "log the gradients' norms, and warn of bad ones"),
-    "lr_finder": (callbacks.LearningRateSearch, False, "search a learning rate before training"),
-    "batch_size_finder": (callbacks.BatchSizeSearch, False, "search the largest batch that fits before training"),
-    "lr_monitor": (LearningRateMonitor, True, "log the learning rates"),
-    "predictions": (callbacks.PredictionTable, True, "write predictions.csv when predicting"),
-    "masks": (callbacks.PredictedMasks, True, "write masks and overlays when predicting with a segmentation task"),
-    "validation_masks": (callbacks.ValidationMasks, True, "draw masks of validation images while segmentation trains"),
-    "gradcam": (callbacks.GradCamSnapshots, True, "draw where the network looks in validation images"),
-    "errors": (callbacks.ErrorGallery, True, "show the images that the network is most wrong or least certain about"),
-    "onnx": (callbacks.OnnxExport, False, "write model.onnx of the best network when the training has ended"),
-    "report": (callbacks.Report, True, "write report.html when testing"),
-    "throughput": (callbacks.Throughput, True, "log the training images a second"),
-}
-"""Callbacks by name: the class, whether it is on by default, and what it does."""
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _QUIET = (

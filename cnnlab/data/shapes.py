@@ -80,6 +80,25 @@ def write_shapes(root: Path, images: int, side: int) -> None:
             raise
 
 
+def write_photos(root: Path, images: int, side: int = 64) -> None:
+    """Write photographs of one shape each, as ImageFolder reads them: ROOT/SPLIT/CLASS/NUMBER.jpg.
+
+    Args:
+        root: The folder; nothing is done where it is there.
+        images: How many of each class for training; half as many for validation and for test.
+        side: Height and width.
+    """
+    if root.is_dir():
+        return
+    for number, (split, count) in enumerate({"train": images, "val": images // 2, "test": images // 2}.items()):
+        for kind, name in enumerate(CLASSES[1:], start=1):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                image, _ = draw(np.random.default_rng((number, kind, i)), side, [kind])
+                Image.fromarray(image).save(folder / f"{i:04}.jpg", quality=95)
+
+
 def _check(root: Path, images: int, side: int) -> None:
     found = sorted((root / "images" / "train").glob("*"))
     sides = set(LazyImage(found[0]).size) if found else set()
@@ -91,12 +110,21 @@ def _check(root: Path, images: int, side: int) -> None:
         )
 
 
-def draw(generator: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an image (side, side, 3) uint8 and its mask (side, side) uint8, 0 the background."""
+def draw(
+    generator: np.random.Generator, side: int, kinds: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an image (side, side, 3) uint8 and its mask (side, side) uint8, 0 the background.
+
+    Args:
+        generator: Decides on everything.
+        side: Height and width.
+        kinds: Which shapes, by their classes; one to four of any kind if None.
+    """
     picture = Image.fromarray(generator.integers(0, 90, (side, side, 3), dtype=np.uint8))
     mask = Image.new("L", (side, side))
-    for _ in range(generator.integers(1, 5)):
-        kind = int(generator.integers(1, len(CLASSES)))
+    drawn = range(int(generator.integers(1, 5))) if kinds is None else kinds
+    for asked in drawn:
+        kind = int(generator.integers(1, len(CLASSES))) if kinds is None else asked
         radius = generator.uniform(0.1, 0.25) * side
         x, y = generator.uniform(radius, side - radius, 2)
         colour = tuple(int(level) for level in generator.integers(90, 256, 3))

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from cnnlab.checkpoint import origin, read_weights
+from cnnlab.checkpoint import LINKED, keep_own_hyperparameters, origin, read_weights
 from cnnlab.errors import InputError
 from cnnlab.loggers import write_metrics
 from cnnlab.models.factory import create_network, preprocessing
@@ -123,7 +123,7 @@ class VisionTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self._forget_what_the_subclass_does_not_take()
+        keep_own_hyperparameters(self)
         self.num_classes = num_classes
         self.class_names = [str(i) for i in range(num_classes)] if class_names is None else list(class_names)
         if len(self.class_names) != num_classes:
@@ -172,13 +172,18 @@ class VisionTask(LightningModule):
         self.tables: dict[str, Tensor] = {}
         """The latest value of each metric that is more than a number, such as "test/confusion_matrix"."""
 
-    def _forget_what_the_subclass_does_not_take(self) -> None:
-        """Lightning keeps the arguments of this class too, which the subclass could not be made with again."""
-        parameters = inspect.signature(type(self).__init__).parameters
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            return
-        for name in set(self.hparams) - set(parameters):
-            del self.hparams[name]
+    @classmethod
+    def for_data(cls, data: LightningDataModule, **kwargs: Any) -> Self:
+        """Make a task for a data module: classes, channels, mean and std are the data's, as on the command line.
+
+        Args:
+            data: The data module.
+            **kwargs: The task's other arguments.
+        """
+        kinds = [kind for kind in cls.__mro__ if issubclass(kind, VisionTask)]
+        taken = {name for kind in kinds for name in inspect.signature(kind).parameters}
+        known = {name: getattr(data, name) for name in LINKED if name in taken and hasattr(data, name)}
+        return cls(**{**known, **kwargs})
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from cnnlab import recipes
+from cnnlab.callbacks.slots import SLOTS
 from cnnlab.commands import COMMANDS
-from cnnlab.commands.training import SLOTS
 from tests.conftest import TINY, Cnnlab, command
 
 

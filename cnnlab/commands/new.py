@@ -1,0 +1,52 @@
+"""cnnlab new."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import keyword
+import re
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+import cnnlab
+from cnnlab.errors import InputError
+
+_TEMPLATE = Path(cnnlab.__file__).parent / "template"
+
+
+def new(folder: Path) -> None:
+    """Lay down a project of one's own that uses cnnlab as a library: a network, data, a recipe, a test, a job.
+
+    Args:
+        folder: The project's folder, which must not be there yet; its package is called like it.
+
+    Raises:
+        InputError: If the folder is there, or if its name makes no package's.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already: name a new folder")
+    package = re.sub(r"\W+", "_", folder.absolute().name.lower()).strip("_")
+    if not package.isidentifier() or keyword.iskeyword(package) or package in ("cnnlab", "tests", "configs"):
+        raise InputError(f"{folder.absolute().name!r} makes no package's name: choose one of letters and digits")
+    settings = {"package": package, "title": folder.absolute().name, "requirement": requirement()}
+    # What is escaped belongs to HTML.
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    for source in sorted(_TEMPLATE.rglob("*.jinja")):
+        name = str(source.relative_to(_TEMPLATE).with_suffix("")).replace("PACKAGE", package)
+        place = folder / (".gitignore" if name == "gitignore" else name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(environment.from_string(source.read_text(encoding="utf-8")).render(settings), encoding="utf-8")
+    (folder / "slurm.sh").chmod(0o755)
+    print(f"project {folder}: cd {folder}, make test, make train; README.md says what is where")
+
+
+def requirement() -> str:
+    """How pip gets this very cnnlab: its version, or the place that it was installed from."""
+    said = importlib.metadata.distribution("cnnlab").read_text("direct_url.json")
+    if said is None:
+        return f"cnnlab=={cnnlab.__version__}"
+    origin = json.loads(said)
+    kind = origin.get("vcs_info", {})
+    return f"cnnlab @ {kind['vcs']}+{origin['url']}@{kind['commit_id']}" if kind else f"cnnlab @ {origin['url']}"
