@@ -38,4 +38,7 @@ def test_the_recipes_travel_in_the_wheel(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert "cnnlab/py.typed" in names
+    template = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("cnnlab/template/**/*.jinja")}
+    assert template
+    assert template <= set(names)
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "configs"))]
