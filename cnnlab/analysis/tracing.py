@@ -493,6 +493,24 @@ def _expanded(seen: Seen, call: _Call) -> Seen:
     return replace(seen, dimensions=tuple(dimensions))
 
 
+def _shuffled(seen: Seen, call: _Call) -> Seen:
+    """Channels to pixels between the pixels, or such pixels to channels."""
+    places = (len(seen.dimensions) - 2, len(seen.dimensions) - 1)
+    factors = [seen.dimensions[at][0] for at in places]
+    if any(len(seen.dimensions[at]) != 1 for at in places) or {factor.axis for factor in factors} != {0, 1}:
+        return replace(seen, unknown="a shuffle of what is no image")
+    dimensions = [_plain(size) for size in call.shape]
+    for at, factor in zip(places, factors, strict=True):
+        field = seen.fields[factor.axis]
+        field = field._replace(jump=field.jump * factor.stride)
+        scale = factor.size / call.shape[at]
+        # Of what is put together, the first pixel and the last.
+        high = field.high + max(scale - 1, 0) * field.jump
+        seen = seen.moved(factor.axis, field._replace(high=high, jump=field.jump * scale))
+        dimensions[at] = (_Factor(factor.axis, call.shape[at]),)
+    return replace(seen, dimensions=tuple(dimensions))
+
+
 def _attended(seen: Seen, call: _Call) -> Seen:
     return replace(seen, everything=True)
 
@@ -543,6 +561,9 @@ _RULES: dict[Any, Callable[[Seen, _Call], Seen]] = {
     aten.unsqueeze: _with_one_more,
     aten.squeeze: _without_ones,
     aten.expand: _expanded,
+    aten.pixel_shuffle: _shuffled,
+    aten.pixel_unshuffle: _shuffled,
+    aten._native_multi_head_attention: _attended,
     aten._scaled_dot_product_flash_attention_for_cpu: _attended,
     aten._scaled_dot_product_attention_math: _attended,
 }
@@ -558,6 +579,7 @@ _UNIT_BY_UNIT = frozenset(
         aten.detach,
         aten.alias,
         aten.as_strided_,  # How an adaptive pooling marks its one pixel as channels_last.
+        aten.channel_shuffle,
         aten.hardswish,
         aten.hardswish_,
         aten._to_copy,

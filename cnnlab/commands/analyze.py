@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from cnnlab.analysis.catalogue import catalogue
 from cnnlab.analysis.convolutions import convolutions
 from cnnlab.analysis.cost import NetworkCost, network_cost
+from cnnlab.analysis.initialisation import initialisation
 from cnnlab.analysis.memory import OPTIMIZERS, PRECISIONS, training_memory
 from cnnlab.analysis.normalisation import normalisations
 from cnnlab.analysis.scaling import family
@@ -41,8 +43,26 @@ def analyze(command: str, arguments: list[str]) -> None:
         show(title, records(), asked)
     elif asked.compare:
         show(_title(asked, "compared"), [_compared(name, asked) for name in asked.compare], asked)
+    elif asked.initialisation:
+        _beginning(asked)
     else:
         _one(asked)
+
+
+def _beginning(asked: argparse.Namespace) -> None:
+    """How the network's layers begin, with its own random weights and random images."""
+    subject = _subject(asked.model, asked, lambda make: make())
+    images = torch.randn(4, *subject.image, generator=torch.Generator().manual_seed(0))
+    records: list[Record] = [
+        {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "scheme": layer.scheme,
+            **{f"spread_of_{name}": getattr(layer, name) for name in ("weights", "activations", "gradients")},
+        }
+        for layer in initialisation(subject.network, images)
+    ]
+    show(_title(asked, subject.name, subject.image), records, asked)
 
 
 def _one(asked: argparse.Namespace) -> None:
@@ -117,7 +137,10 @@ class _Subject(NamedTuple):
     image: tuple[int, int, int]
 
 
-def _subject(name: str, asked: argparse.Namespace) -> _Subject:
+def _subject(
+    name: str, asked: argparse.Namespace, made: Callable[[Callable[[], nn.Module]], nn.Module] = made_on_meta
+) -> _Subject:
+    """A run's network, or one by its name, made as is said."""
     if Path(name).is_dir() or Path(name).is_file():
         return _of_run(name, asked)
     channels = asked.channels or (1 if name in _FOR_DIGITS else 3)
@@ -130,7 +153,7 @@ def _subject(name: str, asked: argparse.Namespace) -> _Subject:
             return create_segmenter(name, classes, channels, encoder=asked.encoder)
         return create_network(name, classes, channels)
 
-    return _Subject(name, made_on_meta(make), (channels, *_size(name, channels, asked)))
+    return _Subject(name, made(make), (channels, *_size(name, channels, asked)))
 
 
 def _size(name: str, channels: int, asked: argparse.Namespace) -> tuple[int, int]:
@@ -250,6 +273,9 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", action="store_true", help=f"compare {title}")
     parser.add_argument(
         "--size", type=int, nargs="+", metavar="PIXELS", help="the images' height, and width if another"
+    )
+    parser.add_argument(
+        "--initialisation", action="store_true", help="how a MODEL's layers begin: weights, signals, gradients"
     )
     parser.add_argument("--channels", type=int, help="of the images (3; 1 for the networks made for digits)")
     parser.add_argument("--classes", type=int, help="of the classifier (1000; 10 of cnnlab's own; 21 of segmentation)")

@@ -133,6 +133,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
     "ConvNeXt's block": (lambda: nn.Sequential(conv(3, 8, 4, stride=4), ConvNeXtBlock(8)), (96, 96)),
     "patches": (Unshuffled, (32, 40)),
     "slices": (Focus, (32, 40)),
+    "pixels to channels": (lambda: nn.Sequential(conv(3, 2, 3), nn.PixelUnshuffle(2), conv(8, 4, 3)), (34, 34)),
+    "channels that change places": (
+        lambda: nn.Sequential(nn.AvgPool2d(3, 2), conv(3, 4, (3, 1)), nn.ChannelShuffle(2)),
+        (40, 48),
+    ),
     "no padding": (lambda: nn.Sequential(conv(3, 4, 5), nn.AvgPool2d(2), conv(4, 4, 3)), (40, 40)),
     "padding apart": (
         lambda: nn.Sequential(nn.ZeroPad2d((1, 2, 2, 1)), conv(3, 4, 4), nn.ReflectionPad2d(1)),
@@ -174,15 +179,15 @@ def test_a_gate_sees_the_whole_image_and_the_window_is_still_told() -> None:
     assert ends == [[0, 39], [0, 39]]
 
 
-@pytest.mark.parametrize("upsampling", ["transposed", "bilinear", "nearest"])
+@pytest.mark.parametrize("upsampling", ["transposed", "bilinear", "nearest", "shuffled"])
 def test_what_is_made_larger_sees_no_less_than_gradients_reach(upsampling: str) -> None:
     """Units between others see fewer; the largest count."""
-    larger: nn.Module = (
-        nn.ConvTranspose2d(4, 4, 2, stride=2)
-        if upsampling == "transposed"
-        else nn.Upsample(scale_factor=2, mode=upsampling)
-    )
-    network = nn.Sequential(conv(3, 4, 3, padding=1), nn.AvgPool2d(2), larger, conv(4, 4, 3, padding=1))
+    larger: dict[str, nn.Module] = {
+        "transposed": nn.ConvTranspose2d(4, 4, 2, stride=2),
+        "shuffled": nn.Sequential(conv(4, 16, 1), nn.PixelShuffle(2)),
+    }
+    layer = larger.get(upsampling) or nn.Upsample(scale_factor=2, mode=upsampling)
+    network = nn.Sequential(conv(3, 4, 3, padding=1), nn.AvgPool2d(2), layer, conv(4, 4, 3, padding=1))
     images = torch.rand(1, 3, 48, 48)
     seen = traced(network.eval(), images)
     ends, _ = footprint(network, images)

@@ -71,6 +71,13 @@ def test_analyze_compares(cnnlab: Cnnlab) -> None:
         assert row in result.out
 
 
+def test_analyze_shows_how_layers_begin(cnnlab: Cnnlab) -> None:
+    records = json.loads(cnnlab("analyze", "small_resnet", "--initialisation", "--size", "64", "--json").out)
+    assert records[0]["layer"] == "stem.0"
+    assert records[0]["scheme"] == "Kaiming (fan out)"
+    assert all(record["spread_of_gradients"] > 0 for record in records)
+
+
 def test_analyze_refuses_what_it_cannot_show(cnnlab: Cnnlab) -> None:
     for arguments, message in (
         ((), "give one of"),
