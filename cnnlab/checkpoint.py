@@ -6,12 +6,12 @@ import errno
 import inspect
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 
 import cnnlab
@@ -20,18 +20,6 @@ from cnnlab.writing import write_atomically
 
 LINKED = ("num_classes", "class_names", "channels", "mean", "std", "multi_label", "ignore_index")
 """What the data say and the task is told; a checkpoint has it among the task's hyperparameters."""
-
-
-def keep_own_hyperparameters(module: LightningModule | LightningDataModule) -> None:
-    """Forget the hyperparameters that a subclass's constructor does not take: it could not be made with them again.
-
-    Lightning keeps those of the classes above it, too.
-    """
-    parameters = inspect.signature(type(module).__init__).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for name in set(module.hparams) - set(parameters):
-        del module.hparams[name]
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -62,15 +50,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def origin(task: object, data: object | None) -> dict[str, str]:
-    """What a checkpoint says, under the key "cnnlab", of the classes that made it.
+def make_portable(checkpoint: dict[str, Any], task: object, data: object | None) -> None:
+    """Say in a checkpoint, under the key "cnnlab", which classes made it, and keep only what they take.
+
+    Lightning keeps the hyperparameters of the classes above them too, with which they could not be made again.
 
     Args:
+        checkpoint: About to be written; changed in place.
         task: The LightningModule.
         data: The LightningDataModule, if there is one.
     """
     about = {"version": cnnlab.__version__, "task": _class_path(task)}
-    return about if data is None else {**about, "data": _class_path(data)}
+    checkpoint["cnnlab"] = about if data is None else {**about, "data": _class_path(data)}
+    for key, owner in (("hyper_parameters", task), ("datamodule_hyper_parameters", data)):
+        if key in checkpoint:
+            checkpoint[key] = _taken(type(owner), checkpoint[key])
+
+
+def _taken(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of settings, those that a class is made with."""
+    parameters = inspect.signature(kind).parameters
+    everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in settings.items() if everything or name in parameters}
 
 
 def _class_path(instance: object) -> str:

@@ -40,6 +40,12 @@ from cnnlab.versions import versions
 def about(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool = False) -> About:
     """What a file that is made of a task says of itself.
 
+    Args:
+        task: The task.
+        data: What it was trained on: says how images are read.
+        checkpoint: Where its weights are from.
+        raw: Whether the file is the bare network.
+
     Raises:
         InputError: If the task is of a kind that cannot be exported, or if its data do not say how they are read.
     """
@@ -262,6 +268,11 @@ def example_images(task: VisionTask, data: VisionDataModule, count: int = max(BA
     """So many validation images that are as large as the first one, (count, C, H, W), repeated where there are fewer.
 
     Of images that the task takes window by window, a window.
+
+    Args:
+        task: The task.
+        data: Set up for validation.
+        count: How many.
     """
     window = task.hparams.get("window")
     found: list[Tensor] = []
@@ -310,6 +321,11 @@ def logits_of(task: VisionTask, probabilities: Tensor) -> Tensor:
 
 def training_images(data: VisionDataModule, count: int, batch_size: int = 16) -> list[npt.NDArray[np.uint8]]:
     """So many training images, evenly spread, as evaluation would see them: batches (B, C, H, W).
+
+    Args:
+        data: Set up for fit.
+        count: How many.
+        batch_size: B, at most.
 
     Raises:
         InputError: If the data do not offer their training images without augmentation.

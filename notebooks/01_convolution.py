@@ -100,11 +100,12 @@ seen = analysis.network_cost(network, (3, 224, 224))
 field = next(layer.sight.fields[0] for layer in reversed(seen.layers) if layer.name.startswith("layer2"))
 reach = images.grad[0].abs().sum(0)
 low, high = field.low + 14 * field.jump, field.high + 14 * field.jump
-plt.figure(figsize=(4, 4))
-plt.imshow(reach.sqrt())
-plt.plot([low, high, high, low, low], [low, low, high, high, low], color="white")
-plt.title(f"layer2: {field.size:g} pixels")
-plt.axis("off")
+figure, axis = plt.subplots(figsize=(4, 4))
+axis.imshow(reach.sqrt())
+axis.plot([low, high, high, low, low], [low, low, high, high, low], color="white")
+axis.set(title=f"layer2: {field.size:g} pixels", xticks=[], yticks=[])
+figure.tight_layout()
+
 # %% [markdown]
 # ## Normalisation, side by side
 #

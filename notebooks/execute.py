@@ -29,13 +29,13 @@ def execute(text: Path) -> None:
         # Else each run would change them all.
         cell["id"] = str(number)
         cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
         # What libraries say of the machine is no part of a notebook.
         cell["outputs"] = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = smaller(output["data"]["image/png"])
-        if cell.cell_type == "markdown":
-            del cell["outputs"]
     notebook.metadata.pop("language_info", None)
     jupytext.write(notebook, text.with_suffix(".ipynb"))
 

@@ -20,7 +20,23 @@ from cnnlab.tasks import Classification, Distillation, Segmentation
 from tests.conftest import Cnnlab
 
 PACKAGES = ("analysis", "callbacks", "cluster", "data", "interpret", "loggers", "models", "report", "tasks")
+MODULES = (
+    "deploy.benchmark",
+    "deploy.export",
+    "deploy.prune",
+    "deploy.quantize",
+    "deploy.runtime",
+    "deploying",
+    "losses",
+)
+"""What has no list of its public names: all that does not begin with an underscore, and is its own."""
 PUBLIC = [(package, name) for package in PACKAGES for name in importlib.import_module(f"cnnlab.{package}").__all__]
+PUBLIC += [
+    (module, name)
+    for module in MODULES
+    for name, thing in vars(importlib.import_module(f"cnnlab.{module}")).items()
+    if not name.startswith("_") and getattr(thing, "__module__", None) == f"cnnlab.{module}"
+]
 
 
 @pytest.mark.parametrize(("package", "name"), PUBLIC, ids=[f"{package}.{name}" for package, name in PUBLIC])
@@ -105,25 +121,42 @@ def test_for_data_tells_a_task_what_the_command_line_would(tmp_path: Path, photo
     pixels = Segmentation.for_data(shapes, network="unet", network_args={"base": 4})
     assert pixels.num_classes == 4
     assert pixels.hparams["ignore_index"] == shapes.ignore_index
+
     # What is given counts.
     named = Classification.for_data(images, network="small_resnet", class_names=["a", "b", "c"])
     assert named.class_names == ["a", "b", "c"]
 
 
-def test_a_data_module_keeps_only_the_arguments_that_it_takes() -> None:
-    """Else a checkpoint could not make it again."""
+class Own(InMemoryDataModule):
+    """Takes fewer arguments than the class above it."""
 
-    class Own(InMemoryDataModule):
-        channels = 1
-        class_names = ("a", "b")
-        mean = std = (0.5,)
+    channels = 1
+    class_names = ("a", "b")
+    mean = std = (0.5,)
 
-        def __init__(self, images: int = 8) -> None:
-            super().__init__(val_size=2, batch_size=4)
-            self.images = images
+    def __init__(self, images: int = 8) -> None:
+        super().__init__(val_size=2, batch_size=4)
+        self.images = images
 
-        def load(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
-            return torch.zeros(self.images, 1, 8, 8, dtype=torch.uint8), torch.arange(self.images) % 2
+    def load(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(self.images, 1, 8, 8, dtype=torch.uint8), torch.arange(self.images) % 2
 
-    assert dict(Own(images=12).hparams) == {"images": 12}
-    assert MNIST(root="nowhere", batch_size=5).hparams["batch_size"] == 5
+
+class Mine(Classification):
+    """The same of a task."""
+
+    def __init__(self, num_classes: int, channels: int, lr: float = 0.1) -> None:
+        super().__init__("simple_cnn", num_classes=num_classes, channels=channels, lr=lr)
+
+
+def test_a_checkpoint_keeps_the_arguments_that_its_classes_take(tmp_path: Path) -> None:
+    """Else it could not make them again."""
+    run = Run(tmp_path / "run")
+    data = Own(images=12)
+    trainer(run).fit(Mine.for_data(data, lr=0.2), datamodule=data)
+    kept = torch.load(run.last, weights_only=True)
+    assert kept["hyper_parameters"] == {"num_classes": 2, "channels": 1, "lr": 0.2}
+    assert kept["datamodule_hyper_parameters"] == {"images": 12}
+    again = Mine.load_from_checkpoint(run.last, weights_only=True)
+    assert again.hparams["lr"] == 0.2
+    assert Own(**kept["datamodule_hyper_parameters"]).images == 12

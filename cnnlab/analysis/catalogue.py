@@ -21,7 +21,7 @@ class Architecture(NamedTuple):
     year: int
     idea: str
     network: str
-    """As --model.network takes it; of GoogLeNet, without its auxiliary heads, torchvision's own name."""
+    """Its name, with torchvision/ before it where it is that library's; GoogLeNet's is without its auxiliary heads."""
     image: tuple[int, int, int]
     """Channels, height and width that the figures are for."""
     parameters: int
@@ -83,7 +83,7 @@ def catalogue() -> dict[str, Architecture]:
                 name,
                 entry.year,
                 entry.idea,
-                entry.network,
+                f"torchvision/{entry.network}",
                 (3, size, size),
                 weights.meta["num_params"],
                 round(weights.meta["_ops"] * 1e9),
@@ -116,7 +116,7 @@ def instantiate(architecture: str) -> nn.Module:
     known = catalogue()
     if architecture not in known:
         raise InputError(f"the catalogue has no {architecture!r}: {nearest(architecture, known)}")
-    network = known[architecture].network
+    network = known[architecture].network.removeprefix("torchvision/")
     if network in _MADE_HERE:
         return made_on_meta(_MADE_HERE[network])
     import torchvision

@@ -134,7 +134,9 @@ def pool2d(image: Array, size: int, stride: int | None = None, how: Literal["max
     """
     if how not in ("max", "average"):
         raise InputError(f"how is {how!r}, expected max or average")
-    image = np.asarray(image)
+    image = np.asarray(image, np.float64)
+    if image.ndim not in (2, 3):
+        raise InputError(f"an image of {image.shape}, expected (H, W) or (C, H, W)")
     step = size if stride is None else stride
     windows = _windows(image if image.ndim == 3 else image[None], (size, size), step, 1)
     result: Array = windows.max((3, 4)) if how == "max" else windows.mean((3, 4))
@@ -165,7 +167,8 @@ def shift_change(layer: Callable[[Array], Array], image: Array, shift: int = 1) 
 
 
 def _checked(image: Array, kernel: Array) -> tuple[Array, Array, bool]:
-    image, kernel = np.asarray(image), np.asarray(kernel)
+    # Of bytes, the products would overflow.
+    image, kernel = np.asarray(image, np.float64), np.asarray(kernel, np.float64)
     plain = image.ndim == kernel.ndim == 2
     if plain:
         image, kernel = image[None], kernel[None, None]
@@ -178,6 +181,8 @@ def _checked(image: Array, kernel: Array) -> tuple[Array, Array, bool]:
 
 
 def _padded(image: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
+    if dilation < 1:
+        raise InputError(f"dilation is {dilation}, expected 1 or more")
     if padding == "same":
         if stride != 1:
             raise InputError(f'padding "same" keeps height and width, which a stride of {stride} does not')

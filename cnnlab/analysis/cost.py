@@ -25,6 +25,8 @@ class Sight(NamedTuple):
     """Along rows and columns, through windows; None where nothing is left of rows and columns."""
     whole_image: bool
     """Whether they see all of it besides: a mean over it, squeeze-and-excitation, attention."""
+    unknown: str | None = None
+    """An operation on the way that is not understood, where nothing can be said."""
 
     @property
     def sizes(self) -> tuple[float, float] | None:
@@ -32,7 +34,7 @@ class Sight(NamedTuple):
         return None if self.fields is None else (self.fields[0].size, self.fields[1].size)
 
     def __str__(self) -> str:
-        """The size, and a + where the whole image is seen besides; "all" where nothing else is."""
+        """The size, and a + where the whole image is seen besides; "all" where nothing else is; "?" if unknown."""
         if self.fields is None:
             return "all" if self.whole_image else "?"
         height, width = (f"{field.size:g}" for field in self.fields)
@@ -66,6 +68,12 @@ class NetworkCost(NamedTuple):
     """Of the parameters."""
     multiply_adds: int
     activation_bytes: int
+
+    @property
+    def last_map(self) -> LayerCost | None:
+        """The last layer that returns features with rows and columns."""
+        maps = (layer for layer in reversed(self.layers) if len(layer.output) == 3 and max(layer.output[1:]) > 1)
+        return next(maps, None)
 
     def folded(self, depth: int) -> list[LayerCost]:
         """The same with so many levels of names: layers below are added up, and the last one's output counts.
@@ -109,7 +117,7 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
     >>> cost.parameters, cost.multiply_adds, str(cost.layers[-1].sight)
     (128714, 7486464, 'all')
     """
-    with on_meta():
+    with on_meta(image):
         own = skeleton(network)
         called, flops, sights = _forward(own.eval().requires_grad_(False), torch.empty(1, *image))
         for copied, original in zip(own.parameters(), network.parameters(), strict=True):
@@ -125,10 +133,17 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
             if above in alone:
                 alone[above] -= flops.get(name, 0)
                 break
+    # What a module uses of one that it never calls is its own.
+    held = dict.fromkeys(alone, 0)
+    for name, module in own.named_modules():
+        size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        while name not in held and name:
+            name = name.rpartition(".")[0]
+        held[name] = held.get(name, 0) + size
     layers = []
     for module, output in called.items():
         name = names[module]
-        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        parameters = held[name]
         is_part = not any(True for _ in module.children())
         if not isinstance(module, nn.Identity) and (is_part or alone[name] or parameters):
             kind = type(module).__name__
@@ -175,8 +190,10 @@ def _forward(network: nn.Module, images: Tensor) -> tuple[_Shapes, dict[str, int
 
 
 def _sight(seen: Seen | None) -> Sight:
-    if seen is None or seen.unknown:
+    if seen is None:
         return Sight(None, False)
+    if seen.unknown:
+        return Sight(None, False, seen.unknown)
     local = all(math.isfinite(field.size) for field in seen.fields)
     return Sight(seen.fields if local else None, seen.everything)
 

@@ -46,16 +46,17 @@ def initialisation(network: nn.Module, images: Tensor) -> list[Beginning]:
     # A copy: training mode moves batch norm's statistics.
     own = copy.deepcopy(network).train().requires_grad_()
 
-    def keep(module: nn.Module, args: object, output: object, name: str) -> None:
-        if (tensor := first_tensor(output)) is not None:
-            tensor.retain_grad()
-            outputs[name] = tensor
+    def keep(module: nn.Module, args: object, output: Tensor, name: str) -> Tensor:
+        output.retain_grad()
+        outputs[name] = output
+        return output.clone()  # Which an activation in place may change.
 
     for name, module in own.named_modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             module.register_forward_hook(functools.partial(keep, name=name))
     with torch.enable_grad():
-        logits = own(images)
+        logits = first_tensor(own(images))
+        assert logits is not None
         targets = torch.arange(len(images), device=images.device) % logits.shape[1]
         targets = targets.reshape(-1, *[1] * (logits.ndim - 2)).expand(len(images), *logits.shape[2:])
         nn.functional.cross_entropy(logits, targets).backward()  # type: ignore[no-untyped-call]
@@ -64,7 +65,8 @@ def initialisation(network: nn.Module, images: Tensor) -> list[Beginning]:
         layer = network.get_submodule(name)
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        assert output.grad is not None
+        if output.grad is None:  # Of an auxiliary head.
+            continue
         spreads = [float(tensor.detach().std()) for tensor in (weight, output, output.grad)]
         found.append(Beginning(name, type(layer).__name__, _scheme(weight, getattr(layer, "groups", 1)), *spreads))
     return found

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cnnlab.analysis.skeleton import first_tensor, skeleton
+from cnnlab.analysis.skeleton import first_tensor, refusal, skeleton
 from cnnlab.errors import InputError
 
 PRECISIONS = {
@@ -83,19 +83,23 @@ def training_memory(
             own = skeleton(network, stored).train()
             parameters = counter.alive
             images = torch.empty(batch, *image, dtype=stored)
-            updates = OPTIMIZERS[optimizer]([p for p in own.parameters() if p.requires_grad])
+            trained = [parameter for parameter in own.parameters() if parameter.requires_grad]
             before = counter.alive
-            gradients = _update(updates)  # It keeps nothing before its first step.
+            # The optimizer keeps nothing before its first step.
+            updates = OPTIMIZERS[optimizer](trained) if trained else None
+            gradients = _update(updates) if updates is not None else 0
             kept = counter.alive - before
             activations = counter.alive - _bytes([images])
             mixed: AbstractContextManager[Any] = torch.autocast("cpu", computed) if computed else nullcontext()
             with mixed:
                 value = measure(_predictions(own(images)))
             activations = counter.alive - activations
-            value.backward()  # type: ignore[no-untyped-call]
-    except (NotImplementedError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"a training step of this network cannot be followed without numbers: {reason}") from error
+            if trained:
+                value.backward()  # type: ignore[no-untyped-call]
+    except InputError:
+        raise
+    except Exception as error:  # See on_meta.
+        raise InputError(refusal(error, image)) from error
     return TrainingMemory(parameters, gradients, kept, activations, counter.peak)
 
 

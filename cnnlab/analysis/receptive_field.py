@@ -5,6 +5,7 @@ Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -46,19 +47,25 @@ class Field(NamedTuple):
         >>> PIXEL.after(kernel=7, stride=2, padding=3)
         Field(low=-3.0, high=3.0, jump=2.0)
         """
-        low = self.low - padding * self.jump
-        return Field(low, low + (self.high - self.low) + dilation * (kernel - 1) * self.jump, self.jump * stride)
+        return self._over(-padding, dilation * (kernel - 1), self.jump * stride)
 
     def after_transposed(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Field:
         """The field of a transposed convolution's result: of the units that see most."""
-        # An output meets every stride-th tap.
-        taps = -(-(dilation * (kernel - 1) + 1) // stride) if dilation == 1 else kernel
-        low = self.low + self.jump * -(-(padding - dilation * (kernel - 1)) // stride)
-        return Field(low, low + (self.high - self.low) + (taps - 1) * self.jump, self.jump / stride)
+        # Of the taps that an output meets, every so-manyth has an input under it.
+        step = stride // math.gcd(stride, dilation)
+        span = dilation * ((kernel - 1) // step * step) // stride
+        first = -(-(padding - dilation * (kernel - 1)) // stride)
+        return self._over(first, span, self.jump / stride)
+
+    def _over(self, first: int, span: int, jump: float) -> Field:
+        """The field of what is made of units from this one on to so many behind it."""
+        if not math.isfinite(self.low):  # Nothing is left of places.
+            return self
+        return Field(self.low + first * self.jump, self.high + (first + span) * self.jump, jump)
 
     def together(self, other: Field) -> Field:
-        """The field of what is made of both: the largest path counts."""
-        return Field(min(self.low, other.low), max(self.high, other.high), max(self.jump, other.jump))
+        """The field of what is made of both, on the grid of this one: the largest path counts."""
+        return Field(min(self.low, other.low), max(self.high, other.high), self.jump or other.jump)
 
 
 PIXEL = Field(0.0, 0.0, 1.0)

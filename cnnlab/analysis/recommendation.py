@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import shlex
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,6 +21,10 @@ TASKS = ("classification", "segmentation", "medical", "detection", "instances")
 DEVICES = ("cpu", "gpu", "edge")
 REAL_TIME = 1000 / 30
 """Milliseconds an image, at 30 images a second."""
+
+
+_CROP = 512
+"""Larger images are trained on in parts of this height and width."""
 
 
 class Need(NamedTuple):
@@ -49,7 +54,7 @@ class Row(NamedTuple):
     case: str
     applies: Callable[[Need], bool]
     networks: tuple[str, ...]
-    """The best first, each cheaper than the one before it."""
+    """The first choice first."""
     recipe: str | None
     """None where cnnlab has no such task yet."""
     reason: str
@@ -151,7 +156,7 @@ class Recommendation(NamedTuple):
     """The guide's row."""
     network: str
     alternatives: tuple[str, ...]
-    """Cheaper ones."""
+    """What else comes into question."""
     recipe: str | None
     command: str | None
     """To be typed; None where cnnlab has no such task yet."""
@@ -190,14 +195,14 @@ def recommend(need: Need, time: Callable[[str, int], float] | None = None) -> Re
     command = ["cnnlab", "fit", "--config", row.recipe, "--data.root", need.root]
     if segments:
         command += ["--model.network", chosen.name] if chosen.name != "unet" else []
-        if need.size is not None and need.size > 768:
-            command += ["--data.crop", "512", "--model.window", "768"]
+        if need.size is not None and need.size > _CROP:
+            command += ["--data.crop", str(_CROP), "--model.window", "768"]
             found.append(f"images of {need.size} pixels: training on crops, prediction window by window")
     else:
         command += ["--model.network", chosen.name]
         if chosen.size != chosen.own_size:
             command += ["--data.size", str(chosen.size)]
-            found.append(f"images of {need.size} pixels: at their own size, not the pretraining's {chosen.own_size}")
+            found.append(f"images of {need.size} pixels: at {chosen.size}, not at the pretraining's {chosen.own_size}")
     command += flags
     others = tuple(candidate.name for candidate in fitting[fitting.index(chosen) + 1 :])
     return Recommendation(
@@ -212,7 +217,7 @@ def _check(need: Need) -> None:
         raise InputError(f"device is {need.device!r}, expected {', '.join(DEVICES)}")
     for name in ("images", "size", "latency", "memory"):
         value = getattr(need, name)
-        if value is not None and value <= 0:
+        if value is not None and not (value > 0 and math.isfinite(value)):
             raise InputError(f"{name} is {value}, expected more than 0")
 
 
@@ -229,7 +234,7 @@ def _cheaper(row: Row, need: Need, segments: bool) -> list[str]:
 
 
 def recommended(name: str, task: str) -> nn.Module:
-    """Make a network as the guide's recipe does, with random weights; ten classes stand for any number.
+    """Make a network of the guide with random weights; ten classes stand for any number.
 
     Args:
         name: As in a row of the guide.
@@ -263,7 +268,7 @@ class _Candidate:
         smaller = need.size is not None and need.size < self.own_size and not fixed
         self.size = max(need.size or 0, 32) if smaller else self.own_size
         if segments:
-            self.size = min(need.size or 512, 512)
+            self.size = min(need.size or _CROP, _CROP)
         self._network: nn.Module | None = None
 
     @property

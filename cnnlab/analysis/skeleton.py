@@ -36,17 +36,29 @@ def skeleton(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 
 
 @contextmanager
-def on_meta() -> Iterator[None]:
+def on_meta(image: tuple[int, ...] | None = None) -> Iterator[None]:
     """Within this, what is made has a shape and nothing else.
 
+    Args:
+        image: Channels, height and width of what goes through a network within it, for the message.
+
     Raises:
-        InputError: If a network needs its numbers to know what comes next.
+        InputError: If something raises: images of a size that it does not take, numbers that it asks for.
     """
     try:
         with torch.device("meta"):
             yield
-    except (NotImplementedError, RuntimeError) as error:
-        raise InputError(f"the network cannot be followed without numbers: {' '.join(str(error).split())}") from error
+    except InputError:
+        raise
+    except Exception as error:  # Whatever networks say to images that they do not take.
+        raise InputError(refusal(error, image)) from error
+
+
+def refusal(error: Exception, image: tuple[int, ...] | None) -> str:
+    """What a network has said to images, in a line."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    what = "" if image is None else f" of images of {'x'.join(map(str, image))}"
+    return f"the network does not take this, or asks for numbers where there are only shapes{what}: {said}"
 
 
 def first_tensor(output: object) -> Tensor | None:
@@ -61,5 +73,9 @@ def made_on_meta(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return make()
-    except (NotImplementedError, RuntimeError):
-        return make()
+    except InputError as error:
+        if not isinstance(error.__cause__, RuntimeError):
+            raise
+    except RuntimeError:
+        pass
+    return make()

@@ -91,11 +91,25 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = [seen for tensor in _tensors((args, kwargs)) if (seen := self.of(tensor))]
         factors = [self.of(argument) if isinstance(argument, Tensor) else None for argument in args[:3]]
         result = operation(*args, **(kwargs or {}))
+        self._note_writes(operation, args, before)
         if before and operation.overloadpacket not in _OF_SHAPES_ONLY:
             for tensor in _tensors(result):
                 call = _Call(args, kwargs or {}, tuple(tensor.shape), factors)
                 self._seen[tensor] = _after(operation, call, before)
         return result
+
+    def _note_writes(self, operation: Any, args: tuple[Any, ...], before: Sequence[Seen]) -> None:
+        """A write into a part of a tensor: the whole sees no less than what is written."""
+        written = args[0] if args and isinstance(args[0], Tensor) and operation._schema.is_mutable else None
+        whole = None if written is None else written._base
+        if whole is None or not before:
+            return
+        known = self.of(whole)
+        self._seen[whole] = (
+            Seen.nothing_known(f"{operation} into a part", tuple(whole.shape))
+            if known is None or any(seen.unknown for seen in [known, *before])
+            else replace(_together([known, *before]), dimensions=known.dimensions)
+        )
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -106,13 +120,12 @@ def _after(operation: Any, call: _Call, before: Sequence[Seen]) -> Seen:
     """What a result sees, made of tensors that see this."""
     unknown = next((seen.unknown for seen in before if seen.unknown), None)
     rule = _RULES.get(operation.overloadpacket)
-    together = _together(before)
     if unknown is None and rule is not None:
         # The first has the dimensions that are changed; of the others counts what they see.
-        dimensions = (call.factors[0] or before[0]).dimensions
-        after = rule(replace(together, dimensions=dimensions), call)
+        first = call.factors[0] or before[0]
+        after = rule(_together([first, *(seen for seen in before if seen is not first)]), call)
     elif unknown is None and _is_unit_by_unit(operation):
-        after = replace(together, dimensions=_broadcast(before, call.shape))
+        after = _broadcast(before, call.shape)
     else:
         return Seen.nothing_known(unknown or str(operation), call.shape)
     if after.unknown or [_size(own) for own in after.dimensions] != list(call.shape):
@@ -124,8 +137,8 @@ def _is_unit_by_unit(operation: Any) -> bool:
     return torch.Tag.pointwise in operation.tags or operation.overloadpacket in _UNIT_BY_UNIT
 
 
-def _broadcast(factors: Sequence[Seen], shape: tuple[int, ...]) -> tuple[_Dimension, ...]:
-    """The dimensions of what is computed unit by unit: of those that fit, the ones that run over the image."""
+def _broadcast(factors: Sequence[Seen], shape: tuple[int, ...]) -> Seen:
+    """What is computed unit by unit: its dimensions are of those that fit the ones that run over the image."""
     found = []
     for place, size in enumerate(reversed(shape), start=1):
         fitting = [
@@ -134,7 +147,16 @@ def _broadcast(factors: Sequence[Seen], shape: tuple[int, ...]) -> tuple[_Dimens
             if len(seen.dimensions) >= place and _size(seen.dimensions[-place]) == size
         ]
         found.append(max(fitting, key=_is_spatial, default=_plain(size)))
-    return tuple(reversed(found))
+    dimensions = tuple(reversed(found))
+    together = _together(factors)
+    for axis in (0, 1):
+        # The grid is that of the factor whose positions the result has.
+        own = {factor for dimension in dimensions for factor in dimension if factor.axis == axis and factor.size > 1}
+        for seen in factors:
+            if own <= {factor for dimension in seen.dimensions for factor in dimension} and seen.fields[axis].jump:
+                together = together.moved(axis, together.fields[axis]._replace(jump=seen.fields[axis].jump))
+                break
+    return replace(together, dimensions=dimensions)
 
 
 def _together(all_seen: Sequence[Seen]) -> Seen:
@@ -194,8 +216,14 @@ def _summed(seen: Seen, dimension: _Dimension) -> Seen:
             seen = replace(seen, everything=True, fields=(_NOWHERE, _NOWHERE))
             continue
         field = seen.fields[factor.axis]
-        # What else runs along this axis says whether it was all of it.
-        rest = [other for own in seen.dimensions for other in own if other.axis == factor.axis and other is not factor]
+        # What else runs along this axis says whether it was all of it; what overlaps is another tensor's copy of it.
+        rest = [
+            other
+            for own in seen.dimensions
+            for other in own
+            if other.axis == factor.axis
+            and (other.stride >= factor.stride * factor.size or other.stride * other.size <= factor.stride)
+        ]
         if _size(tuple(rest)) == 1:
             seen = replace(seen.moved(factor.axis, _NOWHERE), everything=True)
         else:
@@ -226,11 +254,6 @@ def _window(step: Callable[[Field, int], Field]) -> Callable[[Seen, _Call, int],
                 dimensions[at] = (_Factor(factor.axis, size),)
                 continue
             dimensions[at] = _plain(size)
-        if len(call.shape) == len(dimensions):
-            dimensions[: len(dimensions) - axes] = [
-                own if _size(own) == size else _plain(size)
-                for own, size in zip(dimensions, call.shape[: len(dimensions) - axes], strict=False)
-            ]
         return replace(seen, dimensions=tuple(dimensions))
 
     return rule
@@ -247,6 +270,7 @@ def _convolution(seen: Seen, call: _Call) -> Seen:
     axes = weight.ndim - 2
     stride, padding, dilation, transposed = call.args[3:7]
     seen = _summed(seen, seen.dimensions[1])
+    seen = replace(seen, dimensions=(seen.dimensions[0], _plain(call.shape[1]), *seen.dimensions[2:]))
 
     def step(field: Field, place: int) -> Field:
         after = field.after_transposed if transposed else field.after
@@ -280,7 +304,8 @@ def _adaptive(seen: Seen, call: _Call) -> Seen:
         size, wanted = sizes[place], call.shape[len(call.shape) - 2 + place]
         if wanted == 1:
             return field
-        kernel = size // wanted if size % wanted == 0 else -(-size // wanted) + 1
+        # Windows begin and end at rounded places: the largest counts.
+        kernel = max(-(-(unit + 1) * size // wanted) - unit * size // wanted for unit in range(wanted))
         return field.after(kernel)._replace(jump=field.jump * size / wanted)
 
     return _window(step)(seen, call, 2)
@@ -447,6 +472,10 @@ def _padded(seen: Seen, call: _Call) -> Seen:
 
 def _concatenated(seen: Seen, call: _Call) -> Seen:
     at = call.get(1, "dim", 0) % len(seen.dimensions)
+    if at == 1 and len(seen.dimensions) == 4:
+        # Channels that hold neighbouring pixels: as if they were mixed already.
+        seen = _summed(seen, seen.dimensions[at])
+        return replace(seen, dimensions=(*seen.dimensions[:at], _plain(call.shape[at]), *seen.dimensions[at + 1 :]))
     dimensions = list(seen.dimensions)
     dimensions[at] = _anywhere(dimensions[at], call.shape[at])
     return replace(seen, dimensions=tuple(dimensions))
@@ -459,6 +488,13 @@ def _stacked(seen: Seen, call: _Call) -> Seen:
 
 def _divided(seen: Seen, call: _Call) -> Seen:
     at = call.get(2, "dim", 0) % len(seen.dimensions)
+    dimensions = list(seen.dimensions)
+    dimensions[at] = _anywhere(dimensions[at], call.shape[at])
+    return replace(seen, dimensions=tuple(dimensions))
+
+
+def _halved(seen: Seen, call: _Call) -> Seen:
+    at = call.get(1, "dim", -1) % len(seen.dimensions)
     dimensions = list(seen.dimensions)
     dimensions[at] = _anywhere(dimensions[at], call.shape[at])
     return replace(seen, dimensions=tuple(dimensions))
@@ -524,6 +560,7 @@ _RULES: dict[Any, Callable[[Seen, _Call], Seen]] = {
     aten.upsample_nearest2d: _resized(1),
     aten.upsample_bilinear2d: _resized(2),
     aten.upsample_bicubic2d: _resized(4),
+    aten._upsample_nearest_exact2d: _resized(1),
     aten.mean: _reduced(1),
     aten.sum: _reduced(1),
     aten.amax: _reduced(1),
@@ -556,11 +593,14 @@ _RULES: dict[Any, Callable[[Seen, _Call], Seen]] = {
     aten.stack: _stacked,
     aten.split: _divided,
     aten.split_with_sizes: _divided,
+    aten.unsafe_split: _divided,
+    aten.glu: _halved,
     aten.select: _without,
     aten.unbind: _without,
     aten.unsqueeze: _with_one_more,
     aten.squeeze: _without_ones,
     aten.expand: _expanded,
+    aten.repeat: _expanded,
     aten.pixel_shuffle: _shuffled,
     aten.pixel_unshuffle: _shuffled,
     aten._native_multi_head_attention: _attended,
@@ -580,6 +620,7 @@ _UNIT_BY_UNIT = frozenset(
         aten.alias,
         aten.as_strided_,  # How an adaptive pooling marks its one pixel as channels_last.
         aten.channel_shuffle,
+        aten._prelu_kernel,
         aten.hardswish,
         aten.hardswish_,
         aten._to_copy,

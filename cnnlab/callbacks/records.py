@@ -17,7 +17,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from cnnlab.checkpoint import origin
+from cnnlab.checkpoint import make_portable
 from cnnlab.figures import confusion_matrix
 from cnnlab.loggers import InRun, Row, write_picture, write_table
 from cnnlab.run import Run
@@ -64,7 +64,8 @@ class RunRecords(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint which classes made it, where the task is not one of cnnlab's and has not said so."""
-        checkpoint.setdefault("cnnlab", origin(pl_module, getattr(trainer, "datamodule", None)))
+        if "cnnlab" not in checkpoint:
+            make_portable(checkpoint, pl_module, getattr(trainer, "datamodule", None))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write validation.json where the validation was all that was asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,9 @@ from torch import nn
 
 from cnnlab.analysis.catalogue import catalogue
 from cnnlab.analysis.convolutions import convolutions
-from cnnlab.analysis.cost import NetworkCost, network_cost
+from cnnlab.analysis.cost import LayerCost, NetworkCost, Sight, network_cost
 from cnnlab.analysis.initialisation import initialisation
-from cnnlab.analysis.memory import OPTIMIZERS, PRECISIONS, training_memory
+from cnnlab.analysis.memory import OPTIMIZERS, PRECISIONS, TrainingMemory, training_memory
 from cnnlab.analysis.normalisation import normalisations
 from cnnlab.analysis.scaling import family
 from cnnlab.analysis.skeleton import made_on_meta
@@ -22,6 +23,7 @@ from cnnlab.commands.tables import Record, add_forms, show
 from cnnlab.errors import InputError
 from cnnlab.models.factory import NETWORKS, create_network, preprocessing
 from cnnlab.models.segmentation import SEGMENTERS, create_segmenter
+from cnnlab.run import Run
 
 
 def analyze(command: str, arguments: list[str]) -> None:
@@ -34,19 +36,36 @@ def analyze(command: str, arguments: list[str]) -> None:
     tables = [name for name in _TABLES if getattr(asked, name)]
     if len(tables) + bool(asked.compare) + (asked.model is not None) != 1:
         raise InputError(f"give one of: a model, --compare A B, {', '.join(f'--{name}' for name in _TABLES)}")
-    if asked.size is not None and (min(asked.size) < 1 or len(asked.size) > 2):
-        raise InputError(
-            f"--size is {' '.join(map(str, asked.size))}, expected a height, and perhaps a width, in pixels"
-        )
+    _check(asked, f"--{tables[0]}" if tables else "--compare" if asked.compare else "a model")
     if tables:
         title, records = _TABLES[tables[0]]
         show(title, records(), asked)
     elif asked.compare:
-        show(_title(asked, "compared"), [_compared(name, asked) for name in asked.compare], asked)
+        show(f"{asked.batch} images a training step", [_compared(name, asked) for name in asked.compare], asked)
     elif asked.initialisation:
         _beginning(asked)
     else:
         _one(asked)
+
+
+def _check(asked: argparse.Namespace, subject: str) -> None:
+    """Refuse numbers that are none, and options that say nothing about the subject; fill in what was not given."""
+    step = {"batch": 32, "precision": "32-true", "optimizer": "adamw"}
+    unfit = {
+        "--compare": ["depth", "picture", "initialisation"],
+        "a model": ["depth", "picture", *step] if asked.initialisation else [],
+    }.get(subject, ["size", "channels", "classes", "encoder", "depth", "picture", "initialisation", *step])
+    if given := [f"--{name}" for name in unfit if getattr(asked, name) not in (None, False)]:
+        raise InputError(f"{', '.join(given)} says nothing here ({subject}): leave it out")
+    for name in ("channels", "classes", "depth", "batch"):
+        if (value := getattr(asked, name)) is not None and value < 1:
+            raise InputError(f"--{name} is {value}, expected 1 or more")
+    if asked.size is not None and (not 1 <= min(asked.size) <= max(asked.size) <= 65536 or len(asked.size) > 2):
+        given_size = " ".join(map(str, asked.size))
+        raise InputError(f"--size is {given_size}, expected a height, and perhaps a width, from 1 to 65536 pixels")
+    for name, value in step.items():
+        if getattr(asked, name) is None:
+            setattr(asked, name, value)
 
 
 def _beginning(asked: argparse.Namespace) -> None:
@@ -62,48 +81,74 @@ def _beginning(asked: argparse.Namespace) -> None:
         }
         for layer in initialisation(subject.network, images)
     ]
-    show(_title(asked, subject.name, subject.image), records, asked)
+    show(_title(subject), records, asked)
 
 
 def _one(asked: argparse.Namespace) -> None:
     subject = _subject(asked.model, asked)
     cost = network_cost(subject.network, subject.image)
     layers = cost.layers if asked.depth is None else cost.folded(asked.depth)
-    records: list[Record] = [
-        {
-            "layer": layer.name or "(itself)",
-            "kind": layer.kind,
-            "output": "x".join(map(str, layer.output)),
-            "parameters": layer.parameters,
-            "multiply_adds": layer.multiply_adds,
-            "activations_MB": layer.activation_bytes / 1e6,
-            "sees": str(layer.sight),
-            "jump": layer.sight.fields[0].jump if layer.sight.fields is not None else None,
+    memory = training_memory(subject.network, subject.image, asked.batch, asked.precision, asked.optimizer)
+    picture = asked.picture
+    if picture is None:
+        picture = "none" if asked.json or asked.csv else f"{Path(subject.name).name}-layers.png"
+    drawn = [] if picture == "none" else [f"picture  {_drawn(cost, subject, Path(picture))}"]
+    if asked.json:
+        whole = {
+            "network": subject.name,
+            "image": subject.image,
+            **{name: getattr(cost, name) for name in ("parameters", "trainable", "multiply_adds", "activation_bytes")},
+            "training": {"batch": asked.batch, "precision": asked.precision, **memory._asdict()},
+            "layers": [_row(layer) | _sight(layer.sight) for layer in layers],
         }
-        for layer in layers
-    ]
-    below = []
-    if not asked.json and not asked.csv:
-        below = [*_totals(cost), _memory(subject, asked)]
-        if asked.picture != "none":
-            below.append(f"picture  {_drawn(cost, subject, asked)}")
-    show(_title(asked, subject.name, subject.image), records, asked, below)
+        print(json.dumps(whole, indent=2))
+        return
+    records = [_row(layer) for layer in layers]
+    show(_title(subject), records, asked, [*_totals(cost), _memory(memory, asked), *drawn])
+
+
+def _row(layer: LayerCost) -> Record:
+    fields = layer.sight.fields
+    return {
+        "layer": layer.name or "(itself)",
+        "kind": layer.kind,
+        "output": "x".join(map(str, layer.output)),
+        "parameters": layer.parameters,
+        "multiply_adds": layer.multiply_adds,
+        "activations_MB": layer.activation_bytes / 1e6,
+        "sees": str(layer.sight),
+        "jump": None if fields is None else fields[0].jump,
+        "centre": None if fields is None else fields[0].start,
+    }
+
+
+def _sight(sight: Sight) -> Record:
+    """What programs want to know of it, for rows and columns."""
+    fields = sight.fields or ()
+    return {
+        "pixels": [field.size for field in fields],
+        "jump": [field.jump for field in fields],
+        "centre": [field.start for field in fields],
+        "whole_image": sight.whole_image,
+        "unknown": sight.unknown,
+    }
 
 
 def _totals(cost: NetworkCost) -> list[str]:
-    last = next((layer for layer in reversed(cost.layers) if layer.sight.fields is not None), None)
-    sees = "" if last is None else f"; the last feature map ({last.name}) sees {last.sight} pixels of the image"
+    last = cost.last_map
+    sees = f"; the last feature map ({last.name}) sees {last.sight} pixels" if last is not None else ""
+    unknown = dict.fromkeys(layer.sight.unknown for layer in cost.layers if layer.sight.unknown)
     return [
         "",
         f"parameters     {cost.parameters:,}, {cost.trainable:,} of them trainable; {4e-6 * cost.parameters:,.1f} MB",
         f"multiply-adds  {cost.multiply_adds:,} an image",
         f"activations    {cost.activation_bytes / 1e6:,.1f} MB an image, kept for the backward pass in float32",
         f"sees           windows of pixels; + the whole image besides; all: nothing but the whole image{sees}",
+        *(f"?              cannot be said after {operation}" for operation in unknown),
     ]
 
 
-def _memory(subject: _Subject, asked: argparse.Namespace) -> str:
-    memory = training_memory(subject.network, subject.image, asked.batch, asked.precision, asked.optimizer)
+def _memory(memory: TrainingMemory, asked: argparse.Namespace) -> str:
     parts = {"weights": memory.parameters, "gradients": memory.gradients, asked.optimizer: memory.optimizer}
     said = ", ".join(f"{name} {size / 1e6:,.0f}" for name, size in {**parts, "activations": memory.activations}.items())
     return f"training       {memory.peak / 1e6:,.0f} MB for {asked.batch} images, {asked.precision} ({said})"
@@ -112,7 +157,6 @@ def _memory(subject: _Subject, asked: argparse.Namespace) -> str:
 def _compared(name: str, asked: argparse.Namespace) -> Record:
     subject = _subject(name, asked)
     cost = network_cost(subject.network, subject.image)
-    last = next((layer for layer in reversed(cost.layers) if layer.sight.fields is not None), None)
     memory = training_memory(subject.network, subject.image, asked.batch, asked.precision, asked.optimizer)
     return {
         "network": name,
@@ -121,7 +165,7 @@ def _compared(name: str, asked: argparse.Namespace) -> Record:
         "multiply_adds": cost.multiply_adds,
         "activations_MB": cost.activation_bytes / 1e6,
         "training_MB": memory.peak / 1e6,
-        "sees": "all" if last is None else str(last.sight),
+        "sees": "" if cost.last_map is None else str(cost.last_map.sight),
     }
 
 
@@ -141,17 +185,23 @@ def _subject(
     name: str, asked: argparse.Namespace, made: Callable[[Callable[[], nn.Module]], nn.Module] = made_on_meta
 ) -> _Subject:
     """A run's network, or one by its name, made as is said."""
-    if Path(name).is_dir() or Path(name).is_file():
+    place = Path(name)
+    if name and (place.is_file() or Run(place).config.is_file() or Run(place).checkpoints.is_dir()):
         return _of_run(name, asked)
-    channels = asked.channels or (1 if name in _FOR_DIGITS else 3)
-    classes = asked.classes or (21 if name in SEGMENTERS else 10 if name in NETWORKS else 1000)
+    channels = (1 if name in _FOR_DIGITS else 3) if asked.channels is None else asked.channels
+    classes = (
+        (21 if name in SEGMENTERS else 10 if name in NETWORKS else 1000) if asked.classes is None else asked.classes
+    )
     if asked.encoder is not None and name not in SEGMENTERS:
         raise InputError(f"{name} takes no --encoder: {', '.join(SEGMENTERS)} do")
 
     def make() -> nn.Module:
         if name in SEGMENTERS:
             return create_segmenter(name, classes, channels, encoder=asked.encoder)
-        return create_network(name, classes, channels)
+        network = create_network(name, classes, channels)
+        if not isinstance(network, nn.Module):
+            raise InputError(f"{name} makes {type(network).__name__}, expected a torch.nn.Module")
+        return network
 
     return _Subject(name, made(make), (channels, *_size(name, channels, asked)))
 
@@ -168,25 +218,29 @@ def _size(name: str, channels: int, asked: argparse.Namespace) -> tuple[int, int
 def _of_run(name: str, asked: argparse.Namespace) -> _Subject:
     from cnnlab.commands.making import make_own
 
+    if given := [f"--{option}" for option in ("channels", "classes", "encoder") if getattr(asked, option) is not None]:
+        raise InputError(f"{', '.join(given)}: {name} is a run, which has its own; leave it out")
     task, data, _, _ = make_own(name, [])
     size = (asked.size[0], asked.size[-1]) if asked.size is not None else data.reading().size
     if size is None:
         raise InputError(f"{name} takes images of any size: say which with --size")
-    return _Subject(name, task.network, (task.hparams["channels"], *size))
+    return _Subject(name, task.network, (data.channels, *size))
 
 
-def _drawn(cost: NetworkCost, subject: _Subject, asked: argparse.Namespace) -> Path:
+def _drawn(cost: NetworkCost, subject: _Subject, path: Path) -> Path:
     from cnnlab.figures import layers_chart
 
-    path = Path(asked.picture or f"{Path(subject.name).name}-layers.png")
-    layers_chart(cost, _title(asked, subject.name, subject.image), path)
+    if path.suffix != ".png":
+        raise InputError(f"--picture {path}: expected a file that ends with .png, or none")
+    try:
+        layers_chart(cost, _title(subject), path)
+    except OSError as error:
+        raise InputError(f"--picture {path} cannot be written: {error}") from error
     return path
 
 
-def _title(asked: argparse.Namespace, name: str, image: tuple[int, ...] | None = None) -> str:
-    return (
-        f"{name}: images of {'x'.join(map(str, image))}" if image else f"{name}, training {asked.batch} images a step"
-    )
+def _title(subject: _Subject) -> str:
+    return f"{subject.name}: images of {'x'.join(map(str, subject.image))}"
 
 
 def _convolutions() -> list[Record]:
@@ -281,9 +335,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", type=int, help="of the classifier (1000; 10 of cnnlab's own; 21 of segmentation)")
     parser.add_argument("--encoder", help="of unet and deeplabv3plus: a timm network")
     parser.add_argument("--depth", type=int, help="show so many levels of names, and add up what is below")
-    parser.add_argument("--batch", type=int, default=32, help="images a training step (32)")
-    parser.add_argument("--precision", default="32-true", choices=PRECISIONS, help="of training (32-true)")
-    parser.add_argument("--optimizer", default="adamw", choices=OPTIMIZERS, help="of training (adamw)")
+    parser.add_argument("--batch", type=int, help="images a training step (32)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of training (32-true)")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="of training (adamw)")
     parser.add_argument("--picture", metavar="FILE", help="where to draw it (MODEL-layers.png; none for nowhere)")
     add_forms(parser)
     return parser

@@ -70,7 +70,11 @@ def _options() -> dict[str, list[str]]:
         Listing(Plan(Run(Path()), []))
     for room, package in (("model", cnnlab.tasks), ("data", cnnlab.data)):
         classes = [getattr(package, name) for name in package.__all__]
-        modules = [kind for kind in classes if issubclass(kind, (LightningModule, LightningDataModule))]
+        modules = [
+            kind
+            for kind in classes
+            if inspect.isclass(kind) and issubclass(kind, (LightningModule, LightningDataModule))
+        ]
         names = {name for kind in modules for name in inspect.signature(kind).parameters}
         for command in found:
             found[command] += [f"--{room}.{name}" for name in sorted(names)]

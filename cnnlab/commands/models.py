@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from fnmatch import fnmatchcase
 
 from cnnlab.analysis.catalogue import catalogue
 from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.skeleton import made_on_meta
 from cnnlab.commands.tables import Record, add_forms, show
-from cnnlab.errors import CnnlabError, InputError, nearest
+from cnnlab.errors import InputError, nearest
 from cnnlab.models.factory import NETWORKS, create_network, list_networks, preprocessing, top1, weights_of
 
 _MOST = 40
@@ -28,26 +29,25 @@ def models(command: str, arguments: list[str]) -> None:
     names = [name for name in known if fnmatchcase(name, pattern)]
     if not names:
         raise InputError(f"no network's name fits {asked.pattern!r}: {nearest(asked.pattern, known)}")
-    if len(names) > _MOST and not asked.all:
-        show(f"{len(names):,} networks", [{"network": name} for name in names], asked)
-        if not asked.json and not asked.csv:
-            print(f"\nmore than {_MOST}: their names only (a narrower pattern, or --all, counts them)")
+    counts = len(names) <= _MOST or asked.all
+    if not counts and not asked.json and not asked.csv:
+        print("\n".join(names))
+        print(f"\n{len(names):,} networks, more than {_MOST}: names only (a narrower pattern, or --all, counts them)")
         return
-    show(f"{len(names)} networks for --model.network", [_record(name) for name in names], asked)
+    show(f"{len(names)} networks for --model.network", [_record(name, counts) for name in names], asked)
 
 
-def _record(name: str) -> Record:
-    """A network's figures; without them where it cannot be made of images of three channels."""
+def _record(name: str, counts: bool) -> Record:
+    """A network's figures; without them where they are not wanted, or where it cannot be made."""
     channels = 1 if name in ("lenet5", "simple_cnn") else 3
     known = None if name in NETWORKS else preprocessing(name, channels)
     height, width = known.size if known is not None else (28, 28) if channels == 1 else (224, 224)
     parameters = multiply_adds = None
-    try:
-        network = made_on_meta(lambda: create_network(name, 10 if name in NETWORKS else 1000, channels))
-        cost = network_cost(network, (channels, height, width))
-        parameters, multiply_adds = cost.parameters, cost.multiply_adds
-    except CnnlabError:
-        pass
+    if counts:
+        with contextlib.suppress(InputError):
+            network = made_on_meta(lambda: create_network(name, 10 if name in NETWORKS else 1000, channels))
+            cost = network_cost(network, (channels, height, width))
+            parameters, multiply_adds = cost.parameters, cost.multiply_adds
     by_network = {found.network: found.top1 for found in catalogue().values()}
     accuracy = top1(name)
     return {

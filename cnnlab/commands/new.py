@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import keyword
 import re
+import sys
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -13,6 +15,8 @@ from jinja2 import Environment, StrictUndefined
 import cnnlab
 from cnnlab.errors import InputError
 
+_TAKEN = ("tests", "configs", "data", "runs")
+"""What the project has besides."""
 _TEMPLATE = Path(cnnlab.__file__).parent / "template"
 
 
@@ -28,17 +32,25 @@ def new(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already: name a new folder")
     package = re.sub(r"\W+", "_", folder.absolute().name.lower()).strip("_")
-    if not package.isidentifier() or keyword.iskeyword(package) or package in ("cnnlab", "tests", "configs"):
+    if not package.isidentifier() or keyword.iskeyword(package):
         raise InputError(f"{folder.absolute().name!r} makes no package's name: choose one of letters and digits")
+    installed = importlib.util.find_spec(package)
+    # A folder is found, too, but hides nothing.
+    if package in _TAKEN or package in sys.stdlib_module_names or (installed is not None and installed.origin):
+        raise InputError(f"a package {package!r} would hide another of that name: choose another")
     settings = {"package": package, "title": folder.absolute().name, "requirement": requirement()}
     # What is escaped belongs to HTML.
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    for source in sorted(_TEMPLATE.rglob("*.jinja")):
-        name = str(source.relative_to(_TEMPLATE).with_suffix("")).replace("PACKAGE", package)
-        place = folder / (".gitignore" if name == "gitignore" else name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(environment.from_string(source.read_text(encoding="utf-8")).render(settings), encoding="utf-8")
-    (folder / "slurm.sh").chmod(0o755)
+    try:
+        for source in sorted(_TEMPLATE.rglob("*.jinja")):
+            name = str(source.relative_to(_TEMPLATE).with_suffix("")).replace("PACKAGE", package)
+            place = folder / (".gitignore" if name == "gitignore" else name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            text = environment.from_string(source.read_text(encoding="utf-8")).render(settings)
+            place.write_text(text, encoding="utf-8")
+        (folder / "slurm.sh").chmod(0o755)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error}") from error
     print(f"project {folder}: cd {folder}, make test, make train; README.md says what is where")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from statistics import median
@@ -10,11 +11,12 @@ from statistics import median
 import torch
 
 from cnnlab.analysis.recommendation import DEVICES, TASKS, Need, recommend, recommended
+from cnnlab.commands.tables import add_forms, show
 from cnnlab.data.listing import list_folder
 from cnnlab.data.mask_listing import list_pairs
 from cnnlab.deploy.timing import timed
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage
+from cnnlab.imaging import ImageError, LazyImage
 
 _MEASURED = 200
 """How many images' sizes are read."""
@@ -48,12 +50,18 @@ def recommend_command(command: str, arguments: list[str]) -> None:
     if asked.json:
         print(json.dumps(found._asdict(), indent=2))
         return
+    if asked.csv:
+        joined = {
+            name: "; ".join(value) if isinstance(value, tuple) else value for name, value in found._asdict().items()
+        }
+        show("", [joined], asked)
+        return
     size = f" of {asked.size} pixels" if asked.size else ""
     print(f"{asked.task}, {asked.images:,} images{size}: {found.case}")
     for reason in found.reasons:
         print(f"  - {reason}")
     if found.alternatives:
-        print(f"  - cheaper: {', '.join(found.alternatives)}")
+        print(f"  - also possible: {', '.join(found.alternatives)}")
     if found.multiply_adds is not None:
         print(f"  - {found.network} takes {found.multiply_adds / 1e9:.2f} G multiply-adds an image (cnnlab analyze)")
     print(f"network  {found.network}")
@@ -61,14 +69,20 @@ def recommend_command(command: str, arguments: list[str]) -> None:
         print(f"command  {found.command}")
 
 
-def _counted(root: Path, task: str) -> tuple[int, int]:
+def _counted(root: Path, task: str) -> tuple[int, int | None]:
     """How many images there are for training, and their median height or width, whichever is smaller."""
     if task in ("detection", "instances"):
         raise InputError(f"cnnlab cannot read data for {task} yet: give --images N instead of --data")
     samples = list_folder(root).samples if task == "classification" else list_pairs(root)[0]
     training = [sample for sample in samples if sample.split in ("", "train")]
+    if not training:
+        raise InputError(f"{root} has no images for training: --data names the folder that --data.root would")
     some = training[:: max(1, len(training) // _MEASURED)]
-    return len(training), int(median(min(LazyImage(sample.path).size) for sample in some))
+    sides = []
+    for sample in some:
+        with contextlib.suppress(ImageError):  # cnnlab data check names them.
+            sides.append(min(LazyImage(sample.path).size))
+    return len(training), int(median(sides)) if sides else None
 
 
 def _milliseconds(name: str, size: int, asked: argparse.Namespace) -> float:
@@ -95,5 +109,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", type=float, metavar="GB", help="what a training step may take")
     parser.add_argument("--device", default="cpu", choices=DEVICES, help="what it is to run on (cpu)")
     parser.add_argument("--accuracy", action="store_true", help="nothing else counts")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_forms(parser)
     return parser

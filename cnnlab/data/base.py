@@ -15,7 +15,6 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cnnlab.checkpoint import keep_own_hyperparameters
 from cnnlab.data.presets import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
@@ -156,7 +155,6 @@ class VisionDataModule(LightningDataModule):
         super().__init__()
         # Of the subclass too: a checkpoint says what it takes to make its data again.
         self.save_hyperparameters(logger=False)
-        keep_own_hyperparameters(self)
         if batch_size < 1:
             raise InputError(f"data.batch_size is {batch_size}, expected 1 or more")
         if num_workers < 0:

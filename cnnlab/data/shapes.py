@@ -84,12 +84,17 @@ def write_photos(root: Path, images: int, side: int = 64) -> None:
     """Write photographs of one shape each, as ImageFolder reads them: ROOT/SPLIT/CLASS/NUMBER.jpg.
 
     Args:
-        root: The folder; nothing is done where it is there.
+        root: The folder, which must not be there.
         images: How many of each class for training; half as many for validation and for test.
         side: Height and width.
+
+    Raises:
+        InputError: If the folder is there, or if a number is too small.
     """
-    if root.is_dir():
-        return
+    if images < 2 or side < 16:
+        raise InputError(f"images is {images} and side {side}, expected 2 and 16 or more")
+    if root.exists():
+        raise InputError(f"{root} is there already: choose another folder, or remove it")
     for number, (split, count) in enumerate({"train": images, "val": images // 2, "test": images // 2}.items()):
         for kind, name in enumerate(CLASSES[1:], start=1):
             folder = root / split / name

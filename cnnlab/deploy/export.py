@@ -137,6 +137,11 @@ def export(
 def put_in_place(draft: Path, path: Path, certificate: Mapping[str, Any]) -> dict[str, Any]:
     """Move a finished file, and all that belongs to it, from its draft's folder; write its certificate.
 
+    Args:
+        draft: The finished file, in a folder of its own.
+        path: Where it belongs.
+        certificate: What was found out about it.
+
     Returns:
         The certificate, with the files' hashes.
     """

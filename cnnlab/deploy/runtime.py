@@ -190,6 +190,11 @@ class OnnxPredictor:
 def session(path: Path, providers: Sequence[str] | None = None, threads: int | None = None) -> Any:
     """Open a file with ONNX Runtime.
 
+    Args:
+        path: See OnnxPredictor.
+        providers: See OnnxPredictor.
+        threads: See OnnxPredictor.
+
     Raises:
         InputError: See OnnxPredictor.
     """

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from cnnlab.checkpoint import LINKED, keep_own_hyperparameters, origin, read_weights
+from cnnlab.checkpoint import LINKED, make_portable, read_weights
 from cnnlab.errors import InputError
 from cnnlab.loggers import write_metrics
 from cnnlab.models.factory import create_network, preprocessing
@@ -123,7 +123,6 @@ class VisionTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        keep_own_hyperparameters(self)
         self.num_classes = num_classes
         self.class_names = [str(i) for i in range(num_classes)] if class_names is None else list(class_names)
         if len(self.class_names) != num_classes:
@@ -180,8 +179,12 @@ class VisionTask(LightningModule):
             data: The data module.
             **kwargs: The task's other arguments.
         """
-        kinds = [kind for kind in cls.__mro__ if issubclass(kind, VisionTask)]
-        taken = {name for kind in kinds for name in inspect.signature(kind).parameters}
+        taken: set[str] = set()
+        for kind in cls.__mro__:
+            parameters = inspect.signature(kind).parameters.values()
+            taken |= {parameter.name for parameter in parameters}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break  # It hands nothing on that it does not know.
         known = {name: getattr(data, name) for name in LINKED if name in taken and hasattr(data, name)}
         return cls(**{**known, **kwargs})
 
@@ -498,10 +501,8 @@ class VisionTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint what it takes to make this task, and its data, again."""
-        checkpoint["cnnlab"] = {
-            **origin(self, getattr(self.trainer, "datamodule", None)),
-            "lr_factor": self._lr_factor(),
-        }
+        make_portable(checkpoint, self, getattr(self.trainer, "datamodule", None))
+        checkpoint["cnnlab"]["lr_factor"] = self._lr_factor()
 
 
 def _check_plain(value: Any, name: str = "") -> None:

@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,13 @@ def test_what_is_pooled_over_more_changes_less_with_a_shift() -> None:
     assert shift_change(lambda image: image.sum(keepdims=True) * np.arange(4.0), image) < 1e-9
 
 
+def test_bytes_do_not_overflow() -> None:
+    image: Any = np.full((5, 5), 200, np.uint8)
+    kernel: Any = np.ones((3, 3), np.uint8)
+    assert conv2d(image, kernel).max() == 1800
+    assert pool2d(image, 2, how="average").max() == 200
+
+
 def test_bad_input_is_named() -> None:
     image = np.zeros((3, 8, 8))
     with pytest.raises(InputError, match="do not fit"):
@@ -93,5 +101,9 @@ def test_bad_input_is_named() -> None:
         conv2d(image, np.zeros((1, 3, 3, 3)), padding=-1)
     with pytest.raises(InputError, match="stride is 0"):
         output_size(8, 3, stride=0)
+    with pytest.raises(InputError, match="dilation is -1"):
+        conv2d(image, np.zeros((1, 3, 3, 3)), padding="same", dilation=-1)
+    with pytest.raises(InputError, match=r"expected \(H, W\)"):
+        pool2d(np.zeros(8), 2)
     with pytest.raises(InputError, match="'median'"):
         pool2d(image, 2, how="median")  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from cnnlab.analysis.memory import PRECISIONS, training_memory
 from cnnlab.analysis.scaling import RELEASED, compound, family, relative_cost, stages
 from cnnlab.analysis.skeleton import made_on_meta
 from cnnlab.errors import InputError
-from cnnlab.models import LeNet5, SimpleCNN, UNet
+from cnnlab.models import LeNet5, SimpleCNN, UNet, create_network, factory
 
 
 def test_simple_cnn_by_hand() -> None:
@@ -43,7 +43,7 @@ def test_simple_cnn_by_hand() -> None:
     "name", ["resnet18", "vit_tiny_patch16_224", "efficientnet_b0", "swin_tiny_patch4_window7_224"]
 )
 def test_rows_add_up(name: str) -> None:
-    network = made_on_meta(lambda: timm.create_model(name))
+    network = made_on_meta(lambda: create_network(name, 1000, 3))
     cost = network_cost(network, (3, 224, 224))
     assert sum(layer.multiply_adds for layer in cost.layers) == cost.multiply_adds
     assert sum(layer.parameters for layer in cost.layers) == cost.parameters
@@ -91,10 +91,41 @@ def test_what_cannot_be_followed_is_said() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images if float(images.sum()) > 0 else -images
 
-    with pytest.raises(InputError, match="without numbers"):
-        network_cost(Curious(), (3, 8, 8))
-    with pytest.raises(InputError, match="followed"):
-        network_cost(SimpleCNN(), (3, 28, 28))
+    class Strict(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            assert images.shape[2] == 9, "nine rows"
+            return images
+
+    for network, image, message in (
+        (Curious(), (3, 8, 8), "numbers"),
+        (SimpleCNN(), (3, 28, 28), "images of 3x28x28"),
+        (Strict(), (3, 8, 8), "nine rows"),
+    ):
+        for ask in (lambda: network_cost(network, image), lambda: training_memory(network, image, 2)):  # noqa: B023
+            with pytest.raises(InputError, match=message):
+                ask()
+
+
+def test_networks_without_parameters_and_with_what_is_not_understood() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LocalResponseNorm(3), nn.Conv2d(4, 4, 3))
+    cost = network_cost(network, (3, 16, 16))
+    assert cost.last_map is not None
+    assert str(cost.last_map.sight) == "?"
+    assert "avg_pool" in str(cost.last_map.sight.unknown)
+    assert training_memory(nn.AvgPool2d(2), (3, 8, 8), 2).gradients == 0
+
+
+def test_a_network_that_computes_while_it_is_made_is_made_with_numbers() -> None:
+    class Computing(nn.Module):
+        def __init__(self, num_classes: int, channels: int) -> None:
+            super().__init__()
+            self.rates = [rate.item() for rate in torch.linspace(0, 1, 3)]
+            self.layer = nn.Conv2d(channels, num_classes, 3)
+
+    made = made_on_meta(lambda: factory.made("own", Computing, num_classes=2, channels=3))
+    assert made.rates == [0, 0.5, 1]
+    with pytest.raises(InputError, match="no network 'nothing'"):
+        made_on_meta(lambda: create_network("nothing", 2, 3))
 
 
 @pytest.mark.parametrize("name", list(catalogue()))

@@ -68,6 +68,23 @@ def test_signals_keep_their_size_where_the_scheme_fits_the_depth() -> None:
     assert all(change < 1e-4 for change in sizes[1])
 
 
+def test_activations_in_place_change_nothing() -> None:
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 3), nn.ReLU(inplace), nn.Conv2d(8, 8, 3), nn.ReLU(inplace)]
+        network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        found.append(initialisation(network, torch.randn(4, 3, 16, 16)))
+    assert found[0] == found[1]
+
+
+def test_auxiliary_heads_are_left_out() -> None:
+    network = torchvision.models.googlenet(weights=None, init_weights=False)
+    names = [layer.name for layer in initialisation(network, torch.randn(2, 3, 64, 64))]
+    assert "conv1.conv" in names
+    assert not [name for name in names if name.startswith("aux")]
+
+
 def test_the_network_is_as_it_was() -> None:
     network = SmallResNet().eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}

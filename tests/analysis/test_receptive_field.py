@@ -9,6 +9,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.receptive_field import Field, Layer, receptive_field
@@ -95,6 +96,57 @@ class Unshuffled(nn.Module):
         return result
 
 
+class Mixed(nn.Module):
+    """Patches as channels, mixed by convolutions of the same width; twice the same side by side."""
+
+    def __init__(self, twice: bool) -> None:
+        super().__init__()
+        self.twice = twice
+        self.first, self.second = conv(24 if twice else 12, 12, 3, padding=1), conv(12, 12, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        batch, channels, height, width = images.shape
+        patches = images.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+        patches = patches.reshape(batch, 4 * channels, height // 2, width // 2)
+        result: Tensor = self.second(self.first(torch.cat([patches, patches], 1) if self.twice else patches))
+        return result
+
+
+class Written(nn.Module):
+    """A part of the channels is computed, and written over what was there (FasterNet's way)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.part = conv(3, 4, 1), conv(2, 2, 5, padding=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.before(images).clone()
+        features[:, :2] = self.part(features[:, :2].clone())
+        result: Tensor = features
+        return result
+
+
+class Attention(nn.Module):
+    """Every position asks all others, or a coarser grid of them; then a convolution."""
+
+    def __init__(self, reduction: int) -> None:
+        super().__init__()
+        self.before, self.after = conv(3, 4, 3, padding=1), conv(4, 4, 3, padding=1)
+        self.query, self.key, self.value = conv(4, 4, 1), conv(4, 4, 1), conv(4, 4, 1)
+        self.reduced = conv(4, 4, reduction, stride=reduction)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.before(images)
+        others = self.reduced(features)
+        query, key, value = (
+            layer(given).flatten(2)
+            for layer, given in ((self.query, features), (self.key, others), (self.value, others))
+        )
+        seen = (query.transpose(1, 2) @ key).softmax(-1) @ value.transpose(1, 2)
+        result: Tensor = self.after(features + seen.transpose(1, 2).reshape(features.shape))
+        return result
+
+
 class Focus(nn.Module):
     """The same by slices (YOLO's)."""
 
@@ -138,6 +190,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
         lambda: nn.Sequential(nn.AvgPool2d(3, 2), conv(3, 4, (3, 1)), nn.ChannelShuffle(2)),
         (40, 48),
     ),
+    "patches mixed": (lambda: Mixed(twice=False), (40, 40)),
+    "patches joined and mixed": (lambda: Mixed(twice=True), (40, 40)),
+    "written over": (Written, (32, 32)),
+    "pooled unevenly": (lambda: nn.Sequential(conv(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d((6, 5))), (60, 50)),
     "no padding": (lambda: nn.Sequential(conv(3, 4, 5), nn.AvgPool2d(2), conv(4, 4, 3)), (40, 40)),
     "padding apart": (
         lambda: nn.Sequential(nn.ZeroPad2d((1, 2, 2, 1)), conv(3, 4, 4), nn.ReflectionPad2d(1)),
@@ -179,6 +235,51 @@ def test_a_gate_sees_the_whole_image_and_the_window_is_still_told() -> None:
     assert ends == [[0, 39], [0, 39]]
 
 
+@pytest.mark.parametrize("reduction", [1, 4])
+def test_attention_sees_everything_and_leaves_the_grid_as_it_was(reduction: int) -> None:
+    network = Attention(reduction)
+    images = torch.rand(1, 3, 24, 24)
+    seen = traced(network.eval(), images)
+    assert seen.everything
+    assert [(field.size, field.jump) for field in seen.fields] == [(5, 1), (5, 1)]
+    ends, _ = footprint(network, images)
+    assert ends == [[0, 23], [0, 23]]
+
+
+@pytest.mark.parametrize("gate_first", [True, False])
+def test_a_gate_may_stand_on_either_side(gate_first: bool) -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = conv(3, 4, 3, padding=1), conv(4, 4, 3, padding=1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.before(images)
+            gate = F.adaptive_max_pool2d(features, 1).sigmoid()
+            result: Tensor = self.after(gate * features if gate_first else features * gate)
+            return result
+
+    seen = traced(Gated().eval(), torch.rand(1, 3, 24, 24))
+    assert seen.everything
+    assert [field.size for field in seen.fields] == [5, 5]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 2), (3, 2, 1), (4, 2, 1), (5, 3, 2), (3, 2, 2)])
+def test_transposed_convolutions_of_all_kinds(kernel: int, stride: int, dilation: int) -> None:
+    network = nn.Sequential(nn.ConvTranspose2d(3, 4, kernel, stride, padding=1, dilation=dilation))
+    images = torch.rand(1, 3, 24, 24)
+    (field, _) = traced(network.eval(), images).fields
+    features = network.double()(images.double().requires_grad_())
+    reached = []
+    for row in range(features.shape[2] // 2, features.shape[2] // 2 + stride):
+        given = images.double().requires_grad_()
+        network(given)[0, :, row].sum().backward()
+        assert given.grad is not None
+        rows = torch.nonzero(given.grad[0].abs().sum((0, 2))).flatten()
+        reached.append(int(rows[-1] - rows[0] + 1) if len(rows) else 0)
+    assert field.size == max(reached)
+
+
 @pytest.mark.parametrize("upsampling", ["transposed", "bilinear", "nearest", "shuffled"])
 def test_what_is_made_larger_sees_no_less_than_gradients_reach(upsampling: str) -> None:
     """Units between others see fewer; the largest count."""
@@ -217,6 +318,15 @@ def test_tokens_are_followed(name: str) -> None:
     seen = traced(network.eval(), images)
     assert seen.unknown is None
     assert seen.everything
+    cost = network_cost(network, (3, 224, 224))
+    jumps = {layer.sight.fields[0].jump for layer in cost.layers if layer.sight.fields is not None}
+    steps = {"swin": {4, 8, 16, 32}, "vit_": {16}, "mixe": {16}, "xcit": {2, 4, 8, 16}, "pvt_": {4, 8, 16, 32}}[
+        name[:4]
+    ]
+    assert min(steps) in jumps
+    assert max(jumps) == max(steps)
+    # What is windows only is seen as such, before anything has looked further.
+    assert not cost.layers[0].sight.whole_image
 
 
 def test_what_is_not_understood_is_said() -> None:

@@ -94,7 +94,9 @@ def test_small_and_large_images() -> None:
     assert "--data.size" not in str(recommend(Need(size=2000)).command)
     # A ViT's size is fixed.
     assert "--data.size" not in str(recommend(Need(size=64, images=2_000_000)).command)
-    assert "--data.crop 512 --model.window 768" in str(recommend(Need(task="segmentation", size=2000)).command)
+    for size in (513, 2000):
+        assert "--data.crop 512 --model.window 768" in str(recommend(Need(task="segmentation", size=size)).command)
+    assert "--data.crop" not in str(recommend(Need(task="segmentation", size=512)).command)
 
 
 def test_a_library_that_is_missing_is_no_recommendation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +113,8 @@ def test_a_library_that_is_missing_is_no_recommendation(monkeypatch: pytest.Monk
         (Need(device="toaster"), "device is 'toaster'"),
         (Need(images=0), "images is 0"),
         (Need(memory=-1), "memory is -1"),
+        (Need(latency=float("nan")), "latency is nan"),
+        (Need(memory=float("inf")), "memory is inf"),
     ],
 )
 def test_bad_needs_are_named(need: Need, message: str) -> None:

@@ -29,7 +29,7 @@ def test_analyze_shows_each_layer_and_draws_them(cnnlab: Cnnlab, tmp_path: Path)
     (row,) = [line.split() for line in lines if line.startswith("features.2.0")]
     assert row[:2] == ["features.2.0", "Conv2d"]
     assert row[2:6] == ["64x14x14", "18,496", "3.613", "M"]
-    assert row[-2:] == ["8", "2"]
+    assert row[-3:] == ["8", "2", "0.5"]
     assert any(line.startswith("parameters     128,714") for line in lines)
     assert any(line.startswith("multiply-adds  7,486,464 an image") for line in lines)
     assert any("for 4 images, 32-true" in line for line in lines)
@@ -39,12 +39,19 @@ def test_analyze_shows_each_layer_and_draws_them(cnnlab: Cnnlab, tmp_path: Path)
 
 def test_analyze_as_json_and_csv(cnnlab: Cnnlab, tmp_path: Path) -> None:
     asked = ("analyze", "resnet18", "--size", "64", "96", "--classes", "7", "--depth", "1")
-    records = json.loads(cnnlab(*asked, "--json").out)
+    whole = json.loads(cnnlab(*asked, "--json", "--batch", "4").out)
     rows = list(csv.DictReader(io.StringIO(cnnlab(*asked, "--csv").out)))
-    assert [row["layer"] for row in rows] == [record["layer"] for record in records]
-    assert sum(record["parameters"] for record in records) == 11_180_103
-    assert [record["output"] for record in records][:2] == ["64x32x48", "64x32x48"]
+    layers = whole["layers"]
+    assert [row["layer"] for row in rows] == [layer["layer"] for layer in layers]
+    assert whole["parameters"] == sum(layer["parameters"] for layer in layers) == 11_180_103
+    assert whole["image"] == [3, 64, 96]
+    assert whole["training"]["batch"] == 4
+    assert whole["training"]["gradients"] == 4 * 11_180_103
+    assert layers[0] | {"pixels": [7, 7], "jump": [2, 2], "centre": [0, 0], "whole_image": False} == layers[0]
+    assert layers[-1]["whole_image"]
     assert not list(tmp_path.iterdir())
+    assert cnnlab(*asked, "--json", "--picture", "drawn.png").code == 0
+    assert (tmp_path / "drawn.png").is_file()
 
 
 def test_analyze_takes_a_run(fit: Cnnlab, cnnlab: Cnnlab) -> None:
@@ -52,12 +59,13 @@ def test_analyze_takes_a_run(fit: Cnnlab, cnnlab: Cnnlab) -> None:
     result = cnnlab("analyze", "R", "--json")
     assert result.code == 0, result.err
     expected = network_cost(SimpleCNN(), (1, 28, 28))
-    found = {record["layer"]: record["multiply_adds"] for record in json.loads(result.out)}
+    found = {layer["layer"]: layer["multiply_adds"] for layer in json.loads(result.out)["layers"]}
     assert found == {layer.name: layer.multiply_adds for layer in expected.layers}
 
 
 def test_analyze_compares(cnnlab: Cnnlab) -> None:
     records = json.loads(cnnlab("analyze", "--compare", "lenet5", "resnet18", "unet", "--json", "--size", "64").out)
+    assert [record["sees"] for record in records] == ["32", "435", "200"]
     assert [record["network"] for record in records] == ["lenet5", "resnet18", "unet"]
     assert [record["parameters"] for record in records][:2] == [61_706, 11_689_512]
     for table, row in (
@@ -85,10 +93,28 @@ def test_analyze_refuses_what_it_cannot_show(cnnlab: Cnnlab) -> None:
         (("resnet99",), "no network 'resnet99'"),
         (("resnet18", "--encoder", "resnet18"), "takes no --encoder"),
         (("vgg16", "--size", "0"), "size is 0"),
+        (("vgg16", "--size", "99999999999999999999"), "65536"),
+        (("vit_base_patch16_224", "--size", "256"), "does not take"),
+        (("resnet18", "--channels", "0"), "--channels is 0"),
+        (("resnet18", "--classes", "-1"), "--classes is -1"),
+        (("resnet18", "--batch", "0", "--json"), "--batch is 0"),
+        (("--convolutions", "--size", "64"), "--size says nothing here"),
+        (("--compare", "resnet18", "--depth", "1"), "--depth says nothing here"),
+        (("resnet18", "--initialisation", "--batch", "3"), "--batch says nothing here"),
+        (("resnet18", "--picture", "/proc/nowhere/x.png"), "cannot be written"),
+        (("resnet18", "--picture", "x.jpeg"), "ends with .png"),
+        (("..x",), "no import path"),
+        (("",), "no network"),
+        (("pathlib.PurePath",), "cannot be made"),
     ):
         result = cnnlab("analyze", *arguments)
         assert result.code == 2, arguments
         assert message in result.err
+
+
+def test_a_folder_called_like_a_network_hides_it_not(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    (tmp_path / "resnet18").mkdir()
+    assert cnnlab("analyze", "resnet18", "--depth", "1", "--picture", "none").code == 0
 
 
 def test_recommend_counts_and_measures(cnnlab: Cnnlab, photos: Path) -> None:
@@ -117,12 +143,34 @@ def test_recommend_says_what_it_lacks(cnnlab: Cnnlab) -> None:
     assert "not measured" in gpu
 
 
+def test_recommend_takes_what_can_be_read(cnnlab: Cnnlab, tmp_path: Path, photos: Path) -> None:
+    (photos / "train/along/broken.jpg").write_bytes(b"no image")
+    records = list(csv.DictReader(io.StringIO(cnnlab("recommend", "--data", photos, "--csv").out)))
+    assert [record["network"] for record in records] == ["resnet50"]
+    for split, count in (("train", 0), ("val", 1)):
+        for kind in ("images", "masks"):
+            folder = tmp_path / "pairs" / kind / split
+            folder.mkdir(parents=True)
+            if count:
+                Image.new("L", (8, 8)).save(folder / "a.png")
+    result = cnnlab("recommend", "--task", "segmentation", "--data", "pairs")
+    assert result.code == 2
+    assert "no images for training" in result.err
+
+
 def test_models_are_listed_with_what_is_known(cnnlab: Cnnlab) -> None:
     records = {record["network"]: record for record in json.loads(cnnlab("models", "*resnet18", "--json").out)}
     assert records["resnet18"]["parameters"] == records["torchvision/resnet18"]["parameters"] == 11_689_512
     assert records["torchvision/resnet18"]["top1"] == 69.758
     assert records["resnet18"]["top1"] is None
     assert {record["weights"] for record in records.values()} <= {"here", "to fetch", "none"}
+    # timm's resnet50 is no catalogue's: its weights are others.
+    fifties = {record["network"]: record for record in json.loads(cnnlab("models", "*resnet50", "--json").out)}
+    assert fifties["resnet50"]["top1"] is None
+    assert fifties["torchvision/resnet50"]["top1"] == 80.858
+    named = json.loads(cnnlab("models", "vit", "--json").out)
+    assert len(named) > 40
+    assert set(named[0]) == set(fifties["resnet50"])
     all_names = cnnlab("models").out
     assert "simple_cnn" in all_names
     assert "names only" in all_names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -54,8 +55,11 @@ def test_nothing_is_overwritten(cnnlab: Cnnlab, tmp_path: Path) -> None:
     assert refused.code == 2
     assert "old is there already" in refused.err
     assert (tmp_path / "old/notes.txt").read_text() == "mine"
-    for name in ("2x", "cnnlab", "class", "!!"):
+    for name in ("2x", "class", "!!"):
         assert "makes no package's name" in cnnlab("new", name).err, name
+    for name in ("cnnlab", "torch", "random", "numpy", "data", "runs"):
+        assert "would hide another" in cnnlab("new", name).err, name
+    assert "cannot be written" in cnnlab("new", "old/notes.txt/leaves").err
     (tmp_path / "empty").mkdir()
     assert cnnlab("new", "empty").code == 0
 
@@ -92,5 +96,17 @@ def test_its_tests_pass_and_it_trains(cnnlab: Cnnlab, tmp_path: Path) -> None:
     for target in ("test", "train"):
         done = subprocess.run(["make", target, programs], cwd=tmp_path / "leaves", capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+    # What its README says.
+    line = "fit --config configs/recipe.yaml --model.network resnet18"
+    assert line in (tmp_path / "leaves/README.md").read_text()
+    code = "import sys; from cnnlab.commands.making import make; make(sys.argv[2:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line.split()],
+        cwd=tmp_path / "leaves",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "leaves/runs").iterdir()
     assert (run / "checkpoints/best.ckpt").is_file()
