@@ -19,7 +19,7 @@ class Beginning(NamedTuple):
     name: str
     kind: str
     scheme: str
-    """Whose spread the weights have; "other" for none of those known."""
+    """Whose spread the weights have, or which ones' where several are alike; "other" for none of those known."""
     weights: float
     """The weights' standard deviation."""
     activations: float
@@ -40,7 +40,7 @@ def initialisation(network: nn.Module, images: Tensor) -> list[Beginning]:
     >>> from cnnlab.models import SmallResNet
     >>> begun = initialisation(SmallResNet(), torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     >>> begun[0].scheme
-    'Kaiming (fan out)'
+    'Kaiming (fan out) or Xavier'
     """
     outputs: dict[str, Tensor] = {}
     # A copy: training mode moves batch norm's statistics.
@@ -79,13 +79,13 @@ def _scheme(weight: Tensor, groups: int) -> str:
     known = {
         "Kaiming (fan in)": math.sqrt(2 / fan_in),
         "Kaiming (fan out)": math.sqrt(2 / fan_out),
-        "Kaiming (fan out of a group)": math.sqrt(2 * groups / fan_out),
         "Xavier": math.sqrt(2 / (fan_in + fan_out)),
         "PyTorch's default": math.sqrt(1 / (3 * fan_in)),
         "truncated normal, 0.02": 0.02,
         "zero": 0.0,
     }
+    if groups > 1:
+        known["Kaiming (fan out of a group)"] = math.sqrt(2 * groups / fan_out)
     # Of few weights the spread says little.
-    tolerance = max(0.03, 3 / math.sqrt(2 * weight.numel()))
-    fitting = {name: abs(spread - value) for name, value in known.items() if abs(spread - value) <= tolerance * value}
-    return min(fitting, key=lambda name: fitting[name]) if fitting else "other"
+    tolerance = max(0.05, 4 / math.sqrt(2 * weight.numel()))
+    return " or ".join(name for name, value in known.items() if abs(spread - value) <= tolerance * value) or "other"

@@ -89,11 +89,11 @@ def test_the_network_is_as_it_was() -> None:
     network = SmallResNet().eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     found = initialisation(network, torch.randn(2, 3, 32, 32))
-    assert found[0].scheme == "Kaiming (fan out)"
+    assert found[0].scheme == "Kaiming (fan out) or Xavier"
     assert found[-1].scheme == "PyTorch's default"
     assert not network.training
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     resnext = torchvision.models.resnext50_32x4d()
     grouped = {layer.name: layer.scheme for layer in initialisation(resnext, torch.randn(2, 3, 64, 64))}
-    assert grouped["layer1.0.conv2"] == "Kaiming (fan out)"
+    assert grouped["layer1.0.conv2"] == "Kaiming (fan out) or Xavier"

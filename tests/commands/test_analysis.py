@@ -82,7 +82,7 @@ def test_analyze_compares(cnnlab: Cnnlab) -> None:
 def test_analyze_shows_how_layers_begin(cnnlab: Cnnlab) -> None:
     records = json.loads(cnnlab("analyze", "small_resnet", "--initialisation", "--size", "64", "--json").out)
     assert records[0]["layer"] == "stem.0"
-    assert records[0]["scheme"] == "Kaiming (fan out)"
+    assert records[0]["scheme"] == "Kaiming (fan out) or Xavier"
     assert all(record["spread_of_gradients"] > 0 for record in records)
 
 
