@@ -23,7 +23,6 @@ from cnnlab.commands.tables import Record, add_forms, show
 from cnnlab.errors import InputError
 from cnnlab.models.factory import NETWORKS, create_network, preprocessing
 from cnnlab.models.segmentation import SEGMENTERS, create_segmenter
-from cnnlab.run import Run
 
 
 def analyze(command: str, arguments: list[str]) -> None:
@@ -185,8 +184,7 @@ def _subject(
     name: str, asked: argparse.Namespace, made: Callable[[Callable[[], nn.Module]], nn.Module] = made_on_meta
 ) -> _Subject:
     """A run's network, or one by its name, made as is said."""
-    place = Path(name)
-    if name and (place.is_file() or Run(place).config.is_file() or Run(place).checkpoints.is_dir()):
+    if name and Path(name).exists() and _is_run(Path(name)):
         return _of_run(name, asked)
     channels = (1 if name in _FOR_DIGITS else 3) if asked.channels is None else asked.channels
     classes = (
@@ -204,6 +202,13 @@ def _subject(
         return network
 
     return _Subject(name, made(make), (channels, *_size(name, channels, asked)))
+
+
+def _is_run(place: Path) -> bool:
+    """Whether this is a run or a checkpoint, and not a folder that happens to be called like a network."""
+    from cnnlab.run import Run  # It takes a second to import, which a network's name does not need.
+
+    return place.is_file() or Run(place).config.is_file() or Run(place).checkpoints.is_dir()
 
 
 def _size(name: str, channels: int, asked: argparse.Namespace) -> tuple[int, int]:

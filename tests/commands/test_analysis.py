@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -144,8 +145,9 @@ def test_recommend_says_what_it_lacks(cnnlab: Cnnlab) -> None:
 
 
 def test_recommend_takes_what_can_be_read(cnnlab: Cnnlab, tmp_path: Path, photos: Path) -> None:
-    (photos / "train/along/broken.jpg").write_bytes(b"no image")
-    records = list(csv.DictReader(io.StringIO(cnnlab("recommend", "--data", photos, "--csv").out)))
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos/train/along/broken.jpg").write_bytes(b"no image")
+    records = list(csv.DictReader(io.StringIO(cnnlab("recommend", "--data", "photos", "--csv").out)))
     assert [record["network"] for record in records] == ["resnet50"]
     for split, count in (("train", 0), ("val", 1)):
         for kind in ("images", "masks"):
