@@ -6,7 +6,6 @@ import errno
 import inspect
 import io
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +63,13 @@ def make_portable(checkpoint: dict[str, Any], task: object, data: object | None)
     checkpoint["cnnlab"] = about if data is None else {**about, "data": _class_path(data)}
     for key, owner in (("hyper_parameters", task), ("datamodule_hyper_parameters", data)):
         if key in checkpoint:
-            checkpoint[key] = _taken(type(owner), checkpoint[key])
+            checkpoint[key] = {name: value for name, value in checkpoint[key].items() if takes(type(owner), name)}
 
 
-def _taken(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of settings, those that a class is made with."""
+def takes(kind: type, name: str) -> bool:
+    """Whether a class is made with an argument of this name."""
     parameters = inspect.signature(kind).parameters
-    everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return {name: value for name, value in settings.items() if everything or name in parameters}
+    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def _class_path(instance: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint
+from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint, takes
 from cnnlab.commands.making import make_own
 from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
@@ -38,7 +38,7 @@ def prune(command: str, arguments: list[str]) -> None:
     task, data, source, checkpoint = make_own(asked.run, flags, "fit")
     if not source.config.is_file():
         raise InputError(f"{asked.run} lies in no run's folder, whose config.yaml would say how to train on")
-    if "pruned" not in task.hparams:
+    if not takes(type(task), "pruned"):
         raise InputError(f"{type(task).__name__} takes no argument pruned, which says what its network lacks")
     folder = source.folder.absolute()
     run = Run(Path(asked.out) if asked.out is not None else folder.with_name(f"{folder.name}-pruned"))
@@ -124,7 +124,7 @@ def _train(
 ) -> None:
     """Train on, with the same images for validation."""
     options = [*options, "--trainer.max_epochs", str(asked.epochs), "--run", str(run.folder)]
-    if source.manifest.is_file() and "splits" in data.hparams:
+    if source.manifest.is_file() and takes(type(data), "splits"):
         options += ["--data.splits", str(source.manifest.absolute())]
     if asked.lr is not None:
         options += ["--model.lr", str(asked.lr)]

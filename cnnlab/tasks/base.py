@@ -137,8 +137,7 @@ class VisionTask(LightningModule):
         self.hparams["std"] = [0.5] * channels if std is None else [float(value) for value in std]
         # A checkpoint holds the lists, and needs no file beside it.
         removals = read_removals(pruned) if isinstance(pruned, str) else pruned
-        if "pruned" in self.hparams:
-            self.hparams["pruned"] = removals
+        self.hparams["pruned"] = removals
         _check_plain(dict(self.hparams))
         check_optimizer(optimizer, lr, weight_decay)
         if compile and checkpoint_stages:
