@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import DeformConv2d
 
 from cnnlab.analysis.convolution import output_size
-from cnnlab.analysis.skeleton import on_meta
 from cnnlab.errors import InputError
 from cnnlab.models.blocks import check_positive
 
@@ -96,7 +95,7 @@ def convolutions(
     found = []
     standard = 0
     for name, make in kinds.items():
-        with on_meta():
+        with torch.device("meta"):
             layer = make()
             counter = FlopCounterMode(
                 display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_flops}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnlab.analysis.receptive_field import Field
+from cnnlab.analysis.seen import Seen
 from cnnlab.analysis.skeleton import first_tensor, on_meta, skeleton
-from cnnlab.analysis.tracing import FieldTracer, Seen
+from cnnlab.analysis.tracing import FieldTracer
 from cnnlab.errors import InputError
 
 
@@ -119,11 +118,10 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
     """
     with on_meta(image):
         own = skeleton(network)
-        called, flops, sights = _forward(own.eval().requires_grad_(False), torch.empty(1, *image))
-        for copied, original in zip(own.parameters(), network.parameters(), strict=True):
-            copied.requires_grad = original.requires_grad
         # Two images, since batch norm refuses one where nothing is left but channels.
         kept = _kept(own.train(), torch.empty(2, *image))
+    with torch.device("meta"):
+        called, flops, sights = _forward(own.eval().requires_grad_(False), torch.empty(1, *image))
     names = {module: name for name, module in own.named_modules()}
     alone = {names[module]: flops.get(names[module], 0) for module in called}
     for name in list(alone):
@@ -144,8 +142,8 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
     for module, output in called.items():
         name = names[module]
         parameters = held[name]
-        is_part = not any(True for _ in module.children())
-        if not isinstance(module, nn.Identity) and (is_part or alone[name] or parameters):
+        is_whole = any(True for _ in module.children())
+        if not isinstance(module, nn.Identity) and (not is_whole or alone[name] or parameters):
             kind = type(module).__name__
             kept_bytes = kept.get(module, 0) // 2
             layers.append(LayerCost(name, kind, output, parameters, alone[name] // 2, kept_bytes, sights[module]))
@@ -176,9 +174,9 @@ def _forward(network: nn.Module, images: Tensor) -> tuple[_Shapes, dict[str, int
             sights[module] = _sight(tracer.of(tensor))
 
     counter = FlopCounterMode(display=False)
-    with ExitStack() as hooks, torch.no_grad(), counter, tracer:
-        for module in network.modules():
-            hooks.callback(module.register_forward_hook(note).remove)
+    for module in network.modules():
+        module.register_forward_hook(note)
+    with torch.no_grad(), counter, tracer:
         tracer.begin(images)
         network(images)
     root = type(network).__name__
@@ -212,21 +210,16 @@ def _kept(network: nn.Module, images: Tensor) -> dict[nn.Module, int]:
             kept[running[-1]] += storage.nbytes()
         return tensor
 
-    with _stack(network, running), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    def enter(module: nn.Module, args: Any) -> None:
+        running.append(module)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        running.pop()
+
+    hooks = [module.register_forward_pre_hook(enter) for module in network.modules()]
+    hooks += [module.register_forward_hook(leave, always_call=True) for module in network.modules()]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network(images)
+    for hook in hooks:
+        hook.remove()
     return kept
-
-
-@contextmanager
-def _stack(network: nn.Module, running: list[nn.Module]) -> Iterator[None]:
-    with ExitStack() as hooks:
-        for module in network.modules():
-            before = module.register_forward_pre_hook(lambda module, args: running.append(module))
-            after = module.register_forward_hook(lambda module, args, output: _pop(running), always_call=True)
-            hooks.callback(before.remove)
-            hooks.callback(after.remove)
-        yield
-
-
-def _pop(running: list[nn.Module]) -> None:
-    running.pop()

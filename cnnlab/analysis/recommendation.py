@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.memory import training_memory
 from cnnlab.analysis.skeleton import made_on_meta
 from cnnlab.errors import InputError
@@ -189,9 +190,8 @@ def recommend(need: Need, time: Callable[[str, int], float] | None = None) -> Re
         return Recommendation(row.case, row.networks[0], row.networks[1:], None, None, reasons)
     found: list[str] = [row.reason]
     segments = need.task in ("segmentation", "medical")
-    fitting = [_Candidate(name, need, segments) for name in _available(_cheaper(row, need, segments), found)]
-    chosen = _in_time(fitting, need, time, found)
-    flags, batch, chosen = _in_memory(fitting[fitting.index(chosen) :], need, segments, found)
+    fitting = [_Candidate(name, need, segments) for name in _available(_in_question(row, need), found)]
+    chosen, step = _chosen(fitting, need, time, found)
     command = ["cnnlab", "fit", "--config", row.recipe, "--data.root", need.root]
     if segments:
         command += ["--model.network", chosen.name] if chosen.name != "unet" else []
@@ -203,10 +203,10 @@ def recommend(need: Need, time: Callable[[str, int], float] | None = None) -> Re
         if chosen.size != chosen.own_size:
             command += ["--data.size", str(chosen.size)]
             found.append(f"images of {need.size} pixels: at {chosen.size}, not at the pretraining's {chosen.own_size}")
-    command += flags
+    command += step.flags
     others = tuple(candidate.name for candidate in fitting[fitting.index(chosen) + 1 :])
     return Recommendation(
-        row.case, chosen.name, others, row.recipe, shlex.join(command), tuple(found), chosen.multiply_adds, batch
+        row.case, chosen.name, others, row.recipe, shlex.join(command), tuple(found), chosen.multiply_adds, step.batch
     )
 
 
@@ -225,10 +225,10 @@ def _is_fast(need: Need) -> bool:
     return need.device == "edge" or (need.latency is not None and need.latency <= REAL_TIME)
 
 
-def _cheaper(row: Row, need: Need, segments: bool) -> list[str]:
+def _in_question(row: Row, need: Need) -> list[str]:
     """The row's networks, and smaller ones for those who must hurry."""
     names = list(row.networks)
-    if not segments and need.latency is not None:
+    if need.task == "classification" and need.latency is not None:
         names += [name for name in ("mobilenetv3_large_100", "mobilenetv3_small_100") if name not in names]
     return names
 
@@ -281,60 +281,60 @@ class _Candidate:
     @property
     def multiply_adds(self) -> int:
         """For one image."""
-        from cnnlab.analysis.cost import network_cost
-
         return network_cost(self.network, (3, self.size, self.size)).multiply_adds
 
 
-def _in_time(
-    candidates: list[_Candidate],
-    need: Need,
-    time: Callable[[str, int], float] | None,
-    reasons: list[str],
-) -> _Candidate:
-    """The first that is fast enough; the fastest if none is."""
-    if need.latency is None:
-        return candidates[0]
-    if time is None:
+class _Step(NamedTuple):
+    """A training step that fits into memory."""
+
+    batch: int | None
+    """None where nobody has said how much memory there is."""
+    flags: list[str]
+
+
+def _chosen(
+    candidates: list[_Candidate], need: Need, time: Callable[[str, int], float] | None, reasons: list[str]
+) -> tuple[_Candidate, _Step]:
+    """The first that is fast enough and fits into memory; the fastest that fits if none is fast enough."""
+    if need.latency is not None and time is None:
         reasons.append(f"{need.latency:g} ms an image: not measured, since the {need.device} is not here")
-        return candidates[0]
-    taken = []
+    slow: dict[_Candidate, float] = {}
     for candidate in candidates:
-        taken.append(time(candidate.name, candidate.size))
-        if taken[-1] <= need.latency:
-            reasons.append(f"{candidate.name} takes {taken[-1]:.1f} ms an image here, of {need.latency:g}")
-            return candidate
-    fastest = candidates[taken.index(min(taken))]
-    reasons.append(
-        f"none of {', '.join(candidate.name for candidate in candidates)} is done in {need.latency:g} ms here: "
-        f"{fastest.name} takes {min(taken):.1f}; cnnlab export and quantize make it faster"
-    )
-    return fastest
-
-
-def _in_memory(
-    candidates: list[_Candidate], need: Need, segments: bool, reasons: list[str]
-) -> tuple[list[str], int | None, _Candidate]:
-    """Flags that make a training step fit, its batch, and whose: a cheaper one's if no batch of the first fits."""
-    if need.memory is None:
-        return [], None, candidates[0]
-    wanted = 8 if segments else 32
-    precision = "bf16-mixed" if need.device == "gpu" else "32-true"
-    # What is not PyTorch's own takes the rest.
-    usable = 0.9e9 * need.memory
-    for candidate in candidates:
-        image = (3, candidate.size, candidate.size)
-        sizes = [size for size in (wanted // 2**halved for halved in range(6)) if size >= 2]
-        for size in sizes:
-            peak = training_memory(candidate.network, image, size, precision).peak
-            if peak > usable:
+        if need.latency is not None and time is not None:
+            taken = time(candidate.name, candidate.size)
+            if taken > need.latency:
+                slow[candidate] = taken
                 continue
-            flags = ["--trainer.precision", precision] if precision != "32-true" else []
-            reasons.append(f"a step of {size} images takes {peak / 1e9:.1f} GB, of {need.memory:g}")
-            if size < wanted:
-                flags += ["--data.batch_size", str(size), "--trainer.accumulate_grad_batches", str(wanted // size)]
-                reasons.append(f"{wanted // size} such steps are added up, so that the recipe's {wanted} images stay")
-            return flags, size, candidate
-        reasons.append(f"not even two images of {candidate.name} fit into {need.memory:g} GB")
+            reasons.append(f"{candidate.name} takes {taken:.1f} ms an image here, of {need.latency:g}")
+        if (step := _fitting_step(candidate, need, reasons)) is not None:
+            return candidate, step
+    for candidate in sorted(slow, key=slow.__getitem__):
+        if (step := _fitting_step(candidate, need, reasons)) is not None:
+            reasons.append(
+                f"none of {', '.join(other.name for other in slow)} is done in {need.latency:g} ms here: "
+                f"{candidate.name} takes {slow[candidate]:.1f}; cnnlab export and quantize make it faster"
+            )
+            return candidate, step
     smaller = "smaller images (--data.size) need less memory, and so does --model.checkpoint_stages"
     raise InputError(f"{'; '.join(reasons[1:])}: {smaller}")
+
+
+def _fitting_step(candidate: _Candidate, need: Need, reasons: list[str]) -> _Step | None:
+    """The recipe's step, or a smaller one that is added up to it; None where two images are too many."""
+    if need.memory is None:
+        return _Step(None, [])
+    wanted = 32 if need.task == "classification" else 8
+    precision = "bf16-mixed" if need.device == "gpu" else "32-true"
+    flags = [] if precision == "32-true" else ["--trainer.precision", precision]
+    batch = wanted
+    while batch >= 2:
+        peak = training_memory(candidate.network, (3, candidate.size, candidate.size), batch, precision).peak
+        if peak <= 0.9e9 * need.memory:  # What is not PyTorch's own takes the rest.
+            reasons.append(f"a step of {batch} images takes {peak / 1e9:.1f} GB, of {need.memory:g}")
+            if batch < wanted:
+                flags += ["--data.batch_size", str(batch), "--trainer.accumulate_grad_batches", str(wanted // batch)]
+                reasons.append(f"{wanted // batch} such steps are added up, so that the recipe's {wanted} images stay")
+            return _Step(batch, flags)
+        batch //= 2
+    reasons.append(f"not even two images of {candidate.name} fit into {need.memory:g} GB")
+    return None

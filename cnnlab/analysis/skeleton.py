@@ -36,7 +36,7 @@ def skeleton(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 
 
 @contextmanager
-def on_meta(image: tuple[int, ...] | None = None) -> Iterator[None]:
+def on_meta(image: tuple[int, ...]) -> Iterator[None]:
     """Within this, what is made has a shape and nothing else.
 
     Args:
@@ -54,11 +54,11 @@ def on_meta(image: tuple[int, ...] | None = None) -> Iterator[None]:
         raise InputError(refusal(error, image)) from error
 
 
-def refusal(error: Exception, image: tuple[int, ...] | None) -> str:
+def refusal(error: Exception, image: tuple[int, ...]) -> str:
     """What a network has said to images, in a line."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    what = "" if image is None else f" of images of {'x'.join(map(str, image))}"
-    return f"the network does not take this, or asks for numbers where there are only shapes{what}: {said}"
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    size = "x".join(map(str, image))
+    return f"the network does not take images of {size}, or asks for numbers where there are only shapes ({said})"
 
 
 def first_tensor(output: object) -> Tensor | None:

@@ -21,7 +21,8 @@ from cnnlab.analysis.scaling import family
 from cnnlab.analysis.skeleton import made_on_meta
 from cnnlab.commands.tables import Record, add_forms, show
 from cnnlab.errors import InputError
-from cnnlab.models.factory import NETWORKS, create_network, preprocessing
+from cnnlab.models.directory import usual_image
+from cnnlab.models.factory import NETWORKS, create_network
 from cnnlab.models.segmentation import SEGMENTERS, create_segmenter
 
 
@@ -69,7 +70,7 @@ def _check(asked: argparse.Namespace, subject: str) -> None:
 
 def _beginning(asked: argparse.Namespace) -> None:
     """How the network's layers begin, with its own random weights and random images."""
-    subject = _subject(asked.model, asked, lambda make: make())
+    subject = _subject(asked.model, asked, with_numbers=True)
     images = torch.randn(4, *subject.image, generator=torch.Generator().manual_seed(0))
     records: list[Record] = [
         {
@@ -168,10 +169,6 @@ def _compared(name: str, asked: argparse.Namespace) -> Record:
     }
 
 
-_FOR_DIGITS = ("lenet5", "simple_cnn")
-"""Grey images of 28x28, if nothing else is said."""
-
-
 class _Subject(NamedTuple):
     """What is analysed."""
 
@@ -180,13 +177,11 @@ class _Subject(NamedTuple):
     image: tuple[int, int, int]
 
 
-def _subject(
-    name: str, asked: argparse.Namespace, made: Callable[[Callable[[], nn.Module]], nn.Module] = made_on_meta
-) -> _Subject:
-    """A run's network, or one by its name, made as is said."""
+def _subject(name: str, asked: argparse.Namespace, with_numbers: bool = False) -> _Subject:
+    """A run's network, or one by its name."""
     if name and Path(name).exists() and _is_run(Path(name)):
         return _of_run(name, asked)
-    channels = (1 if name in _FOR_DIGITS else 3) if asked.channels is None else asked.channels
+    image = usual_image(name, asked.channels)
     classes = (
         (21 if name in SEGMENTERS else 10 if name in NETWORKS else 1000) if asked.classes is None else asked.classes
     )
@@ -195,13 +190,14 @@ def _subject(
 
     def make() -> nn.Module:
         if name in SEGMENTERS:
-            return create_segmenter(name, classes, channels, encoder=asked.encoder)
-        network = create_network(name, classes, channels)
+            return create_segmenter(name, classes, image[0], encoder=asked.encoder)
+        network = create_network(name, classes, image[0])
         if not isinstance(network, nn.Module):
             raise InputError(f"{name} makes {type(network).__name__}, expected a torch.nn.Module")
         return network
 
-    return _Subject(name, made(make), (channels, *_size(name, channels, asked)))
+    size = image[1:] if asked.size is None else (asked.size[0], asked.size[-1])
+    return _Subject(name, make() if with_numbers else made_on_meta(make), (image[0], *size))
 
 
 def _is_run(place: Path) -> bool:
@@ -209,15 +205,6 @@ def _is_run(place: Path) -> bool:
     from cnnlab.run import Run  # It takes a second to import, which a network's name does not need.
 
     return place.is_file() or Run(place).config.is_file() or Run(place).checkpoints.is_dir()
-
-
-def _size(name: str, channels: int, asked: argparse.Namespace) -> tuple[int, int]:
-    if asked.size is not None:
-        return asked.size[0], asked.size[-1]
-    if name in _FOR_DIGITS:
-        return 28, 28
-    known = None if name in SEGMENTERS or name in NETWORKS else preprocessing(name, channels)
-    return known.size if known is not None else (224, 224)
 
 
 def _of_run(name: str, asked: argparse.Namespace) -> _Subject:

@@ -20,6 +20,7 @@ from cnnlab.deploying import about, example_images, pipeline, score, training_im
 from cnnlab.errors import InputError
 from cnnlab.figures import bars
 from cnnlab.imaging import Reading
+from cnnlab.models.directory import usual_image
 from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.standardize import Standardize
 from cnnlab.run import Run
@@ -91,7 +92,8 @@ def _of_network(asked: argparse.Namespace, scratch: Path) -> tuple[Subject, str]
     """A network by its name, with random weights and random images."""
     network = create_network(asked.subject, asked.classes, asked.channels)
     known = preprocessing(asked.subject, asked.channels)
-    height, width = (asked.size, asked.size) if asked.size is not None else known.size if known else (224, 224)
+    usual = usual_image(asked.subject, asked.channels)[1:]
+    height, width = (asked.size, asked.size) if asked.size is not None else usual
     mean, std = (known.mean, known.std) if known else ([0.5] * asked.channels, [0.5] * asked.channels)
     generator = torch.Generator().manual_seed(0)
     shape = (max(asked.batch, 2), asked.channels, height, width)

@@ -11,7 +11,8 @@ from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.skeleton import made_on_meta
 from cnnlab.commands.tables import Record, add_forms, show
 from cnnlab.errors import InputError, nearest
-from cnnlab.models.factory import NETWORKS, create_network, list_networks, preprocessing, top1, weights_of
+from cnnlab.models.directory import list_networks, top1, usual_image, weights_of
+from cnnlab.models.factory import NETWORKS, create_network
 
 _MOST = 40
 """How many networks are made to be counted; others are named."""
@@ -34,28 +35,27 @@ def models(command: str, arguments: list[str]) -> None:
         print("\n".join(names))
         print(f"\n{len(names):,} networks, more than {_MOST}: names only (a narrower pattern, or --all, counts them)")
         return
-    show(f"{len(names)} networks for --model.network", [_record(name, counts) for name in names], asked)
+    accuracies = {found.network: found.top1 for found in catalogue().values()}
+    records = [_record(name, counts, accuracies) for name in names]
+    show(f"{len(names)} networks for --model.network", records, asked)
 
 
-def _record(name: str, counts: bool) -> Record:
+def _record(name: str, counts: bool, accuracies: dict[str, float | None]) -> Record:
     """A network's figures; without them where they are not wanted, or where it cannot be made."""
-    channels = 1 if name in ("lenet5", "simple_cnn") else 3
-    known = None if name in NETWORKS else preprocessing(name, channels)
-    height, width = known.size if known is not None else (28, 28) if channels == 1 else (224, 224)
+    image = usual_image(name)
     parameters = multiply_adds = None
     if counts:
         with contextlib.suppress(InputError):
-            network = made_on_meta(lambda: create_network(name, 10 if name in NETWORKS else 1000, channels))
-            cost = network_cost(network, (channels, height, width))
+            network = made_on_meta(lambda: create_network(name, 10 if name in NETWORKS else 1000, image[0]))
+            cost = network_cost(network, image)
             parameters, multiply_adds = cost.parameters, cost.multiply_adds
-    by_network = {found.network: found.top1 for found in catalogue().values()}
     accuracy = top1(name)
     return {
         "network": name,
-        "image": f"{channels}x{height}x{width}",
+        "image": "x".join(map(str, image)),
         "parameters": parameters,
         "multiply_adds": multiply_adds,
-        "top1": by_network.get(name) if accuracy is None else accuracy,
+        "top1": accuracies.get(name) if accuracy is None else accuracy,
         "weights": weights_of(name),
     }
 

@@ -15,17 +15,7 @@ from cnnlab.models.lenet import LeNet5
 from cnnlab.models.resnet import SmallResNet
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.transfer import HEADS, TransferModel
-from cnnlab.models.weights import (
-    are_wanted,
-    downloaded,
-    explained,
-    find_in,
-    find_weights,
-    hub_has,
-    prefetched_folder,
-    read_state_dict,
-    save_prefetched,
-)
+from cnnlab.models.weights import are_wanted, explained, find_in, find_weights, read_state_dict, save_prefetched
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
@@ -65,7 +55,7 @@ def create_network(
         raise InputError(f"dropout is {dropout}, expected 0 up to (not including) 1")
     if head not in (None, *HEADS):
         raise InputError(f"head is {head!r}, expected linear, mlp or null")
-    source = _find(name)
+    source = find_source(name)
     if source.origin not in _LIBRARIES:
         if weights is not None or head is not None:
             raise InputError(
@@ -97,7 +87,7 @@ def create_classifier(name: str, num_classes: int, channels: int, weights: str) 
     Raises:
         InputError: If it was trained for other classes, or if its weights cannot be had.
     """
-    source = _find(name)
+    source = find_source(name)
     if source.origin not in _LIBRARIES:
         raise InputError(f"network {name!r} has no pretrained weights: only timm's and torchvision's do")
     ours = source.origin == "timm"
@@ -124,7 +114,7 @@ def create_classifier(name: str, num_classes: int, channels: int, weights: str) 
         return network
 
 
-def _pretrained_classes(source: _Source) -> int:
+def _pretrained_classes(source: Source) -> int:
     if source.origin == "timm":
         import timm
 
@@ -141,7 +131,7 @@ def preprocessing(name: str, channels: int) -> Preprocessing | None:
         name: See create_network.
         channels: The images' channels; for one channel mean and std are the means of the colours'.
     """
-    source = _find(name)
+    source = find_source(name)
     known = None
     if source.origin == "timm":
         known = _timm_preprocessing(source.name)
@@ -172,7 +162,7 @@ def timm_name(name: str) -> str:
     """
     import timm
 
-    source = _find(name)
+    source = find_source(name)
     if source.origin != "timm":
         raise InputError(f"encoder {name!r} is not timm's: {nearest(name, timm.list_models())}")
     return source.name
@@ -218,7 +208,7 @@ def fetch_weights(name: str, folder: Path) -> Path:
     Raises:
         InputError: If the network has none, or if they cannot be had.
     """
-    source = _find(name)
+    source = find_source(name)
     if source.origin not in _LIBRARIES:
         raise InputError(f"network {name!r} has no pretrained weights: only timm's and torchvision's do")
     file_name = source.name if source.origin == "timm" else f"torchvision/{source.name}"
@@ -236,47 +226,7 @@ def fetch_weights(name: str, folder: Path) -> Path:
     return save_prefetched(file_name, network, folder)
 
 
-def list_networks() -> list[str]:
-    """All names that create_network takes, besides import paths; torchvision's with its name before those of timm."""
-    import timm
-    import torchvision
-
-    own = timm.list_models()
-    others = torchvision.models.list_models(module=torchvision.models)
-    return [*NETWORKS, *own, *(f"torchvision/{name}" for name in others)]
-
-
-def top1(name: str) -> float | None:
-    """Accuracy on ImageNet's validation set in percent, of torchvision's own weights; None where it gives none."""
-    source = _find(name)
-    if source.origin != "torchvision":
-        return None
-    import torchvision
-
-    found = torchvision.models.get_model_weights(source.name)["DEFAULT"].meta["_metrics"]
-    return float(found["ImageNet-1K"]["acc@1"])
-
-
-def weights_of(name: str) -> str:
-    """Whether a network's pretrained weights are here: "here", "to fetch", or "none"."""
-    source = _find(name)
-    if source.origin == "timm":
-        import timm
-
-        known = timm.get_pretrained_cfg(source.name)
-        if known is None or not known.has_weights:
-            return "none"
-        cached = hub_has(known.hf_hub_id) if known.hf_hub_id else downloaded(str(known.url))
-        return "here" if cached or find_in(prefetched_folder(), source.name) else "to fetch"
-    if source.origin == "torchvision":
-        import torchvision
-
-        url = torchvision.models.get_model_weights(source.name)["DEFAULT"].url
-        return "here" if downloaded(url) or find_in(prefetched_folder(), f"torchvision/{source.name}") else "to fetch"
-    return "none"
-
-
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """Whose network a name stands for."""
 
     origin: str
@@ -285,21 +235,26 @@ class _Source(NamedTuple):
     make: Callable[..., nn.Module]
 
 
-def _find(name: str) -> _Source:
+def find_source(name: str) -> Source:
+    """Whose network a name stands for.
+
+    Raises:
+        InputError: If there is no such network.
+    """
     if name in NETWORKS:
-        return _Source("cnnlab", name, NETWORKS[name])
+        return Source("cnnlab", name, NETWORKS[name])
     # These two take a second each to import: not before a name asks for them.
     import timm
     import torchvision
 
     origin, _, bare = name.rpartition("/")
     if origin in ("", "timm") and timm.is_model(bare):
-        return _Source("timm", bare, _timm)
+        return Source("timm", bare, _timm)
     classifiers = torchvision.models.list_models(module=torchvision.models)
     if origin in ("", "torchvision") and bare in classifiers:
-        return _Source("torchvision", bare, _torchvision)
+        return Source("torchvision", bare, _torchvision)
     if not origin and "." in name:
-        return _Source("user", name, by_path(name))
+        return Source("user", name, by_path(name))
     raise InputError(
         f"there is no network {name!r}: {nearest(bare, [*NETWORKS, *timm.list_models(), *classifiers])} "
         "(or give the import path of your own, package.module.Class)"

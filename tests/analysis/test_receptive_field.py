@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.receptive_field import Field, Layer, receptive_field
-from cnnlab.analysis.tracing import FieldTracer, Seen
+from cnnlab.analysis.seen import Seen
+from cnnlab.analysis.tracing import FieldTracer
 from cnnlab.errors import InputError
 from cnnlab.models import UNet
 from cnnlab.models.blocks import BasicBlock, ConvNeXtBlock, MBConv

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cnnlab.analysis.cost import network_cost
 from cnnlab.models import SimpleCNN
-from cnnlab.models.factory import weights_of
+from cnnlab.models.directory import weights_of
 from tests.conftest import Cnnlab, command
 
 
