@@ -59,8 +59,6 @@ class Field(NamedTuple):
 
     def _over(self, first: int, span: int, jump: float) -> Field:
         """The field of what is made of units from this one on to so many behind it."""
-        if not math.isfinite(self.low):  # Nothing is left of places.
-            return self
         return Field(self.low + first * self.jump, self.high + (first + span) * self.jump, jump)
 
     def together(self, other: Field) -> Field:

@@ -129,15 +129,9 @@ def broadcast(factors: Sequence[Seen], shape: tuple[int, ...]) -> Seen:
         ]
         found.append(max(fitting, key=is_spatial, default=plain(size)))
     dimensions = tuple(reversed(found))
-    merged = together(factors)
-    for axis in (0, 1):
-        # The grid is that of the factor whose positions the result has.
-        own = {factor for dimension in dimensions for factor in dimension if factor.axis == axis and factor.size > 1}
-        for seen in factors:
-            if own <= {factor for dimension in seen.dimensions for factor in dimension} and seen.fields[axis].jump:
-                merged = merged.moved(axis, merged.fields[axis]._replace(jump=seen.fields[axis].jump))
-                break
-    return replace(merged, dimensions=dimensions)
+    # The grid is that of the factor whose positions the result has.
+    first = max(factors, key=lambda seen: sum(is_spatial(own) and own in dimensions for own in seen.dimensions))
+    return replace(together([first, *(seen for seen in factors if seen is not first)]), dimensions=dimensions)
 
 
 def together(all_seen: Sequence[Seen]) -> Seen:

@@ -35,8 +35,10 @@ def test_simple_cnn_by_hand() -> None:
     assert cost.parameters == sum(layer.parameters for layer in cost.layers) == 128_714
     assert cost.activation_bytes == sum(layer.activation_bytes for layer in cost.layers)
     # A pooling keeps its result's places, eight bytes each; a ReLU in place keeps its result, and so does what follows.
-    (pool,) = [layer for layer in cost.layers if layer.name == "features.1"]
-    assert pool.activation_bytes == 32 * 14 * 14 * 8
+    kept = {layer.name: layer.activation_bytes for layer in cost.layers}
+    assert kept["features.1"] == 32 * 14 * 14 * 8
+    # A convolution keeps its input, but for the image; no weights.
+    assert [kept[name] for name in ("features.0.0", "features.2.0", "head.5")] == [0, 4 * 32 * 14 * 14, 4 * 256]
 
 
 @pytest.mark.parametrize(

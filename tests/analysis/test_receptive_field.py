@@ -265,7 +265,9 @@ def test_a_gate_may_stand_on_either_side(gate_first: bool) -> None:
     assert [field.size for field in seen.fields] == [5, 5]
 
 
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 2), (3, 2, 1), (4, 2, 1), (5, 3, 2), (3, 2, 2)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(3, 1, 2), (3, 2, 1), (4, 2, 1), (5, 3, 2), (3, 2, 2), (3, 4, 2)]
+)
 def test_transposed_convolutions_of_all_kinds(kernel: int, stride: int, dilation: int) -> None:
     network = nn.Sequential(nn.ConvTranspose2d(3, 4, kernel, stride, padding=1, dilation=dilation))
     images = torch.rand(1, 3, 24, 24)
