@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cnnlab.errors import InputError
 
@@ -26,13 +26,6 @@ class Normalisation(NamedTuple):
     """Whether evaluation computes what training does; measured."""
 
 
-class _ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each position, as ConvNeXt has it."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 def normalisations(shape: tuple[int, int, int, int] = (8, 32, 14, 14), groups: int = 8) -> list[Normalisation]:
     """Compare the normalisation layers (Wu and He 2018, fig. 2).
 
@@ -47,6 +40,8 @@ def normalisations(shape: tuple[int, int, int, int] = (8, 32, 14, 14), groups: i
     >>> [kind.name for kind in normalisations() if kind.depends_on_batch]
     ['batch']
     """
+    from timm.layers import LayerNorm2d
+
     images, channels, height, width = shape
     if images < 2:
         raise InputError(f"shape is {shape}, expected two images or more")
@@ -55,7 +50,7 @@ def normalisations(shape: tuple[int, int, int, int] = (8, 32, 14, 14), groups: i
     kinds: list[tuple[str, str, int, Callable[[], nn.Module]]] = [
         ("batch", "N, H, W", channels, lambda: nn.BatchNorm2d(channels)),
         ("layer", "C, H, W", images, lambda: nn.GroupNorm(1, channels)),
-        ("layer, of each position", "C", images * height * width, lambda: _ChannelNorm(channels)),
+        ("layer, of each position", "C", images * height * width, lambda: LayerNorm2d(channels)),
         ("instance", "H, W", images * channels, lambda: nn.InstanceNorm2d(channels, affine=True)),
         ("group", "C / groups, H, W", images * groups, lambda: nn.GroupNorm(groups, channels)),
     ]

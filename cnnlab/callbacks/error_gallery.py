@@ -242,7 +242,11 @@ def _segmented(one: _Hard, task: Segmentation) -> tuple[Pixels, dict[str, Any]]:
 
 
 def _lines(said: dict[str, Any]) -> list[str]:
-    """What stands over a picture: short lines, each probability behind its class."""
+    """What stands over a picture: short lines, each probability behind its class.
+
+    >>> _lines({"truth": "1", "predicted": "7", "probability": 0.982, "probability of the truth": 0.007})
+    ['truth: 1 (0.7%)', 'predicted: 7 (98.2%)']
+    """
     behind = {"truth": "probability of the truth", "predicted": "probability"}
     return [
         f"{name}: {_short(value)}" + (f" ({_short(said[behind[name]])})" if behind.get(name) in said else "")
