@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class CnnlabError(Exception):
@@ -37,10 +37,15 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
         count: How many names to suggest at the most.
 
     Returns:
-        ``"did you mean 'a' or 'b'?"``, or all choices where none is near and they are few.
+        ``"did you mean 'a' or 'b'?"``: those that end so after a dot (lr: model.lr), those that are alike, or those
+        whose end is; or all choices where none is near and they are few.
 
     >>> nearest("cosin", ["cosine", "constant", "step"])
     "did you mean 'cosine'?"
+    >>> nearest("lr", ["model.lr", "data.root"])
+    "did you mean 'model.lr'?"
+    >>> nearest("epochs", ["trainer.max_epochs", "trainer.logger"])
+    "did you mean 'trainer.max_epochs'?"
     >>> nearest("zzz", ["adam", "sgd"])
     "choose from 'adam', 'sgd'"
     >>> nearest("zzz", [])
@@ -49,9 +54,18 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     known = sorted(set(choices))
     if not known:
         return "there is nothing to choose from"
-    close = difflib.get_close_matches(name, known, n=count, cutoff=0.6)
+    last = {choice: choice.rpartition(".")[2] for choice in known}
+
+    def ending(names: Sequence[str]) -> list[str]:
+        return [choice for choice in known if "." in choice and last[choice] in names]
+
+    close = (
+        ending([name])
+        or difflib.get_close_matches(name, known, n=count, cutoff=0.6)
+        or ending(difflib.get_close_matches(name, list(last.values()), n=count, cutoff=0.6))
+    )
     if close:
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+        return "did you mean " + " or ".join(repr(c) for c in close[:count]) + "?"
     if len(known) <= 20:
         return "choose from " + ", ".join(repr(c) for c in known)
     return f"none of the {len(known)} valid names is near"

@@ -15,7 +15,8 @@ class ExponentialMovingAverage(EMAWeightAveraging):
     """Lightning's moving average of the weights: it is what is validated, saved as the weights, and left at the end.
 
     Args:
-        decay: The share of the old average that each update keeps, 0..1 (1 - 1/decay steps are looked back on).
+        decay: The share of the old average that each update keeps, 0..1. About 1 / (1 - decay) updates are looked back
+            on; where the training has not many times as many, the average lags behind.
         update_every_n_steps: Optimizer steps between updates.
         update_starting_at_step: The first step that is averaged.
     """

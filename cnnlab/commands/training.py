@@ -118,9 +118,11 @@ class VisionCLI(LightningCLI):
         except ArgumentError as error:
             command = self.plan.arguments[0]
             keys = {action.dest for action in self._subcommand_parsers[command]._actions}
-            known = {**vars(cnnlab.tasks), **vars(cnnlab.data)}
-            classes = [name for name, value in known.items() if isinstance(value, type)]
-            raise InputError(friendly(str(error), keys, classes)) from error
+            offered = [("model", vars(cnnlab.tasks)), ("data", vars(cnnlab.data))]
+            classes = [(key, kind) for key, names in offered for kind in names.values() if isinstance(kind, type)]
+            # The parser knows the classes' own arguments only once a class is chosen.
+            keys |= {f"{key}.{name}" for key, kind in classes for name in inspect.signature(kind).parameters}
+            raise InputError(friendly(str(error), keys, [kind.__name__ for _, kind in classes])) from error
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: what a checkpoint says comes first, below all configs and flags (see commands.arguments)."""
