@@ -46,7 +46,7 @@ RECIPES = {
 }
 # Training's crops, 0.75 of the area in the mean, are enlarged to the size, and the encoder does better on whole images
 # that are enlarged as much (Touvron et al. 2019, arXiv:1906.06423); the U-Net from scratch does not.
-PREDICTION: dict[str, list[str]] = {"scratch": [], "pretrained": ["--data.size", "[256, 320]"]}
+PREDICTION = {"pretrained": ["--data.size", "[256, 320]"]}
 
 
 def scores(run: Path, data: Path, training: list[str], prediction: list[str]) -> dict[str, str]:
@@ -92,7 +92,10 @@ def main() -> None:
     weights = {"pretrained": ["--model.weights", str(options.out / "weights")]}
     found = {
         name: scores(
-            options.out / name, options.data, [*RECIPES[name], *data, *weights.get(name, [])], PREDICTION[name]
+            options.out / name,
+            options.data,
+            [*RECIPES[name], *data, *weights.get(name, [])],
+            PREDICTION.get(name, []),
         )
         for name in options.networks
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 
 
 class CnnlabError(Exception):
@@ -37,15 +38,15 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
         count: How many names to suggest at the most.
 
     Returns:
-        ``"did you mean 'a' or 'b'?"``: those that end so after a dot (lr: model.lr), those that are alike, or those
-        whose end is; or all choices where none is near and they are few.
+        ``"did you mean 'a' or 'b'?"``: choices that are alike, then those that have the name for a part (lr: model.lr);
+        or all choices where none is near and they are few.
 
     >>> nearest("cosin", ["cosine", "constant", "step"])
     "did you mean 'cosine'?"
     >>> nearest("lr", ["model.lr", "data.root"])
     "did you mean 'model.lr'?"
-    >>> nearest("epochs", ["trainer.max_epochs", "trainer.logger"])
-    "did you mean 'trainer.max_epochs'?"
+    >>> nearest("seed", ["seed_everything", "data.seed", "model.lr"])
+    "did you mean 'data.seed' or 'seed_everything'?"
     >>> nearest("zzz", ["adam", "sgd"])
     "choose from 'adam', 'sgd'"
     >>> nearest("zzz", [])
@@ -54,18 +55,12 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     known = sorted(set(choices))
     if not known:
         return "there is nothing to choose from"
-    last = {choice: choice.rpartition(".")[2] for choice in known}
-
-    def ending(names: Sequence[str]) -> list[str]:
-        return [choice for choice in known if "." in choice and last[choice] in names]
-
-    close = (
-        ending([name])
-        or difflib.get_close_matches(name, known, n=count, cutoff=0.6)
-        or ending(difflib.get_close_matches(name, list(last.values()), n=count, cutoff=0.6))
-    )
+    close = difflib.get_close_matches(name, known, n=count, cutoff=0.6)
+    parts = {choice: set(re.split("[._]", choice)) for choice in known if choice not in close}
+    longer = [choice for choice, own in parts.items() if own.issuperset(re.split("[._]", name))]
+    close = [*close, *sorted(longer, key=len)][:count]
     if close:
-        return "did you mean " + " or ".join(repr(c) for c in close[:count]) + "?"
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     if len(known) <= 20:
         return "choose from " + ", ".join(repr(c) for c in known)
     return f"none of the {len(known)} valid names is near"

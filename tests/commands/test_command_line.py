@@ -348,6 +348,7 @@ def test_a_users_task_need_not_be_one_of_cnnlabs(cnnlab: Cnnlab, mnist_root: Pat
         (["fit", "--config", "mnist", "--tariner.max_epochs", "3"], "trainer.max_epochs"),
         (["fit", "--config", "mnist", "--lr", "1"], "there is no option --lr: did you mean 'model.lr'"),
         (["fit", "--config", "mnist", "--epochs", "3"], "did you mean 'trainer.max_epochs'"),
+        (["fit", "--config", "mnist", "--seed", "3"], "or 'seed_everything'"),
         (["fit", "--config", "mnist", "--ema", "true"], "there is no option --ema: did you mean 'callbacks.ema'"),
         (["fit", "--config", "mnist", "--trainer.max_epochs", "x"], "trainer.max_epochs is 'x', expected int or null"),
         (["fit", "--config", "mnist", "--model.lrr", "1"], "has no 'lrr': did you mean 'lr'"),
