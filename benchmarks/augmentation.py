@@ -25,8 +25,8 @@ from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cnnlab.data.presets import Target, create_augmentation
-from cnnlab.imaging import LazyImage, images_under
+from cnnlab.data.presets import InputSpec, create_augmentation
+from cnnlab.imaging import LazyImage, list_images
 from cnnlab.models import Standardize
 from cnnlab.random import uniform
 
@@ -38,7 +38,7 @@ MEAN = [0.5, 0.5, 0.5]
 def photographs(source: Path | None, folder: Path, count: int) -> list[Path]:
     """JPEG files of 400x533 (width x height)."""
     generator = np.random.default_rng(0)
-    originals = images_under(source) if source is not None else []
+    originals = list_images(source) if source is not None else []
     paths = []
     for i in range(count):
         if originals:
@@ -54,7 +54,7 @@ def photographs(source: Path | None, folder: Path, count: int) -> list[Path]:
 def ours(preset: str) -> Callable[[list[Path]], Tensor]:
     """cnnlab: what a batch of the loader is, standardised as the task does."""
     augmentation = create_augmentation(preset)
-    target = Target((SIZE, SIZE), 3, torch.tensor(MEAN) * 255, 0.875, "bilinear")
+    target = InputSpec((SIZE, SIZE), 3, torch.tensor(MEAN) * 255, 0.875, "bilinear")
     standardize = Standardize(MEAN, MEAN)
     epoch = 0
 

@@ -102,7 +102,7 @@ def with_cnnlab(root: str, seed: int, recipe: str) -> dict[str, Any]:
     from lightning.pytorch import Callback
 
     from cnnlab.commands import training
-    from cnnlab.commands.arguments import plan, take_apart
+    from cnnlab.commands.arguments import parse_request, plan
 
     images, targets = test_set(root)
     clock, history = Clock(), []
@@ -135,7 +135,7 @@ def with_cnnlab(root: str, seed: int, recipe: str) -> dict[str, Any]:
             def _slots(self, trial: bool = False) -> list[Callback]:
                 return [*super()._slots(trial), Watch()]
 
-        cli = Watched(plan(take_apart("fit", flags)))
+        cli = Watched(plan(parse_request("fit", flags)))
     return {"history": history, "images": cli.trainer.global_step * cli.datamodule.batch_size}
 
 

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from cnnlab.commands.arguments import plan, take_apart
+from cnnlab.commands.arguments import parse_request, plan
 from cnnlab.commands.training import VisionCLI
 from cnnlab.data.in_memory import InMemoryDataModule
 from cnnlab.models import SimpleCNN
@@ -89,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--model", "Classification", "--data", "RandomImages", "--run", f"{folder}/run"]
         flags += [f"--data.size={arguments.batch * arguments.steps}", f"--data.batch_size={arguments.batch}"]
-        Timed(plan(take_apart("fit", [*flags, "--trainer.max_epochs=1"])))
+        Timed(plan(parse_request("fit", [*flags, "--trainer.max_epochs=1"])))
     medians = {kind: statistics.median(found) for kind, found in turns.seconds.items()}
     for kind, median in medians.items():
         print(f"{kind:7} {median * 1000:.2f} ms a step, median of {len(turns.seconds[kind])}")

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoint files: safely (weights only), and whole or not at all."""
+"""EvalTransform and writing checkpoint files: safely (weights only), and whole or not at all."""
 
 from __future__ import annotations
 

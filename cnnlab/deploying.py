@@ -16,8 +16,7 @@ from torch import Tensor
 
 from cnnlab.checkpoint import read_checkpoint
 from cnnlab.data import VisionDataModule
-from cnnlab.data.base import BatchDataset, Part
-from cnnlab.deploy.about import About
+from cnnlab.data.base import BatchDataset, Subset
 from cnnlab.deploy.certificate import sha256
 from cnnlab.deploy.export import (
     BATCHES,
@@ -30,6 +29,7 @@ from cnnlab.deploy.export import (
     put_in_place,
     torch_predict,
 )
+from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
 from cnnlab.deploy.timing import timed
 from cnnlab.errors import InputError
@@ -37,7 +37,7 @@ from cnnlab.tasks.base import VisionTask
 from cnnlab.versions import versions
 
 
-def about(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool = False) -> About:
+def about(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool = False) -> ModelMetadata:
     """What a file that is made of a task says of itself.
 
     Args:
@@ -51,10 +51,10 @@ def about(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool 
     """
     if task.kind is None:
         raise InputError(f"{type(task).__name__} cannot be exported: it does not say what it tells (its class's kind)")
-    return About(
+    return ModelMetadata(
         task=task.kind,
         class_names=task.class_names,
-        reading=data.reading(),
+        reading=data.eval_transform(),
         activation=task.activation,
         raw=raw,
         mean=task.hparams["mean"],
@@ -98,7 +98,7 @@ def export_task(
         checkpoint: Where the weights are from.
         path: See deploy.export.export.
         kind: A name in deploy.export.FORMATS.
-        raw: See About.
+        raw: See ModelMetadata.
         dynamic_size: Whether the file takes images of any size; where it can for segmentation, and not for
             classification, whose images are all brought to one size, if None.
         opset: See deploy.export.export.
@@ -299,7 +299,7 @@ def score(
         raw: Whether it takes standardised images and returns logits.
         most: Of how many images, evenly spread; of all if None.
     """
-    dataset = data.val_set if most is None else Part(data.val_set, most)
+    dataset = data.val_set if most is None else Subset(data.val_set, most)
     metrics = task.configure_metrics("val")
     for metric in metrics.values(copy_state=False):
         # This process does it alone, while others may wait for the end of the training.
@@ -330,7 +330,7 @@ def training_images(data: VisionDataModule, count: int, batch_size: int = 16) ->
     Raises:
         InputError: If the data do not offer their training images without augmentation.
     """
-    batches = data.whole(Part(unaugmented(data), count))
+    batches = data.whole(Subset(unaugmented(data), count))
     return [part.contiguous().numpy() for images, _ in batches for part in images.split(batch_size)]
 
 

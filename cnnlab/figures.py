@@ -44,7 +44,7 @@ def as_bytes(image: Tensor) -> npt.NDArray[np.uint8]:
     return rounded
 
 
-def as_colours(image: Tensor) -> npt.NDArray[np.uint8]:
+def as_rgb(image: Tensor) -> npt.NDArray[np.uint8]:
     """An image (C, H, W) as (H, W, 3): of other channels than colours, the first three or the first."""
     pixels = np.moveaxis(as_bytes(image), 0, -1)
     pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]

@@ -38,7 +38,7 @@ _WHITE = (255, 255, 255, 255)
 Pixels = npt.NDArray[np.uint8]
 
 
-def images_under(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
+def list_images(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
     """All image files below a folder, by name; hidden ones left out.
 
     Args:
@@ -69,7 +69,7 @@ def images_under(folder: Path, left_out: Counter[str] | None = None) -> list[Pat
     return found
 
 
-def images_among(names: Iterable[str | Path]) -> list[Path]:
+def collect_images(names: Iterable[str | Path]) -> list[Path]:
     """Image files, and those below folders, in this order.
 
     Raises:
@@ -78,7 +78,7 @@ def images_among(names: Iterable[str | Path]) -> list[Path]:
     names = list(names)
     found: list[Path] = []
     for path in map(Path, names):
-        found += images_under(path) if path.is_dir() else [path]
+        found += list_images(path) if path.is_dir() else [path]
     if not found:
         raise InputError(f"there is no image in {', '.join(map(str, names))}")
     return found
@@ -107,7 +107,7 @@ class Preprocessing(NamedTuple):
     """Per channel, in 0..1."""
 
 
-class Reading(NamedTuple):
+class EvalTransform(NamedTuple):
     """How an image file becomes the pixels that a network takes."""
 
     channels: int
@@ -122,7 +122,7 @@ class Reading(NamedTuple):
     """Whether all of an image is brought to the size, whatever its proportions, instead of the centre that fits."""
 
 
-class Picture(Protocol):
+class ImageSource(Protocol):
     """An image whose size is known before its pixels are read."""
 
     size: tuple[int, int]
@@ -201,7 +201,7 @@ def read(path: str | Path, channels: int = 3, at_least: tuple[int, int] | None =
     return LazyImage(path).read(channels, at_least)
 
 
-class HeldImage:
+class InMemoryImage:
     """An image that is in memory already.
 
     Args:
@@ -317,7 +317,7 @@ def palette(count: int) -> Pixels:
     return made
 
 
-def overlaid(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, strength: float = 0.5) -> Pixels:
+def overlay_mask(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, strength: float = 0.5) -> Pixels:
     """Colour an image by the classes of its pixels.
 
     Args:
@@ -337,7 +337,7 @@ def overlaid(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, stren
     return made
 
 
-def heated(pixels: Pixels, heat: npt.NDArray[np.floating], strength: float = 0.5) -> Pixels:
+def overlay_heatmap(pixels: Pixels, heat: npt.NDArray[np.floating], strength: float = 0.5) -> Pixels:
     """Lay a heat map over an image: blue where it is 0, by way of green and yellow to red where it is 1.
 
     Args:
@@ -367,7 +367,7 @@ def as_png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def prepared(image: Picture, reading: Reading) -> Pixels:
+def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
     """Bring an image to what a network takes: evaluation, prediction and the runtime all read their files like this.
 
     Args:
@@ -389,7 +389,7 @@ def prepared(image: Picture, reading: Reading) -> Pixels:
 
 
 def evaluated(
-    image: Picture, channels: int, size: tuple[int, int], crop: float = 1.0, interpolation: str = "bilinear"
+    image: ImageSource, channels: int, size: tuple[int, int], crop: float = 1.0, interpolation: str = "bilinear"
 ) -> Pixels:
     """Read an image and resize it so that it covers size / crop, then cut the centre out: evaluation and runtime do it.
 
@@ -410,7 +410,7 @@ def evaluated(
         ImageError: If the image cannot be read.
     """
     height, width = size
-    rows, columns = covering(image.size, size, crop)
+    rows, columns = cover_size(image.size, size, crop)
     top, left = round((rows - height) / 2), round((columns - width) / 2)
     pixels = resized(image.read(channels, (2 * rows, 2 * columns)), (rows, columns), interpolation)
     return pixels[top : top + height, left : left + width]
@@ -429,10 +429,10 @@ def resized(pixels: Pixels, size: tuple[int, int], interpolation: str = "bilinea
     return made[..., None] if made.ndim == 2 else made
 
 
-def covering(shape: Sequence[int], size: tuple[int, int], crop: float = 1.0) -> tuple[int, int]:
+def cover_size(shape: Sequence[int], size: tuple[int, int], crop: float = 1.0) -> tuple[int, int]:
     """The height and width, in the proportions of shape, that just cover size / crop.
 
-    >>> covering((400, 600), (224, 224), crop=0.875)
+    >>> cover_size((400, 600), (224, 224), crop=0.875)
     (256, 384)
     """
     goal = [int(side / crop) for side in size]

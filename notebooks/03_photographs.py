@@ -27,8 +27,8 @@ from PIL import Image
 
 from cnnlab.callbacks import Phase, ProgressiveUnfreezing, default_callbacks
 from cnnlab.data import ImageFolder, write_photos
-from cnnlab.figures import as_colours, contact_sheet
-from cnnlab.imaging import heated
+from cnnlab.figures import as_rgb, contact_sheet
+from cnnlab.imaging import overlay_heatmap
 from cnnlab.interpret import GradCAM
 from cnnlab.loggers import MetricsCsv
 from cnnlab.run import Run
@@ -95,7 +95,7 @@ Image.open(run.pictures / "gradcam.png")
 batch = next(iter(data.val_dataloader()))
 images, targets = batch[0][::2], batch[1][::2]
 maps = GradCAM(task.eval().network)(task.standardize(images)).maps
-pictures = [heated(as_colours(image), heat) for image, heat in zip(images, maps.numpy(), strict=True)]
+pictures = [overlay_heatmap(as_rgb(image), heat) for image, heat in zip(images, maps.numpy(), strict=True)]
 contact_sheet(
     [picture.transpose(2, 0, 1) for picture in pictures],
     [data.class_names[target] for target in targets],

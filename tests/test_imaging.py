@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, covering, evaluated, read, resized
+from cnnlab.imaging import ImageError, LazyImage, cover_size, evaluated, read, resized
 
 
 def scene(height: int = 60, width: int = 90) -> Image.Image:
@@ -146,5 +146,5 @@ def test_an_unknown_interpolation_names_the_known_ones() -> None:
 
 
 def test_covering_keeps_proportions() -> None:
-    assert covering((100, 50), (32, 32)) == (64, 32)
-    assert covering((10, 10), (4, 8)) == (8, 8)
+    assert cover_size((100, 50), (32, 32)) == (64, 32)
+    assert cover_size((10, 10), (4, 8)) == (8, 8)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
-from cnnlab.figures import as_colours, contact_sheet
-from cnnlab.imaging import Pixels, overlaid
+from cnnlab.figures import as_rgb, contact_sheet
+from cnnlab.imaging import Pixels, overlay_mask
 from cnnlab.loggers import Row, write_picture, write_table
 from cnnlab.run import Run
 from cnnlab.tasks import Classification, Segmentation
@@ -109,7 +109,7 @@ class ErrorGallery(Callback):
             return
         images, targets = batch
         with torch.inference_mode():
-            hardness = task.hardness(outputs, targets)
+            hardness = task.difficulty(outputs, targets)
         if hardness is None:
             return
         errors, doubts = (values.float().tolist() for values in hardness)
@@ -231,13 +231,13 @@ def _classified(one: _Hard, task: Classification) -> tuple[Pixels, dict[str, Any
             "probability": round(float(probabilities[label]), 6),
             "probability of the truth": round(float(probabilities[int(one.target)]), 6),
         }
-    return np.ascontiguousarray(as_colours(one.image)), said
+    return np.ascontiguousarray(as_rgb(one.image)), said
 
 
 def _segmented(one: _Hard, task: Segmentation) -> tuple[Pixels, dict[str, Any]]:
     """The image, its true and its predicted classes side by side."""
-    pixels = as_colours(one.image)
-    overlays = [overlaid(pixels, classes.numpy(), task.num_classes) for classes in (one.target, one.prediction)]
+    pixels = as_rgb(one.image)
+    overlays = [overlay_mask(pixels, classes.numpy(), task.num_classes) for classes in (one.target, one.prediction)]
     return np.concatenate([pixels, *overlays], axis=1), {"wrong pixels": round(one.error, 6)}
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cnnlab.errors import InputError
-from cnnlab.figures import as_colours
+from cnnlab.figures import as_rgb
 from cnnlab.filmstrips import add_frame, stack_strips
-from cnnlab.imaging import heated
+from cnnlab.imaging import overlay_heatmap
 from cnnlab.interpret import METHODS, CamMethod, default_layer, layer_named
 from cnnlab.loggers import write_picture
 from cnnlab.run import Run
@@ -127,12 +127,12 @@ class GradCamSnapshots(Callback):
         """Add a frame to an image's strip."""
         assert self._cam is not None
         explanation = self._cam(shown.image.to(task.device), shown.chosen)
-        pixels = as_colours(shown.image[0])
+        pixels = as_rgb(shown.image[0])
         name = task.class_names[int(explanation.classes)]
         path = folder / f"{shown.number:05}.png"
         if epoch == 0 or not path.is_file():
             add_frame(path, -1, pixels, [name])
-        picture = heated(pixels, explanation.maps[0].cpu().numpy())
+        picture = overlay_heatmap(pixels, explanation.maps[0].cpu().numpy())
         add_frame(path, epoch, picture, [f"epoch {epoch + 1}", _how_sure(explanation.predictions, explanation.classes)])
         return path
 

@@ -57,7 +57,7 @@ class OnnxExport(Callback):
             raise InputError(
                 f"callbacks.onnx cannot export {type(pl_module).__name__} on {type(data).__name__}: switch it off"
             )
-        data.reading()
+        data.eval_transform()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export what is in the best checkpoint."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cnnlab.callbacks.tables import SharedTable
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, as_png, mask_as_png, overlaid, resized
+from cnnlab.imaging import LazyImage, as_png, mask_as_png, overlay_mask, resized
 from cnnlab.predictions import MASKS, mask_row
 from cnnlab.run import Run
 from cnnlab.tasks import Segmentation
@@ -85,7 +85,7 @@ class PredictedMasks(Callback):
             write_atomically(mask, mask_as_png(classes, count))
             if self.overlays:
                 pixels = image.read()
-                picture = np.concatenate([pixels, overlaid(pixels, classes, count)], axis=1)
+                picture = np.concatenate([pixels, overlay_mask(pixels, classes, count)], axis=1)
                 write_atomically(run.overlays / f"{name}.png", as_png(Image.fromarray(picture)))
             if self.probabilities:
                 file = io.BytesIO()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cnnlab.errors import InputError
 from cnnlab.figures import as_bytes, contact_sheet
-from cnnlab.imaging import overlaid
+from cnnlab.imaging import overlay_mask
 from cnnlab.loggers import write_picture
 from cnnlab.run import Run
 from cnnlab.tasks import Segmentation
@@ -79,5 +79,5 @@ class ValidationMasks(Callback):
 
 
 def _coloured(pixels: npt.NDArray[np.uint8], classes: Tensor, count: int) -> npt.NDArray[np.uint8]:
-    coloured = overlaid(np.moveaxis(pixels, 0, -1), classes.cpu().numpy(), count)
+    coloured = overlay_mask(np.moveaxis(pixels, 0, -1), classes.cpu().numpy(), count)
     return np.moveaxis(coloured, -1, 0)

@@ -208,12 +208,12 @@ def _is_run(place: Path) -> bool:
 
 
 def _of_run(name: str, asked: argparse.Namespace) -> _Subject:
-    from cnnlab.commands.making import make_own
+    from cnnlab.commands.loading import load_cnnlab_run
 
     if given := [f"--{option}" for option in ("channels", "classes", "encoder") if getattr(asked, option) is not None]:
         raise InputError(f"{', '.join(given)}: {name} is a run, which has its own; leave it out")
-    task, data, _, _ = make_own(name, [])
-    size = (asked.size[0], asked.size[-1]) if asked.size is not None else data.reading().size
+    task, data, _, _ = load_cnnlab_run(name, [])
+    size = (asked.size[0], asked.size[-1]) if asked.size is not None else data.eval_transform().size
     if size is None:
         raise InputError(f"{name} takes images of any size: say which with --size")
     return _Subject(name, task.network, (data.channels, *size))

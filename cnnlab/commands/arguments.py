@@ -47,7 +47,7 @@ class Request:
         )
 
 
-def take_apart(command: str, arguments: list[str]) -> Request:
+def parse_request(command: str, arguments: list[str]) -> Request:
     """Take a command line apart.
 
     Raises:
@@ -105,7 +105,7 @@ def _readable(config: str) -> str:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CheckpointInfo:
     """What a checkpoint says, without its weights."""
 
     step: int
@@ -128,7 +128,7 @@ class Plan:
 
     run: Run
     arguments: list[str]
-    kept: Kept | None = None
+    checkpoint: CheckpointInfo | None = None
 
 
 def plan(request: Request) -> Plan:
@@ -235,7 +235,7 @@ def _plan_named_checkpoint(request: Request, run: Run, name: str) -> tuple[Run, 
     raise InputError(f"--ckpt_path {name}: neither a file nor a checkpoint of {run.folder}")
 
 
-def _read(path: Path) -> Kept:
+def _read(path: Path) -> CheckpointInfo:
     checkpoint = read_checkpoint(path)
     about = checkpoint["cnnlab"]
     model, data = checkpoint.get("hyper_parameters", {}), checkpoint.get("datamodule_hyper_parameters", {})
@@ -244,4 +244,4 @@ def _read(path: Path) -> Kept:
     if "data" in about:
         config["data"] = {"class_path": about["data"], "init_args": data}
     manifest = Run(path.absolute().parent.parent).manifest
-    return Kept(checkpoint["global_step"], model, data, config, path, manifest)
+    return CheckpointInfo(checkpoint["global_step"], model, data, config, path, manifest)

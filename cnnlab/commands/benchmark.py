@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from cnnlab.commands.making import make_own
-from cnnlab.deploy.about import About
+from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.deploy.benchmark import VARIANTS, Subject, as_records, benchmark
 from cnnlab.deploy.export import Pipeline, Predict
+from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploying import about, example_images, pipeline, score, training_images
 from cnnlab.errors import InputError
 from cnnlab.figures import bars
-from cnnlab.imaging import Reading
+from cnnlab.imaging import EvalTransform
 from cnnlab.models.directory import usual_image
 from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.standardize import Standardize
@@ -72,7 +72,7 @@ def benchmark_command(command: str, arguments: list[str]) -> None:
 def _of_run(
     asked: argparse.Namespace, flags: list[str], scratch: Path
 ) -> tuple[Subject, Callable[[Predict], float], str, Path]:
-    task, data, run, checkpoint = make_own(asked.subject, flags, "fit")
+    task, data, run, checkpoint = load_cnnlab_run(asked.subject, flags, "fit")
     images = example_images(task, data, asked.batch)
     said = about(task, data, checkpoint)
     subject = Subject(
@@ -82,7 +82,7 @@ def _of_run(
         replace(said, dynamic_size=said.reading.size is None),
         lambda: training_images(data, asked.calibrate),
         scratch,
-        pipeline(make_own(asked.pruned, flags)[0]) if asked.pruned is not None else None,
+        pipeline(load_cnnlab_run(asked.pruned, flags)[0]) if asked.pruned is not None else None,
     )
     out = Path(asked.out) if asked.out is not None else run.folder
     return subject, lambda predict: score(task, data, predict, most=asked.images), task.monitor, out
@@ -99,7 +99,7 @@ def _of_network(asked: argparse.Namespace, scratch: Path) -> tuple[Subject, str]
     shape = (max(asked.batch, 2), asked.channels, height, width)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     names = [str(number) for number in range(asked.classes)]
-    described = About("classification", names, Reading(asked.channels, (height, width)))
+    described = ModelMetadata("classification", names, EvalTransform(asked.channels, (height, width)))
     whole = Pipeline(Standardize(mean, std), network, "softmax")
     return Subject(whole, images, described, lambda: [images[:16].numpy()], scratch), "none: the weights are random"
 

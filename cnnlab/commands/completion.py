@@ -58,7 +58,7 @@ def _options() -> dict[str, list[str]]:
 
     found: dict[str, list[str]] = {}
 
-    class Listing(VisionCLI):
+    class SampleIndex(VisionCLI):
         """Stops when the parsers are made."""
 
         def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -67,7 +67,7 @@ def _options() -> dict[str, list[str]]:
             raise _ListedError
 
     with contextlib.suppress(_ListedError):
-        Listing(Plan(Run(Path()), []))
+        SampleIndex(Plan(Run(Path()), []))
     for room, package in (("model", cnnlab.tasks), ("data", cnnlab.data)):
         classes = [getattr(package, name) for name in package.__all__]
         modules = [

@@ -8,7 +8,7 @@ import json
 import statistics
 from pathlib import Path
 
-from cnnlab.commands.arguments import take_apart, take_option
+from cnnlab.commands.arguments import parse_request, take_option
 from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
 from cnnlab.errors import CnnlabError, InputError
@@ -38,7 +38,7 @@ def crossval(command: str, arguments: list[str]) -> None:
     count = int(text) if text is not None and text.isdigit() else 5 if text is None else 0
     if count < 2:
         raise InputError(f"--folds is {text}, expected a number, 2 or more")
-    request = take_apart("fit", rest)
+    request = parse_request("fit", rest)
     if request.target is not None or request.ckpt_path is not None or request.resume != "never":
         raise InputError("crossval takes --config, --folds, --run and options of fit; where DIR exists, it goes on")
     folder = choose(request.run, f"crossval-{request.recipe}").folder

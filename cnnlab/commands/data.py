@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from cnnlab.commands.arguments import take_option
-from cnnlab.commands.making import make
+from cnnlab.commands.loading import load_config
 from cnnlab.commands.messages import say
 from cnnlab.data import ImageFolder, MaskFolder, VisionDataModule
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import overlaid
+from cnnlab.imaging import overlay_mask
 
 _USAGE = """\
 usage: cnnlab data show RUN|--config C [OPTIONS OF fit] [--out FILE]
@@ -43,7 +43,7 @@ def _show(arguments: list[str]) -> None:
     from cnnlab.figures import contact_sheet
 
     out, rest = take_option("--out", arguments)
-    task, module, run = make(rest)
+    task, module, run = load_config(rest)
     if not isinstance(module, VisionDataModule):
         raise InputError(f"{type(module).__name__} is not one of cnnlab's data modules")
     module.adopt(getattr(task, "preprocessing", None))
@@ -65,7 +65,7 @@ def _show(arguments: list[str]) -> None:
 
 def _coloured(image: Any, mask: Any, count: int) -> Any:
     """An image (C, H, W), coloured by the classes (H, W) of its pixels, (3, H, W)."""
-    return np.moveaxis(overlaid(np.moveaxis(image, 0, -1), mask, count), -1, 0)
+    return np.moveaxis(overlay_mask(np.moveaxis(image, 0, -1), mask, count), -1, 0)
 
 
 def _label(target: torch.Tensor, names: list[str]) -> str:
@@ -89,7 +89,7 @@ def _shares(module: ImageFolder | MaskFolder) -> str:
 
 
 def _check(arguments: list[str]) -> None:
-    _, module, _ = make([*arguments, "--data.on_error", "skip"])
+    _, module, _ = load_config([*arguments, "--data.on_error", "skip"])
     if not isinstance(module, (ImageFolder, MaskFolder)):
         raise InputError(f"{type(module).__name__} keeps no image files to check")
     trouble, copies = module.check()

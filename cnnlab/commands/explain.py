@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from cnnlab.callbacks.gradcam import shrunk
-from cnnlab.commands.making import make_trained
+from cnnlab.commands.loading import load_run
 from cnnlab.commands.messages import summary
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError, nearest
-from cnnlab.figures import as_colours, contact_sheet, scatter
-from cnnlab.imaging import heated, images_among
+from cnnlab.figures import as_rgb, contact_sheet, scatter
+from cnnlab.imaging import collect_images, overlay_heatmap
 from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, layer_named, projected
 from cnnlab.report import picture_page
 from cnnlab.tasks import Classification, Segmentation
@@ -33,7 +33,7 @@ def explain(command: str, arguments: list[str]) -> None:
         InputError: If there is something to mend.
     """
     asked = _parser().parse_args(arguments)
-    task, data, run, _ = make_trained(asked.run)
+    task, data, run, _ = load_run(asked.run)
     if not isinstance(task, (Classification, Segmentation)) or not isinstance(data, VisionDataModule):
         raise InputError(f"{type(task).__name__} on {type(data).__name__} cannot be explained: both must be cnnlab's")
     folder = Path(asked.out) if asked.out is not None else run.explanations
@@ -87,7 +87,7 @@ def _images(asked: list[str], number: int, data: VisionDataModule) -> tuple[list
         places = np.linspace(0, len(data.val_set) - 1, min(number, len(data.val_set))).round().astype(int).tolist()
         batches = [data.val_set.__getitems__([place]) for place in places]
         return [b[0][0] for b in batches], [f"validation {place}" for place in places], [b[1][0] for b in batches]
-    paths = images_among(asked)
+    paths = collect_images(asked)
     for path in paths:
         if not path.is_file():
             raise InputError(f"there is no image {path}")
@@ -113,8 +113,8 @@ def _cams(
     pictures, titles = [], []
     for image, name, truth in zip(images, names, truths, strict=True):
         explained = method(image[None], wanted)
-        pixels = as_colours(image)
-        heat = heated(pixels, explained.maps[0].numpy())
+        pixels = as_rgb(image)
+        heat = overlay_heatmap(pixels, explained.maps[0].numpy())
         label = int(explained.classes)
         known = isinstance(truth, Tensor) and not truth.ndim
         titles += [

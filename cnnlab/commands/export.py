@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cnnlab.commands.making import make_own
+from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.commands.messages import summary
 from cnnlab.deploy.certificate import certificate_of
 from cnnlab.deploy.export import FORMATS
@@ -23,7 +23,7 @@ def export(command: str, arguments: list[str]) -> None:
     asked, flags = _parser().parse_known_args(arguments)
     if asked.images is not None and asked.images < 1:
         raise InputError(f"--images is {asked.images}, expected 1 or more")
-    task, data, run, checkpoint = make_own(asked.run, flags)
+    task, data, run, checkpoint = load_cnnlab_run(asked.run, flags)
     form = FORMATS[asked.format]
     path = Path(asked.out) if asked.out is not None else run.onnx.with_suffix(form.suffix)
     if path.suffix != form.suffix:

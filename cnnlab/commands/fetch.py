@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cnnlab.commands.arguments import take_option
-from cnnlab.commands.making import make
+from cnnlab.commands.loading import load_config
 from cnnlab.commands.messages import say
 from cnnlab.data import VisionDataModule
 from cnnlab.models.factory import fetch_weights
@@ -29,7 +29,7 @@ def fetch(command: str, arguments: list[str]) -> None:
         print(_USAGE)
         return
     folder, rest = take_option("--to", arguments)
-    task, data, _ = make(rest)
+    task, data, _ = load_config(rest)
     if task.hparams.get("weights") == "pretrained":
         path = fetch_weights(
             getattr(task, "backbone", task.hparams["network"]), Path(folder) if folder else prefetched_folder()

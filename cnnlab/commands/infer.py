@@ -14,7 +14,7 @@ from typing import Any
 from cnnlab.deploy.certificate import verify
 from cnnlab.deploy.runtime import PROVIDERS, ClassPrediction, MaskPrediction, OnnxPredictor
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, as_png, images_among, mask_as_png, overlaid
+from cnnlab.imaging import ImageError, LazyImage, as_png, collect_images, mask_as_png, overlay_mask
 from cnnlab.predictions import CLASSES, MASKS, class_row, mask_row
 from cnnlab.writing import write_atomically, written_row_by_row
 
@@ -33,7 +33,7 @@ def infer(command: str, arguments: list[str]) -> None:
     if out.exists():
         raise InputError(f"--out {out} exists already, and is not overwritten: choose another, or remove it")
     predictor = OnnxPredictor(model, asked.providers, asked.threads)
-    paths = images_among(asked.paths)
+    paths = collect_images(asked.paths)
     broken: list[str] = []
     with written_row_by_row(out) as file, _progress(len(paths)) as advance:
         writer = csv.writer(file, lineterminator="\n")
@@ -88,7 +88,7 @@ def _write_mask(found: MaskPrediction, common: str, out: Path, count: int, overl
     if overlays:
         from PIL import Image
 
-        drawn = overlaid(LazyImage(found.path).read(), found.classes, count)
+        drawn = overlay_mask(LazyImage(found.path).read(), found.classes, count)
         write_atomically(out.parent / "overlays" / f"{name}.png", as_png(Image.fromarray(drawn)))
     return mask
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from cnnlab import cluster
 from cnnlab.callbacks import LastCheckpoint
-from cnnlab.commands.making import Made
+from cnnlab.commands.loading import ConfigOnlyCLI
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
 from cnnlab.models.weights import find_weights, prefetched_folder
 from cnnlab.tasks import Distillation, VisionTask
 
 
-def look_over(cli: Made, command: str, processes: int, time: str, online: bool) -> list[str]:
+def look_over(cli: ConfigOnlyCLI, command: str, processes: int, time: str, online: bool) -> list[str]:
     """Look for what would fail, or surprise, once the job has waited for its turn.
 
     Args:
@@ -45,7 +45,7 @@ def look_over(cli: Made, command: str, processes: int, time: str, online: bool) 
     return notes
 
 
-def _local(cli: Made) -> list[str]:
+def _local(cli: ConfigOnlyCLI) -> list[str]:
     """Places that other machines will hardly see."""
     root = data_setting(cli, "root")
     places = {
@@ -58,7 +58,7 @@ def _local(cli: Made) -> list[str]:
     return [f"{name} lies on this machine's own disk: compute nodes must see the same folder" for name in found]
 
 
-def _of_saving(cli: Made, duration: float) -> list[str]:
+def _of_saving(cli: ConfigOnlyCLI, duration: float) -> list[str]:
     last = cli.settings["callbacks"]["last"]
     if last is False:
         raise InputError("callbacks.last is off, so that the run could not go on when its time is over: switch it on")
@@ -76,7 +76,7 @@ def _of_saving(cli: Made, duration: float) -> list[str]:
     return []
 
 
-def _of_batches(cli: Made, processes: int) -> list[str]:
+def _of_batches(cli: ConfigOnlyCLI, processes: int) -> list[str]:
     data, model = cli.datamodule, cli.model
     if not isinstance(data, VisionDataModule):
         return []
@@ -104,10 +104,10 @@ def _of_batches(cli: Made, processes: int) -> list[str]:
     return notes
 
 
-def _find_weights(cli: Made) -> None:
+def _find_weights(cli: ConfigOnlyCLI) -> None:
     """What a new run begins with must be there."""
     task = cli.model
-    if not isinstance(task, VisionTask) or cli.plan.kept is not None:
+    if not isinstance(task, VisionTask) or cli.plan.checkpoint is not None:
         return
     start = task.hparams.get("init_from")
     if start is not None and not Path(start).is_file():
@@ -127,11 +127,11 @@ def _find_weights(cli: Made) -> None:
             )
 
 
-def data_setting(cli: Made, name: str) -> Any:
+def data_setting(cli: ConfigOnlyCLI, name: str) -> Any:
     """A setting of the data, where they have it."""
     return cli.settings["data"].get("init_args", {}).get(name)
 
 
-def logs_to_wandb(cli: Made) -> bool:
+def logs_to_wandb(cli: ConfigOnlyCLI) -> bool:
     """Whether one of the loggers is W&B's."""
     return "cnnlab.loggers.Wandb" in str(cli.settings["trainer"].get("logger"))

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint, takes
-from cnnlab.commands.making import make_own
+from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
 from cnnlab.data import VisionDataModule
@@ -35,7 +35,7 @@ def prune(command: str, arguments: list[str]) -> None:
     """
     asked, flags = _parser().parse_known_args(arguments)
     _check(asked, flags)
-    task, data, source, checkpoint = make_own(asked.run, flags, "fit")
+    task, data, source, checkpoint = load_cnnlab_run(asked.run, flags, "fit")
     if not source.config.is_file():
         raise InputError(f"{asked.run} lies in no run's folder, whose config.yaml would say how to train on")
     if not takes(type(task), "pruned"):
@@ -52,7 +52,7 @@ def prune(command: str, arguments: list[str]) -> None:
             say(f"round {step} of {asked.rounds}: {_size(task)}")
             trained = run if step == asked.rounds else Run(Path(scratch) / f"round-{step}")
             _train(source, data, options, trained, asked, flags)
-            task, data, _, checkpoint = make_own(str(trained.folder), flags, "fit")
+            task, data, _, checkpoint = load_cnnlab_run(str(trained.folder), flags, "fit")
     said = {
         "method": asked.method,
         "share": asked.share,

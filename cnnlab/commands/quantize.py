@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cnnlab.commands.making import make_own
+from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.commands.messages import summary
 from cnnlab.deploy.certificate import certificate_of
 from cnnlab.deploy.quantize import CALIBRATIONS
@@ -25,7 +25,7 @@ def quantize(command: str, arguments: list[str]) -> None:
         raise InputError(f"--max_drop is {asked.max_drop}, expected 0 or more")
     if asked.images < 1:
         raise InputError(f"--images is {asked.images}, expected 1 or more")
-    task, data, run, checkpoint = make_own(asked.run, flags, "fit")
+    task, data, run, checkpoint = load_cnnlab_run(asked.run, flags, "fit")
     path = Path(asked.out) if asked.out is not None else run.onnx.with_suffix(".int8.onnx")
     certificate = quantize_task(
         task,

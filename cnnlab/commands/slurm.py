@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnnlab import cluster
-from cnnlab.commands.arguments import plan, take_apart, take_option
+from cnnlab.commands.arguments import parse_request, plan, take_option
 from cnnlab.commands.crossval import begin_crossval
-from cnnlab.commands.making import Made, made
+from cnnlab.commands.loading import ConfigOnlyCLI, configure
 from cnnlab.commands.messages import say, summary
 from cnnlab.commands.preflight import data_setting, logs_to_wandb, look_over
 from cnnlab.errors import InputError, nearest
@@ -138,7 +138,7 @@ def _submit(options: _Options, arguments: list[str]) -> None:
         raise InputError("--count is for --sweep: how many points are drawn")
     asked = rest
     rest = [*rest, *_placed(options, rest)]
-    request = take_apart(command, rest)
+    request = parse_request(command, rest)
     if command == "resume" and request.ckpt_path is not None:
         raise InputError("a resume that is queued again would begin at --ckpt_path again: resume it here first")
     decided = plan(request)
@@ -148,7 +148,7 @@ def _submit(options: _Options, arguments: list[str]) -> None:
         # Tasks with seeds or folds differ by a number only.
         flags = [task.flags for task in (tasks if options.sweep else tasks[:1])] or [()]
         with architecture_only():
-            made_of = [made(replace(decided, arguments=[*decided.arguments, *own])) for own in flags]
+            made_of = [configure(replace(decided, arguments=[*decided.arguments, *own])) for own in flags]
         told = [look_over(cli, command, options.processes, options.time, options.online) for cli in made_of]
         notes = told[0]
         job = _job(made_of[0], options, run, [command, *rest], tasks, at_once)
@@ -239,7 +239,12 @@ def _tasks(options: _Options, run: Run) -> tuple[list[cluster.ArrayTask], int | 
 
 
 def _job(
-    cli: Made, options: _Options, run: Run, words: list[str], tasks: list[cluster.ArrayTask], at_once: int | None
+    cli: ConfigOnlyCLI,
+    options: _Options,
+    run: Run,
+    words: list[str],
+    tasks: list[cluster.ArrayTask],
+    at_once: int | None,
 ) -> cluster.Job:
     command, *rest = words
     if options.processes > 1 and cli.settings["trainer"].get("strategy") == "auto":
@@ -272,7 +277,7 @@ def _job(
     )
 
 
-def _root(cli: Made) -> Path:
+def _root(cli: ConfigOnlyCLI) -> Path:
     """The folder of the data, to be copied."""
     root = data_setting(cli, "root")
     if root is None or not getattr(getattr(cli.datamodule, "val_set", None), "paths", ()):
@@ -285,7 +290,7 @@ def _of_crossval(rest: list[str]) -> list[str]:
     """The options as cnnlab crossval would be given them."""
     for name in ("--run", "--resume"):
         _, rest = take_option(name, rest)
-    request = take_apart("fit", rest)
+    request = parse_request("fit", rest)
     return [part for config in request.configs for part in ("--config", config)] + request.flags
 
 

@@ -25,7 +25,7 @@ from cnnlab import callbacks, recipes
 from cnnlab.callbacks.slots import SLOTS
 from cnnlab.checkpoint import LINKED, AtomicCheckpointIO
 from cnnlab.commands import COMMANDS
-from cnnlab.commands.arguments import Plan, plan, take_apart
+from cnnlab.commands.arguments import Plan, parse_request, plan
 from cnnlab.commands.messages import differences, friendly, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path
@@ -143,7 +143,7 @@ class VisionCLI(LightningCLI):
 
         kinds = (LightningModule, LightningDataModule, Callback)
         # A checkpoint brings the weights that others would have to be fetched for.
-        weights = contextlib.nullcontext() if self.plan.kept is None else architecture_only()
+        weights = contextlib.nullcontext() if self.plan.checkpoint is None else architecture_only()
         try:
             with weights:
                 self.config_init = self.parser.instantiate(
@@ -166,23 +166,23 @@ class VisionCLI(LightningCLI):
 
     def _take_what_was_found_out(self, config: Any) -> None:
         """What the data of the checkpoint's run found out (the classes, the size) is not found out again."""
-        if self.plan.kept is None or config.get("data") is None:
+        if self.plan.checkpoint is None or config.get("data") is None:
             return
         resolved = getattr(by_path(config.data.class_path), "RESOLVED", ())
         for name in resolved:
-            if config.data.init_args.get(name) is None and name in self.plan.kept.data:
-                config.data.init_args[name] = self.plan.kept.data[name]
+            if config.data.init_args.get(name) is None and name in self.plan.checkpoint.data:
+                config.data.init_args[name] = self.plan.checkpoint.data[name]
 
     def _keep_pruned(self, config: Any) -> None:
         """A checkpoint's network lacks the channels that it lacks, whatever a configuration says."""
-        if self.plan.kept is not None and "pruned" in config.model.get("init_args", {}):
-            config.model.init_args["pruned"] = self.plan.kept.model.get("pruned")
+        if self.plan.checkpoint is not None and "pruned" in config.model.get("init_args", {}):
+            config.model.init_args["pruned"] = self.plan.checkpoint.model.get("pruned")
 
     def _keep_splits(self, config: Any) -> None:
         """The images of the checkpoint's run keep their splits, unless the data are others."""
-        if self.plan.kept is None or config.get("data") is None or not self.plan.kept.manifest.is_file():
+        if self.plan.checkpoint is None or config.get("data") is None or not self.plan.checkpoint.manifest.is_file():
             return
-        settings, kept = config.data.init_args, self.plan.kept.data
+        settings, kept = config.data.init_args, self.plan.checkpoint.data
         if "splits" not in settings or settings.splits is not None or settings.get("root") != kept.get("root"):
             return
         for name in getattr(by_path(config.data.class_path), "DIVIDING", ()):
@@ -191,7 +191,7 @@ class VisionCLI(LightningCLI):
                     f"data.{name} is {settings.get(name)!r}, but the run's images were divided with "
                     f"{kept.get(name)!r}, and keep their splits: leave it out, or begin a new run"
                 )
-        settings.splits = str(self.plan.kept.manifest)
+        settings.splits = str(self.plan.checkpoint.manifest)
 
     def after_instantiate_classes(self) -> None:
         """Refuse what contradicts the data or does not fit the checkpoint; say what else differs from it."""
@@ -202,18 +202,18 @@ class VisionCLI(LightningCLI):
                     f"model.{name} is {value!r}, but the data have {hparams[name]!r}: leave it out, "
                     "it is taken from the data"
                 )
-        kept = self.plan.kept.model if self.plan.kept is not None else {}
+        kept = self.plan.checkpoint.model if self.plan.checkpoint is not None else {}
         for name in ("class_names", "channels", "network", "encoder", "network_args", "head", "group_norm"):
             if name in kept and name in hparams and kept[name] != hparams[name]:
                 raise InputError(
                     f"model.{name} is {hparams[name]!r}, but the checkpoint's is {kept[name]!r}: "
                     "its weights would not fit"
                 )
-        if self.plan.kept is not None and global_rank() == 0:
+        if self.plan.checkpoint is not None and global_rank() == 0:
             # What a run began with says nothing of what it is now.
             own = {name: value for name, value in kept.items() if name not in (*LINKED, "init_from")}
             settings = getattr(self.datamodule, "hparams", {})
-            for line in differences(hparams, own, "model") + differences(settings, self.plan.kept.data, "data"):
+            for line in differences(hparams, own, "model") + differences(settings, self.plan.checkpoint.data, "data"):
                 say(line)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -265,7 +265,7 @@ class VisionCLI(LightningCLI):
         written = {"predictions", "masks"}
         evaluating = {"validate": {"errors"}, "test": {"errors", "report"}}
         wanted = {"fit": set(SLOTS) - written - {"report"}, "predict": written, **evaluating}[str(self.subcommand)]
-        if self.plan.kept is not None:
+        if self.plan.checkpoint is not None:
             # What was searched for was found when the run began.
             wanted -= {"lr_finder", "batch_size_finder"}
         if trial:
@@ -286,7 +286,7 @@ class VisionCLI(LightningCLI):
     def _recipe(self) -> dict[str, Any] | None:
         """The recipe that a new run begins with, and what was changed of it by other files and flags."""
         arguments = self.plan.arguments
-        if self.plan.kept is not None or "--config" not in arguments:
+        if self.plan.checkpoint is not None or "--config" not in arguments:
             return None
         recipe = arguments[arguments.index("--config") + 1]
         name = recipes.called(recipe)
@@ -344,7 +344,7 @@ def run_command(command: str, arguments: list[str]) -> None:
         warnings.filterwarnings("ignore", message)
     for name in _NOISY_LOGGERS:
         logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_news)
-    decided = plan(take_apart(command, arguments))
+    decided = plan(parse_request(command, arguments))
     try:
         cli = VisionCLI(decided)
     except InterruptionError as stop:
@@ -408,7 +408,7 @@ def _tell(cli: VisionCLI) -> None:
     }
     rows |= {name: path for name, path in places.items() if path.exists()}
     if cli.subcommand == "fit":
-        if cli.plan.kept is not None and trainer.global_step == cli.plan.kept.step:
+        if cli.plan.checkpoint is not None and trainer.global_step == cli.plan.checkpoint.step:
             say(
                 f"nothing was left to train after step {trainer.global_step}: to train longer, give "
                 f"--trainer.max_epochs (it was {trainer.max_epochs})"

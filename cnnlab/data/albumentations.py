@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnlab.data.presets import Augmentation, Mask, Target
+from cnnlab.data.presets import Augmentation, InputSpec, Mask
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import Picture
+from cnnlab.imaging import ImageSource
 
 
 class Albumentations(Augmentation):
@@ -46,7 +46,7 @@ class Albumentations(Augmentation):
         self.mirrors = transforms is None or any("Flip" in str(transform) for transform in transforms)
         self._pipeline((32, 32), (127.0,))
 
-    def __call__(self, image: Picture, target: Target, numbers: Sequence[float]) -> Tensor:
+    def __call__(self, image: ImageSource, target: InputSpec, numbers: Sequence[float]) -> Tensor:
         """Read and augment an image."""
         pipeline = self._pipeline(target.size, tuple(target.fill.tolist()))
         pipeline.set_random_seed(int(numbers[0] * 2**32))
@@ -54,7 +54,9 @@ class Albumentations(Augmentation):
         pixels = torch.from_numpy(made.copy())
         return (pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
 
-    def together(self, image: Picture, mask: Mask, target: Target, numbers: Sequence[float]) -> tuple[Tensor, Tensor]:
+    def together(
+        self, image: ImageSource, mask: Mask, target: InputSpec, numbers: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
         """Read and augment an image, and its mask in step; what is outside the image, or a hole, is ignored."""
         pipeline = self._pipeline(target.size, tuple(target.fill.tolist()), mask)
         pipeline.set_random_seed(int(numbers[0] * 2**32))

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from cnnlab.data.presets import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, Preprocessing, Reading, prepared
+from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, preprocess
 
 _GRACE = 60.0
 """Seconds."""
@@ -55,7 +55,7 @@ class BatchDataset(Dataset[Any]):
         """Return the batch of these samples: (epoch, index) pairs in training, indices elsewhere."""
 
 
-class Part(BatchDataset):
+class Subset(BatchDataset):
     """Some samples of a data set, evenly spread over it.
 
     Args:
@@ -109,7 +109,7 @@ class WithEmptyBatches(BatchDataset):
         return type(batch)(*empty) if hasattr(batch, "_fields") else tuple(empty)
 
 
-def whole_batch(batch: Any) -> Any:
+def identity_collate(batch: Any) -> Any:
     """The collate function of a BatchDataset: there is nothing left to collate."""
     return batch
 
@@ -173,13 +173,13 @@ class VisionDataModule(LightningDataModule):
         """The number of classes."""
         return len(self.class_names)
 
-    def reading(self) -> Reading:
+    def eval_transform(self) -> EvalTransform:
         """How an image file becomes what evaluation hands to the network.
 
         Raises:
             InputError: If the data do not say.
         """
-        raise InputError(f"{type(self).__name__} does not say how an image file is read: it lacks reading()")
+        raise InputError(f"{type(self).__name__} does not say how an image file is read: it lacks eval_transform()")
 
     def read_image(self, path: str) -> Tensor:
         """One image file as evaluation sees it, (channels, height, width) uint8.
@@ -187,7 +187,7 @@ class VisionDataModule(LightningDataModule):
         Raises:
             InputError: If the data do not say how, or if the file cannot be read.
         """
-        return as_tensor(prepared(LazyImage(path), self.reading()))
+        return as_tensor(preprocess(LazyImage(path), self.eval_transform()))
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
         """Take over what a pretrained network expects of its images; data whose size is fixed have no use for it."""
@@ -285,17 +285,17 @@ class VisionDataModule(LightningDataModule):
         return DataLoader(
             dataset,
             batch_sampler=sampler,
-            collate_fn=whole_batch,
+            collate_fn=identity_collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_outlive_the_step,
+            worker_init_fn=_init_worker_signals,
             pin_memory=torch.cuda.is_available(),
             # A generator of its own: making an iterator must not advance the one that dropout draws from.
             generator=torch.Generator().manual_seed(self.seed),
         )
 
 
-def _outlive_the_step(worker: int) -> None:
+def _init_worker_signals(worker: int) -> None:
     """Let a signal that schedulers send to all processes of a run stop its training process, and not its readers.
 
     SIGTERM ends a reader a minute later: in that time the training process may finish its step and save.
@@ -306,6 +306,6 @@ def _outlive_the_step(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, _GRACE))
 
 
-def processors() -> int:
+def cpu_count() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

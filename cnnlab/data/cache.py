@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab.data.presets import Target
+from cnnlab.data.presets import InputSpec
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, Pixels, covering, resized
+from cnnlab.imaging import LazyImage, Pixels, cover_size, resized
 from cnnlab.writing import write_atomically
 
 
@@ -47,7 +47,7 @@ class ImageCache:
         ImageError: If a file cannot be read.
     """
 
-    def __init__(self, paths: Sequence[str], target: Target, folder: Path | None = None) -> None:
+    def __init__(self, paths: Sequence[str], target: InputSpec, folder: Path | None = None) -> None:
         self._place = {path: i for i, path in enumerate(dict.fromkeys(paths))}
         self._target = target
         self._pixels: npt.NDArray[np.uint8]
@@ -77,7 +77,7 @@ class ImageCache:
 
     def _shape(self, path: str) -> tuple[int, int]:
         size = LazyImage(path).size
-        smaller = covering(size, self._target.size, self._target.crop)
+        smaller = cover_size(size, self._target.size, self._target.crop)
         return smaller if smaller < size else size
 
     def _lay_out(self, shapes: npt.NDArray[np.int64]) -> None:

@@ -11,12 +11,12 @@ from torch import Tensor
 from cnnlab.data.base import BatchDataset, PredictionBatch
 from cnnlab.data.listing import Sample
 from cnnlab.data.mixing import Mixing
-from cnnlab.data.presets import Augmentation, Target, evaluated
+from cnnlab.data.presets import Augmentation, InputSpec, evaluated
 from cnnlab.data.samplers import Draw
-from cnnlab.imaging import LazyImage, Picture
+from cnnlab.imaging import ImageSource, LazyImage
 from cnnlab.random import uniform
 
-Opener = Callable[[str], Picture]
+Opener = Callable[[str], ImageSource]
 
 
 class FileImages(BatchDataset):
@@ -29,7 +29,9 @@ class FileImages(BatchDataset):
         opener: What opens a file: LazyImage, or a cache.
     """
 
-    def __init__(self, samples: Sequence[Sample], targets: Tensor, target: Target, opener: Opener = LazyImage) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], targets: Tensor, target: InputSpec, opener: Opener = LazyImage
+    ) -> None:
         self.paths = [sample.path for sample in samples]
         self.targets = targets
         self.target = target

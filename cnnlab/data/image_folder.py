@@ -11,27 +11,27 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from cnnlab.data.base import IMAGENET, VisionDataModule, processors
+from cnnlab.data.base import IMAGENET, VisionDataModule, cpu_count
 from cnnlab.data.cache import ImageCache
 from cnnlab.data.files import AugmentedFiles, FileImages, IndexedFiles, Opener
 from cnnlab.data.listing import (
     SPLITS,
-    Listing,
     Sample,
-    divide,
+    SampleIndex,
     find_broken,
+    find_problems,
     folds,
     keep_splits,
     list_folder,
     list_table,
     manifest_row,
-    to_predict,
-    trouble_in,
+    prediction_samples,
+    split_samples,
 )
 from cnnlab.data.mixing import create_mixing
-from cnnlab.data.presets import Target, create_augmentation
+from cnnlab.data.presets import InputSpec, create_augmentation
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, Preprocessing, Reading, resampling
+from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, resampling
 
 _CACHE = Path("~/.cache/cnnlab/images")
 
@@ -115,7 +115,7 @@ class ImageFolder(VisionDataModule):
         drop_last: bool = True,
         seed: int | None = None,
     ) -> None:
-        workers = min(8, processors()) if num_workers is None else num_workers
+        workers = min(8, cpu_count()) if num_workers is None else num_workers
         super().__init__(batch_size=batch_size, num_workers=workers, drop_last=drop_last, seed=seed)
         if multi_label and csv is None:
             raise InputError("data.multi_label needs a table of labels: data.csv")
@@ -138,7 +138,7 @@ class ImageFolder(VisionDataModule):
         # A run may be moved: its checkpoints do not keep where it was.
         self._splits = Path(splits) if splits is not None else None
         self.hparams["splits"] = None
-        self._listing: Listing | None = None
+        self._listing: SampleIndex | None = None
         self._broken: dict[str, str] | None = None
         self.class_names = list(class_names) if class_names is not None else self._list(None).class_names
         self.hparams["class_names"] = self.class_names
@@ -169,7 +169,7 @@ class ImageFolder(VisionDataModule):
                 "set data.augment_args.flip to 0 if it does"
             )
 
-    def _list(self, class_names: Sequence[str] | None) -> Listing:
+    def _list(self, class_names: Sequence[str] | None) -> SampleIndex:
         if self._listing is None:
             if self._csv is not None:
                 self._listing = list_table(self._csv, self.root, class_names, self.multi_label)
@@ -181,14 +181,14 @@ class ImageFolder(VisionDataModule):
         return self._listing
 
     @property
-    def listing(self) -> Listing:
+    def listing(self) -> SampleIndex:
         """All images that can be used, each with its split."""
         broken = self._broken or {}
         whole = self._divided
-        return Listing([sample for sample in whole.samples if sample.path not in broken], whole.class_names)
+        return SampleIndex([sample for sample in whole.samples if sample.path not in broken], whole.class_names)
 
     @cached_property
-    def _divided(self) -> Listing:
+    def _divided(self) -> SampleIndex:
         options = self.hparams
         listing = self._list(self.class_names)
         if self._splits is not None:
@@ -196,12 +196,12 @@ class ImageFolder(VisionDataModule):
             if count:
                 rank_zero_warn(f"{count} images of {self.root} are not in {self._splits}, and are left out")
         else:
-            listing = divide(listing, options["val_size"], options["test_size"], options["split_seed"])
+            listing = split_samples(listing, options["val_size"], options["test_size"], options["split_seed"])
             if options["folds"] is not None:
                 listing = _refold(listing, options["folds"], options["fold"], options["split_seed"])
         return listing
 
-    def target(self) -> Target:
+    def target(self) -> InputSpec:
         """What images are brought to: as asked, else as the pretrained network expects them."""
         given: dict[str, Any] = {"size": (224, 224), "crop": 0.875, "interpolation": "bilinear", "mean": self.mean}
         if self.preprocessing is not None:
@@ -209,12 +209,12 @@ class ImageFolder(VisionDataModule):
         given |= {name: value for name, value in self._asked.items() if value is not None}
         height, width = given["size"]
         fill = torch.tensor([255.0 * value for value in given["mean"]])
-        return Target((height, width), self.channels, fill, given["crop"], given["interpolation"])
+        return InputSpec((height, width), self.channels, fill, given["crop"], given["interpolation"])
 
-    def reading(self) -> Reading:
+    def eval_transform(self) -> EvalTransform:
         """As asked, else as the pretrained network expects it."""
         target = self.target()
-        return Reading(target.channels, target.size, target.crop, target.interpolation)
+        return EvalTransform(target.channels, target.size, target.crop, target.interpolation)
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
         """Take over what a pretrained network expects, where nothing else was asked for."""
@@ -238,7 +238,7 @@ class ImageFolder(VisionDataModule):
         """
         self.adopt_from_trainer()
         if stage == "predict" and self._predicts_elsewhere:
-            samples = to_predict(Path(self.hparams["predict"]), self.channels, self.hparams["on_error"])
+            samples = prediction_samples(Path(self.hparams["predict"]), self.channels, self.hparams["on_error"])
             self.predict_set = IndexedFiles(FileImages(samples, torch.full((len(samples),), -1), self.target()))
             return
         self._leave_out_broken()
@@ -272,7 +272,7 @@ class ImageFolder(VisionDataModule):
             named = "\n".join(f"  {text}" for text in self._broken.values())
             rank_zero_warn(f"{len(self._broken)} of {len(samples):,} images cannot be read and are left out:\n{named}")
 
-    def _opener(self, listing: Listing, used: Sequence[str]) -> Opener:
+    def _opener(self, listing: SampleIndex, used: Sequence[str]) -> Opener:
         """What opens the images of the splits that are used; the file of the disk's cache has all splits."""
         if self.hparams["cache"] is None:
             return LazyImage
@@ -281,7 +281,7 @@ class ImageFolder(VisionDataModule):
         folder = Path(self.hparams["cache_folder"] or _CACHE).expanduser()
         return ImageCache([sample.path for sample in listing.samples], self.target(), folder)
 
-    def _files(self, listing: Listing, split: str, opener: Opener) -> FileImages:
+    def _files(self, listing: SampleIndex, split: str, opener: Opener) -> FileImages:
         samples = listing.of[split]
         if not samples:
             raise InputError(
@@ -317,7 +317,7 @@ class ImageFolder(VisionDataModule):
             What is wrong with those that cannot be read; the paths of each image that stands in several splits.
         """
         self._leave_out_broken()
-        return trouble_in(self.manifest())
+        return find_problems(self.manifest())
 
     def manifest(self) -> list[dict[str, str]]:
         """A row for each image: path, label, split, group, bytes, sha256, and the error of those left out."""
@@ -329,7 +329,7 @@ class ImageFolder(VisionDataModule):
         return rows
 
 
-def _refold(listing: Listing, count: int, fold: int, seed: int) -> Listing:
+def _refold(listing: SampleIndex, count: int, fold: int, seed: int) -> SampleIndex:
     """Training and validation images anew: a fold validates, the others train. The test stays as it is."""
     together = [sample for sample in listing.samples if sample.split != "test"]
     if len(together) < count:
@@ -339,4 +339,4 @@ def _refold(listing: Listing, count: int, fold: int, seed: int) -> Listing:
         Sample(sample.path, sample.labels, "val" if place == fold else "train", sample.group)
         for sample, place in zip(together, places, strict=True)
     ]
-    return Listing([*moved, *listing.of["test"]], listing.class_names)
+    return SampleIndex([*moved, *listing.of["test"]], listing.class_names)

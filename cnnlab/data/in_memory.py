@@ -13,7 +13,7 @@ from cnnlab.data.base import BatchDataset, PredictionBatch, VisionDataModule
 from cnnlab.data.samplers import Draw
 from cnnlab.data.transforms import RandomAffine
 from cnnlab.errors import InputError
-from cnnlab.imaging import Reading
+from cnnlab.imaging import EvalTransform
 from cnnlab.random import permutation, uniform
 
 
@@ -133,12 +133,12 @@ class InMemoryDataModule(VisionDataModule):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) uint8 and targets (N,) int64 of the training or the test set."""
 
-    def reading(self) -> Reading:
+    def eval_transform(self) -> EvalTransform:
         """At the size of the others."""
         self.setup("validate")
         assert isinstance(self.val_set, TensorImages)
         height, width = self.val_set.images.shape[2:]
-        return Reading(self.channels, (height, width))
+        return EvalTransform(self.channels, (height, width))
 
     def setup(self, stage: str) -> None:
         """Read what the stage ("fit", "validate", "test" or "predict") needs, once."""

@@ -15,7 +15,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import ImageError, LazyImage, images_under
+from cnnlab.imaging import ImageError, LazyImage, list_images
 from cnnlab.random import permutation
 
 SPLITS = ("train", "val", "test")
@@ -38,7 +38,7 @@ class Sample:
 
 
 @dataclass
-class Listing:
+class SampleIndex:
     """Samples, and the classes' names in order."""
 
     samples: list[Sample]
@@ -52,7 +52,7 @@ class Listing:
         self.of = {split: [sample for sample in self.samples if sample.split == split] for split in SPLITS}
 
 
-def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing:
+def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleIndex:
     """List ROOT/SPLIT/CLASS/**/image, or ROOT/CLASS/**/image with no split decided.
 
     Args:
@@ -72,7 +72,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
     if class_names is None and present and all(name.lower() in _LIKE_SPLITS for name in present):
         raise InputError(f"{first} has the folders {', '.join(present)}: call them train, val and test")
     if not present:
-        loose = len(images_under(first))
+        loose = len(list_images(first))
         raise InputError(
             f"{first} has no folders, expected one for each class with its images inside"
             + (f" ({loose} images lie in it directly; or give a table of paths and labels: data.csv)" if loose else "")
@@ -87,11 +87,11 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
                 f"classes are those of {'the checkpoint or data.class_names' if class_names is not None else first})"
             )
         for name in present:
-            found = images_under(place / name, left_out)
+            found = list_images(place / name, left_out)
             if not found and split in ("", "train"):
                 raise InputError(f"{place / name} has no images: remove the folder, or put images into it")
             samples += [Sample(str(path), (name,), split) for path in found]
-    return Listing(samples, names, left_out)
+    return SampleIndex(samples, names, left_out)
 
 
 def split_folders(root: Path, class_names: Sequence[str]) -> dict[str, Path]:
@@ -111,7 +111,9 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def list_table(table: Path, root: Path, class_names: Sequence[str] | None = None, multi_label: bool = False) -> Listing:
+def list_table(
+    table: Path, root: Path, class_names: Sequence[str] | None = None, multi_label: bool = False
+) -> SampleIndex:
     """List the images of a CSV file with the columns path and label, and perhaps split and group.
 
     Args:
@@ -135,7 +137,7 @@ def list_table(table: Path, root: Path, class_names: Sequence[str] | None = None
     names = list(class_names) if class_names is not None else present
     if strange := sorted(set(present) - set(names)):
         raise InputError(f"{table}: there is no class {strange[0]!r}: {nearest(strange[0], names)}")
-    return Listing(samples, names)
+    return SampleIndex(samples, names)
 
 
 def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
@@ -178,7 +180,7 @@ def sample_of(row: dict[str, str], labels: tuple[str, ...], root: Path, place: s
     return Sample(str(root / (row["path"] or "")), labels, split, (row.get("group") or "").strip())
 
 
-def divide(listing: Listing, val_size: float, test_size: float, seed: int) -> Listing:
+def split_samples(listing: SampleIndex, val_size: float, test_size: float, seed: int) -> SampleIndex:
     """Give each sample without a split one, so that each class has its share in each, and no group is divided.
 
     Where there is a training split but no validation, a part of the training is taken for it; a test split is made
@@ -205,7 +207,7 @@ def divide(listing: Listing, val_size: float, test_size: float, seed: int) -> Li
     for i, place in zip(open_, places, strict=True):
         split = "test" if place < shares["test"] else "val" if place < sum(shares.values()) else "train"
         samples[i] = replace(samples[i], split=split)
-    divided = Listing(samples, listing.class_names)
+    divided = SampleIndex(samples, listing.class_names)
     for split, share in (("train", 1.0), *shares.items()):
         if open_ and share and not divided.of[split]:
             raise InputError(
@@ -214,7 +216,7 @@ def divide(listing: Listing, val_size: float, test_size: float, seed: int) -> Li
     return divided
 
 
-def keep_splits(listing: Listing, manifest: Path, root: Path) -> tuple[Listing, int]:
+def keep_splits(listing: SampleIndex, manifest: Path, root: Path) -> tuple[SampleIndex, int]:
     """Give images the splits that a run's manifest says.
 
     Others stay where they lie in folders for validation and test, since nobody can have been trained on them.
@@ -243,7 +245,7 @@ def keep_splits(listing: Listing, manifest: Path, root: Path) -> tuple[Listing, 
             kept.append(sample)
     if not kept:
         raise InputError(f"data.splits {manifest} has none of the {len(listing.samples)} images in {root}")
-    return Listing(kept, listing.class_names), len(listing.samples) - len(kept)
+    return SampleIndex(kept, listing.class_names), len(listing.samples) - len(kept)
 
 
 def folds(samples: Sequence[Sample], count: int, seed: int) -> np.ndarray:
@@ -298,7 +300,7 @@ def find_broken(samples: Sequence[Sample], channels: int) -> dict[str, str]:
         return dict(found for found in pool.map(trouble, samples) if found is not None)
 
 
-def to_predict(place: Path, channels: int, on_error: str) -> list[Sample]:
+def prediction_samples(place: Path, channels: int, on_error: str) -> list[Sample]:
     """The image, or the images of a folder, that a run is to predict.
 
     Args:
@@ -309,7 +311,7 @@ def to_predict(place: Path, channels: int, on_error: str) -> list[Sample]:
     Raises:
         InputError: If there is no image to predict.
     """
-    paths = [place] if place.is_file() else images_under(place)
+    paths = [place] if place.is_file() else list_images(place)
     samples = [Sample(str(path), ()) for path in paths]
     if on_error == "skip":
         broken = find_broken(samples, channels)
@@ -336,7 +338,7 @@ def manifest_row(sample: Sample, root: Path) -> dict[str, str]:
         return {**row, "bytes": str(path.stat().st_size), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def trouble_in(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
+def find_problems(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
     """What a manifest tells of broken files, and of images that stand in several splits.
 
     Returns:

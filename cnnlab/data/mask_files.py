@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cnnlab.data.base import BatchDataset, PredictionBatch
 from cnnlab.data.mask_values import MaskValues
-from cnnlab.data.presets import MASK_DRAWS, Augmentation, Mask, Target, nearest_resized, stretched
+from cnnlab.data.presets import MASK_DRAWS, Augmentation, InputSpec, Mask, nearest_resized, stretched
 from cnnlab.data.samplers import Draw
 from cnnlab.imaging import ImageError, LazyImage, read_mask
 from cnnlab.random import uniform
@@ -117,7 +117,7 @@ class MaskFiles(BatchDataset):
     def _read(self, pair: Pair) -> tuple[Tensor, Tensor]:
         image, classes = self.reader(pair)
         size = self.size or image.size
-        target = Target(size, self.reader.channels, torch.zeros(0), 1.0, self.interpolation)
+        target = InputSpec(size, self.reader.channels, torch.zeros(0), 1.0, self.interpolation)
         return stretched(image, target), nearest_resized(classes, size)
 
 
@@ -137,7 +137,7 @@ class AugmentedMasks(BatchDataset):
         self,
         source: MaskFiles,
         augmentation: Augmentation,
-        target: Target,
+        target: InputSpec,
         seed: int,
         native: bool = False,
         rare: float = 0.0,

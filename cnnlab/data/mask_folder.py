@@ -16,14 +16,23 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, processors
-from cnnlab.data.listing import SPLITS, Listing, Sample, divide, keep_splits, manifest_row, to_predict, trouble_in
+from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, cpu_count
+from cnnlab.data.listing import (
+    SPLITS,
+    Sample,
+    SampleIndex,
+    find_problems,
+    keep_splits,
+    manifest_row,
+    prediction_samples,
+    split_samples,
+)
 from cnnlab.data.mask_files import AugmentedMasks, IndexedMasks, MaskFiles, Pair, PairReader, sizes_of
 from cnnlab.data.mask_listing import list_pair_table, list_pairs
 from cnnlab.data.mask_values import MaskValues, Value
-from cnnlab.data.presets import Target, create_augmentation
+from cnnlab.data.presets import InputSpec, create_augmentation
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, Reading, read_mask, resampling
+from cnnlab.imaging import EvalTransform, ImageError, read_mask, resampling
 
 _OTHERWISE_IGNORED = 255
 _MANY_PIXELS = 1 << 20
@@ -103,7 +112,7 @@ class MaskFolder(VisionDataModule):
         drop_last: bool = True,
         seed: int | None = None,
     ) -> None:
-        workers = min(8, processors()) if num_workers is None else num_workers
+        workers = min(8, cpu_count()) if num_workers is None else num_workers
         super().__init__(batch_size=batch_size, num_workers=workers, drop_last=drop_last, seed=seed)
         if not 0 <= rare_crops <= 1:
             raise InputError(f"data.rare_crops is {rare_crops}, expected 0 to 1")
@@ -196,22 +205,22 @@ class MaskFolder(VisionDataModule):
         return self._found[1]
 
     @cached_property
-    def _divided(self) -> Listing:
+    def _divided(self) -> SampleIndex:
         options = self.hparams
-        found = Listing(self._found[0], [])
+        found = SampleIndex(self._found[0], [])
         if self._splits is None:
-            return divide(found, options["val_size"], options["test_size"], options["split_seed"])
+            return split_samples(found, options["val_size"], options["test_size"], options["split_seed"])
         listing, count = keep_splits(found, self._splits, self.root)
         if count:
             rank_zero_warn(f"{count} images of {self.root} are not in {self._splits}, and are left out")
         return listing
 
     @property
-    def listing(self) -> Listing:
+    def listing(self) -> SampleIndex:
         """All images that can be used, each with its split."""
-        return Listing([sample for sample in self._divided.samples if sample.path not in self._broken], [])
+        return SampleIndex([sample for sample in self._divided.samples if sample.path not in self._broken], [])
 
-    def target(self) -> Target:
+    def target(self) -> InputSpec:
         """What images are brought to in training."""
         preprocessing = self.preprocessing
         mean = self.mean if preprocessing is None else preprocessing.mean
@@ -222,11 +231,11 @@ class MaskFolder(VisionDataModule):
                 f"the images in {self.root} differ in size: say data.size, to bring all to one, or data.crop, to train "
                 "on parts of them"
             )
-        return Target(size, self.channels, fill, 1.0, self.hparams["interpolation"])
+        return InputSpec(size, self.channels, fill, 1.0, self.hparams["interpolation"])
 
-    def reading(self) -> Reading:
+    def eval_transform(self) -> EvalTransform:
         """All of an image, at one size or at its own."""
-        return Reading(self.channels, self._size, interpolation=self.hparams["interpolation"], stretch=True)
+        return EvalTransform(self.channels, self._size, interpolation=self.hparams["interpolation"], stretch=True)
 
     @cached_property
     def _common_size(self) -> tuple[int, int] | None:
@@ -242,7 +251,7 @@ class MaskFolder(VisionDataModule):
         """
         self.adopt_from_trainer()
         if stage == "predict" and self.hparams["predict"] not in SPLITS:
-            samples = to_predict(Path(self.hparams["predict"]), self.channels, self.hparams["on_error"])
+            samples = prediction_samples(Path(self.hparams["predict"]), self.channels, self.hparams["on_error"])
             self.predict_set = IndexedMasks(self._pairs([Pair(sample.path, None) for sample in samples]))
             return
         self._leave_out_broken()
@@ -271,7 +280,7 @@ class MaskFolder(VisionDataModule):
         if stage == "predict":
             self.predict_set = IndexedMasks(self._files(self._of(listing, self.hparams["predict"])))
 
-    def _of(self, listing: Listing, split: str) -> list[Sample]:
+    def _of(self, listing: SampleIndex, split: str) -> list[Sample]:
         if not listing.of[split]:
             raise InputError(
                 f"{self.root} has no images for {split}: make the folders {self.root / 'images' / split} and "
@@ -324,7 +333,7 @@ class MaskFolder(VisionDataModule):
     def check(self) -> tuple[list[str], list[list[str]]]:
         """Read all files: see ImageFolder.check."""
         self._leave_out_broken()
-        return trouble_in(self.manifest())
+        return find_problems(self.manifest())
 
     def manifest(self) -> list[dict[str, str]]:
         """A row for each image: path, split, group, bytes, sha256, its mask, and the error of those left out."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cnnlab.data.listing import Sample, read_table, sample_of, split_folders
 from cnnlab.errors import InputError
-from cnnlab.imaging import images_under
+from cnnlab.imaging import list_images
 
 _ENDINGS = ("", "_mask", "_gt", "_label", "_labels")
 """What a mask's name may have after its image's."""
@@ -34,13 +34,13 @@ def list_pairs(root: Path) -> tuple[list[Sample], dict[str, str]]:
                 "folders train, val and test or all files together (or give a table of images and masks: data.csv)"
             )
     stems: dict[Path, list[str]] = {}
-    for path in images_under(masks):
+    for path in list_images(masks):
         stems.setdefault(path.relative_to(masks).with_suffix(""), []).append(str(path))
     samples: list[Sample] = []
     found: dict[str, str] = {}
     lacking: list[str] = []
     for split, folder in (split_folders(images, ()) or {"": images}).items():
-        for path in images_under(folder):
+        for path in list_images(folder):
             stem = path.relative_to(images).with_suffix("")
             candidates = [mask for ending in _ENDINGS for mask in stems.get(stem.with_name(stem.name + ending), ())]
             if len(candidates) > 1:

@@ -27,7 +27,7 @@ from cnnlab.data.warp import (
     warp,
 )
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import Picture
+from cnnlab.imaging import ImageSource
 
 _ORDERS = [(a, b, c, 6 - a - b - c) for a in range(4) for b in range(4) for c in range(4) if len({a, b, c}) == 3]
 _ATTEMPTS = 10
@@ -36,7 +36,7 @@ MASK_DRAWS = 5
 """How many numbers more an image with a mask needs."""
 
 
-class Target(NamedTuple):
+class InputSpec(NamedTuple):
     """What an image is brought to."""
 
     size: tuple[int, int]
@@ -74,7 +74,7 @@ class Augmentation(ABC):
     """Whether left and right, or above and below, may be exchanged."""
 
     @abstractmethod
-    def __call__(self, image: Picture, target: Target, numbers: Sequence[float]) -> Tensor:
+    def __call__(self, image: ImageSource, target: InputSpec, numbers: Sequence[float]) -> Tensor:
         """Read and augment an image.
 
         Args:
@@ -87,7 +87,9 @@ class Augmentation(ABC):
         """
 
     @abstractmethod
-    def together(self, image: Picture, mask: Mask, target: Target, numbers: Sequence[float]) -> tuple[Tensor, Tensor]:
+    def together(
+        self, image: ImageSource, mask: Mask, target: InputSpec, numbers: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
         """Read and augment an image, and its mask in step.
 
         Args:
@@ -104,11 +106,13 @@ class Augmentation(ABC):
 class NoAugmentation(Augmentation):
     """The image as evaluation sees it."""
 
-    def __call__(self, image: Picture, target: Target, numbers: Sequence[float]) -> Tensor:
+    def __call__(self, image: ImageSource, target: InputSpec, numbers: Sequence[float]) -> Tensor:
         """Read, resize and crop."""
         return evaluated(image, target)
 
-    def together(self, image: Picture, mask: Mask, target: Target, numbers: Sequence[float]) -> tuple[Tensor, Tensor]:
+    def together(
+        self, image: ImageSource, mask: Mask, target: InputSpec, numbers: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
         """Read and resize; a crop of the size itself, anywhere, where the scale is native."""
         if mask.native:
             drawn = [0.5] * _CROP.draws
@@ -117,16 +121,16 @@ class NoAugmentation(Augmentation):
         return stretched(image, target), nearest_resized(mask.classes, target.size)
 
 
-def evaluated(image: Picture, target: Target) -> Tensor:
+def evaluated(image: ImageSource, target: InputSpec) -> Tensor:
     """Read, resize and crop an image for evaluation, to (channels, *size) uint8."""
-    reading = imaging.Reading(target.channels, target.size, target.crop, target.interpolation)
-    return as_tensor(imaging.prepared(image, reading))
+    reading = imaging.EvalTransform(target.channels, target.size, target.crop, target.interpolation)
+    return as_tensor(imaging.preprocess(image, reading))
 
 
-def stretched(image: Picture, target: Target) -> Tensor:
+def stretched(image: ImageSource, target: InputSpec) -> Tensor:
     """Read an image and bring all of it to the size, whatever its proportions, to (channels, *size) uint8."""
-    reading = imaging.Reading(target.channels, target.size, interpolation=target.interpolation, stretch=True)
-    return as_tensor(imaging.prepared(image, reading))
+    reading = imaging.EvalTransform(target.channels, target.size, interpolation=target.interpolation, stretch=True)
+    return as_tensor(imaging.preprocess(image, reading))
 
 
 def as_tensor(pixels: imaging.Pixels) -> Tensor:
@@ -199,14 +203,16 @@ class Photograph(Augmentation):
         """Whether left and right, or above and below, may be exchanged."""
         return bool(self.flip or self.vertical_flip or self.degrees > 90)
 
-    def __call__(self, image: Picture, target: Target, numbers: Sequence[float]) -> Tensor:
+    def __call__(self, image: ImageSource, target: InputSpec, numbers: Sequence[float]) -> Tensor:
         """Read and augment an image."""
         drawn = iter(numbers)
         box = random_box([next(drawn) for _ in range(2 * _ATTEMPTS + 2)], image.size, self.scale, self.ratio)
         result, _ = self._augmented(image, None, target, box, drawn)
         return result
 
-    def together(self, image: Picture, mask: Mask, target: Target, numbers: Sequence[float]) -> tuple[Tensor, Tensor]:
+    def together(
+        self, image: ImageSource, mask: Mask, target: InputSpec, numbers: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
         """Read and augment an image, and its mask in step; the proportions are relative to those of the size."""
         drawn = iter(numbers)
         (rows, columns), (height, width) = image.size, target.size
@@ -222,7 +228,7 @@ class Photograph(Augmentation):
         return result, classes
 
     def _augmented(
-        self, image: Picture, mask: Mask | None, target: Target, box: Box, drawn: Iterator[float]
+        self, image: ImageSource, mask: Mask | None, target: InputSpec, box: Box, drawn: Iterator[float]
     ) -> tuple[Tensor, Tensor | None]:
         whole = self._geometry(box, target.size, drawn)
         pixels = image.read(target.channels, at_least=enough(image.size, box, target.size))

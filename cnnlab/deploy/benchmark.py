@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cnnlab.deploy.about import About
 from cnnlab.deploy.export import FORMATS, Pipeline, Predict, load_onnx, load_openvino, torch_predict
+from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.quantize import quantize_static
 from cnnlab.deploy.runtime import PROVIDERS, session
 from cnnlab.deploy.timing import Timing, timed
@@ -34,7 +34,7 @@ class Subject:
     """Pixels to probabilities."""
     images: Tensor
     """(N, C, H, W) uint8, at least as many as the greatest batch."""
-    about: About
+    about: ModelMetadata
     """For the files that are made of it."""
     calibration: Callable[[], Sequence[npt.NDArray[np.uint8]]]
     """Batches of images that INT8 is calibrated with, where that is asked for."""

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cnnlab.deploy.about import KEY, About
 from cnnlab.deploy.certificate import certificate_of, write_certificate
+from cnnlab.deploy.metadata import KEY, ModelMetadata
 from cnnlab.deploy.runtime import session
 from cnnlab.errors import InputError, TrainingError
 
@@ -73,7 +73,7 @@ class Format(NamedTuple):
 
     suffix: str
     """How its name ends."""
-    write: Callable[[Pipeline, Tensor, Path, About, int | None], dict[str, Any]]
+    write: Callable[[Pipeline, Tensor, Path, ModelMetadata, int | None], dict[str, Any]]
     """(pipeline, example, path, about, opset): write it, and return what its certificate says of it."""
     load: Callable[[Path], Predict]
     """Make of a file what predicts."""
@@ -87,7 +87,7 @@ def export(
     pipeline: Pipeline,
     images: Tensor,
     path: Path,
-    about: About,
+    about: ModelMetadata,
     kind: str = "onnx",
     opset: int | None = None,
     tolerance: float = 1e-4,
@@ -203,7 +203,7 @@ def torch_predict(module: nn.Module) -> Predict:
     return predict
 
 
-def _program(pipeline: Pipeline, example: Tensor, about: About) -> Any:
+def _program(pipeline: Pipeline, example: Tensor, about: ModelMetadata) -> Any:
     """The network as torch.export's program: any batch, and any size where that is wanted."""
     # The batch's size must not be known beforehand: of an example of one the exporter would take it for fixed.
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
@@ -224,7 +224,9 @@ def _program(pipeline: Pipeline, example: Tensor, about: About) -> Any:
         ) from error
 
 
-def _write_onnx(pipeline: Pipeline, example: Tensor, path: Path, about: About, opset: int | None) -> dict[str, Any]:
+def _write_onnx(
+    pipeline: Pipeline, example: Tensor, path: Path, about: ModelMetadata, opset: int | None
+) -> dict[str, Any]:
     try:
         import onnx
         import onnxscript  # noqa: F401  # What the exporter needs, and says late.
@@ -259,7 +261,9 @@ def load_onnx(path: Path) -> Predict:
     return lambda images: opened.run(None, {name: images})[0]
 
 
-def _write_pt2(pipeline: Pipeline, example: Tensor, path: Path, about: About, opset: int | None) -> dict[str, Any]:
+def _write_pt2(
+    pipeline: Pipeline, example: Tensor, path: Path, about: ModelMetadata, opset: int | None
+) -> dict[str, Any]:
     _refuse_opset(opset)
     program = _program(pipeline, example, about)
     torch.export.save(program, str(path), extra_files={KEY: about.to_json()})
@@ -270,7 +274,9 @@ def _load_pt2(path: Path) -> Predict:
     return torch_predict(torch.export.load(str(path)).module())
 
 
-def _write_openvino(pipeline: Pipeline, example: Tensor, path: Path, about: About, opset: int | None) -> dict[str, Any]:
+def _write_openvino(
+    pipeline: Pipeline, example: Tensor, path: Path, about: ModelMetadata, opset: int | None
+) -> dict[str, Any]:
     _refuse_opset(opset)
     openvino = _openvino()
     with aside(path) as onnx_file:

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cnnlab.deploy.about import About
+from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import HeldImage, ImageError, LazyImage, Pixels, images_among, prepared, resized
+from cnnlab.imaging import ImageError, InMemoryImage, LazyImage, Pixels, collect_images, preprocess, resized
 
 Source = str | Path | Image.Image | npt.NDArray[np.uint8]
 """An image: a file, Pillow's, or an array (H, W), (H, W, 1) or (H, W, 3)."""
@@ -88,7 +88,7 @@ class OnnxPredictor:
         self.path = Path(path)
         self.session = session(self.path, providers, threads)
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.about = About.from_metadata(metadata, path)
+        self.about = ModelMetadata.from_metadata(metadata, path)
         """What the file says of itself."""
         if self.about.task == "segmentation" and len(self.about.class_names) > _MOST_CLASSES:
             raise InputError(f"{path} has {len(self.about.class_names)} classes: a mask has room for {_MOST_CLASSES}")
@@ -171,8 +171,8 @@ class OnnxPredictor:
 
     def _open(self, image: Source) -> _Opened:
         is_file = isinstance(image, (str, Path))
-        picture = LazyImage(image) if isinstance(image, (str, Path)) else HeldImage(image)
-        return _Opened(str(image) if is_file else "", prepared(picture, self.about.reading), picture.size)
+        picture = LazyImage(image) if isinstance(image, (str, Path)) else InMemoryImage(image)
+        return _Opened(str(image) if is_file else "", preprocess(picture, self.about.reading), picture.size)
 
     def _predicted(self, batch: list[_Opened]) -> Iterator[ClassPrediction | MaskPrediction]:
         stacked = np.stack([opened.pixels for opened in batch]).transpose(0, 3, 1, 2)
@@ -238,6 +238,6 @@ def _each(images: Iterable[Source]) -> Iterator[Source]:
     """Each image; those of a folder in order."""
     for image in images:
         if isinstance(image, (str, Path)) and Path(image).is_dir():
-            yield from images_among([image])
+            yield from collect_images([image])
         else:
             yield image

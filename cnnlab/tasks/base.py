@@ -32,7 +32,7 @@ Stage = Literal["train", "val", "test"]
 _DEFAULT_LR = 1e-3
 
 
-class Hardness(NamedTuple):
+class Difficulty(NamedTuple):
     """How hard each image of a batch is."""
 
     errors: Tensor
@@ -254,7 +254,7 @@ class VisionTask(LightningModule):
             ) from error
         return predictions
 
-    def hardness(self, predictions: Tensor, targets: Any) -> Hardness | None:
+    def difficulty(self, predictions: Tensor, targets: Any) -> Difficulty | None:
         """Which images of a batch are the hardest, for whoever looks at those; None where a task does not say.
 
         Args:

@@ -20,7 +20,7 @@ from torchmetrics.classification import (
 )
 
 from cnnlab.errors import InputError
-from cnnlab.tasks.base import Hardness, Stage, VisionTask
+from cnnlab.tasks.base import Difficulty, Stage, VisionTask
 from cnnlab.tasks.calibration import Calibration
 from cnnlab.tasks.mean_loss import MeanLoss
 
@@ -240,13 +240,13 @@ class Classification(VisionTask):
         """Softmax; sigmoid where an image may have several classes."""
         return "sigmoid" if self.multi_label else "softmax"
 
-    def hardness(self, predictions: Tensor, targets: Any) -> Hardness:
+    def difficulty(self, predictions: Tensor, targets: Any) -> Difficulty:
         """By cross-entropy, and by the predicted class's probability; with several labels by the mean over classes."""
         probabilities = self.probabilities(predictions)
         if self.multi_label:
             errors = binary_cross_entropy_with_logits(predictions.float(), targets.float(), reduction="none")
-            return Hardness(errors.mean(dim=1), 1 - (2 * probabilities - 1).abs().mean(dim=1))
-        return Hardness(
+            return Difficulty(errors.mean(dim=1), 1 - (2 * probabilities - 1).abs().mean(dim=1))
+        return Difficulty(
             cross_entropy(predictions.float(), targets, reduction="none"), 1 - probabilities.max(dim=1).values
         )
 

@@ -13,7 +13,7 @@ from cnnlab.errors import InputError
 from cnnlab.losses import create_loss
 from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
 from cnnlab.models.windows import by_windows, windows
-from cnnlab.tasks.base import Hardness, Stage, VisionTask
+from cnnlab.tasks.base import Difficulty, Stage, VisionTask
 from cnnlab.tasks.mean_loss import MeanLoss
 
 
@@ -245,13 +245,13 @@ class Segmentation(VisionTask):
         self.update_metrics(metrics, logits, targets, self.loss(logits, targets) if len(images) else logits.sum())
         return logits
 
-    def hardness(self, predictions: Tensor, targets: Any) -> Hardness:
+    def difficulty(self, predictions: Tensor, targets: Any) -> Difficulty:
         """By the share of pixels that are wrong, of those that count, and by their mean uncertainty."""
         counted = targets != self.hparams["ignore_index"]
         probability, classes = predictions.float().softmax(dim=1).max(dim=1)
         count = counted.sum(dim=(1, 2)).clamp(min=1)
         wrong = ((classes != targets) & counted).sum(dim=(1, 2)) / count
-        return Hardness(wrong, ((1 - probability) * counted).sum(dim=(1, 2)) / count)
+        return Difficulty(wrong, ((1 - probability) * counted).sum(dim=(1, 2)) / count)
 
     def logits(self, images: Tensor, flips: bool = False) -> Tensor:
         """Predict as evaluation does.

@@ -21,7 +21,7 @@ from PIL import Image
 
 from cnnlab.commands.infer import _progress
 from cnnlab.data import MNIST
-from cnnlab.data.base import Part
+from cnnlab.data.base import Subset
 from cnnlab.deploy.certificate import verify
 from cnnlab.deploy.export import load_onnx, torch_predict
 from cnnlab.deploying import pipeline, score
@@ -408,8 +408,8 @@ def test_a_bar_is_drawn_for_a_terminal_and_left_out_where_there_is_no_rich(monke
 def test_a_score_of_some_images_is_of_all_classes_and_of_the_loss_too(mnist_root: Path) -> None:
     data = MNIST(root=str(mnist_root), val_size=64)
     data.setup("validate")
-    assert Part(data.val_set, 3).places == [0, 32, 63]
-    assert len({int(t) for t in Part(data.val_set, 20).__getitems__(list(range(20)))[1]}) >= 8
+    assert Subset(data.val_set, 3).places == [0, 32, 63]
+    assert len({int(t) for t in Subset(data.val_set, 20).__getitems__(list(range(20)))[1]}) >= 8
     task = Classification(channels=1, mean=data.mean, std=data.std).eval()
     assert 0 <= score(task, data, torch_predict(pipeline(task)), most=16) <= 1
     images, targets = data.val_set.__getitems__(list(range(64)))

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from cnnlab.checkpoint import read_weights
-from cnnlab.commands.making import make_trained
+from cnnlab.commands.loading import load_run
 from tests.conftest import TINY, Cnnlab
 
 
@@ -88,7 +88,7 @@ def test_it_needs_nothing_of_the_training(digits: Cnnlab, tmp_path: Path) -> Non
 
 def test_it_explains_the_network_that_was_trained(digits: Cnnlab, tmp_path: Path) -> None:
     assert digits("--help").code == 0  # The run is there.
-    task, _, run, _ = make_trained("R")
+    task, _, run, _ = load_run("R")
     trained = read_weights(run.best)
     assert all(value.equal(trained[name]) for name, value in task.state_dict().items())
     assert not task.training

@@ -99,7 +99,7 @@ def test_its_tests_pass_and_it_trains(cnnlab: Cnnlab, tmp_path: Path) -> None:
     # What its README says.
     line = "fit --config configs/recipe.yaml --model.network resnet18"
     assert line in (tmp_path / "leaves/README.md").read_text()
-    code = "import sys; from cnnlab.commands.making import make; make(sys.argv[2:])"
+    code = "import sys; from cnnlab.commands.loading import load_config; load_config(sys.argv[2:])"
     done = subprocess.run(
         [sys.executable, "-c", code, *line.split()],
         cwd=tmp_path / "leaves",

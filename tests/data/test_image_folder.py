@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cnnlab.data import ImageFolder
-from cnnlab.data.listing import Listing, Sample, divide, folds
+from cnnlab.data.listing import Sample, SampleIndex, folds, split_samples
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, Preprocessing
 from tests.conftest import write_photos
@@ -82,8 +82,8 @@ def test_one_folder_is_divided_by_class_and_always_alike(tmp_path: Path) -> None
 
 def test_groups_are_not_divided() -> None:
     samples = [Sample(f"{i}.jpg", ("a" if i % 2 else "b",), "", group=f"g{i // 4}") for i in range(80)]
-    listing = Listing(samples, ["a", "b"])
-    divided = divide(listing, 0.2, 0.2, seed=0)
+    listing = SampleIndex(samples, ["a", "b"])
+    divided = split_samples(listing, 0.2, 0.2, seed=0)
     places: dict[str, set[str]] = {}
     for sample in divided.samples:
         places.setdefault(sample.group, set()).add(sample.split)
@@ -103,7 +103,7 @@ def test_folds_validate_each_image_once(tmp_path: Path) -> None:
 
 def test_small_classes_are_divided_too() -> None:
     samples = [Sample(f"{name}/{i}", (str(name),)) for name in range(20) for i in range(3)]
-    divided = divide(Listing(samples, list(map(str, range(20)))), 0.15, 0.15, seed=0)
+    divided = split_samples(SampleIndex(samples, list(map(str, range(20)))), 0.15, 0.15, seed=0)
     assert {split: len(part) for split, part in divided.of.items()} == {"train": 42, "val": 9, "test": 9}
     assert np.bincount(folds(samples, 5, seed=0)).max() <= 13
 

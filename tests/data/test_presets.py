@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from cnnlab.data.presets import Augmentation, Photograph, Target, create_augmentation
+from cnnlab.data.presets import Augmentation, InputSpec, Photograph, create_augmentation
 from cnnlab.data.warp import (
     Box,
     Colour,
@@ -33,7 +33,7 @@ from cnnlab.random import uniform
 
 SIZE = (224, 224)
 GREY = torch.tensor([127.0, 127.0, 127.0])
-TARGET = Target(SIZE, 3, GREY, 0.875, "bilinear")
+TARGET = InputSpec(SIZE, 3, GREY, 0.875, "bilinear")
 
 
 def photograph(height: int = 533, width: int = 400) -> Image.Image:
@@ -197,7 +197,7 @@ def test_amounts_of_the_standard_preset_are_reached_and_not_exceeded(file: Path)
 
 def test_an_oblong_target_and_grey_work(file: Path) -> None:
     augmentation = create_augmentation("standard")
-    target = Target((48, 96), 1, torch.tensor([100.0]), 1.0, "bilinear")
+    target = InputSpec((48, 96), 1, torch.tensor([100.0]), 1.0, "bilinear")
     assert augmentation(LazyImage(file), target, draws(augmentation.draws, 1)[0]).shape == (1, 48, 96)
 
 

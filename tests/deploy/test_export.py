@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from cnnlab.deploy import export as exporting
-from cnnlab.deploy.about import About
 from cnnlab.deploy.certificate import certificate_of, verify
 from cnnlab.deploy.export import DifferenceError, Format, Pipeline, export, load_onnx
+from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.runtime import OnnxPredictor
 from cnnlab.errors import InputError
-from cnnlab.imaging import Reading
+from cnnlab.imaging import EvalTransform
 from cnnlab.models.factory import create_network
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.standardize import Standardize
@@ -39,9 +39,11 @@ def whole(network: nn.Module, channels: int = 3) -> Pipeline:
     return Pipeline(Standardize([0.4] * channels, [0.2] * channels), network, "softmax")
 
 
-def about(classes: int = 10, channels: int = 3, size: tuple[int, int] | None = None, **settings: object) -> About:
+def about(
+    classes: int = 10, channels: int = 3, size: tuple[int, int] | None = None, **settings: object
+) -> ModelMetadata:
     names = [f"class {i}" for i in range(classes)]
-    return About("classification", names, Reading(channels, size), **settings)  # type: ignore[arg-type]
+    return ModelMetadata("classification", names, EvalTransform(channels, size), **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -162,10 +164,10 @@ def test_a_network_that_cannot_be_exported_is_named_and_leaves_nothing(tmp_path:
 
 def test_the_file_says_all_that_it_takes_to_predict(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    said = About(
+    said = ModelMetadata(
         "classification",
         ["Ä", '"; drop', "<b>"],
-        Reading(1, (28, 20), 0.9, "bicubic"),
+        EvalTransform(1, (28, 20), 0.9, "bicubic"),
         mean=[0.4],
         std=[0.2],
         checkpoint={"file": "best.ckpt", "sha256": "0" * 64, "step": 3},

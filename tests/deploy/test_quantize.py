@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnnlab.deploy.about import About
 from cnnlab.deploy.export import Pipeline, Predict, export, load_onnx
+from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
 from cnnlab.deploy.runtime import OnnxPredictor
 from cnnlab.errors import InputError
-from cnnlab.imaging import Reading
+from cnnlab.imaging import EvalTransform
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.standardize import Standardize
 from tests.conftest import patterns
 
-ABOUT = About("classification", [str(i) for i in range(10)], Reading(1, (28, 28)), mean=[0.5], std=[0.5])
+ABOUT = ModelMetadata("classification", [str(i) for i in range(10)], EvalTransform(1, (28, 28)), mean=[0.5], std=[0.5])
 
 
 def images(count: int = 64) -> np.ndarray:

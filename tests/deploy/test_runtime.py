@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 import cnnlab as package
-from cnnlab.deploy.about import About
 from cnnlab.deploy.export import Pipeline, export
+from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.runtime import ClassPrediction, MaskPrediction, OnnxPredictor
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, Reading, prepared
+from cnnlab.imaging import EvalTransform, ImageError, LazyImage, preprocess
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.standardize import Standardize
 from cnnlab.models.unet import UNet
@@ -29,7 +29,7 @@ NAMES = ["a", "b", "c"]
 
 
 def make(
-    path: Path, reading: Reading, task: str = "classification", activation: str = "softmax", raw: bool = False
+    path: Path, reading: EvalTransform, task: str = "classification", activation: str = "softmax", raw: bool = False
 ) -> Path:
     torch.manual_seed(0)
     network = SimpleCNN(3, reading.channels) if task == "classification" else UNet(3, reading.channels, base=2, depth=2)
@@ -39,7 +39,7 @@ def make(
             parameter.mul_(2)
     mean, std = [0.4] * reading.channels, [0.2] * reading.channels
     standardize = Standardize(mean, std)
-    about = About(
+    about = ModelMetadata(
         task,  # type: ignore[arg-type]
         NAMES,
         reading,
@@ -69,7 +69,7 @@ def images(tmp_path: Path) -> list[Path]:
 
 
 def test_files_pillow_s_images_arrays_and_folders_are_the_same(tmp_path: Path, images: list[Path]) -> None:
-    predictor = OnnxPredictor(make(tmp_path / "model.onnx", Reading(3, (28, 28), 0.9, "bicubic")))
+    predictor = OnnxPredictor(make(tmp_path / "model.onnx", EvalTransform(3, (28, 28), 0.9, "bicubic")))
     by_path = predictor(images)
     assert [found.path for found in by_path] == [str(path) for path in images]
     pillow = [Image.open(path) for path in images]
@@ -90,7 +90,7 @@ def test_files_pillow_s_images_arrays_and_folders_are_the_same(tmp_path: Path, i
 
 
 def test_batches_change_nothing(tmp_path: Path, images: list[Path]) -> None:
-    predictor = OnnxPredictor(make(tmp_path / "model.onnx", Reading(3, (28, 28))))
+    predictor = OnnxPredictor(make(tmp_path / "model.onnx", EvalTransform(3, (28, 28))))
     one, many = (list(predictor.predict(images, batch_size=size)) for size in (1, 4))
     for single, other in zip(one, many, strict=True):
         assert single.path == other.path
@@ -101,7 +101,7 @@ def test_batches_change_nothing(tmp_path: Path, images: list[Path]) -> None:
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_a_raw_file_gives_the_same_probabilities(tmp_path: Path, images: list[Path], activation: str) -> None:
-    reading = Reading(3, (28, 28))
+    reading = EvalTransform(3, (28, 28))
     whole = OnnxPredictor(make(tmp_path / "whole.onnx", reading, activation=activation))
     raw = OnnxPredictor(make(tmp_path / "raw.onnx", reading, activation=activation, raw=True))
     for one, other in zip(whole(images), raw(images), strict=True):
@@ -112,13 +112,13 @@ def test_a_raw_file_gives_the_same_probabilities(tmp_path: Path, images: list[Pa
 
 
 def test_masks_are_as_large_as_their_images(tmp_path: Path, images: list[Path]) -> None:
-    predictor = OnnxPredictor(make(tmp_path / "model.onnx", Reading(3, None, stretch=True), "segmentation"))
+    predictor = OnnxPredictor(make(tmp_path / "model.onnx", EvalTransform(3, None, stretch=True), "segmentation"))
     for found, path in zip(predictor(images), images, strict=True):
         assert isinstance(found, MaskPrediction)
         height, width = LazyImage(path).size
         assert found.classes.shape == (height, width)
         np.testing.assert_array_equal(found.classes, found.probabilities.argmax(axis=0))
-    small = OnnxPredictor(make(tmp_path / "small.onnx", Reading(3, (16, 24), stretch=True), "segmentation"))
+    small = OnnxPredictor(make(tmp_path / "small.onnx", EvalTransform(3, (16, 24), stretch=True), "segmentation"))
     for found, path in zip(small(images), images, strict=True):
         assert isinstance(found, MaskPrediction)
         assert found.classes.shape == LazyImage(path).size
@@ -127,15 +127,15 @@ def test_masks_are_as_large_as_their_images(tmp_path: Path, images: list[Path]) 
 
 def test_a_file_reads_images_as_evaluation_does(tmp_path: Path, images: list[Path]) -> None:
     """Trap 36."""
-    reading = Reading(1, (20, 28), 0.8, "lanczos")
+    reading = EvalTransform(1, (20, 28), 0.8, "lanczos")
     predictor = OnnxPredictor(make(tmp_path / "model.onnx", reading))
-    batch = np.stack([prepared(LazyImage(path), reading) for path in images]).transpose(0, 3, 1, 2)
+    batch = np.stack([preprocess(LazyImage(path), reading) for path in images]).transpose(0, 3, 1, 2)
     expected = predictor.run(np.ascontiguousarray(batch))
     np.testing.assert_allclose(np.stack([found.probabilities for found in predictor(images)]), expected, atol=1e-6)
 
 
 def test_what_cannot_be_read_is_passed_over_where_that_is_wanted(tmp_path: Path, images: list[Path]) -> None:
-    predictor = OnnxPredictor(make(tmp_path / "model.onnx", Reading(3, (28, 28))))
+    predictor = OnnxPredictor(make(tmp_path / "model.onnx", EvalTransform(3, (28, 28))))
     broken = tmp_path / "broken.png"
     broken.write_bytes(images[0].read_bytes()[:60])
     mixed = [images[0], broken, tmp_path / "absent.png", images[1]]
@@ -153,7 +153,7 @@ def test_what_cannot_be_read_is_passed_over_where_that_is_wanted(tmp_path: Path,
 
 
 def test_no_more_than_two_batches_are_in_memory(tmp_path: Path, images: list[Path]) -> None:
-    predictor = OnnxPredictor(make(tmp_path / "model.onnx", Reading(3, (28, 28))))
+    predictor = OnnxPredictor(make(tmp_path / "model.onnx", EvalTransform(3, (28, 28))))
     taken = given = most = 0
 
     def endless() -> Iterator[Path]:
@@ -175,7 +175,7 @@ def test_files_that_are_not_cnnlab_s_and_providers_that_are_not_there_are_named(
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(InputError, match="cannot be opened"):
         OnnxPredictor(tmp_path / "text.onnx")
-    path = make(tmp_path / "model.onnx", Reading(3, (28, 28)))
+    path = make(tmp_path / "model.onnx", EvalTransform(3, (28, 28)))
     with pytest.raises(InputError, match="did you mean 'cuda'"):
         OnnxPredictor(path, ["cud"])
     with pytest.raises(InputError, match="this ONNX Runtime has no TensorrtExecutionProvider"):
@@ -202,7 +202,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     for i in range(20):
         paths.append(tmp_path / f"{i}.jpg")
         Image.fromarray(generator.integers(0, 255, (400, 533, 3)).astype(np.uint8)).save(paths[-1])
-    predictor = OnnxPredictor(make(tmp_path / "model.onnx", Reading(3, (224, 224))))
+    predictor = OnnxPredictor(make(tmp_path / "model.onnx", EvalTransform(3, (224, 224))))
 
     def resident() -> float:
         found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text())
@@ -231,7 +231,7 @@ def without_torch(tmp_path: Path) -> Path:
 
 
 def test_predicting_takes_no_torch(tmp_path: Path, images: list[Path], without_torch: Path) -> None:
-    path = make(tmp_path / "model.onnx", Reading(3, (28, 28)))
+    path = make(tmp_path / "model.onnx", EvalTransform(3, (28, 28)))
     expected = OnnxPredictor(path)(images)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     absent = subprocess.run([without_torch, "-c", "import torch"], env=environment, capture_output=True, check=False)

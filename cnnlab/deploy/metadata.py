@@ -8,21 +8,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import Reading
+from cnnlab.imaging import EvalTransform
 
 KEY = "cnnlab"
 """The metadata's key; its value is JSON."""
 
 
 @dataclass(frozen=True)
-class About:
+class ModelMetadata:
     """What travels inside an exported file."""
 
     task: Literal["classification", "segmentation"]
     """What it tells: the classes of images, or of pixels."""
     class_names: Sequence[str]
     """The classes, in the order of its output."""
-    reading: Reading
+    reading: EvalTransform
     """How an image file becomes its input."""
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """What makes probabilities of logits; sigmoid where an image may have several classes."""
@@ -44,7 +44,7 @@ class About:
         return json.dumps({**asdict(self), "reading": self.reading._asdict()}, ensure_ascii=False)
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], path: object) -> About:
+    def from_metadata(cls, metadata: Mapping[str, str], path: object) -> ModelMetadata:
         """Read what a file says.
 
         Args:
@@ -63,6 +63,6 @@ class About:
             said = json.loads(metadata[KEY])
             reading = said["reading"]
             size = tuple(reading["size"]) if reading["size"] is not None else None
-            return cls(**{**said, "reading": Reading(**{**reading, "size": size})})
+            return cls(**{**said, "reading": EvalTransform(**{**reading, "size": size})})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} was exported by another version of cnnlab ({error}): export it again") from error

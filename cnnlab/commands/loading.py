@@ -12,7 +12,7 @@ import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from cnnlab.checkpoint import read_weights
-from cnnlab.commands.arguments import Plan, plan, take_apart
+from cnnlab.commands.arguments import Plan, parse_request, plan
 from cnnlab.commands.training import VisionCLI
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
@@ -21,7 +21,7 @@ from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 
 
-def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
+def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
     """Make the task and the data of ``RUN`` or of ``--config C`` with flags; pretrained weights are not loaded.
 
     Args:
@@ -33,7 +33,7 @@ def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Ru
     Raises:
         InputError: If there is something to mend.
     """
-    request = take_apart("fit", arguments)
+    request = parse_request("fit", arguments)
     run = None
     if request.target is not None:
         run = Run(Path(request.target))
@@ -42,7 +42,7 @@ def make(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Ru
         request.configs.insert(0, str(run.config))
     configs = [part for config in request.configs for part in ("--config", config)]
     with architecture_only():
-        cli = made(Plan(Run(Path()), ["fit", *configs, *request.flags]))
+        cli = configure(Plan(Run(Path()), ["fit", *configs, *request.flags]))
         return cli.model, cli.datamodule, run
 
 
@@ -59,7 +59,7 @@ class Trained(NamedTuple):
     """Where the weights are from."""
 
 
-def make_trained(target: str, flags: Sequence[str] = ()) -> Trained:
+def load_run(target: str, flags: Sequence[str] = ()) -> Trained:
     """Make the task and the data of a run or a checkpoint.
 
     Args:
@@ -69,31 +69,31 @@ def make_trained(target: str, flags: Sequence[str] = ()) -> Trained:
     Raises:
         InputError: If there is something to mend.
     """
-    decided = plan(take_apart("predict", [target, *flags]))
-    assert decided.kept is not None
-    checkpoint = decided.kept.path
+    decided = plan(parse_request("predict", [target, *flags]))
+    assert decided.checkpoint is not None
+    checkpoint = decided.checkpoint.path
     try:
-        task, data = (cli := made(decided)).model, cli.datamodule
+        task, data = (cli := configure(decided)).model, cli.datamodule
         task.load_state_dict(read_weights(checkpoint))
     finally:
         decided.run.discard_if_empty()
     return Trained(task.eval(), data, decided.run, checkpoint)
 
 
-def make_own(
+def load_cnnlab_run(
     target: str, flags: Sequence[str] = (), stage: str = "validate"
 ) -> tuple[VisionTask, VisionDataModule, Run, Path]:
     """The same, for what only cnnlab's tasks and data can do; the data are set up.
 
     Args:
-        target: See make_trained.
-        flags: See make_trained.
+        target: See load_run.
+        flags: See load_run.
         stage: fit, to have the training images too, or validate.
 
     Raises:
         InputError: If there is something to mend, or if task or data are not cnnlab's.
     """
-    task, data, run, checkpoint = make_trained(target, flags)
+    task, data, run, checkpoint = load_run(target, flags)
     if not isinstance(task, VisionTask) or not isinstance(data, VisionDataModule):
         raise InputError(f"{type(task).__name__} on {type(data).__name__}: both must be cnnlab's for this")
     data.adopt(task.preprocessing)
@@ -103,20 +103,20 @@ def make_own(
     return task, data, run, checkpoint
 
 
-def made(decided: Plan) -> Made:
+def configure(decided: Plan) -> ConfigOnlyCLI:
     """Make what has been decided on.
 
     Raises:
         InputError: If there is something to mend.
     """
     with silence():
-        cli = Made(decided)
+        cli = ConfigOnlyCLI(decided)
     if cli.datamodule is None:
         raise InputError("the configuration has no data")
     return cli
 
 
-class Made(VisionCLI):
+class ConfigOnlyCLI(VisionCLI):
     """The command line's configuration, task and data: it runs nothing."""
 
     @property
