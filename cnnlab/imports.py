@@ -1,8 +1,9 @@
-"""What lies behind an import path."""
+"""Classes by their import paths, and the arguments that they take."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from cnnlab.errors import InputError, nearest
@@ -31,3 +32,27 @@ def by_path(path: str) -> Any:
     if not hasattr(module, attribute):
         raise InputError(f"{path}: module {module_name!r} has no {attribute!r}: {nearest(attribute, vars(module))}")
     return getattr(module, attribute)
+
+
+def parameters_of(kind: type) -> dict[str, inspect.Parameter]:
+    """The arguments that a class takes, those that it hands on to its bases by **kwargs included.
+
+    The command line, the links between data and task, checkpoints and messages all look here.
+
+    >>> class Base:
+    ...     def __init__(self, a, b=2): ...
+    >>> class Own(Base):
+    ...     def __init__(self, c, **kwargs): ...
+    >>> list(parameters_of(Own))
+    ['c', 'a', 'b']
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for owner in kind.__mro__:
+        if "__init__" not in vars(owner):
+            continue
+        parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
+        named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        found |= {p.name: p for p in named if p.name not in found}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found

@@ -1,0 +1,93 @@
+"""Batch: what every loader yields, in every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnlab.errors import InputError
+
+_IMAGES = ("image", "images")
+_TARGETS = ("mask", "label", "labels", "target", "targets", "bbox_xyxy", "bbox")
+_PATHS = ("path", "paths", "filename")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images, what is known of them, and where they come from."""
+
+    images: Tensor
+    """(B, C, H, W), uint8 0..255 or float 0..1."""
+    targets: Any
+    """What the data say: B items that can be sliced. Classes (B,) int64, -1 where unknown; several labels (B, K) float;
+    masks (B, H, W) int64, ignore_index where unknown; values (B, V) float, NaN where unknown."""
+    indices: Tensor
+    """(B,) int64, each image's place in the data set; -1 where the data do not say."""
+    paths: Sequence[str]
+    """Each image's file, "" where it has none."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    @classmethod
+    def of(cls, batch: Any) -> Batch:
+        """Any loader's batch as a Batch: a Batch as it is, (images, targets), or torchgeo's dictionaries.
+
+        Raises:
+            InputError: If the batch has another form.
+        """
+        if isinstance(batch, Batch):
+            return batch
+        indices, paths = None, None
+        if isinstance(batch, Mapping):
+            images, targets, paths = (next((batch[k] for k in keys if k in batch), None) for keys in _FORMS)
+            indices = batch.get("index")
+            if isinstance(targets, Tensor) and "mask" in batch and targets.ndim == 4 and targets.shape[1] == 1:
+                targets = targets[:, 0]
+        elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+            images, targets = batch
+        else:
+            images = targets = None
+        if not isinstance(images, Tensor) or targets is None:
+            form = (
+                f"with the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else "that cannot be read"
+            )
+            raise InputError(
+                f"a batch is a {type(batch).__name__} {form}, expected a Batch, (images, targets) or a dictionary with "
+                "image and one of mask, label or bbox"
+            )
+        if indices is None:
+            indices = torch.full((len(images),), -1)
+        return cls(images, targets, indices, [""] * len(images) if paths is None else list(paths))
+
+    def first(self, count: int) -> Batch:
+        """The first images; none for 0, for a process that has fewer batches than others."""
+        parts = (part[:count] for part in (self.images, self.targets, self.indices, self.paths))
+        return Batch(*parts)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
+        """The batch on a device; Lightning calls it."""
+        device = torch.device(device)
+        kwargs.setdefault("non_blocking", device.type == "cuda")
+        moved = {name: _moved(getattr(self, name), device, kwargs) for name in ("images", "targets", "indices")}
+        return replace(self, **moved)
+
+    def pin_memory(self, device: Any = None) -> Batch:
+        """The batch in page-locked memory; PyTorch's DataLoader calls it."""
+        pinned = {
+            name: value.pin_memory() if hasattr(value := getattr(self, name), "pin_memory") else value
+            for name in ("images", "targets", "indices")
+        }
+        return replace(self, **pinned)
+
+
+_FORMS = (_IMAGES, _TARGETS, _PATHS)
+
+
+def _moved(value: Any, device: torch.device, kwargs: dict[str, Any]) -> Any:
+    return value.to(device, **kwargs) if hasattr(value, "to") else value
