@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import io
 import warnings
 from pathlib import Path
@@ -15,21 +14,31 @@ from torch import Tensor
 
 import cnnlab
 from cnnlab.errors import InputError, TrainingError
+from cnnlab.imports import parameters_of
 from cnnlab.writing import write_atomically
 
 LINKED = ("num_classes", "class_names", "channels", "mean", "std", "multi_label", "ignore_index")
-"""What the data say and the task is told; a checkpoint has it among the task's hyperparameters."""
+"""What a data module that does not say it itself (VisionDataModule.PROVIDES) may tell the task."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Read what a checkpoint says without reading its tensors: see read_checkpoint."""
+    return read_checkpoint(path, mmap=True)
+
+
+def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint that cnnlab wrote, onto the CPU, with weights_only=True.
+
+    Args:
+        path: The file.
+        mmap: Leave the tensors in the file until they are used.
 
     Raises:
         InputError: If the file is absent, truncated, or nothing that cnnlab wrote.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint {path}") from error
     except IsADirectoryError as error:
@@ -59,8 +68,11 @@ def make_portable(checkpoint: dict[str, Any], task: object, data: object | None)
         task: The LightningModule.
         data: The LightningDataModule, if there is one.
     """
-    about = {"version": cnnlab.__version__, "task": _class_path(task)}
-    checkpoint["cnnlab"] = about if data is None else {**about, "data": _class_path(data)}
+    about: dict[str, Any] = {"version": cnnlab.__version__, "task": _class_path(task)}
+    if data is not None:
+        provided = data.provided() if hasattr(data, "provided") else LINKED
+        about |= {"data": _class_path(data), "provided": list(provided)}
+    checkpoint["cnnlab"] = about
     for key, owner in (("hyper_parameters", task), ("datamodule_hyper_parameters", data)):
         if key in checkpoint:
             checkpoint[key] = {name: value for name, value in checkpoint[key].items() if takes(type(owner), name)}
@@ -68,8 +80,7 @@ def make_portable(checkpoint: dict[str, Any], task: object, data: object | None)
 
 def takes(kind: type, name: str) -> bool:
     """Whether a class is made with an argument of this name."""
-    parameters = inspect.signature(kind).parameters
-    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return name in parameters_of(kind)
 
 
 def _class_path(instance: object) -> str:

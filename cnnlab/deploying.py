@@ -14,7 +14,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from cnnlab.checkpoint import read_checkpoint
+from cnnlab.batch import Batch
+from cnnlab.checkpoint import read_header
 from cnnlab.data import VisionDataModule
 from cnnlab.data.base import BatchDataset, Subset
 from cnnlab.deploy.certificate import sha256
@@ -37,7 +38,7 @@ from cnnlab.tasks.base import VisionTask
 from cnnlab.versions import versions
 
 
-def about(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool = False) -> ModelMetadata:
+def metadata(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool = False) -> ModelMetadata:
     """What a file that is made of a task says of itself.
 
     Args:
@@ -47,35 +48,31 @@ def about(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool 
         raw: Whether the file is the bare network.
 
     Raises:
-        InputError: If the task is of a kind that cannot be exported, or if its data do not say how they are read.
+        InputError: If the task has no kind of answers, or if its data do not say how they are read.
     """
-    if task.kind is None:
-        raise InputError(f"{type(task).__name__} cannot be exported: it does not say what it tells (its class's kind)")
     return ModelMetadata(
-        task=task.kind,
-        class_names=task.class_names,
-        reading=data.eval_transform(),
-        activation=task.activation,
+        output=task.output,
+        transform=data.eval_transform(),
         raw=raw,
         mean=task.hparams["mean"],
         std=task.hparams["std"],
         checkpoint={
             "file": checkpoint.name,
             "sha256": sha256(checkpoint),
-            "step": read_checkpoint(checkpoint)["global_step"],
+            "step": read_header(checkpoint)["global_step"],
         },
         versions=versions(),
     )
 
 
 def pipeline(task: VisionTask, raw: bool = False) -> Pipeline:
-    """A task's path from uint8 pixels to probabilities; from standardised floats to logits if raw.
+    """A task's path from uint8 pixels to answers; from standardized floats to raw outputs if raw.
 
     Where a task predicts each image mirrored as well (model.flips), so does this; images are taken whole.
     """
     if raw:
-        return Pipeline(None, task.network, None)
-    return Pipeline(task.standardize, task.network, task.activation, flips=bool(task.hparams.get("flips")))
+        return Pipeline(None, task.network, None, task.output.raw_arrays)
+    return Pipeline(task.standardize, task.network, task.decode, flips=bool(task.hparams.get("flips")))
 
 
 def export_task(
@@ -99,8 +96,8 @@ def export_task(
         path: See deploy.export.export.
         kind: A name in deploy.export.FORMATS.
         raw: See ModelMetadata.
-        dynamic_size: Whether the file takes images of any size; where it can for segmentation, and not for
-            classification, whose images are all brought to one size, if None.
+        dynamic_size: Whether the file takes images of any size. If None, it does where it can if answers cover the
+            image (segmentation), and not for others, whose images are all brought to one size.
         opset: See deploy.export.export.
         tolerance: See deploy.export.export.
         most: How many validation images, evenly spread, the metric is measured on; all if None.
@@ -112,7 +109,7 @@ def export_task(
         InputError: If the task cannot be exported.
         DifferenceError: See deploy.export.export.
     """
-    said = about(task, data, checkpoint, raw)
+    described = metadata(task, data, checkpoint, raw)
     path_of = pipeline(task, raw)
     images = example_images(task, data)
     if task.hparams.get("window"):
@@ -140,22 +137,22 @@ def export_task(
         }
 
     def attempt(dynamic: bool) -> dict[str, Any]:
-        if not dynamic and said.reading.size is None:
+        if not dynamic and described.transform.size is None:
             raise InputError(
                 "the data bring images to no size, so a file of one size is of no use: name one (--data.size)"
             )
-        return export(path_of, images, path, replace(said, dynamic_size=dynamic), kind, opset, tolerance, proven)
+        return export(path_of, images, path, replace(described, dynamic_size=dynamic), kind, opset, tolerance, proven)
 
     if dynamic_size is not None:
         return attempt(dynamic_size)
-    if task.kind != "segmentation":
+    if not task.output.dense:
         return attempt(dynamic=False)
     try:
         return attempt(dynamic=True)
     except InputError as error:
-        if said.reading.size is None:
+        if described.transform.size is None:
             raise InputError(f"{error} (with --data.size a file of one size can be made)") from error
-        rank_zero_warn(f"the file takes images of {said.reading.size} only: {error}")
+        rank_zero_warn(f"the file takes images of {described.transform.size} only: {error}")
         return attempt(dynamic=False)
 
 
@@ -278,7 +275,7 @@ def example_images(task: VisionTask, data: VisionDataModule, count: int = max(BA
     found: list[Tensor] = []
     # Where sizes differ, not all of them are read in search of the same one.
     for place in range(min(len(data.val_set), 10 * count)):
-        image = data.val_set.__getitems__([place])[0][0]
+        image = Batch.of(data.val_set.__getitems__([place])).images[0]
         image = image if window is None else image[:, :window, :window]
         if not found or image.shape == found[0].shape:
             found.append(image)
@@ -296,27 +293,30 @@ def score(
         task: Whose metric it is.
         data: Set up for validation.
         predict: A file or a network.
-        raw: Whether it takes standardised images and returns logits.
+        raw: Whether it takes standardized images and returns raw outputs.
         most: Of how many images, evenly spread; of all if None.
+
+    Raises:
+        InputError: If the monitored metric is the loss.
     """
+    name = task.monitor.partition("/")[2]
+    if name == "loss":
+        raise InputError(
+            f"{type(task).__name__} is watched by its loss ({task.monitor}), which no file computes: set its class's "
+            "monitor to one of its metrics"
+        )
     dataset = data.val_set if most is None else Subset(data.val_set, most)
-    metrics = task.configure_metrics("val")
+    metrics = task.stage_metrics("val")
     for metric in metrics.values(copy_state=False):
         # This process does it alone, while others may wait for the end of the training.
         metric.sync_on_compute = metric._to_sync = False
-    for images, targets in data.whole(dataset):
-        given = task.standardize(images) if raw else images
-        outputs = torch.from_numpy(np.array(predict(given.contiguous().numpy())))
-        predictions = outputs if raw else logits_of(task, outputs)
-        task.update_metrics(metrics, predictions, targets, task.loss_of(images, predictions, targets))
-    return float(metrics.compute()[task.monitor.partition("/")[2]])
-
-
-def logits_of(task: VisionTask, probabilities: Tensor) -> Tensor:
-    """Raw predictions that have these probabilities."""
-    if task.activation == "sigmoid":
-        return torch.logit(probabilities, eps=1e-7)
-    return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
+    for batch in map(Batch.of, data.whole(dataset)):
+        images = task.standardize(batch.images) if raw else batch.images
+        arrays = predict(images.contiguous().numpy())
+        decoded = task.output.decode(arrays) if raw else arrays
+        task.take_in(metrics, {key: torch.from_numpy(value) for key, value in decoded.items()}, batch, None)
+    del metrics["loss"]
+    return float(metrics.compute()[name])
 
 
 def training_images(data: VisionDataModule, count: int, batch_size: int = 16) -> list[npt.NDArray[np.uint8]]:
@@ -330,8 +330,8 @@ def training_images(data: VisionDataModule, count: int, batch_size: int = 16) ->
     Raises:
         InputError: If the data do not offer their training images without augmentation.
     """
-    batches = data.whole(Subset(unaugmented(data), count))
-    return [part.contiguous().numpy() for images, _ in batches for part in images.split(batch_size)]
+    batches = map(Batch.of, data.whole(Subset(unaugmented(data), count)))
+    return [part.contiguous().numpy() for batch in batches for part in torch.split(batch.images, batch_size)]
 
 
 def unaugmented(data: VisionDataModule) -> BatchDataset:

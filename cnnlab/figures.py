@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,59 +15,11 @@ from cnnlab.writing import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor
 
     from cnnlab.analysis.cost import NetworkCost
 
-_GOOD, _BAD = "#1a7f37", "#c93c37"
-
-
-class Prediction(NamedTuple):
-    """An image and what a network says of it."""
-
-    image: npt.NDArray[np.generic]
-    """(C, H, W), C 1 or 3; uint8 0..255 or float 0..1."""
-    name: str
-    """The predicted class."""
-    probability: float
-    """The predicted class's, 0..1."""
-    truth: str | None
-    """The true class, where it is known."""
-
-
-def as_bytes(image: Tensor) -> npt.NDArray[np.uint8]:
-    """An image's pixels (C, H, W), uint8 or float in 0..1, as uint8 on the CPU."""
-    values = image.cpu()
-    # NumPy knows no bfloat16.
-    pixels: npt.NDArray[Any] = values.numpy() if values.element_size() == 1 else values.float().numpy() * 255
-    rounded: npt.NDArray[np.uint8] = np.rint(pixels).clip(0, 255).astype(np.uint8)
-    return rounded
-
-
-def as_rgb(image: Tensor) -> npt.NDArray[np.uint8]:
-    """An image (C, H, W) as (H, W, 3): of other channels than colours, the first three or the first."""
-    pixels = np.moveaxis(as_bytes(image), 0, -1)
-    pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-
-
-def prediction_sheet(predictions: Sequence[Prediction], path: Path, columns: int = 8) -> None:
-    """Draw images with what was predicted of them; green where it is right, red with the truth where it is wrong.
-
-    Args:
-        predictions: What to show, first one first.
-        path: The PNG file.
-        columns: Images in a row.
-    """
-    titles = []
-    colours = []
-    for prediction in predictions:
-        wrong = prediction.truth is not None and prediction.truth != prediction.name
-        title = f"{prediction.name} {prediction.probability:.0%}"
-        titles.append(f"{title}\nis {prediction.truth}" if wrong else title)
-        colours.append("black" if prediction.truth is None else _BAD if wrong else _GOOD)
-    images = [prediction.image for prediction in predictions]
-    contact_sheet(images, titles, path, "Predictions, hardest first", columns, colours)
+CORRECT, WRONG = "#1a7f37", "#c93c37"
+"""Colors of captions."""
 
 
 def contact_sheet(
@@ -76,7 +28,7 @@ def contact_sheet(
     path: Path,
     heading: str,
     columns: int = 8,
-    colours: Sequence[str] | None = None,
+    colors: Sequence[str] | None = None,
 ) -> None:
     """Draw images in rows, each with a title.
 
@@ -86,7 +38,7 @@ def contact_sheet(
         path: The PNG file.
         heading: What stands above all.
         columns: Images in a row; where they are wide, a part of it.
-        colours: The titles' colours; black if None.
+        colors: The titles' colors; black if None.
     """
     from matplotlib.figure import Figure
 
@@ -117,8 +69,8 @@ def contact_sheet(
             aspect="auto",
             extent=(left, left + image.shape[1] * scale, bottom, top),
         )
-        colour = "black" if colours is None else colours[place]
-        axis.text(centre, top - 0.05, _literal(title), ha="center", va="bottom", fontsize=9, color=colour, clip_on=True)
+        color = "black" if colors is None else colors[place]
+        axis.text(centre, top - 0.05, _literal(title), ha="center", va="bottom", fontsize=9, color=color, clip_on=True)
     axis.set(xlim=(0, size[0]), ylim=(size[1], 0))
     _save(figure, path)
 

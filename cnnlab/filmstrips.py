@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from cnnlab.imaging import Pixels, resized
+from cnnlab.imaging import Pixels, resize
 from cnnlab.writing import write_atomically
 
 _GAP = 4
@@ -35,7 +35,7 @@ def add_frame(path: Path, number: int, frame: Pixels, caption: Sequence[str], si
     width = max(1, round(frame.shape[1] * side / frame.shape[0]))
     smooth = "bilinear" if frame.shape[0] > side else "nearest"
     column = np.full((side + 2 * _GAP + _LINES * _LINE, width + 2 * _GAP, 3), 255, dtype=np.uint8)
-    column[_GAP : _GAP + side, _GAP : _GAP + width] = resized(frame, (side, width), smooth)
+    column[_GAP : _GAP + side, _GAP : _GAP + width] = resize(frame, (side, width), smooth)
     column = _captioned(column, caption, side + _GAP + 2)
     numbers, kept = _frames(path)
     earlier = [place for place, known in enumerate(numbers) if known < number]

@@ -384,7 +384,7 @@ def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
     if reading.size is None or reading.stretch:
         height, width = reading.size or image.size
         pixels = image.read(reading.channels, (2 * height, 2 * width))
-        return resized(pixels, (height, width), reading.interpolation)
+        return resize(pixels, (height, width), reading.interpolation)
     return evaluated(image, reading.channels, reading.size, reading.crop, reading.interpolation)
 
 
@@ -412,11 +412,11 @@ def evaluated(
     height, width = size
     rows, columns = cover_size(image.size, size, crop)
     top, left = round((rows - height) / 2), round((columns - width) / 2)
-    pixels = resized(image.read(channels, (2 * rows, 2 * columns)), (rows, columns), interpolation)
+    pixels = resize(image.read(channels, (2 * rows, 2 * columns)), (rows, columns), interpolation)
     return pixels[top : top + height, left : left + width]
 
 
-def resized(pixels: Pixels, size: tuple[int, int], interpolation: str = "bilinear") -> Pixels:
+def resize(pixels: Pixels, size: tuple[int, int], interpolation: str = "bilinear") -> Pixels:
     """Resize (H, W, C) to (*size, C), with antialiasing.
 
     Raises:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cnnlab.checkpoint import read_checkpoint
+from cnnlab.checkpoint import read_header
 from cnnlab.errors import InputError
 
 RUN_VARIABLE = "CNNLAB_RUN"
@@ -63,20 +63,9 @@ class Run:
         """The image files that a run was trained on: path, label, split, bytes, hash."""
         return self.folder / "manifest.csv"
 
-    @property
-    def confusion_matrix(self) -> Path:
-        """The test's confusion matrix, rows are the truth."""
-        return self.folder / "confusion_matrix.csv"
-
-    @property
-    def classes(self) -> Path:
-        """Each class's scores on the test set."""
-        return self.folder / "classes.csv"
-
-    @property
-    def reliability(self) -> Path:
-        """How often the test's predictions are right, by their probability."""
-        return self.folder / "reliability.csv"
+    def table(self, name: str) -> Path:
+        """One of the tables that a task makes of its test's results, such as classes or confusion_matrix."""
+        return self.folder / f"{name}.csv"
 
     def errors(self, stage: Literal["val", "test"]) -> Path:
         """The worst and the least certain images of a stage, a row each; the folder beside it has their pictures."""
@@ -111,16 +100,6 @@ class Run:
     def benchmark(self) -> Path:
         """The table of cnnlab benchmark; .csv and .png of the same name lie beside it."""
         return self.folder / "benchmark.json"
-
-    @property
-    def masks(self) -> Path:
-        """The folder of predicted masks."""
-        return self.folder / "masks"
-
-    @property
-    def overlays(self) -> Path:
-        """The folder of images with the predicted masks laid over them."""
-        return self.folder / "overlays"
 
     @property
     def predictions(self) -> Path:
@@ -171,7 +150,7 @@ class Run:
         found = [path for path in (self.last, self.best) if path.is_file()]
         if not found:
             raise InputError(self._without_checkpoint("nothing to resume"))
-        return max(found, key=lambda path: int(read_checkpoint(path)["global_step"]))
+        return max(found, key=lambda path: int(read_header(path)["global_step"]))
 
     def _without_checkpoint(self, what: str) -> str:
         if not self.folder.is_dir():

@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, cover_size, evaluated, read, resized
+from cnnlab.imaging import ImageError, LazyImage, cover_size, evaluated, read, resize
 
 
 def scene(height: int = 60, width: int = 90) -> Image.Image:
@@ -142,7 +142,7 @@ def _pixels(transform: object, image: Image.Image) -> np.ndarray:
 
 def test_an_unknown_interpolation_names_the_known_ones() -> None:
     with pytest.raises(InputError, match="bicubic"):
-        resized(np.zeros((4, 4, 3), np.uint8), (2, 2), interpolation="bicubik")
+        resize(np.zeros((4, 4, 3), np.uint8), (2, 2), interpolation="bicubik")
 
 
 def test_covering_keeps_proportions() -> None:

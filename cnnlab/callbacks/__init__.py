@@ -7,18 +7,17 @@ from cnnlab.callbacks.finite_loss import FiniteLoss
 from cnnlab.callbacks.gradcam import GradCamSnapshots
 from cnnlab.callbacks.gradients import GradientMonitor
 from cnnlab.callbacks.onnx_export import OnnxExport
-from cnnlab.callbacks.predicted_masks import PredictedMasks
 from cnnlab.callbacks.predictions import PredictionTable
 from cnnlab.callbacks.progress import EpochLines
 from cnnlab.callbacks.records import RunRecords
 from cnnlab.callbacks.report import Report
 from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
-from cnnlab.callbacks.slots import default_callbacks
+from cnnlab.callbacks.slots import Slot, default_callbacks
 from cnnlab.callbacks.sparsity import Sparsity
 from cnnlab.callbacks.sync_norm import SyncNorm
 from cnnlab.callbacks.throughput import Throughput
 from cnnlab.callbacks.unfreezing import Phase, ProgressiveUnfreezing
-from cnnlab.callbacks.validation_masks import ValidationMasks
+from cnnlab.callbacks.validation_pictures import ValidationPictures
 from cnnlab.callbacks.weights import ExponentialMovingAverage
 
 __all__ = [
@@ -36,14 +35,14 @@ __all__ = [
     "LearningRateSearch",
     "OnnxExport",
     "Phase",
-    "PredictedMasks",
     "PredictionTable",
     "ProgressiveUnfreezing",
     "Report",
     "RunRecords",
+    "Slot",
     "Sparsity",
     "SyncNorm",
     "Throughput",
-    "ValidationMasks",
+    "ValidationPictures",
     "default_callbacks",
 ]

@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
-from torch import Tensor
 
+from cnnlab.batch import Batch
 from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
-from cnnlab.figures import as_rgb, contact_sheet
-from cnnlab.imaging import Pixels, overlay_mask
+from cnnlab.figures import contact_sheet
+from cnnlab.imaging import Pixels
 from cnnlab.loggers import Row, write_picture, write_table
+from cnnlab.models.decoding import Answers
+from cnnlab.outputs import Output
+from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets, thumbnail
 from cnnlab.run import Run
-from cnnlab.tasks import Classification, Segmentation
-from cnnlab.tasks.base import VisionTask
+from cnnlab.tasks import VisionTask
 from cnnlab.writing import write_csv
 
 _T = TypeVar("_T")
 
-_LARGEST = 320
-"""The longer side of a picture in pixels; larger images are shrunk."""
-
 
 class _Hard(NamedTuple):
-    """An image."""
+    """An image, and what was answered."""
 
     place: int
-    """How many this process has seen before."""
+    """How many this process has seen before; later its place in the data set, -1 where that is not known."""
     error: float
-    doubt: float
-    image: Tensor
-    """(C, H, W)."""
-    prediction: Tensor
-    """(K,) logits, or of each pixel the class, (H, W)."""
-    target: Tensor
-
-    def copied(self) -> _Hard:
-        """The same, of its own and on the CPU."""
-        image, prediction, target = (value.detach().cpu().clone() for value in self[3:])
-        return self._replace(image=image, prediction=prediction, target=target)
+    uncertainty: float
+    """-inf where the network does not say."""
+    pixels: Pixels
+    """(H, W, 3)."""
+    answer: Mapping[str, npt.NDArray[Any]]
+    """The decoder's arrays, B being 1."""
+    target: npt.NDArray[Any]
 
 
 class ErrorGallery(Callback):
@@ -85,8 +82,10 @@ class ErrorGallery(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the hardest of the batch."""
-        if dataloader_idx == 0 and not trainer.sanity_checking:
-            self._take(pl_module, outputs, batch)
+        # A task of one's own may keep its answers to itself.
+        if dataloader_idx == 0 and not trainer.sanity_checking and _answers(pl_module, outputs):
+            assert isinstance(pl_module, VisionTask)
+            self._take(pl_module, outputs, Batch.of(batch))
 
     on_test_batch_end = on_validation_batch_end
 
@@ -103,38 +102,42 @@ class ErrorGallery(Callback):
         """Show the test's."""
         self._show(trainer, pl_module, "test")
 
-    def _take(self, task: LightningModule, outputs: Any, batch: Any) -> None:
-        # A task of one's own may keep its predictions to itself.
-        if not isinstance(task, VisionTask) or not _are_predictions(outputs, batch):
-            return
-        images, targets = batch
+    def _take(self, task: VisionTask, answers: Answers, batch: Batch) -> None:
         with torch.inference_mode():
-            hardness = task.difficulty(outputs, targets)
-        if hardness is None:
+            found = task.decode.difficulty(answers, batch.targets) if len(batch) else None
+            small = task.decode.compact(answers)
+        if found is None:
             return
-        errors, doubts = (values.float().tolist() for values in hardness)
+        errors = found.error.float().nan_to_num(-math.inf).tolist()
+        doubts = [-math.inf] * len(errors) if found.uncertainty is None else found.uncertainty.float().tolist()
         full = len(self._hard) >= self.images
         least_error = self._worst()[-1].error if full else -math.inf
-        least_doubt = self._least_certain()[-1].doubt if full else -math.inf
-        for i, (error, doubt) in enumerate(zip(errors, doubts, strict=True)):
+        least_doubt = self._least_certain()[-1].uncertainty if full else -math.inf
+        candidates = [
+            _Candidate(self._seen + i, error, doubt)
+            for i, (error, doubt) in enumerate(zip(errors, doubts, strict=True))
             # Most are not among the hardest, and stay where they are.
-            if error > least_error or doubt > least_doubt:
-                prediction = outputs[i].argmax(dim=0) if outputs.ndim == 4 else outputs[i].float()
-                self._hard.append(_Hard(self._seen + i, error, doubt, images[i], prediction, targets[i]))
-        hardest = {one.place: one for one in self._worst() + self._least_certain()}.values()
-        # Copies: a view would keep its whole batch.
-        self._hard = [one if one.place < self._seen else one.copied() for one in hardest]
+            if error > least_error or doubt > least_doubt
+        ]
+        everything: list[Any] = [*self._hard, *candidates]
+        hardest = {
+            one.place: one for one in _ranked(everything, 1)[: self.images] + _ranked(everything, 2)[: self.images]
+        }
+        self._hard = [
+            one if isinstance(one, _Hard) else _copied(one, one.place - self._seen, small, batch)
+            for one in hardest.values()
+        ]
         self._seen += len(errors)
 
     def _worst(self) -> list[_Hard]:
-        return sorted(self._hard, key=lambda one: (-one.error, one.place))[: self.images]
+        return _ranked(self._hard, 1)[: self.images]
 
     def _least_certain(self) -> list[_Hard]:
-        return sorted(self._hard, key=lambda one: (-one.doubt, one.place))[: self.images]
+        return [one for one in _ranked(self._hard, 2)[: self.images] if one.uncertainty > -math.inf]
 
     def _show(self, trainer: Trainer, task: LightningModule, stage: Literal["val", "test"]) -> None:
         """Gather them, and let the first process write; every process calls it."""
-        if not isinstance(task, (Classification, Segmentation)):
+        if not isinstance(task, VisionTask) or task.kind is None:
             return
         loader: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
         loader = loader[0] if isinstance(loader, list) else loader
@@ -151,20 +154,38 @@ class ErrorGallery(Callback):
         uncertain = [one for one in self._least_certain() if all(one is not other for other in worst)]
         shown = [("worst", one) for one in worst] + [("least certain", one) for one in uncertain]
         self._hard = []
-        _write(Run(Path(trainer.default_root_dir)), stage, shown, paths, task, trainer)
+        _write(trainer, stage, shown, paths, task.output)
 
     def _gather(self, world_size: int) -> None:
         """Take in those of all processes; only what is among the hardest of all is sent."""
-        known = _from_all([(one.error, one.doubt) for one in self._hard], world_size)
+        known = _from_all([(one.error, one.uncertainty) for one in self._hard], world_size)
         bars = [sorted(values, reverse=True)[: self.images][-1] for values in zip(*known, strict=True)]
-        own = [one for one in self._hard if one.error >= bars[0] or one.doubt >= bars[1]]
+        own = [one for one in self._hard if one.error >= bars[0] or one.uncertainty >= bars[1]]
         self._hard = _from_all(own, world_size)
 
 
-def _are_predictions(outputs: Any, batch: Any) -> bool:
-    """Whether a step has returned a prediction for each image of a batch (images, targets)."""
-    pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor)
-    return pair and isinstance(outputs, Tensor) and outputs.ndim > 1 and len(outputs) == len(batch[0])
+class _Candidate(NamedTuple):
+    """What _Hard begins with, of an image that is still in its batch."""
+
+    place: int
+    error: float
+    uncertainty: float
+
+
+def _ranked(images: list[_T], field: int) -> list[_T]:
+    """Images by their error (1) or uncertainty (2), the hardest first."""
+    return sorted(images, key=lambda one: (-one[field], one[0]))  # type: ignore[index]
+
+
+def _copied(one: _Candidate, i: int, answers: Answers, batch: Batch) -> _Hard:
+    """An image of its own: a view would keep its whole batch."""
+    arrays = numpy_answers({name: value[i : i + 1].clone() for name, value in answers.items()})
+    (target,) = numpy_targets(batch.targets[i : i + 1])
+    return _Hard(*one, as_rgb(batch.images[i]).copy(), arrays, target.copy())
+
+
+def _answers(task: LightningModule, outputs: Any) -> bool:
+    return isinstance(task, VisionTask) and task.kind is not None and isinstance(outputs, Mapping)
 
 
 def _from_all(own: list[_T], world_size: int) -> list[_T]:
@@ -175,13 +196,9 @@ def _from_all(own: list[_T], world_size: int) -> list[_T]:
 
 
 def _write(
-    run: Run,
-    stage: Literal["val", "test"],
-    shown: list[tuple[str, _Hard]],
-    paths: Any,
-    task: Classification | Segmentation,
-    trainer: Trainer,
+    trainer: Trainer, stage: Literal["val", "test"], shown: list[tuple[str, _Hard]], paths: Any, output: Output
 ) -> None:
+    run = Run(Path(trainer.default_root_dir))
     table = run.errors(stage)
     folder = table.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,25 +206,23 @@ def _write(
         old.unlink()
     rows: list[Row] = []
     pictures, titles = [], []
-    for number, (kind, one) in enumerate(shown, start=1):
+    for number, (group, one) in enumerate(shown, start=1):
+        (answer,), truth = output.answers(one.answer, [""], [None]), output.known(one.target)
+        pixels = thumbnail(output.picture(one.pixels, answer, truth))
         picture = folder / f"{number:02}.png"
-        pixels, said = _segmented(one, task) if isinstance(task, Segmentation) else _classified(one, task)
-        image = Image.fromarray(pixels)
-        width = _LARGEST * (3 if isinstance(task, Segmentation) else 1)
-        image.thumbnail((width, _LARGEST))
-        image.save(picture)
+        Image.fromarray(pixels).save(picture)
         rows.append(
             {
-                "kind": kind,
+                "kind": group,
                 "index": None if one.place < 0 else one.place,
                 "path": paths[one.place] if 0 <= one.place < len(paths) else "",
-                **said,
-                "uncertainty": round(one.doubt, 6),
+                **output.describe(answer, truth),
+                "uncertainty": round(one.uncertainty, 6) if math.isfinite(one.uncertainty) else None,
                 "picture": picture.relative_to(table.parent),
             }
         )
-        pictures.append(np.moveaxis(np.asarray(image), -1, 0))
-        titles.append("\n".join([kind, *_lines(said)]))
+        pictures.append(np.moveaxis(pixels, -1, 0))
+        titles.append(f"{group}\n{output.caption(answer, truth)}")
     write_csv(table, rows)
     name = {"val": "validation", "test": "test"}[stage]
     sheet = run.pictures / f"{stage}_errors.png"
@@ -215,45 +230,3 @@ def _write(
     step = trainer.global_step - 1 if trainer.state.fn == "fit" else None
     write_picture(trainer, f"{stage}/errors", sheet, step)
     write_table(trainer, f"{stage}/hardest", [{**row, "picture": table.parent / row["picture"]} for row in rows], step)
-
-
-def _classified(one: _Hard, task: Classification) -> tuple[Pixels, dict[str, Any]]:
-    probabilities = task.probabilities(one.prediction[None])[0]
-    if task.multi_label:
-        truth = [task.class_names[i] for i in one.target.nonzero().flatten().tolist()]
-        found = [task.class_names[i] for i in (probabilities >= 0.5).nonzero().flatten().tolist()]
-        said: dict[str, Any] = {"truth": "; ".join(truth) or "-", "predicted": "; ".join(found) or "-"}
-    else:
-        label = int(probabilities.argmax())
-        said = {
-            "truth": task.class_names[int(one.target)],
-            "predicted": task.class_names[label],
-            "probability": round(float(probabilities[label]), 6),
-            "probability of the truth": round(float(probabilities[int(one.target)]), 6),
-        }
-    return np.ascontiguousarray(as_rgb(one.image)), said
-
-
-def _segmented(one: _Hard, task: Segmentation) -> tuple[Pixels, dict[str, Any]]:
-    """The image, its true and its predicted classes side by side."""
-    pixels = as_rgb(one.image)
-    overlays = [overlay_mask(pixels, classes.numpy(), task.num_classes) for classes in (one.target, one.prediction)]
-    return np.concatenate([pixels, *overlays], axis=1), {"wrong pixels": round(one.error, 6)}
-
-
-def _lines(said: dict[str, Any]) -> list[str]:
-    """What stands over a picture: short lines, each probability behind its class.
-
-    >>> _lines({"truth": "1", "predicted": "7", "probability": 0.982, "probability of the truth": 0.007})
-    ['truth: 1 (0.7%)', 'predicted: 7 (98.2%)']
-    """
-    behind = {"truth": "probability of the truth", "predicted": "probability"}
-    return [
-        f"{name}: {_short(value)}" + (f" ({_short(said[behind[name]])})" if behind.get(name) in said else "")
-        for name, value in said.items()
-        if name not in behind.values()
-    ]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.1%}" if isinstance(value, float) else str(value)

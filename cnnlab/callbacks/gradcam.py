@@ -12,15 +12,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cnnlab.batch import Batch
 from cnnlab.errors import InputError
-from cnnlab.figures import as_rgb
 from cnnlab.filmstrips import add_frame, stack_strips
 from cnnlab.imaging import overlay_heatmap
 from cnnlab.interpret import METHODS, CamMethod, default_layer, layer_named
 from cnnlab.loggers import write_picture
+from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets
 from cnnlab.run import Run
 from cnnlab.strategies import spreads_weights
-from cnnlab.tasks import Classification, Segmentation
+from cnnlab.tasks import VisionTask
 
 _LARGEST = 1024
 """Larger images of segmentation are shrunk: they may not fit into memory as a whole, and a frame is small."""
@@ -44,7 +45,8 @@ class GradCamSnapshots(Callback):
     wandb and TensorBoard get as well. They are drawn on the first process, of the weights that are validated. A
     resumed run goes on with them. Nothing of the training changes; a network that has no maps is told of once.
 
-    In segmentation it is the largest class of the image's mask, the commonest one of all images left aside.
+    What is explained is the task's choice (outputs.Output.to_explain): in segmentation the largest class of the image's
+    mask, the commonest one of all images left aside.
 
     Args:
         images: How many, evenly taken from the validation set.
@@ -76,7 +78,7 @@ class GradCamSnapshots(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for the layer before anything has been trained."""
-        self._off = not isinstance(pl_module, (Classification, Segmentation))
+        self._off = not isinstance(pl_module, VisionTask) or pl_module.kind is None
         if spreads_weights(trainer.strategy) and not self._off:
             # A pass on one process would wait for the others.
             self._off = True
@@ -97,7 +99,7 @@ class GradCamSnapshots(Callback):
         first = batch_idx == dataloader_idx == 0
         if self._off or not first or not trainer.is_global_zero or not self._is_due(trainer):
             return
-        assert isinstance(pl_module, (Classification, Segmentation))
+        assert isinstance(pl_module, VisionTask)
         folder = Run(Path(trainer.default_root_dir)).pictures
         try:
             if self._cam is None:
@@ -123,34 +125,31 @@ class GradCamSnapshots(Callback):
             return epoch & (epoch - 1) == 0
         return epoch == 1 or epoch % math.ceil(length / 10) == 0
 
-    def _draw(self, shown: _Shown, epoch: int, folder: Path, task: Classification | Segmentation) -> Path:
+    def _draw(self, shown: _Shown, epoch: int, folder: Path, task: VisionTask) -> Path:
         """Add a frame to an image's strip."""
         assert self._cam is not None
         explanation = self._cam(shown.image.to(task.device), shown.chosen)
         pixels = as_rgb(shown.image[0])
-        name = task.class_names[int(explanation.classes)]
+        chosen = int(explanation.classes)
+        with torch.inference_mode():
+            answers = numpy_answers(task.decode(explanation.predictions))
         path = folder / f"{shown.number:05}.png"
         if epoch == 0 or not path.is_file():
-            add_frame(path, -1, pixels, [name])
+            add_frame(path, -1, pixels, [task.output.names[chosen]])
         picture = overlay_heatmap(pixels, explanation.maps[0].cpu().numpy())
-        add_frame(path, epoch, picture, [f"epoch {epoch + 1}", _how_sure(explanation.predictions, explanation.classes)])
+        add_frame(path, epoch, picture, [f"epoch {epoch + 1}", task.output.certainty(answers, chosen)])
         return path
 
 
-def _chosen_images(loader: Any, count: int, task: Classification | Segmentation) -> list[_Shown]:
+def _chosen_images(loader: Any, count: int, task: VisionTask) -> list[_Shown]:
     """Images from all over the validation set."""
     dataset = loader.dataset
     # No more than there are, so that each is another.
     places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist()
-    batches = [loader.collate_fn(_items(dataset, place)) for place in places]
-    images, targets = [batch[0] for batch in batches], [batch[1] for batch in batches]
-    if isinstance(task, Segmentation):
-        images = [shrunk(image, task) for image in images]
-        chosen: list[Tensor | None] = [*_main_classes(targets, task)]
-    else:
-        # Of several labels an image none is the one to look for.
-        chosen = [target if target.ndim == 1 else None for target in targets]
-    return [_Shown(*one) for one in zip(places, images, chosen, strict=True)]
+    batches = [Batch.of(loader.collate_fn(_items(dataset, place))) for place in places]
+    truths = [task.output.known(numpy_targets(batch.targets)[0]) for batch in batches]
+    chosen = [None if one is None else torch.tensor([one]) for one in task.output.to_explain(truths)]
+    return [_Shown(*one) for one in zip(places, (shrunk(b.images, task) for b in batches), chosen, strict=True)]
 
 
 def _items(dataset: Any, index: int) -> Any:
@@ -158,26 +157,10 @@ def _items(dataset: Any, index: int) -> Any:
     return dataset.__getitems__([index]) if hasattr(dataset, "__getitems__") else [dataset[index]]
 
 
-def shrunk(image: Tensor, task: Segmentation) -> Tensor:
-    """An image (1, C, H, W), no larger than the task's windows, or than what surely fits into memory."""
-    scale = (task.hparams["window"] or _LARGEST) / max(image.shape[2:])
-    if scale >= 1:
+def shrunk(image: Tensor, task: VisionTask) -> Tensor:
+    """An image (1, C, H, W) of its own size, no larger than the task's windows, or than surely fits into memory."""
+    scale = (task.hparams.get("window") or _LARGEST) / max(image.shape[2:])
+    if scale >= 1 or not task.output.dense:
         return image
     size = [max(1, round(side * scale)) for side in image.shape[2:]]
     return interpolate(image, size, mode="bilinear", antialias=True)
-
-
-def _main_classes(targets: list[Tensor], task: Segmentation) -> Tensor:
-    """(N, 1) the largest class of each mask, the commonest of all left aside, which is the background or the like."""
-    ignored = task.hparams["ignore_index"]
-    counts = torch.stack([torch.bincount(mask[mask != ignored], minlength=task.num_classes) for mask in targets])
-    others = counts.clone()
-    others[:, counts.sum(dim=0).argmax()] = 0
-    return torch.where(others.sum(dim=1) > 0, others.argmax(dim=1), counts.argmax(dim=1))[:, None]
-
-
-def _how_sure(predictions: Tensor, classes: Tensor) -> str:
-    """How probable the image's class is to the network; of which share of the pixels it is predicted."""
-    if predictions.ndim == 4:
-        return f"{(predictions.argmax(dim=1) == classes).float().mean().item():.0%} of pixels"
-    return f"{predictions.float().softmax(dim=1)[0, int(classes)].item():.0%}"

@@ -1,45 +1,80 @@
-"""predictions.csv: a row for each image, in order, whatever the number of processes; and a picture of the hardest."""
+"""predictions.csv and what lies beside it: each image's answer, in order, whatever the number of processes."""
 
 from __future__ import annotations
 
 import heapq
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
+from cnnlab.batch import Batch
 from cnnlab.callbacks.tables import SharedTable
-from cnnlab.figures import Prediction, prediction_sheet
-from cnnlab.predictions import CLASSES, class_row
+from cnnlab.figures import CORRECT, WRONG, contact_sheet
+from cnnlab.models.decoding import Answers
+from cnnlab.outputs import AnswerWriter, Output
+from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets, thumbnail
 from cnnlab.run import Run
-from cnnlab.tasks import Segmentation
+from cnnlab.tasks import VisionTask
+
+
+class _Shown(NamedTuple):
+    """An image of the picture, ordered by its difficulty."""
+
+    difficulty: float
+    place: int
+    """Minus its place, so that of equally difficult ones the earlier are kept."""
+    picture: Any
+    """(3, H, W)."""
+    caption: str
+    is_right: bool | None
 
 
 class PredictionTable(Callback):
-    """Writes what a classification task predicts into the run's folder.
+    """Writes what a task predicts into the run's folder: predictions.csv, the files beside it, and a picture.
 
-    Columns: index (its place in the data set), path (where images are files), target (the true class's number, where
-    it is known), label (the predicted class's number), name (of the predicted class), and each class's
-    probability. Where an image may have several classes, they are separated by ";", and those of at least 0.5
-    are predicted. Each process writes its own part as it goes; the first one merges them in order.
+    The columns and files are the task's own (see outputs): for classification index, path, target (the true class's
+    number, where it is known), label, name, and each class's probability; for segmentation masks/NAME.png,
+    overlays/NAME.png, and the share of each class. Each process writes its own part as it goes; the first one merges
+    them in order. Files that earlier predictions of other images have left stay.
 
     Args:
-        pictures: How many images the picture of the hardest shows, 0 for no picture: those whose true class (or, where
-            it is not known, whose predicted class) has the least probability, among those of the first process.
+        pictures: How many images the picture of the hardest shows, 0 for no picture: those that are most wrong (or,
+            where the truth is not known, least certain), among those of the first process.
+        files: Whether to write the files beside the table, such as masks.
+        overlays: Whether the files include pictures with the answer drawn on the image.
+        probabilities: Whether the files include the network's own arrays, such as each pixel's probabilities.
     """
 
-    def __init__(self, pictures: int = 32) -> None:
+    def __init__(
+        self, pictures: int = 32, files: bool = True, overlays: bool = True, probabilities: bool = False
+    ) -> None:
         self.pictures = pictures
-        self._hardest: list[tuple[float, int, Prediction]] = []
+        self.files = files
+        self.overlays = overlays
+        self.probabilities = probabilities
+        self._hardest: list[_Shown] = []
         self._table: SharedTable | None = None
+        self._writer: AnswerWriter | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
         self._hardest = []
-        if not isinstance(pl_module, Segmentation):
-            self._table = SharedTable(trainer, Run(Path(trainer.default_root_dir)).predictions)
+        if not isinstance(pl_module, VisionTask) or pl_module.kind is None:
+            return
+        loaders: Any = trainer.predict_dataloaders
+        run = Run(Path(trainer.default_root_dir))
+        self._writer = AnswerWriter(
+            pl_module.output,
+            run.folder,
+            list(getattr(loaders.dataset, "paths", ())),
+            self.files,
+            self.overlays,
+            self.probabilities,
+        )
+        self._table = SharedTable(trainer, run.predictions)
 
     def on_predict_batch_end(
         self,
@@ -50,68 +85,59 @@ class PredictionTable(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write a row for each image of the batch."""
-        if self._table is None:
+        """Write the rows of each image of the batch."""
+        if self._table is None or self._writer is None:
             return
-        probabilities = outputs.probabilities.cpu()
-        names = _class_names(pl_module, probabilities.shape[1])
-        several = bool(getattr(pl_module, "multi_label", False))
-        labels = [row.nonzero().flatten().tolist() for row in probabilities >= 0.5]
-        if not several:
-            labels = [[label] for label in probabilities.argmax(dim=1).tolist()]
-        indices = outputs.indices.tolist()
-        for index, path, target, found, row in zip(
-            indices, outputs.paths, outputs.targets.cpu(), labels, probabilities.tolist(), strict=True
-        ):
-            self._table.write(class_row(index, path, _known(target), found, [names[label] for label in found], row))
-        if trainer.is_global_zero and not several:
-            targets = outputs.targets.tolist()
-            self._keep_hardest(batch.images, probabilities, targets, indices, names)
+        assert isinstance(pl_module, VisionTask)
+        output, batch = pl_module.output, outputs.batch
+        sizes = self._writer.sizes(batch.paths)
+        kept = outputs.answers if self.probabilities else pl_module.decode.compact(outputs.answers)
+        answers = output.answers(numpy_answers(kept), batch.paths, sizes)
+        truths = [output.known(target) for target in numpy_targets(batch.targets)]
+        for index, answer, truth in zip(batch.indices.tolist(), answers, truths, strict=True):
+            for row in self._writer.rows(index, answer, truth):
+                self._table.write(row)
+        if trainer.is_global_zero and self.pictures:
+            self._keep_hardest(pl_module, output, outputs.answers, batch)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the parts; draw the picture."""
-        if self._table is None:
+        if self._table is None or self._writer is None:
             return
-        names = _class_names(pl_module, getattr(pl_module, "num_classes", 0))
-        self._table.merge([*CLASSES, *names])
+        self._table.merge(self._writer.header)
         self._table = None
         if self._hardest:
-            hardest = [prediction for *_, prediction in sorted(self._hardest, key=lambda item: -item[0])]
-            prediction_sheet(hardest, Run(Path(trainer.default_root_dir)).pictures / "predictions.png")
+            hardest = sorted(self._hardest, reverse=True)
+            colors = [{True: CORRECT, False: WRONG, None: "black"}[one.is_right] for one in hardest]
+            path = Run(Path(trainer.default_root_dir)).pictures / "predictions.png"
+            images, captions = [one.picture for one in hardest], [one.caption for one in hardest]
+            contact_sheet(images, captions, path, "Predictions, hardest first", colors=colors)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no part behind."""
         if self._table is not None:
             self._table.discard()
 
-    def _keep_hardest(
-        self, images: Tensor, probabilities: Tensor, targets: list[int], indices: list[int], names: list[str]
-    ) -> None:
-        if not self.pictures:
+    def _keep_hardest(self, task: VisionTask, output: Output, answers: Answers, batch: Batch) -> None:
+        found = task.decode.difficulty(answers, batch.targets)
+        if found is None:
             return
-        truth = torch.tensor(targets)
-        predicted = probabilities.argmax(dim=1)
-        asked = torch.where(truth >= 0, truth, predicted)
-        sureness = probabilities.gather(1, asked[:, None])[:, 0]
-        for i in map(int, sureness.argsort()[: self.pictures]):
-            label, target = int(predicted[i]), targets[i]
-            prediction = Prediction(
-                image=images[i].cpu().numpy().copy(),
-                name=names[label],
-                probability=float(probabilities[i, label]),
-                truth=names[target] if target >= 0 else None,
+        values = (
+            found.error
+            if found.uncertainty is None
+            else torch.where(found.error.isnan(), found.uncertainty, found.error)
+        )
+        small = task.decode.compact(answers)
+        for i in values.nan_to_num(-1.0).argsort(descending=True)[: self.pictures].tolist():
+            order = (float(values[i]), -int(batch.indices[i]))
+            if len(self._hardest) == self.pictures and order <= self._hardest[0][:2]:
+                break
+            (answer,) = output.answers(numpy_answers({k: v[i : i + 1] for k, v in small.items()}), [""], [None])
+            truth = output.known(numpy_targets(batch.targets[i : i + 1])[0])
+            pixels = thumbnail(output.picture(as_rgb(batch.images[i]), answer, truth))
+            shown = _Shown(
+                *order, np.moveaxis(pixels, -1, 0), output.caption(answer, truth), output.is_right(answer, truth)
             )
-            heapq.heappush(self._hardest, (-float(sureness[i]), -indices[i], prediction))
+            heapq.heappush(self._hardest, shown)
             if len(self._hardest) > self.pictures:
                 heapq.heappop(self._hardest)
-
-
-def _known(target: Tensor) -> str:
-    """The true class, or classes, as text; "" where the truth is not known."""
-    if target.ndim:
-        return ";".join(map(str, target.nonzero().flatten().tolist()))
-    return str(int(target)) if target >= 0 else ""
-
-
-def _class_names(pl_module: LightningModule, count: int) -> list[str]:
-    return list(getattr(pl_module, "class_names", None) or map(str, range(count)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 import subprocess
@@ -12,15 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from cnnlab.checkpoint import make_portable
 from cnnlab.figures import confusion_matrix
-from cnnlab.loggers import InRun, Row, write_picture, write_table
+from cnnlab.loggers import InRun, write_picture, write_table
 from cnnlab.run import Run
+from cnnlab.tasks import VisionTask
 from cnnlab.versions import versions
 from cnnlab.writing import write_atomically, write_csv, write_json
 
@@ -85,7 +82,7 @@ class RunRecords(Callback):
                 logger.replay()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write test.json, and as tables and pictures what is known of each class and of the probabilities."""
+        """Write test.json, and the task's tables and pictures."""
         if not trainer.is_global_zero:
             return
         run = Run(Path(trainer.default_root_dir))
@@ -93,17 +90,12 @@ class RunRecords(Callback):
         write_json(run.test, results)
         for logger in trainer.loggers:
             logger.log_metrics(results, None)
-        names = list(getattr(pl_module, "class_names", []))
-        tables = getattr(pl_module, "tables", {})
-        if "test/confusion_matrix" in tables:
-            write_atomically(run.confusion_matrix, _table(names, tables["test/confusion_matrix"].tolist()))
-            _draw_matrix(trainer, pl_module, "test", None)
-        if (counts := _counts(tables)) is not None:
-            rows = _class_rows(names, counts.tolist(), pixels="test/iou" in tables)
-            write_csv(run.classes, rows)
-            write_table(trainer, "test/classes", rows)
-        if "test/reliability" in tables:
-            write_csv(run.reliability, _reliability_rows(tables["test/reliability"].tolist()))
+        if isinstance(pl_module, VisionTask):
+            for name, rows in pl_module.result_tables("test").items():
+                write_csv(run.table(name), rows)
+                if f"test/{name}" not in pl_module.tables:  # Those are drawn, under this very name.
+                    write_table(trainer, f"test/{name}", rows)
+        _draw_matrix(trainer, pl_module, "test", None)
 
 
 def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step: int | None) -> None:
@@ -115,53 +107,6 @@ def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step:
     names = list(getattr(pl_module, "class_names", []))
     confusion_matrix(tables[f"{stage}/confusion_matrix"].numpy(), names, path, unit)
     write_picture(trainer, f"{stage}/confusion_matrix", path, step)
-
-
-def _counts(tables: dict[str, Tensor]) -> Tensor | None:
-    """(K, 3): of each class how many of the test are right, are predicted, are true; None where that is not known."""
-    matrix, counts = tables.get("test/confusion_matrix"), tables.get("test/counts")
-    if matrix is not None:
-        return torch.stack([matrix.diagonal(), matrix.sum(dim=0), matrix.sum(dim=1)], dim=1)
-    # torchmetrics' MultilabelStatScores.
-    if counts is not None and counts.shape[1:] == (5,):
-        hits, false, _, _, true = counts.unbind(dim=1)
-        return torch.stack([hits, hits + false, true], dim=1)
-    return None
-
-
-def _class_rows(names: list[str], counts: list[list[int]], pixels: bool) -> list[Row]:
-    """A row for each class, of how many are right, are predicted and are true; None for what is not defined.
-
-    >>> _class_rows(["cat"], [[3, 4, 6]], pixels=False)
-    [{'class': 'cat', 'precision': 0.75, 'recall': 0.5, 'f1': 0.6, 'images': 6}]
-    """
-    rows: list[Row] = []
-    for name, (hits, predicted, true) in zip(names, counts, strict=True):
-        shared = {"precision": _quotient(hits, predicted), "recall": _quotient(hits, true)}
-        both = _quotient(2 * hits, predicted + true)
-        if pixels:
-            iou = _quotient(hits, predicted + true - hits)
-            rows.append({"class": name, "iou": iou, "dice": both, **shared, "pixels": true})
-        else:
-            rows.append({"class": name, **shared, "f1": both, "images": true})
-    return rows
-
-
-def _quotient(count: int, of: int) -> float | None:
-    return float(f"{count / of:.6g}") if of else None
-
-
-def _reliability_rows(bins: list[list[float]]) -> list[Row]:
-    return [
-        {
-            "from": f"{place / len(bins):.4g}",
-            "to": f"{(place + 1) / len(bins):.4g}",
-            "images": int(count),
-            "probability": f"{probability:.6g}" if count else "",
-            "accuracy": f"{accuracy:.6g}" if count else "",
-        }
-        for place, (count, probability, accuracy) in enumerate(bins)
-    ]
 
 
 def _with_what_was_found(config: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -198,11 +143,3 @@ def _results(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
     logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
     # The task's own values have not been rounded to float32 on their way.
     return {**logged, **getattr(pl_module, "results", {})}
-
-
-def _table(names: list[str], rows: list[list[int]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["truth \\ predicted", *names])
-    writer.writerows([name, *row] for name, row in zip(names, rows, strict=True))
-    return text.getvalue().encode()

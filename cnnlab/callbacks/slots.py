@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor
 
@@ -12,7 +14,6 @@ from cnnlab.callbacks.finite_loss import FiniteLoss
 from cnnlab.callbacks.gradcam import GradCamSnapshots
 from cnnlab.callbacks.gradients import GradientMonitor
 from cnnlab.callbacks.onnx_export import OnnxExport
-from cnnlab.callbacks.predicted_masks import PredictedMasks
 from cnnlab.callbacks.predictions import PredictionTable
 from cnnlab.callbacks.records import RunRecords
 from cnnlab.callbacks.report import Report
@@ -20,30 +21,64 @@ from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
 from cnnlab.callbacks.sparsity import Sparsity
 from cnnlab.callbacks.throughput import Throughput
 from cnnlab.callbacks.unfreezing import ProgressiveUnfreezing
-from cnnlab.callbacks.validation_masks import ValidationMasks
+from cnnlab.callbacks.validation_pictures import ValidationPictures
 from cnnlab.callbacks.weights import ExponentialMovingAverage
 
-SLOTS: dict[str, tuple[type[Callback], bool, str]] = {
-    "best": (BestCheckpoint, True, "keep checkpoints/best.ckpt, by the task's monitor"),
-    "last": (LastCheckpoint, True, "keep checkpoints/last.ckpt to resume from"),
-    "early_stopping": (EarlyStop, False, "stop when the monitored metric no longer improves"),
-    "unfreezing": (ProgressiveUnfreezing, False, "train the head first, then late layers, then all"),
-    "sparsity": (Sparsity, False, "keep weights at zero that are zero at the start"),
-    "ema": (ExponentialMovingAverage, False, "average the weights"),
-    "gradients": (GradientMonitor, False, "log the gradients' norms, and warn of bad ones"),
-    "lr_finder": (LearningRateSearch, False, "search a learning rate before training"),
-    "batch_size_finder": (BatchSizeSearch, False, "search the largest batch that fits before training"),
-    "lr_monitor": (LearningRateMonitor, True, "log the learning rates"),
-    "predictions": (PredictionTable, True, "write predictions.csv when predicting"),
-    "masks": (PredictedMasks, True, "write masks and overlays when predicting with a segmentation task"),
-    "validation_masks": (ValidationMasks, True, "draw masks of validation images while segmentation trains"),
-    "gradcam": (GradCamSnapshots, True, "draw where the network looks in validation images"),
-    "errors": (ErrorGallery, True, "show the images that the network is most wrong or least certain about"),
-    "onnx": (OnnxExport, False, "write model.onnx of the best network when the training has ended"),
-    "report": (Report, True, "write report.html when testing"),
-    "throughput": (Throughput, True, "log the training images a second"),
+Stages = frozenset[str]
+_FIT: Stages = frozenset({"fit"})
+_EVALUATED: Stages = frozenset({"fit", "validate", "test"})
+
+
+class Slot(NamedTuple):
+    """A callback that is switched by its name."""
+
+    callback: type[Callback]
+    default: bool
+    """Whether it is on by default."""
+    purpose: str
+    """What it does, in a line for --help."""
+    stages: Stages = _FIT
+    """The commands that it takes part in: fit, validate, test, predict."""
+    in_trials: bool = False
+    """Whether it takes part in a trial run (--trainer.fast_dev_run), which leaves nothing behind."""
+    at_start_only: bool = False
+    """Whether a run that goes on leaves it out."""
+
+
+SLOTS = {
+    "best": Slot(BestCheckpoint, True, "keep checkpoints/best.ckpt, by the task's monitor"),
+    "last": Slot(LastCheckpoint, True, "keep checkpoints/last.ckpt to resume from"),
+    "early_stopping": Slot(EarlyStop, False, "stop when the monitored metric no longer improves", in_trials=True),
+    "unfreezing": Slot(
+        ProgressiveUnfreezing, False, "train the head first, then late layers, then all", in_trials=True
+    ),
+    "sparsity": Slot(Sparsity, False, "keep weights at zero that are zero at the start", in_trials=True),
+    "ema": Slot(ExponentialMovingAverage, False, "average the weights", in_trials=True),
+    "gradients": Slot(GradientMonitor, False, "log the gradients' norms, and warn of bad ones", in_trials=True),
+    "lr_finder": Slot(
+        LearningRateSearch, False, "search a learning rate before training", in_trials=True, at_start_only=True
+    ),
+    "batch_size_finder": Slot(
+        BatchSizeSearch,
+        False,
+        "search the largest batch that fits before training",
+        in_trials=True,
+        at_start_only=True,
+    ),
+    "lr_monitor": Slot(LearningRateMonitor, True, "log the learning rates"),
+    "predictions": Slot(
+        PredictionTable, True, "write predictions.csv, and files such as masks, when predicting", frozenset({"predict"})
+    ),
+    "validation_pictures": Slot(ValidationPictures, True, "draw answers on validation images while training"),
+    "gradcam": Slot(GradCamSnapshots, True, "draw where the network looks in validation images"),
+    "errors": Slot(
+        ErrorGallery, True, "show the images that the network is most wrong or least certain about", _EVALUATED
+    ),
+    "onnx": Slot(OnnxExport, False, "write model.onnx of the best network when the training has ended"),
+    "report": Slot(Report, True, "write report.html when testing", frozenset({"test"})),
+    "throughput": Slot(Throughput, True, "log the training images a second", in_trials=True),
 }
-"""Callbacks by name: the class, whether it is on by default, and what it does."""
+"""Callbacks by name."""
 
 
 def default_callbacks() -> list[Callback]:
@@ -54,5 +89,5 @@ def default_callbacks() -> list[Callback]:
     >>> [type(callback).__name__ for callback in default_callbacks()][:4]
     ['RunRecords', 'ExactResume', 'FiniteLoss', 'BestCheckpoint']
     """
-    slots = [kind() for kind, default, _ in SLOTS.values() if default]
+    slots = [slot.callback() for slot in SLOTS.values() if slot.default]
     return [RunRecords(), ExactResume(), FiniteLoss(), *slots]

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from cnnlab.batch import Batch
 from cnnlab.loggers import write_metrics
 
 
@@ -26,7 +27,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch's images."""
-        self._images += len(batch[0])
+        self._images += len(Batch.of(batch))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""

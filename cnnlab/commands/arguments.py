@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cnnlab import recipes
-from cnnlab.checkpoint import LINKED, read_checkpoint
+from cnnlab.checkpoint import LINKED, read_header
 from cnnlab.errors import InputError
+from cnnlab.migration import modern_config, modern_flag
 from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
 
 
@@ -58,7 +62,9 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     if rest and not rest[0].startswith("-"):
         request.target = rest.pop(0)
     while rest:
-        name, equals, value = rest.pop(0).partition("=")
+        given, equals, value = rest.pop(0).partition("=")
+        if (name := modern_flag(given)) != given:
+            print(f"{given} is called {name} now", file=sys.stderr)
         if name not in ("--config", "-c", "--run", "--resume", "--ckpt_path"):
             request.flags.append(name + equals + value)
             continue
@@ -91,6 +97,40 @@ def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]
         taken = 1 if equals else 2
         return (value if equals else rest[i + 1]), rest[:i] + rest[i + taken :]
     return None, rest
+
+
+def class_paths_of(room: str, arguments: list[str]) -> list[str]:
+    """The import paths of the classes that a command line names for model or data, in flags and configurations.
+
+    >>> class_paths_of("data", ["fit", "--config", '{"data": {"class_path": "own.A"}}', "--data", "own.B"])
+    ['own.A', 'own.B']
+    """
+    paths: list[Any] = []
+    for name, value in pairwise([*arguments, ""]):
+        key, equals, own = name.partition("=")
+        value = own if equals else value
+        if key == "--config":
+            section = _content(value).get(room)
+            paths.append(section.get("class_path") if isinstance(section, dict) else section)
+        elif key in (f"--{room}", f"--{room}.class_path"):
+            paths.append(value)
+    return [path for path in paths if isinstance(path, str) and "." in path]
+
+
+def config_flags(configs: Iterable[str]) -> list[str]:
+    """The flags that hand configurations to LightningCLI; one of an older version as text with today's names."""
+    flags = []
+    for config in configs:
+        content = _content(config)
+        modern = modern_config(content)
+        flags += ["--config", config if modern is content else json.dumps(modern)]
+    return flags
+
+
+def _content(config: str) -> dict[str, Any]:
+    text = config if config.startswith("{") else Path(config).read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text) or {}
+    return content
 
 
 def _readable(config: str) -> str:
@@ -129,6 +169,8 @@ class Plan:
     run: Run
     arguments: list[str]
     checkpoint: CheckpointInfo | None = None
+    recipe: str | None = None
+    """The first --config."""
 
 
 def plan(request: Request) -> Plan:
@@ -153,10 +195,11 @@ def plan(request: Request) -> Plan:
         bases.append(json.dumps(kept.config))
         if own is not None and own.is_file():
             bases.append(str(own))
-    arguments = [part for config in bases + request.configs for part in ("--config", config)]
+    arguments = config_flags(bases + request.configs)
     if checkpoint is not None:
         arguments += ["--ckpt_path", str(checkpoint)]
-    return Plan(run, [command, *arguments, *request.flags], kept)
+    recipe = request.configs[0] if request.configs else None
+    return Plan(run, [command, *arguments, *request.flags], kept, recipe)
 
 
 def _plan_resume(request: Request) -> tuple[Run, Path | None, Path | None]:
@@ -236,10 +279,11 @@ def _plan_named_checkpoint(request: Request, run: Run, name: str) -> tuple[Run, 
 
 
 def _read(path: Path) -> CheckpointInfo:
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_header(path)
     about = checkpoint["cnnlab"]
     model, data = checkpoint.get("hyper_parameters", {}), checkpoint.get("datamodule_hyper_parameters", {})
-    own = {key: value for key, value in model.items() if key not in LINKED}
+    told = about.get("provided", LINKED)
+    own = {key: value for key, value in model.items() if key not in told}
     config = {"model": {"class_path": about["task"], "init_args": own}}
     if "data" in about:
         config["data"] = {"class_path": about["data"], "init_args": data}

@@ -16,13 +16,15 @@ from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.deploy.benchmark import VARIANTS, Subject, as_records, benchmark
 from cnnlab.deploy.export import Pipeline, Predict
 from cnnlab.deploy.metadata import ModelMetadata
-from cnnlab.deploying import about, example_images, pipeline, score, training_images
+from cnnlab.deploying import example_images, metadata, pipeline, score, training_images
 from cnnlab.errors import InputError
 from cnnlab.figures import bars
 from cnnlab.imaging import EvalTransform
+from cnnlab.models.decoding import LabelDecoder
 from cnnlab.models.directory import usual_image
 from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.standardize import Standardize
+from cnnlab.outputs import Labels
 from cnnlab.run import Run
 from cnnlab.writing import write_csv, write_json
 
@@ -53,7 +55,7 @@ def benchmark_command(command: str, arguments: list[str]) -> None:
     records = as_records(rows)
     table = Run(out).benchmark
     machine = {"threads": torch.get_num_threads(), "image": list(subject.images.shape[1:]), "metric": metric}
-    write_json(table, {**machine, "versions": dict(subject.about.versions), "rows": records})
+    write_json(table, {**machine, "versions": dict(subject.metadata.versions), "rows": records})
     write_csv(table.with_suffix(".csv"), records)
     timed = [row for row in rows if row.milliseconds is not None]
     bars(
@@ -74,12 +76,12 @@ def _of_run(
 ) -> tuple[Subject, Callable[[Predict], float], str, Path]:
     task, data, run, checkpoint = load_cnnlab_run(asked.subject, flags, "fit")
     images = example_images(task, data, asked.batch)
-    said = about(task, data, checkpoint)
+    described = metadata(task, data, checkpoint)
     subject = Subject(
         pipeline(task),
         images,
         # Where images keep their own sizes, a file must take them all.
-        replace(said, dynamic_size=said.reading.size is None),
+        replace(described, dynamic_size=described.transform.size is None),
         lambda: training_images(data, asked.calibrate),
         scratch,
         pipeline(load_cnnlab_run(asked.pruned, flags)[0]) if asked.pruned is not None else None,
@@ -99,8 +101,8 @@ def _of_network(asked: argparse.Namespace, scratch: Path) -> tuple[Subject, str]
     shape = (max(asked.batch, 2), asked.channels, height, width)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     names = [str(number) for number in range(asked.classes)]
-    described = ModelMetadata("classification", names, EvalTransform(asked.channels, (height, width)))
-    whole = Pipeline(Standardize(mean, std), network, "softmax")
+    described = ModelMetadata(Labels(names), EvalTransform(asked.channels, (height, width)))
+    whole = Pipeline(Standardize(mean, std), network, LabelDecoder())
     return Subject(whole, images, described, lambda: [images[:16].numpy()], scratch), "none: the weights are random"
 
 

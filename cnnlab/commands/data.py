@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
+from cnnlab.batch import Batch
 from cnnlab.commands.arguments import take_option
 from cnnlab.commands.loading import load_config
 from cnnlab.commands.messages import say
-from cnnlab.data import ImageFolder, MaskFolder, VisionDataModule
+from cnnlab.data import FileDataModule, VisionDataModule
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import overlay_mask
+from cnnlab.pictures import as_rgb, numpy_targets
+from cnnlab.tasks import VisionTask
+
+_MOST = 32
+"""How many images are shown."""
 
 _USAGE = """\
 usage: cnnlab data show RUN|--config C [OPTIONS OF fit] [--out FILE]
@@ -46,51 +48,27 @@ def _show(arguments: list[str]) -> None:
     task, module, run = load_config(rest)
     if not isinstance(module, VisionDataModule):
         raise InputError(f"{type(module).__name__} is not one of cnnlab's data modules")
-    module.adopt(getattr(task, "preprocessing", None))
+    if not isinstance(task, VisionTask) or task.kind is None:
+        raise InputError(f"{type(task).__name__} does not say how its targets are drawn: its class has no kind")
     module.prepare_data()
     module.setup("fit")
     module.num_workers = 0
-    images, targets = next(iter(module.train_dataloader()))
+    batch = Batch.of(next(iter(module.train_dataloader()))).first(_MOST)
     path = Path(out) if out is not None else (run.pictures if run is not None else Path()) / "batch.png"
-    shown = min(len(images), 32)
-    names = list(module.class_names)
-    titles = [_label(target, names) for target in targets[:shown]]
-    size = f"{images.shape[-1]} x {images.shape[-2]}"
-    pictures = list(images[:shown].numpy())
-    if targets.ndim == 3:
-        pictures = [_coloured(image, mask.numpy(), len(names)) for image, mask in zip(pictures, targets, strict=False)]
-    contact_sheet(pictures, titles, path, f"{shown} training images, {size}, as the network sees them")
+    output, targets = task.output, numpy_targets(batch.targets)
+    pictures = [
+        np.moveaxis(output.drawn(as_rgb(image), target), -1, 0)
+        for image, target in zip(batch.images, targets, strict=True)
+    ]
+    size = f"{batch.images.shape[-1]} x {batch.images.shape[-2]}"
+    heading = f"{len(batch)} training images, {size}, as the network sees them"
+    contact_sheet(pictures, [output.label(target) for target in targets], path, heading)
     say(f"training images  {path}")
-
-
-def _coloured(image: Any, mask: Any, count: int) -> Any:
-    """An image (C, H, W), coloured by the classes (H, W) of its pixels, (3, H, W)."""
-    return np.moveaxis(overlay_mask(np.moveaxis(image, 0, -1), mask, count), -1, 0)
-
-
-def _label(target: torch.Tensor, names: list[str]) -> str:
-    if not target.ndim:
-        return names[int(target)]
-    if target.ndim == 2:
-        known = target[(target >= 0) & (target < len(names))]
-        found = known.bincount(minlength=len(names))
-        most = [number for number in found.argsort(descending=True).tolist() if found[number]][:3]
-        return "\n".join(f"{names[number]} {found[number] / target.numel():.0%}" for number in most) or "-"
-    shares = {names[i]: float(target[i]) for i in target.nonzero().flatten().tolist()}
-    return "\n".join(name if share == 1 else f"{name} {share:.0%}" for name, share in shares.items()) or "-"
-
-
-def _shares(module: ImageFolder | MaskFolder) -> str:
-    if isinstance(module, MaskFolder):
-        shares = zip(module.class_names, module.class_shares().tolist(), strict=True)
-        return "training pixels by class: " + ", ".join(f"{name} {share:.2%}" for name, share in shares)
-    by_class = Counter(label for sample in module.listing.of["train"] for label in sample.labels)
-    return "training images by class: " + ", ".join(f"{name} {by_class[name]}" for name in module.class_names)
 
 
 def _check(arguments: list[str]) -> None:
     _, module, _ = load_config([*arguments, "--data.on_error", "skip"])
-    if not isinstance(module, (ImageFolder, MaskFolder)):
+    if not isinstance(module, FileDataModule):
         raise InputError(f"{type(module).__name__} keeps no image files to check")
     trouble, copies = module.check()
     counts = {split: len(samples) for split, samples in module.listing.of.items()}
@@ -99,7 +77,7 @@ def _check(arguments: list[str]) -> None:
         say(f"broken: {message}")
     for paths in copies:
         say(f"the same image in several splits: {', '.join(paths)}")
-    say(_shares(module))
+    say(module.describe_training())
     if trouble or copies:
         raise InputError(
             f"{len(trouble)} files cannot be read, {len(copies)} images stand in more than one split: remove them, or "

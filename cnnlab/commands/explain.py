@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cnnlab.batch import Batch
 from cnnlab.callbacks.gradcam import shrunk
 from cnnlab.commands.loading import load_run
 from cnnlab.commands.messages import summary
 from cnnlab.data import VisionDataModule
-from cnnlab.errors import InputError, nearest
-from cnnlab.figures import as_rgb, contact_sheet, scatter
+from cnnlab.errors import InputError
+from cnnlab.figures import contact_sheet, scatter
 from cnnlab.imaging import collect_images, overlay_heatmap
 from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, layer_named, projected
+from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets
 from cnnlab.report import picture_page
-from cnnlab.tasks import Classification, Segmentation
+from cnnlab.tasks import VisionTask
 
 _MOST = 64
 """How many filters or channels are drawn."""
@@ -34,19 +37,20 @@ def explain(command: str, arguments: list[str]) -> None:
     """
     asked = _parser().parse_args(arguments)
     task, data, run, _ = load_run(asked.run)
-    if not isinstance(task, (Classification, Segmentation)) or not isinstance(data, VisionDataModule):
-        raise InputError(f"{type(task).__name__} on {type(data).__name__} cannot be explained: both must be cnnlab's")
+    if not isinstance(task, VisionTask) or task.kind is None or not isinstance(data, VisionDataModule):
+        raise InputError(
+            f"{type(task).__name__} on {type(data).__name__} cannot be explained: both must be cnnlab's, and the task "
+            "must have a kind of answers"
+        )
     folder = Path(asked.out) if asked.out is not None else run.explanations
     folder.mkdir(parents=True, exist_ok=True)
-    data.adopt(task.preprocessing)
     if asked.tsne or not asked.images:
         data.prepare_data()
         data.setup("validate")
     if asked.number < 1:
         raise InputError(f"--number is {asked.number}, expected 1 or more")
     images, names, truths = _images(asked.images, asked.number, data)
-    if isinstance(task, Segmentation):
-        images = [shrunk(image[None], task)[0] for image in images]
+    images = [shrunk(image[None], task)[0] for image in images]
     drawn = {"Grad-CAM": _cams(asked, task, images, names, truths, folder)}
     if asked.filters:
         drawn["filters"] = _filters(task, asked.layer, folder)
@@ -71,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="image files, or folders of them; else validation's")
     parser.add_argument("--number", type=int, default=8, help="how many validation images (8)")
     parser.add_argument("--method", default="gradcam", choices=list(METHODS))
-    parser.add_argument("--class", dest="wanted", metavar="NAME", help="the class to look for; else the predicted one")
+    parser.add_argument(
+        "--class", dest="wanted", metavar="NAME", help="the class or value to look for; else the predicted one"
+    )
     parser.add_argument("--layer", help="whose activations; else the last one before the pooling")
     parser.add_argument("--filters", action="store_true", help="the kernels of the first convolution (or of --layer)")
     parser.add_argument("--features", nargs="+", metavar="LAYER", help="the first image's activations of these layers")
@@ -85,8 +91,9 @@ def _images(asked: list[str], number: int, data: VisionDataModule) -> tuple[list
     """Images (C, H, W), their names, and their classes where they are known."""
     if not asked:
         places = np.linspace(0, len(data.val_set) - 1, min(number, len(data.val_set))).round().astype(int).tolist()
-        batches = [data.val_set.__getitems__([place]) for place in places]
-        return [b[0][0] for b in batches], [f"validation {place}" for place in places], [b[1][0] for b in batches]
+        batches = [Batch.of(data.val_set.__getitems__([place])) for place in places]
+        truths = [numpy_targets(batch.targets)[0] for batch in batches]
+        return [batch.images[0] for batch in batches], [f"validation {place}" for place in places], truths
     paths = collect_images(asked)
     for path in paths:
         if not path.is_file():
@@ -96,17 +103,14 @@ def _images(asked: list[str], number: int, data: VisionDataModule) -> tuple[list
 
 def _cams(
     asked: argparse.Namespace,
-    task: Classification | Segmentation,
+    task: VisionTask,
     images: list[Tensor],
     names: list[str],
     truths: list[Any],
     folder: Path,
 ) -> Path:
-    wanted = None
-    if asked.wanted is not None:
-        if asked.wanted not in task.class_names:
-            raise InputError(f"there is no class {asked.wanted!r}: {nearest(asked.wanted, task.class_names)}")
-        wanted = task.class_names.index(asked.wanted)
+    output = task.output
+    wanted = output.to_explain([None])[0] if asked.wanted is None else output.index_of(asked.wanted)
     layer = asked.layer or default_layer(task.network, task.standardize(images[0][None]))
     layer_named(task.network, layer)
     method = METHODS[asked.method](task, f"network.{layer}")
@@ -115,11 +119,13 @@ def _cams(
         explained = method(image[None], wanted)
         pixels = as_rgb(image)
         heat = overlay_heatmap(pixels, explained.maps[0].numpy())
-        label = int(explained.classes)
-        known = isinstance(truth, Tensor) and not truth.ndim
+        chosen = int(explained.classes)
+        with torch.inference_mode():
+            answers = numpy_answers(task.decode(explained.predictions))
+        known = None if truth is None else output.known(truth)
         titles += [
-            f"{name}\n{task.class_names[int(truth)]}" if known else name,
-            _said(task, explained.predictions, label),
+            name if known is None or output.dense else f"{name}\n{output.label(known)}",
+            f"{output.names[chosen]}\n{output.certainty(answers, chosen)}",
         ]
         pictures += [np.moveaxis(pixels, -1, 0), np.moveaxis(heat, -1, 0)]
     path = folder / "gradcam.png"
@@ -129,13 +135,7 @@ def _cams(
     return path
 
 
-def _said(task: Classification | Segmentation, predictions: Tensor, label: int) -> str:
-    if isinstance(task, Segmentation):
-        return f"{task.class_names[label]}\n{(predictions.argmax(dim=1) == label).float().mean():.0%} of pixels"
-    return f"{task.class_names[label]}\n{float(task.probabilities(predictions)[0, label]):.0%}"
-
-
-def _filters(task: Classification | Segmentation, layer: str | None, folder: Path) -> Path:
+def _filters(task: VisionTask, layer: str | None, folder: Path) -> Path:
     kernels = filters(task.network, layer)[:_MOST]
     # Of more channels than colours each kernel's mean is drawn.
     shown = kernels if kernels.shape[1] in (1, 3) else kernels.mean(dim=1, keepdim=True)
@@ -146,7 +146,7 @@ def _filters(task: Classification | Segmentation, layer: str | None, folder: Pat
     return path
 
 
-def _features(task: Classification | Segmentation, image: Tensor, layer: str, folder: Path) -> Path:
+def _features(task: VisionTask, image: Tensor, layer: str, folder: Path) -> Path:
     layer_named(task.network, layer)
     maps = feature_maps(task, image[None], [f"network.{layer}"])[f"network.{layer}"][0, :_MOST]
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
@@ -157,21 +157,20 @@ def _features(task: Classification | Segmentation, image: Tensor, layer: str, fo
     return path
 
 
-def _embedding(task: Classification | Segmentation, data: VisionDataModule, folder: Path) -> Path:
-    if not isinstance(task, Classification) or task.multi_label:
-        raise InputError("--tsne is for images of one class each")
+def _embedding(task: VisionTask, data: VisionDataModule, folder: Path) -> Path:
     data.num_workers = 0
-    targets: list[Tensor] = []
+    truths: list[npt.NDArray[Any]] = []
 
     def batches() -> Iterator[Tensor]:
-        for images, classes in data.val_dataloader():
-            targets.append(classes)
-            yield images
+        for batch in map(Batch.of, data.val_dataloader()):
+            truths.extend(numpy_targets(batch.targets))
+            yield batch.images
 
     found = embeddings(task, batches())
-    classes = torch.cat(targets)[: len(found)].numpy()
+    groups = [task.output.group(truth) for truth in truths[: len(found)]]
+    if None in groups:
+        raise InputError("--tsne is for images of one class each")
     path = folder / "tsne.png"
-    scatter(
-        projected(found), classes, task.class_names, path, f"{len(found)} validation images by their features, t-SNE"
-    )
+    heading = f"{len(found)} validation images by their features, t-SNE"
+    scatter(projected(found), np.array(groups), task.output.names, path, heading)
     return path

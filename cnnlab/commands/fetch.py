@@ -7,7 +7,6 @@ from pathlib import Path
 from cnnlab.commands.arguments import take_option
 from cnnlab.commands.loading import load_config
 from cnnlab.commands.messages import say
-from cnnlab.data import VisionDataModule
 from cnnlab.models.factory import fetch_weights
 from cnnlab.models.weights import FOLDER_VARIABLE, prefetched_folder
 
@@ -37,7 +36,5 @@ def fetch(command: str, arguments: list[str]) -> None:
         say(f"weights  {path}")
     else:
         say("weights  none are asked for from a hub")
-    if isinstance(data, VisionDataModule):
-        data.adopt(getattr(task, "preprocessing", None))
     data.prepare_data()
     say("data     ready")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.deploy.certificate import verify
-from cnnlab.deploy.runtime import PROVIDERS, ClassPrediction, MaskPrediction, OnnxPredictor
+from cnnlab.deploy.runtime import PROVIDERS, OnnxPredictor
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, as_png, collect_images, mask_as_png, overlay_mask
-from cnnlab.predictions import CLASSES, MASKS, class_row, mask_row
-from cnnlab.writing import write_atomically, written_row_by_row
+from cnnlab.imaging import ImageError, collect_images
+from cnnlab.outputs import AnswerWriter
+from cnnlab.writing import written_row_by_row
 
 
 def infer(command: str, arguments: list[str]) -> None:
-    """Predict images with an exported file, into a table; masks beside it for segmentation.
+    """Predict images with an exported file, into a table, with files such as masks beside it.
 
     Raises:
         InputError: If there is something to mend; also if some images could not be read, after all others were
@@ -37,25 +36,20 @@ def infer(command: str, arguments: list[str]) -> None:
     broken: list[str] = []
     with written_row_by_row(out) as file, _progress(len(paths)) as advance:
         writer = csv.writer(file, lineterminator="\n")
-        segments = predictor.about.task == "segmentation"
-        names = predictor.about.class_names
-        writer.writerow([*(MASKS if segments else CLASSES), *names])
+        answers = AnswerWriter(
+            predictor.metadata.output, out.parent, [str(path) for path in paths], overlays=asked.overlays
+        )
+        writer.writerow(answers.header)
 
         def on_error(path: str, error: ImageError) -> None:
             broken.append(str(error))
             advance()
 
-        common = os.path.commonpath([path.absolute().parent for path in paths])
         places = enumerate(paths)
-        for found in predictor.predict(paths, asked.batch_size, on_error):
+        for answer in predictor.predict(paths, asked.batch_size, on_error):
             # Those that cannot be read keep their places.
-            index = next(place for place, path in places if str(path) == found.path)
-            if isinstance(found, ClassPrediction):
-                probabilities = found.probabilities.tolist()
-                writer.writerow(class_row(index, found.path, "", found.labels, found.names, probabilities))
-            else:
-                mask = _write_mask(found, common, out, len(names), asked.overlays)
-                writer.writerow(mask_row(index, found.path, mask.relative_to(out.parent), found.classes, len(names)))
+            index = next(place for place, path in places if str(path) == answer.path)
+            writer.writerows(answers.rows(index, answer))
             advance()
     print(f"{len(paths) - len(broken):,} images: {out}")
     if broken:
@@ -78,19 +72,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verify", action="store_true", help="refuse a file that its certificate was not made for")
     parser.add_argument("--overlays", action="store_true", help="draw masks over the images, too")
     return parser
-
-
-def _write_mask(found: MaskPrediction, common: str, out: Path, count: int, overlays: bool) -> Path:
-    """masks/NAME.png beside the table; NAME is the image's path from the folder on that all have in common."""
-    name = Path(found.path).absolute().relative_to(common)
-    mask = out.parent / "masks" / f"{name}.png"
-    write_atomically(mask, mask_as_png(found.classes, count))
-    if overlays:
-        from PIL import Image
-
-        drawn = overlay_mask(LazyImage(found.path).read(), found.classes, count)
-        write_atomically(out.parent / "overlays" / f"{name}.png", as_png(Image.fromarray(drawn)))
-    return mask
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from cnnlab.checkpoint import read_weights
-from cnnlab.commands.arguments import Plan, parse_request, plan
+from cnnlab.commands.arguments import Plan, config_flags, parse_request, plan
 from cnnlab.commands.training import VisionCLI
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
@@ -40,9 +40,8 @@ def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataMod
         if not run.config.is_file():
             raise InputError(f"there is no run {run.folder}: name a run's folder, or give --config")
         request.configs.insert(0, str(run.config))
-    configs = [part for config in request.configs for part in ("--config", config)]
     with architecture_only():
-        cli = configure(Plan(Run(Path()), ["fit", *configs, *request.flags]))
+        cli = configure(Plan(Run(Path()), ["fit", *config_flags(request.configs), *request.flags]))
         return cli.model, cli.datamodule, run
 
 
@@ -96,7 +95,6 @@ def load_cnnlab_run(
     task, data, run, checkpoint = load_run(target, flags)
     if not isinstance(task, VisionTask) or not isinstance(data, VisionDataModule):
         raise InputError(f"{type(task).__name__} on {type(data).__name__}: both must be cnnlab's for this")
-    data.adopt(task.preprocessing)
     data.prepare_data()
     with silence():
         data.setup(stage)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cnnlab.errors import nearest
-from cnnlab.imports import by_path
+from cnnlab.imports import by_path, parameters_of
 
 
 def say(text: str) -> None:
@@ -64,7 +63,7 @@ def _wrong_value(key: str, text: str) -> str:
 
 
 def _parameters(class_path: str) -> list[str]:
-    return list(inspect.signature(by_path(class_path)).parameters)
+    return list(parameters_of(by_path(class_path)))
 
 
 def differences(asked: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) -> list[str]:

@@ -13,7 +13,7 @@ from cnnlab.commands.loading import ConfigOnlyCLI
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
 from cnnlab.models.weights import find_weights, prefetched_folder
-from cnnlab.tasks import Distillation, VisionTask
+from cnnlab.tasks import VisionTask
 
 
 def look_over(cli: ConfigOnlyCLI, command: str, processes: int, time: str, online: bool) -> list[str]:
@@ -80,7 +80,6 @@ def _of_batches(cli: ConfigOnlyCLI, processes: int) -> list[str]:
     data, model = cli.datamodule, cli.model
     if not isinstance(data, VisionDataModule):
         return []
-    data.adopt(getattr(model, "preprocessing", None))
     data.prepare_data()
     data.setup("fit")
     images, step = len(data.train_set), data.batch_size * processes
@@ -112,18 +111,11 @@ def _find_weights(cli: ConfigOnlyCLI) -> None:
     start = task.hparams.get("init_from")
     if start is not None and not Path(start).is_file():
         raise InputError(f"model.init_from {start}: there is no such file")
-    weights = task.hparams.get("weights")
-    if weights is not None and find_weights(task.backbone, weights) is None:
-        raise InputError(
-            f"the pretrained weights of {task.backbone} are not in {prefetched_folder()}, and compute nodes seldom "
-            "have internet: cnnlab fetch --config ... brings them"
-        )
-    if isinstance(task, Distillation) and not Path(task.hparams["teacher"]).exists():
-        teacher, weights = task.hparams["teacher"], task.hparams["teacher_weights"]
-        if find_weights(teacher, weights) is None:
+    for name, weights in task.fetched_networks():
+        if find_weights(name, weights) is None:
             raise InputError(
-                f"model.teacher {teacher}: there is no such run or checkpoint, and no weights of a network of this "
-                f"name are in {prefetched_folder()}"
+                f"the pretrained weights of {name} are not in {prefetched_folder()}, and compute nodes seldom have "
+                "internet: cnnlab fetch --config ... brings them (a run or checkpoint of that name is not there either)"
             )
 
 

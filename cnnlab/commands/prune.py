@@ -77,7 +77,7 @@ def prune(command: str, arguments: list[str]) -> None:
 def _times(pipelines: dict[str, Pipeline], task: VisionTask, data: VisionDataModule) -> dict[str, dict[str, float]]:
     """Medians in milliseconds, by batch size; many large images at once might not fit."""
     found = {}
-    for size in (1,) if task.kind == "segmentation" else (1, 32):
+    for size in (1,) if task.output.dense else (1, 32):
         batch = example_images(task, data, size).numpy()
         times = timed({name: partial(torch_predict(network), batch) for name, network in pipelines.items()})
         found[str(size)] = {name: round(timing.median, 3) for name, timing in times.items()}

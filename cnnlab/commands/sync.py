@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cnnlab.checkpoint import read_checkpoint
+from cnnlab.checkpoint import read_header
 from cnnlab.commands.messages import say
 from cnnlab.errors import InputError
+from cnnlab.imports import by_path
 from cnnlab.run import Run
 
 
@@ -69,8 +70,7 @@ def _laid_out(run: Run) -> str:
     if not run.wandb.is_file():
         raise InputError(f"{run.folder} has logged nothing for W&B: train with --config logger/wandb")
     kept = json.loads(run.wandb.read_text())
-    checkpoint = read_checkpoint(run.to_evaluate())
-    task = checkpoint["cnnlab"]["task"].rpartition(".")[2]
+    task = by_path(read_header(run.to_evaluate())["cnnlab"]["task"])
     entity = kept["entity"] or _default_entity()
     workspace = create_dashboard(task, entity, kept["project"])
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import os
 import signal
@@ -25,14 +24,15 @@ from cnnlab import callbacks, recipes
 from cnnlab.callbacks.slots import SLOTS
 from cnnlab.checkpoint import LINKED, AtomicCheckpointIO
 from cnnlab.commands import COMMANDS
-from cnnlab.commands.arguments import Plan, parse_request, plan
+from cnnlab.commands.arguments import Plan, class_paths_of, config_flags, parse_request, plan
 from cnnlab.commands.messages import differences, friendly, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
-from cnnlab.imports import by_path
+from cnnlab.imports import by_path, parameters_of
 from cnnlab.loggers import InRun, MetricsCsv
 from cnnlab.models.weights import architecture_only
 from cnnlab.run import flat, global_rank
 from cnnlab.strategies import spreads_weights
+from cnnlab.tasks.handshake import check_kinds, introduce
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _QUIET = (
@@ -103,9 +103,11 @@ class VisionCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callback slots, and hand what the data know to the model."""
-        for name, (kind, default, purpose) in SLOTS.items():
-            parser.add_argument(f"--callbacks.{name}", type=bool | kind, default=default, help=purpose)
-        for name in LINKED:
+        for name, slot in SLOTS.items():
+            parser.add_argument(
+                f"--callbacks.{name}", type=bool | slot.callback, default=slot.default, help=slot.purpose
+            )
+        for name in self._told_names():
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         # cnnlab takes these out of the arguments itself; here for --help and completion.
         parser.add_argument("--run", type=str, help="the run's folder (default: runs/RECIPE-DATE-TIME)")
@@ -121,7 +123,7 @@ class VisionCLI(LightningCLI):
             offered = [("model", vars(cnnlab.tasks)), ("data", vars(cnnlab.data))]
             classes = [(key, kind) for key, names in offered for kind in names.values() if isinstance(kind, type)]
             # The parser knows the classes' own arguments only once a class is chosen.
-            keys |= {f"{key}.{name}" for key, kind in classes for name in inspect.signature(kind).parameters}
+            keys |= {f"{key}.{name}" for key, kind in classes for name in parameters_of(kind)}
             raise InputError(friendly(str(error), keys, [kind.__name__ for _, kind in classes])) from error
 
     def _parse_ckpt_path(self) -> None:
@@ -134,12 +136,20 @@ class VisionCLI(LightningCLI):
         """
         to_mend: list[CnnlabError] = []
 
+        data: list[LightningDataModule] = []
+
         def instantiate(class_type: type, *args: Any, **kwargs: Any) -> Any:
             try:
-                return class_type(*args, **kwargs)
+                # Data are made first, as the task is told what they say.
+                if issubclass(class_type, LightningModule):
+                    check_kinds(data[0] if data else None, class_type)
+                made = class_type(*args, **kwargs)
             except CnnlabError as error:
                 to_mend.append(error)
                 raise
+            if isinstance(made, LightningDataModule):
+                data.append(made)
+            return made
 
         kinds = (LightningModule, LightningDataModule, Callback)
         # A checkpoint brings the weights that others would have to be fetched for.
@@ -159,10 +169,26 @@ class VisionCLI(LightningCLI):
         """Keep what the user set although it comes from the data; take over what the checkpoint's run found out."""
         config = self.config[self.subcommand]
         self._take_what_was_found_out(config)
-        self._set_by_user = _changed_links(config)
+        self._typed = self._typed_of_data(config)
         self._resolved = self._dump(config)
         self._keep_splits(config)
         self._keep_pruned(config)
+
+    def _told_names(self) -> list[str]:
+        """The arguments of tasks that data may say: all that cnnlab's and the user's own data modules provide."""
+        for path in class_paths_of("data", self.plan.arguments):
+            with contextlib.suppress(InputError):
+                by_path(path)  # Imported, it is among the subclasses.
+        names = [name for kind in _subclasses(LightningDataModule) for name in getattr(kind, "PROVIDES", ())]
+        return list(dict.fromkeys([*LINKED, *names]))
+
+    def _typed_of_data(self, config: Any) -> dict[str, Any]:
+        """What the user set of the model although the data say it: jsonargparse overwrites it silently."""
+        if config.get("data") is None:
+            return {}
+        defaults, given = parameters_of(by_path(config.model.class_path)), config.model.get("init_args") or {}
+        names = [name for name in self._told_names() if name in given and name in defaults]
+        return {name: given[name] for name in names if given[name] not in (None, defaults[name].default)}
 
     def _take_what_was_found_out(self, config: Any) -> None:
         """What the data of the checkpoint's run found out (the classes, the size) is not found out again."""
@@ -196,12 +222,7 @@ class VisionCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Refuse what contradicts the data or does not fit the checkpoint; say what else differs from it."""
         hparams = self.model.hparams
-        for name, value in self._set_by_user.items():
-            if value != hparams.get(name, value):
-                raise InputError(
-                    f"model.{name} is {value!r}, but the data have {hparams[name]!r}: leave it out, "
-                    "it is taken from the data"
-                )
+        introduce(self.model, self.datamodule, self._typed)
         kept = self.plan.checkpoint.model if self.plan.checkpoint is not None else {}
         for name in ("class_names", "channels", "network", "encoder", "network_args", "head", "group_norm"):
             if name in kept and name in hparams and kept[name] != hparams[name]:
@@ -211,7 +232,7 @@ class VisionCLI(LightningCLI):
                 )
         if self.plan.checkpoint is not None and global_rank() == 0:
             # What a run began with says nothing of what it is now.
-            own = {name: value for name, value in kept.items() if name not in (*LINKED, "init_from")}
+            own = {name: value for name, value in kept.items() if name not in (*self._told_names(), "init_from")}
             settings = getattr(self.datamodule, "hparams", {})
             for line in differences(hparams, own, "model") + differences(settings, self.plan.checkpoint.data, "data"):
                 say(line)
@@ -262,36 +283,22 @@ class VisionCLI(LightningCLI):
 
     def _slots(self, trial: bool = False) -> list[Callback]:
         """The callbacks of the slots that are on, where the command has a use for them."""
-        written = {"predictions", "masks"}
-        evaluating = {"validate": {"errors"}, "test": {"errors", "report"}}
-        wanted = {"fit": set(SLOTS) - written - {"report"}, "predict": written, **evaluating}[str(self.subcommand)]
-        if self.plan.checkpoint is not None:
-            # What was searched for was found when the run began.
-            wanted -= {"lr_finder", "batch_size_finder"}
-        if trial:
-            wanted -= {
-                "best",
-                "last",
-                "lr_monitor",
-                "validation_masks",
-                "gradcam",
-                "errors",
-                "onnx",
-                "report",
-                *written,
-            }
-        chosen = {name: value for name, value in self._get(self.config_init, "callbacks").items() if name in wanted}
-        return [SLOTS[name][0]() if value is True else value for name, value in chosen.items() if value]
+        given = self._get(self.config_init, "callbacks")
+        goes_on = self.plan.checkpoint is not None
+        wanted = [
+            (slot, given[name])
+            for name, slot in SLOTS.items()
+            if self.subcommand in slot.stages and (slot.in_trials or not trial) and not (slot.at_start_only and goes_on)
+        ]
+        return [slot.callback() if value is True else value for slot, value in wanted if value]
 
     def _recipe(self) -> dict[str, Any] | None:
         """The recipe that a new run begins with, and what was changed of it by other files and flags."""
-        arguments = self.plan.arguments
-        if self.plan.checkpoint is not None or "--config" not in arguments:
+        if self.plan.checkpoint is not None or self.plan.recipe is None:
             return None
-        recipe = arguments[arguments.index("--config") + 1]
-        name = recipes.called(recipe)
+        arguments, name = self.plan.arguments, recipes.called(self.plan.recipe)
         try:
-            alone = self.parser.parse_args([arguments[0], "--config", recipe])
+            alone = self.parser.parse_args([arguments[0], *config_flags([self.plan.recipe])])
         except ArgumentError:
             # It needs the others.
             return {"name": name, "changes": None}
@@ -366,19 +373,6 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NO_NEWS)
 
 
-def _changed_links(config: Any) -> dict[str, Any]:
-    """What the user set of the model although it comes from the data: jsonargparse overwrites it silently."""
-    if config.get("data") is None:
-        return {}
-    defaults = inspect.signature(by_path(config.model.class_path)).parameters
-    given = config.model.init_args
-    return {
-        name: given[name]
-        for name in LINKED
-        if name in given and name in defaults and given[name] != defaults[name].default
-    }
-
-
 def _tell(cli: VisionCLI) -> None:
     """Say where each thing lies, and what comes next."""
     run, trainer = cli.plan.run, cli.trainer
@@ -391,12 +385,11 @@ def _tell(cli: VisionCLI) -> None:
         "environment": run.environment,
         "validation": run.validation,
         "test": run.test,
-        "confusions": run.confusion_matrix,
-        "classes": run.classes,
+        "confusions": run.table("confusion_matrix"),
+        "classes": run.table("classes"),
         "errors": run.folder / "errors",
         "predictions": run.predictions,
-        "masks": run.masks,
-        "overlays": run.overlays,
+        **{name: run.folder / name for name in ("masks", "overlays")},
         "pictures": run.pictures,
         "onnx": run.onnx,
         "report": run.report,
@@ -415,6 +408,11 @@ def _tell(cli: VisionCLI) -> None:
             )
         rows["next"] = f"cnnlab test {run.folder}    cnnlab predict {run.folder}"
     summary(f"run {run.folder}", rows)
+
+
+def _subclasses(kind: type) -> list[type]:
+    own = kind.__subclasses__()
+    return [*own, *(inner for one in own for inner in _subclasses(one))]
 
 
 def _as_list(value: Any) -> list[Any]:

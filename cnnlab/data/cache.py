@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cnnlab.data.presets import InputSpec
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, Pixels, cover_size, resized
+from cnnlab.imaging import LazyImage, Pixels, cover_size, resize
 from cnnlab.writing import write_atomically
 
 
@@ -112,7 +112,7 @@ class ImageCache:
             view = self._view(pixels, self._place[path])
             height, width = view.shape[:2]
             source = LazyImage(path).read(self._target.channels, at_least=(2 * height, 2 * width))
-            view[:] = resized(source, (height, width), self._target.interpolation)
+            view[:] = resize(source, (height, width), self._target.interpolation)
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(fill, self._place))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cnnlab.deploy.export import FORMATS, Pipeline, Predict, load_onnx, load_openvino, torch_predict
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.quantize import quantize_static
-from cnnlab.deploy.runtime import PROVIDERS, session
+from cnnlab.deploy.runtime import PROVIDERS, session, session_predict
 from cnnlab.deploy.timing import Timing, timed
 from cnnlab.errors import InputError
 
@@ -34,7 +34,7 @@ class Subject:
     """Pixels to probabilities."""
     images: Tensor
     """(N, C, H, W) uint8, at least as many as the greatest batch."""
-    about: ModelMetadata
+    metadata: ModelMetadata
     """For the files that are made of it."""
     calibration: Callable[[], Sequence[npt.NDArray[np.uint8]]]
     """Batches of images that INT8 is calibrated with, where that is asked for."""
@@ -90,9 +90,8 @@ def _eager(subject: Subject, train: bool = False) -> _Made:
 
 
 def _with_gradients(network: nn.Module) -> Predict:
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        found: npt.NDArray[np.float32] = network(torch.from_numpy(images)).detach().numpy()
-        return found
+    def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        return {name: value.detach().numpy() for name, value in network(torch.from_numpy(images)).items()}
 
     return predict
 
@@ -106,11 +105,10 @@ def _inference(subject: Subject, channels_last: bool = False) -> _Made:
 
 
 def _laid_out(network: nn.Module) -> Predict:
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         with torch.inference_mode():
             given = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-            found: npt.NDArray[np.float32] = network(given).float().numpy()
-        return found
+            return {name: value.float().numpy() for name, value in network(given).items()}
 
     return predict
 
@@ -118,7 +116,7 @@ def _laid_out(network: nn.Module) -> Predict:
 def _bfloat16(subject: Subject) -> _Made:
     made = _inference(subject, channels_last=True)
 
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return made.predict(images)
 
@@ -138,12 +136,11 @@ def _gpu(subject: Subject, low: bool = False) -> _Made:
     network = copy.deepcopy(subject.pipeline).cuda()
     network.to(memory_format=torch.channels_last)
 
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         # There and back: what somebody who has pixels waits for.
         with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=low):
             given = torch.from_numpy(images).cuda().contiguous(memory_format=torch.channels_last)
-            found: npt.NDArray[np.float32] = network(given).float().cpu().numpy()
-        return found
+            return {name: value.float().cpu().numpy() for name, value in network(given).items()}
 
     return _Made(predict, _weights(network))
 
@@ -153,14 +150,14 @@ def _torchscript(subject: Subject) -> _Made:
         raise _UnavailableError("this torch has no TorchScript any more")
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         jit: Any = torch.jit
-        traced = jit.freeze(jit.trace(subject.pipeline, subject.images[:2], check_trace=False))
+        traced = jit.freeze(jit.trace(subject.pipeline, subject.images[:2], check_trace=False, strict=False))
     return _Made(torch_predict(traced), _weights(subject.pipeline))
 
 
 def _file(subject: Subject, kind: str, load: Callable[[Path], Predict] | None = None) -> _Made:
     path = subject.folder / f"model{FORMATS[kind].suffix}"
     if not path.exists():
-        FORMATS[kind].write(subject.pipeline, subject.images[:2], path, subject.about, None)
+        FORMATS[kind].write(subject.pipeline, subject.images[:2], path, subject.metadata, None)
     size = path.stat().st_size
     if kind == "openvino":
         size += path.with_suffix(".bin").stat().st_size
@@ -184,9 +181,7 @@ def _by_provider(subject: Subject, name: str) -> _Made:
     if PROVIDERS[name] not in onnxruntime.get_available_providers():
         raise _UnavailableError(f"this ONNX Runtime has no {PROVIDERS[name]}")
     made = _file(subject, "onnx")
-    opened = session(subject.folder / "model.onnx", [name])
-    key = opened.get_inputs()[0].name
-    return _Made(lambda images: opened.run(None, {key: images})[0], made.bytes)
+    return _Made(session_predict(session(subject.folder / "model.onnx", [name])), made.bytes)
 
 
 def _pruned(subject: Subject, by_onnx: bool = False) -> _Made:
@@ -195,7 +190,7 @@ def _pruned(subject: Subject, by_onnx: bool = False) -> _Made:
     if not by_onnx:
         return _Made(torch_predict(subject.pruned), _weights(subject.pruned))
     path = subject.folder / "pruned.onnx"
-    FORMATS["onnx"].write(subject.pruned, subject.images[:2], path, subject.about, None)
+    FORMATS["onnx"].write(subject.pruned, subject.images[:2], path, subject.metadata, None)
     return _Made(load_onnx(path), path.stat().st_size)
 
 

@@ -6,11 +6,11 @@ import copy
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from cnnlab.deploy.certificate import certificate_of, write_certificate
 from cnnlab.deploy.metadata import KEY, ModelMetadata
-from cnnlab.deploy.runtime import session
+from cnnlab.deploy.runtime import session, session_predict
 from cnnlab.errors import InputError, TrainingError
+from cnnlab.outputs import Arrays
 
-Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
-"""A batch of images to the network's output."""
+Predict = Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]
+"""A batch of images to named arrays: decoded answers, or a bare network's raw outputs."""
 
 BATCHES = (1, 2, 5)
 """The batch sizes at which a file is compared with its network: one, two, and one that no example had."""
@@ -32,40 +33,47 @@ _AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 class Pipeline(nn.Module):
-    """The whole path from pixels to probabilities.
+    """The whole path from pixels to answers.
 
     Args:
         standardize: uint8 pixels to what the network expects; None to leave it to the caller.
-        network: Standardised images to logits.
-        activation: What makes probabilities of logits, over the classes (dimension 1); None to return logits.
-        flips: Predict each image mirrored as well, and take the mean of both probabilities (of pixels).
+        network: Standardized images to raw outputs.
+        decode: Raw outputs to named arrays; None to return the raw outputs.
+        raw_names: What the raw outputs are called, where there is no decoder.
+        flips: Predict each image mirrored as well, and take the mean of both arrays (of pixels).
     """
 
     def __init__(
         self,
         standardize: nn.Module | None,
         network: nn.Module,
-        activation: Literal["softmax", "sigmoid"] | None,
+        decode: nn.Module | None,
+        raw_names: Sequence[str] = ("logits",),
         flips: bool = False,
     ) -> None:
         super().__init__()
         # Copies: what compiles a network, or lays it out for training, does not concern the file.
         self.standardize = copy.deepcopy(standardize) if standardize is not None else nn.Identity()
         self.network = copy.deepcopy(network)
-        self.activation = activation
+        self.decode = copy.deepcopy(decode)
+        self.raw_names = tuple(raw_names)
         self.flips = flips
         self.eval().requires_grad_(False).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, K) or (B, K, H, W)."""
-        found = self._once(images)
-        return (found + self._once(images.flip(-1)).flip(-1)) / 2 if self.flips else found
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) to named arrays, B first."""
+        arrays = self._once(images)
+        if not self.flips:
+            return arrays
+        mirrored = self._once(images.flip(-1))
+        return {name: (value + mirrored[name].flip(-1)) / 2 for name, value in arrays.items()}
 
-    def _once(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.standardize(images))
-        if self.activation is None:
-            return logits
-        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
+    def _once(self, images: Tensor) -> dict[str, Tensor]:
+        outputs = self.network(self.standardize(images))
+        if self.decode is not None:
+            decoded: dict[str, Tensor] = self.decode(outputs)
+            return decoded
+        return dict(zip(self.raw_names, outputs if isinstance(outputs, (tuple, list)) else [outputs], strict=True))
 
 
 class Format(NamedTuple):
@@ -74,7 +82,7 @@ class Format(NamedTuple):
     suffix: str
     """How its name ends."""
     write: Callable[[Pipeline, Tensor, Path, ModelMetadata, int | None], dict[str, Any]]
-    """(pipeline, example, path, about, opset): write it, and return what its certificate says of it."""
+    """(pipeline, example, path, metadata, opset): write it, and return what its certificate says of it."""
     load: Callable[[Path], Predict]
     """Make of a file what predicts."""
 
@@ -87,7 +95,7 @@ def export(
     pipeline: Pipeline,
     images: Tensor,
     path: Path,
-    about: ModelMetadata,
+    metadata: ModelMetadata,
     kind: str = "onnx",
     opset: int | None = None,
     tolerance: float = 1e-4,
@@ -99,7 +107,7 @@ def export(
         pipeline: The network.
         images: (N, C, H, W), real ones, at least as many as the greatest of BATCHES.
         path: The file; an older one is replaced, once the new one is proven.
-        about: What the file says of itself.
+        metadata: What the file says of itself.
         kind: A name in FORMATS.
         opset: ONNX's; the exporter's own if None.
         tolerance: The greatest difference of an output that passes.
@@ -114,9 +122,9 @@ def export(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside(path) as draft:
-        said = FORMATS[kind].write(pipeline, images[:2], draft, about, opset)
+        said = FORMATS[kind].write(pipeline, images[:2], draft, metadata, opset)
         predict = FORMATS[kind].load(draft)
-        found = differences(pipeline, predict, images, about.dynamic_size)
+        found = differences(pipeline, predict, images, metadata.output.difference, metadata.dynamic_size)
         worst = float(np.max(list(found.values())))  # max() would pass over NaN.
         if not worst <= tolerance:
             raise DifferenceError(
@@ -128,8 +136,8 @@ def export(
             "differences": found,
             "tolerance": tolerance,
             **(measure(predict) if measure is not None else {}),
-            "checkpoint": dict(about.checkpoint),
-            "versions": dict(about.versions),
+            "checkpoint": dict(metadata.checkpoint),
+            "versions": dict(metadata.versions),
         }
         return put_in_place(draft, path, certificate)
 
@@ -163,13 +171,20 @@ def aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def differences(pipeline: Pipeline, predict: Predict, images: Tensor, other_size: bool = False) -> dict[str, float]:
-    """The greatest absolute difference between a network's output and a file's, by batch size.
+def differences(
+    pipeline: Pipeline,
+    predict: Predict,
+    images: Tensor,
+    difference: Callable[[Arrays, Arrays], float],
+    other_size: bool = False,
+) -> dict[str, float]:
+    """How far a file's answers are from its network's, by batch size.
 
     Args:
         pipeline: The network.
         predict: What the file predicts.
         images: (N, C, H, W).
+        difference: How far two batches of arrays are apart: see Output.difference.
         other_size: Whether to compare at about three quarters of the size too, in odd numbers, which no pooling halves.
 
     Raises:
@@ -182,32 +197,29 @@ def differences(pipeline: Pipeline, predict: Predict, images: Tensor, other_size
     found = {}
     for name, batch in batches.items():
         try:
-            with torch.inference_mode():
-                expected = pipeline(batch).numpy()
-            outputs = predict(batch.numpy())
+            expected, outputs = torch_predict(pipeline)(batch.numpy()), predict(batch.numpy())
         except Exception as error:  # Each runtime raises its own.
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the network, or its file, takes no images of {tuple(batch.shape)}: {reason}") from error
-        found[name] = float(np.abs(outputs - expected).max())
+        found[name] = difference(expected, outputs)
     return found
 
 
 def torch_predict(module: nn.Module) -> Predict:
     """A network as a function of arrays."""
 
-    def predict(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         with torch.inference_mode():
-            found: npt.NDArray[np.float32] = module(torch.from_numpy(images)).numpy()
-        return found
+            return {name: value.numpy() for name, value in module(torch.from_numpy(images)).items()}
 
     return predict
 
 
-def _program(pipeline: Pipeline, example: Tensor, about: ModelMetadata) -> Any:
+def _program(pipeline: Pipeline, example: Tensor, metadata: ModelMetadata) -> Any:
     """The network as torch.export's program: any batch, and any size where that is wanted."""
     # The batch's size must not be known beforehand: of an example of one the exporter would take it for fixed.
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
-    if about.dynamic_size:
+    if metadata.dynamic_size:
         # By name they would have to fit every guard, also those that concern memory and not results.
         dynamic |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     if len(example) < 2:
@@ -217,7 +229,7 @@ def _program(pipeline: Pipeline, example: Tensor, about: ModelMetadata) -> Any:
             return torch.export.export(pipeline, (example,), dynamic_shapes=(dynamic,))
     except Exception as error:  # Whatever it stumbles over in somebody's network.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        size = ", or not for any size (--dynamic_size false)" if about.dynamic_size else ""
+        size = ", or not for any size (--dynamic_size false)" if metadata.dynamic_size else ""
         raise InputError(
             f"{type(pipeline.network).__name__} cannot be exported{size}: {reason[:300]}. Its forward() must not "
             "depend on the values of its input"
@@ -225,21 +237,21 @@ def _program(pipeline: Pipeline, example: Tensor, about: ModelMetadata) -> Any:
 
 
 def _write_onnx(
-    pipeline: Pipeline, example: Tensor, path: Path, about: ModelMetadata, opset: int | None
+    pipeline: Pipeline, example: Tensor, path: Path, metadata: ModelMetadata, opset: int | None
 ) -> dict[str, Any]:
     try:
         import onnx
         import onnxscript  # noqa: F401  # What the exporter needs, and says late.
     except ImportError as error:
         raise InputError(f'exporting needs {error.name}: pip install "cnnlab[deploy]"') from error
-    program = _program(pipeline, example, about)
+    program = _program(pipeline, example, metadata)
     try:
         with warnings.catch_warnings(action="ignore"):
             made = torch.onnx.export(
                 program,
                 input_names=["images"],
-                output_names=["logits" if about.raw else "probabilities"],
-                dynamic_shapes=({axis: name for axis, name in _AXES.items() if axis == 0 or about.dynamic_size},),
+                output_names=list(metadata.array_names),
+                dynamic_shapes=({axis: name for axis, name in _AXES.items() if axis == 0 or metadata.dynamic_size},),
                 opset_version=opset,
                 verbose=False,
             )
@@ -247,7 +259,7 @@ def _write_onnx(
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"{type(pipeline.network).__name__} cannot be written as ONNX: {reason[:300]}") from error
     assert made is not None
-    made.model.metadata_props[KEY] = about.to_json()
+    made.model.metadata_props[KEY] = metadata.to_json()
     made.save(str(path), external_data=False)
     onnx.checker.check_model(str(path), full_check=True)
     own = next(domain.version for domain in onnx.load(str(path)).opset_import if not domain.domain)
@@ -256,17 +268,15 @@ def _write_onnx(
 
 def load_onnx(path: Path) -> Predict:
     """An ONNX file on the CPU, by ONNX Runtime, with as many threads as torch has."""
-    opened = session(path, ["cpu"], torch.get_num_threads())
-    name = opened.get_inputs()[0].name
-    return lambda images: opened.run(None, {name: images})[0]
+    return session_predict(session(path, ["cpu"], torch.get_num_threads()))
 
 
 def _write_pt2(
-    pipeline: Pipeline, example: Tensor, path: Path, about: ModelMetadata, opset: int | None
+    pipeline: Pipeline, example: Tensor, path: Path, metadata: ModelMetadata, opset: int | None
 ) -> dict[str, Any]:
     _refuse_opset(opset)
-    program = _program(pipeline, example, about)
-    torch.export.save(program, str(path), extra_files={KEY: about.to_json()})
+    program = _program(pipeline, example, metadata)
+    torch.export.save(program, str(path), extra_files={KEY: metadata.to_json()})
     return {"format": "pt2"}
 
 
@@ -275,14 +285,14 @@ def _load_pt2(path: Path) -> Predict:
 
 
 def _write_openvino(
-    pipeline: Pipeline, example: Tensor, path: Path, about: ModelMetadata, opset: int | None
+    pipeline: Pipeline, example: Tensor, path: Path, metadata: ModelMetadata, opset: int | None
 ) -> dict[str, Any]:
     _refuse_opset(opset)
     openvino = _openvino()
     with aside(path) as onnx_file:
-        _write_onnx(pipeline, example, onnx_file, about, None)
+        _write_onnx(pipeline, example, onnx_file, metadata, None)
         model = openvino.convert_model(str(onnx_file))
-    model.set_rt_info(about.to_json(), KEY)
+    model.set_rt_info(metadata.to_json(), KEY)
     openvino.save_model(model, str(path), compress_to_fp16=False)
     return {"format": "openvino"}
 
@@ -292,7 +302,8 @@ def load_openvino(path: Path) -> Predict:
     core = _openvino_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
-    return lambda images: compiled(images)[0]
+    names = [output.any_name for output in compiled.outputs]
+    return lambda images: dict(zip(names, compiled(images).values(), strict=True))
 
 
 @cache

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform
+from cnnlab.outputs import Output, create_output
 
 KEY = "cnnlab"
 """The metadata's key; its value is JSON."""
@@ -18,16 +19,12 @@ KEY = "cnnlab"
 class ModelMetadata:
     """What travels inside an exported file."""
 
-    task: Literal["classification", "segmentation"]
-    """What it tells: the classes of images, or of pixels."""
-    class_names: Sequence[str]
-    """The classes, in the order of its output."""
-    reading: EvalTransform
+    output: Output
+    """The kind of its answers, and what they speak of."""
+    transform: EvalTransform
     """How an image file becomes its input."""
-    activation: Literal["softmax", "sigmoid"] = "softmax"
-    """What makes probabilities of logits; sigmoid where an image may have several classes."""
     raw: bool = False
-    """Whether it takes standardised floats and returns logits, instead of uint8 pixels and probabilities."""
+    """Whether it takes standardized floats and returns raw outputs, instead of uint8 pixels and decoded arrays."""
     mean: Sequence[float] = ()
     """Per channel, in 0..1: inside the network, or what a raw one expects to have been subtracted."""
     std: Sequence[float] = ()
@@ -39,9 +36,15 @@ class ModelMetadata:
     versions: Mapping[str, str] = field(default_factory=dict)
     """The versions that it was made with."""
 
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """The names of what the file returns, in order."""
+        return self.output.raw_arrays if self.raw else self.output.arrays
+
     def to_json(self) -> str:
         """As text for a file's metadata."""
-        return json.dumps({**asdict(self), "reading": self.reading._asdict()}, ensure_ascii=False)
+        named = {"output": self.output.metadata(), "transform": self.transform._asdict()}
+        return json.dumps({**vars(self), **named}, ensure_ascii=False)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: object) -> ModelMetadata:
@@ -60,9 +63,26 @@ class ModelMetadata:
                 "cnnlab export"
             )
         try:
-            said = json.loads(metadata[KEY])
-            reading = said["reading"]
-            size = tuple(reading["size"]) if reading["size"] is not None else None
-            return cls(**{**said, "reading": EvalTransform(**{**reading, "size": size})})
+            content = _modern(json.loads(metadata[KEY]))
+            transform = content["transform"]
+            size = tuple(transform["size"]) if transform["size"] is not None else None
+            transform = EvalTransform(**{**transform, "size": size})
+            return cls(**{**content, "output": create_output(content["output"]), "transform": transform})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} was exported by another version of cnnlab ({error}): export it again") from error
+
+
+_KINDS = {"classification": "labels", "segmentation": "masks"}
+
+
+def _modern(content: dict[str, Any]) -> dict[str, Any]:
+    """What files of cnnlab before 0.2 say, as today's: they had a task, class names, an activation and a reading."""
+    if "output" in content:
+        return content
+    kind = _KINDS[content.pop("task")]
+    output: dict[str, Any] = {"kind": kind, "names": content.pop("class_names")}
+    several = content.pop("activation", "softmax") == "sigmoid"
+    if kind == "labels":
+        output["multi_label"] = several
+    transform = content.pop("reading")
+    return {**content, "output": output, "transform": transform}

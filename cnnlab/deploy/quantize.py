@@ -109,7 +109,11 @@ def quantize_static(
             alone = path.with_name("alone.onnx")
             write(alone, few, [other for other in layers if other != layer])
             predict = load_onnx(alone)
-            return sum(float(np.square(predict(x) - y).sum()) for x, y in zip(few, expected, strict=True))
+            return sum(
+                float(np.square(predict(images)[name] - value).sum())
+                for images, arrays in zip(few, expected, strict=True)
+                for name, value in arrays.items()
+            )
 
         ranked = sorted(layers, key=harm, reverse=True)
         best = attempt(ranked[: fewest(lambda count: attempt(ranked[:count]).drop <= max_drop, len(ranked))])

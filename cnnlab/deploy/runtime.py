@@ -21,12 +21,10 @@ from PIL import Image
 
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import ImageError, InMemoryImage, LazyImage, Pixels, collect_images, preprocess, resized
+from cnnlab.imaging import ImageError, InMemoryImage, LazyImage, Pixels, collect_images, preprocess
 
 Source = str | Path | Image.Image | npt.NDArray[np.uint8]
 """An image: a file, Pillow's, or an array (H, W), (H, W, 1) or (H, W, 3)."""
-
-Floats = npt.NDArray[np.float32]
 
 PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
@@ -37,33 +35,8 @@ PROVIDERS = {
     "directml": "DmlExecutionProvider",
 }
 """ONNX Runtime's providers by short names."""
-_MOST_CLASSES = 256
 _BY_ITSELF = ("cuda", "cpu")
 """What is chosen where nothing was asked for; the others need settings, or long preparations."""
-
-
-class ClassPrediction(NamedTuple):
-    """What is in an image."""
-
-    path: str
-    """The image's file, "" where it was none."""
-    labels: list[int]
-    """The numbers of its classes: one, or any number of them where an image may have several."""
-    names: list[str]
-    """Their names."""
-    probabilities: Floats
-    """(K,), of each class."""
-
-
-class MaskPrediction(NamedTuple):
-    """What is where in an image."""
-
-    path: str
-    """The image's file, "" where it was none."""
-    classes: Pixels
-    """(H, W), the numbers of the classes, as large as the image."""
-    probabilities: Floats
-    """(K, h, w), at the size that the network saw."""
 
 
 class _Opened(NamedTuple):
@@ -87,27 +60,18 @@ class OnnxPredictor:
     def __init__(self, path: str | Path, providers: Sequence[str] | None = None, threads: int | None = None) -> None:
         self.path = Path(path)
         self.session = session(self.path, providers, threads)
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        self.about = ModelMetadata.from_metadata(metadata, path)
+        self.metadata = ModelMetadata.from_metadata(self.session.get_modelmeta().custom_metadata_map, path)
         """What the file says of itself."""
-        if self.about.task == "segmentation" and len(self.about.class_names) > _MOST_CLASSES:
-            raise InputError(f"{path} has {len(self.about.class_names)} classes: a mask has room for {_MOST_CLASSES}")
-        self._input = self.session.get_inputs()[0].name
+        self._predict = session_predict(self.session)
 
-    def run(self, images: npt.NDArray[np.uint8]) -> Floats:
-        """Pixels (B, C, H, W), 0..255, to probabilities (B, K), or (B, K, H, W) for segmentation."""
-        if not self.about.raw:
-            probabilities: Floats = self.session.run(None, {self._input: images})[0]
-            return probabilities
-        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.about.mean, self.about.std))
-        logits: Floats = self.session.run(None, {self._input: (images / np.float32(255) - mean) / std})[0]
-        if self.about.activation == "sigmoid":
-            return np.exp(-np.logaddexp(0, -logits))
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: Floats = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+    def run(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+        """Pixels (B, C, H, W), 0..255, to named arrays, such as probabilities (B, K), or (B, K, H, W) of pixels."""
+        if not self.metadata.raw:
+            return self._predict(images)
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.metadata.mean, self.metadata.std))
+        return self.metadata.output.decode(self._predict((images / np.float32(255) - mean) / std))
 
-    def __call__(self, images: Source | Iterable[Source]) -> list[ClassPrediction | MaskPrediction]:
+    def __call__(self, images: Source | Iterable[Source]) -> list[Any]:
         """Predict an image, a folder of them, or several.
 
         Raises:
@@ -120,7 +84,7 @@ class OnnxPredictor:
         images: Iterable[Source],
         batch_size: int = 32,
         on_error: Callable[[str, ImageError], None] | None = None,
-    ) -> Iterator[ClassPrediction | MaskPrediction]:
+    ) -> Iterator[Any]:
         """Predict images one after the other; no more than two batches of them are in memory.
 
         Args:
@@ -129,7 +93,7 @@ class OnnxPredictor:
             on_error: Called with the path of an image that cannot be read, and why; such errors are raised if None.
 
         Yields:
-            What each image is, in order; nothing for one that cannot be read.
+            Each image's answer in order, such as outputs.ClassPrediction; none for an image that cannot be read.
 
         Raises:
             InputError: If an image cannot be read, and on_error is None.
@@ -139,11 +103,11 @@ class OnnxPredictor:
         batch: list[_Opened] = []
         for opened in self._read_ahead(_each(images), batch_size, on_error):
             if batch and (len(batch) == batch_size or batch[0].pixels.shape != opened.pixels.shape):
-                yield from self._predicted(batch)
+                yield from self._answers(batch)
                 batch = []
             batch.append(opened)
         if batch:
-            yield from self._predicted(batch)
+            yield from self._answers(batch)
 
     def _read_ahead(
         self, images: Iterator[Source], count: int, on_error: Callable[[str, ImageError], None] | None
@@ -172,19 +136,18 @@ class OnnxPredictor:
     def _open(self, image: Source) -> _Opened:
         is_file = isinstance(image, (str, Path))
         picture = LazyImage(image) if isinstance(image, (str, Path)) else InMemoryImage(image)
-        return _Opened(str(image) if is_file else "", preprocess(picture, self.about.reading), picture.size)
+        return _Opened(str(image) if is_file else "", preprocess(picture, self.metadata.transform), picture.size)
 
-    def _predicted(self, batch: list[_Opened]) -> Iterator[ClassPrediction | MaskPrediction]:
+    def _answers(self, batch: list[_Opened]) -> list[Any]:
         stacked = np.stack([opened.pixels for opened in batch]).transpose(0, 3, 1, 2)
-        probabilities = self.run(np.ascontiguousarray(stacked))
-        for opened, one in zip(batch, probabilities, strict=True):
-            if self.about.task == "segmentation":
-                classes = one.argmax(axis=0).astype(np.uint8)
-                yield MaskPrediction(opened.path, resized(classes[..., None], opened.size, "nearest")[..., 0], one)
-                continue
-            several = self.about.activation == "sigmoid"
-            labels = np.flatnonzero(one >= 0.5).tolist() if several else [int(one.argmax())]
-            yield ClassPrediction(opened.path, labels, [self.about.class_names[label] for label in labels], one)
+        arrays = self.run(np.ascontiguousarray(stacked))
+        return self.metadata.output.answers(arrays, [one.path for one in batch], [one.size for one in batch])
+
+
+def session_predict(opened: Any) -> Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
+    """A session as a function of images that returns its outputs by name."""
+    images_name, names = opened.get_inputs()[0].name, [output.name for output in opened.get_outputs()]
+    return lambda images: dict(zip(names, opened.run(None, {images_name: images}), strict=True))
 
 
 def session(path: Path, providers: Sequence[str] | None = None, threads: int | None = None) -> Any:

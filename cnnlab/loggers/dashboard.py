@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -10,34 +11,14 @@ from cnnlab.errors import InputError
 
 _STEP = "trainer/global_step"
 _SHARED = {"Losses": ["train/loss", "train/loss_step", "val/loss"], "Speed": ["train/images_per_second"]}
-_SCORES = {
-    "Classification": {
-        "Accuracy": ["train/accuracy", "val/accuracy", "val/accuracy_top5"],
-        "F1": ["val/f1"],
-        "Calibration error": ["val/calibration_error"],
-    },
-    "Segmentation": {
-        "Mean IoU": ["train/mean_iou", "val/mean_iou"],
-        "Dice": ["train/dice", "val/dice"],
-        "Pixel accuracy": ["train/pixel_accuracy", "val/pixel_accuracy"],
-    },
-}
-_MAIN = {
-    "Classification": ["val/accuracy", "test/accuracy", "test/f1"],
-    "Segmentation": ["val/mean_iou", "test/mean_iou", "test/dice"],
-}
-_PICTURES = {
-    "Classification": ["val/gradcam", "val/errors", "val/confusion_matrix", "test/errors", "test/confusion_matrix"],
-    "Segmentation": ["val/masks", "val/gradcam", "val/errors", "test/errors", "test/confusion_matrix"],
-}
 _TABLES = ["val/hardest", "test/hardest", "test/classes"]
 
 
-def create_dashboard(task: str, entity: str, project: str) -> Any:
+def create_dashboard(task: Any, entity: str, project: str) -> Any:
     """Make a workspace: main figures, curves, pictures, tables. Its save() sends it.
 
     Args:
-        task: Classification or Segmentation.
+        task: The task's class, a VisionTask: it says what is shown.
         entity: W&B's user or team.
         project: W&B's project.
 
@@ -47,8 +28,8 @@ def create_dashboard(task: str, entity: str, project: str) -> Any:
     Raises:
         InputError: If the task has no dashboard, or if wandb-workspaces is not installed.
     """
-    if task not in _MAIN:
-        raise InputError(f"there is no dashboard for {task}, only for {' and '.join(_MAIN)}")
+    if not getattr(task, "charts", None):
+        raise InputError(f"{task.__name__} has no charts, which say what a dashboard shows")
     try:
         with warnings.catch_warnings():
             # It is written for pydantic 1, and pydantic 2 says so.
@@ -58,8 +39,8 @@ def create_dashboard(task: str, entity: str, project: str) -> Any:
     except ImportError as error:
         raise InputError('a dashboard needs wandb-workspaces: pip install "cnnlab[dashboards]"') from error
 
-    def lines(charts: dict[str, list[str]]) -> list[Any]:
-        return [panels.LinePlot(title=title, x=_STEP, y=names) for title, names in charts.items()]
+    def lines(charts: Mapping[str, Sequence[str]]) -> list[Any]:
+        return [panels.LinePlot(title=title, x=_STEP, y=list(names)) for title, names in charts.items()]
 
     def section(name: str, shown: list[Any]) -> Any:
         return workspaces.Section(name=name, panels=shown, is_open=True)
@@ -67,11 +48,11 @@ def create_dashboard(task: str, entity: str, project: str) -> Any:
     return workspaces.Workspace(
         entity=entity,
         project=project,
-        name=f"cnnlab {task.lower()}",
+        name=f"cnnlab {task.__name__.lower()}",
         sections=[
-            section("Main figures", [panels.ScalarChart(metric=name) for name in _MAIN[task]]),
-            section("Curves", lines({**_SCORES[task], **_SHARED})),
-            section("Pictures", [panels.MediaBrowser(media_keys=[name]) for name in _PICTURES[task]]),
+            section("Main figures", [panels.ScalarChart(metric=name) for name in task.key_metrics]),
+            section("Curves", lines({**task.charts, **_SHARED})),
+            section("Pictures", [panels.MediaBrowser(media_keys=[name]) for name in task.dashboard_pictures]),
             section("Tables", [panels.WeavePanelSummaryTable(table_name=name) for name in _TABLES]),
         ],
     )

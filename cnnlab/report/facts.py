@@ -71,19 +71,20 @@ class Facts:
     @cached_property
     def classes(self) -> Table:
         """A row for each class."""
-        return _table(self.run.classes)
+        return _table(self.run.table("classes"))
 
     @cached_property
     def reliability(self) -> Table:
         """How often predictions are right, by their probability."""
-        return _table(self.run.reliability)
+        return _table(self.run.table("reliability"))
 
     @cached_property
     def confusion(self) -> tuple[list[str], npt.NDArray[np.int64]] | None:
         """The classes, and (K, K) counts; rows are the truth."""
-        if not _is_there(self.run.confusion_matrix):
+        matrix = self.run.table("confusion_matrix")
+        if not _is_there(matrix):
             return None
-        with self.run.confusion_matrix.open(newline="", encoding="utf-8") as file:
+        with matrix.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         return header[1:], np.array([row[1:] for row in rows], dtype=np.int64)
 

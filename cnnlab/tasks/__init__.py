@@ -1,8 +1,9 @@
 """LightningModules, one for each kind of question asked of an image."""
 
 from cnnlab.tasks.base import VisionTask
+from cnnlab.tasks.classes import ClassTask
 from cnnlab.tasks.classification import Classification
 from cnnlab.tasks.distillation import Distillation
 from cnnlab.tasks.segmentation import Segmentation
 
-__all__ = ["Classification", "Distillation", "Segmentation", "VisionTask"]
+__all__ = ["ClassTask", "Classification", "Distillation", "Segmentation", "VisionTask"]

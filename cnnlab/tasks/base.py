@@ -1,22 +1,22 @@
-"""VisionTask: what all LightningModules of cnnlab share."""
+"""VisionTask: the contract of cnnlab's LightningModules, and the one way from a batch to loss, metrics and answers."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
-from cnnlab.checkpoint import LINKED, make_portable, read_weights
+from cnnlab.batch import Batch
 from cnnlab.errors import InputError
-from cnnlab.loggers import write_metrics
+from cnnlab.loggers import Row, write_metrics
+from cnnlab.models.decoding import Answers, Decoder
 from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.memory import batch_to_group_norm
 from cnnlab.models.memory import checkpoint_stages as checkpoint_stages_of
@@ -24,53 +24,55 @@ from cnnlab.models.removal import read_removals, remove_channels
 from cnnlab.models.sharding import shard
 from cnnlab.models.standardize import Standardize
 from cnnlab.models.weights import architecture_only
-from cnnlab.strategies import spreads_weights
-from cnnlab.tasks.optimizers import check_optimizer, check_scaling, create_optimizer, decayed_rates, scaling_factor
-from cnnlab.tasks.schedules import check_schedule, create_schedules
+from cnnlab.outputs import Output
+from cnnlab.tasks.handshake import arguments_from
+from cnnlab.tasks.mean_loss import MeanLoss
+from cnnlab.tasks.optimization import DEFAULT_LR, Optimization
+from cnnlab.tasks.optimizers import check_optimizer, check_scaling
+from cnnlab.tasks.schedules import check_schedule
+from cnnlab.tasks.starting_weights import StartingWeights
 
 Stage = Literal["train", "val", "test"]
-_DEFAULT_LR = 1e-3
 
 
-class Difficulty(NamedTuple):
-    """How hard each image of a batch is."""
+class Predictions(NamedTuple):
+    """What a prediction step returns, on the device."""
 
-    errors: Tensor
-    """(B,) how wrong its prediction is, the greater the worse."""
-    doubts: Tensor
-    """(B,) how uncertain its prediction is, 0..1."""
+    answers: Answers
+    """The decoder's named arrays, B first."""
+    batch: Batch
+    """What was predicted."""
 
 
-class VisionTask(LightningModule):
-    """A network with its preprocessing, loss, metrics and optimisation.
+class VisionTask(Optimization, StartingWeights):
+    """A network with its preprocessing, loss, metrics, answers and optimization.
 
-    A subclass says what they are in configure_network(), configure_loss() and configure_metrics(), which are called in
-    this order; one step serves training, validation and test. Hyperparameters are plain values, so that a checkpoint
+    A subclass has a ``kind`` and writes configure_loss(), configure_metrics(), update_metrics(), configure_decoder()
+    and configure_output(), and num_outputs; of one that answers as another does, some are inherited (see ClassTask). It
+    takes its own arguments and ``**kwargs``, which it hands on. Hyperparameters are plain values, so that a checkpoint
     loads anywhere with weights_only=True.
 
     Args:
         network: A name for models.factory.create_network.
-        num_classes: The number of classes.
         channels: The images' channels.
-        class_names: The classes' names in order; their numbers if None.
         mean: Per channel, in 0..1, subtracted from the pixels; 0.5 if None.
         std: Per channel, in 0..1, by which the pixels are divided; 0.5 if None.
-        dropout: Dropout rate before the classifier, 0..1; the network's own if None.
+        dropout: Dropout rate before the head, 0..1; the network's own if None.
         network_args: Further arguments of the network.
         weights: Pretrained weights of timm's or torchvision's networks: "pretrained" (prefetched ones, else the hub's),
             a file, or a folder of such files; random ones if None. mean and std are then those of the pretraining.
         head: A new head on such a network, linear or mlp (see models.TransferModel); its own classifier if None.
         group_norm: Replace batch norms by group norms, for batches of a few images.
         pruned: The channels that cnnlab prune has removed from the network: a JSON file of models.removal.Removal, or
-            what is in it. Pretrained weights are then not looked for.
+            what is in it. Pretrained weights are then not loaded.
         checkpoint_stages: Names of the network's modules whose activations are computed again in the backward pass
             instead of being kept.
-        optimizer: A name for timm.optim.create_optimizer_v2; norms and biases are spared weight decay.
+        optimizer: A name for timm.optim.create_optimizer_v2; norms and biases get no weight decay.
         lr: Peak learning rate.
         weight_decay: Weight decay.
         layer_decay: The learning rate of each layer group, as a share of the next one's towards the head, above 0, to
             1 (Bao et al. 2022); one rate for all if None.
-        lr_scaling: How lr and layer_decay's rates grow with the samples that a step sees on all processes: linear
+        lr_scaling: How lr and layer_decay's rates grow with the samples of a step on all processes: linear
             (Goyal et al. 2017) or sqrt (Krizhevsky 2014); None to leave them as they are.
         lr_batch_size: The number of samples that lr is meant for, where it is scaled.
         optimizer_args: Further arguments of the optimizer.
@@ -89,15 +91,19 @@ class VisionTask(LightningModule):
     """The metric that checkpoints, early stopping and plateau watch."""
     mode: ClassVar[Literal["min", "max"]] = "min"
     """Which of its values is better."""
-    kind: ClassVar[Literal["classification", "segmentation"] | None] = None
-    """What it tells: the classes of images, or of pixels; None for something else, which cannot be exported."""
+    kind: ClassVar[str | None] = None
+    """The kind of its answers, a name in outputs.OUTPUTS; None for a task that can only be trained and measured."""
+    charts: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """The metrics that a dashboard draws, by the charts' titles."""
+    key_metrics: ClassVar[Sequence[str]] = ("val/loss", "test/loss")
+    """The metrics that a dashboard shows as figures."""
+    dashboard_pictures: ClassVar[Sequence[str]] = ("val/gradcam", "val/errors", "test/errors")
+    """The pictures that a dashboard shows."""
 
     def __init__(
         self,
         network: str,
-        num_classes: int,
         channels: int = 3,
-        class_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         dropout: float | None = None,
@@ -108,7 +114,7 @@ class VisionTask(LightningModule):
         pruned: str | list[Any] | None = None,
         checkpoint_stages: list[str] | None = None,
         optimizer: str = "adamw",
-        lr: float = _DEFAULT_LR,
+        lr: float = DEFAULT_LR,
         weight_decay: float = 0.05,
         layer_decay: float | None = None,
         lr_scaling: str | None = None,
@@ -123,16 +129,11 @@ class VisionTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.num_classes = num_classes
-        self.class_names = [str(i) for i in range(num_classes)] if class_names is None else list(class_names)
-        if len(self.class_names) != num_classes:
-            raise InputError(f"there are {len(self.class_names)} class_names for {num_classes} classes")
-        # Plain lists, whatever sequence came: tuples would come back from YAML as something else.
-        self.hparams["class_names"] = self.class_names
         self.preprocessing = preprocessing(self.backbone, channels) if weights is not None else None
         """What the network's pretraining expects of its images; None without one."""
         if self.preprocessing is not None:
             mean, std = self.preprocessing.mean, self.preprocessing.std
+        # Plain lists, whatever sequence came: tuples would come back from YAML as something else.
         self.hparams["mean"] = [0.5] * channels if mean is None else [float(value) for value in mean]
         self.hparams["std"] = [0.5] * channels if std is None else [float(value) for value in std]
         # A checkpoint holds the lists, and needs no file beside it.
@@ -160,9 +161,10 @@ class VisionTask(LightningModule):
         if compile:
             self.network.compile()
         self.loss = self.configure_loss()
-        self.train_metrics = self.configure_metrics("train")
-        self.val_metrics = self.configure_metrics("val")
-        self.test_metrics = self.configure_metrics("test")
+        self.decode = self.configure_decoder()
+        self.train_metrics = self.stage_metrics("train")
+        self.val_metrics = self.stage_metrics("val")
+        self.test_metrics = self.stage_metrics("test")
         self.layer_rates: dict[str, float] | None = None
         """A learning rate for each of the network's layer groups, by name, where a callback has set them."""
         self.results: dict[str, float] = {}
@@ -172,79 +174,105 @@ class VisionTask(LightningModule):
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **kwargs: Any) -> Self:
-        """Make a task for a data module: classes, channels, mean and std are the data's, as on the command line.
+        """Make a task for a data module, with what the data say, as on the command line.
 
         Args:
             data: The data module.
             **kwargs: The task's other arguments.
+
+        Raises:
+            InputError: If the data have another kind of targets.
         """
-        taken: set[str] = set()
-        for kind in cls.__mro__:
-            parameters = inspect.signature(kind).parameters.values()
-            taken |= {parameter.name for parameter in parameters}
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-                break  # It hands nothing on that it does not know.
-        known = {name: getattr(data, name) for name in LINKED if name in taken and hasattr(data, name)}
-        return cls(**{**known, **kwargs})
+        return cls(**{**arguments_from(data, cls), **kwargs})
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
-        """Lightning's; pretrained weights are not looked for, since the checkpoint brings its own."""
+        """Lightning's; pretrained weights are not loaded, since the checkpoint brings its own."""
         with architecture_only():
             return super().load_from_checkpoint(*args, **kwargs)
-
-    @property
-    def activation(self) -> Literal["softmax", "sigmoid"]:
-        """What makes probabilities of raw predictions, over the classes (dimension 1)."""
-        return "softmax"
-
-    def probabilities(self, predictions: Tensor) -> Tensor:
-        """Raw predictions (B, num_classes, ...) to probabilities, which sum to 1 where there is one class."""
-        predictions = predictions.float()
-        return predictions.softmax(dim=1) if self.activation == "softmax" else predictions.sigmoid()
 
     @property
     def backbone(self) -> str:
         """The network that pretrained weights are for."""
         return str(self.hparams["network"])
 
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """How many outputs the network's head has."""
+
     def configure_network(self) -> nn.Module:
-        """Make the network: standardised images to raw predictions."""
+        """Make the network: standardized images to raw outputs."""
         hparams = self.hparams
         settings = {name: hparams[name] for name in ("dropout", "weights", "head")}
         settings |= hparams["network_args"] or {}
-        return create_network(hparams["network"], self.num_classes, hparams["channels"], **settings)
+        return create_network(hparams["network"], self.num_outputs, hparams["channels"], **settings)
 
     @abstractmethod
-    def configure_loss(self) -> Callable[[Tensor, Any], Tensor]:
-        """Make the loss: (predictions, targets) to a scalar."""
+    def configure_loss(self) -> Callable[[Any, Any], Tensor]:
+        """Make the loss: (raw outputs, targets) to a scalar, the mean over the samples."""
 
     @abstractmethod
-    def configure_metrics(self, stage: Stage) -> MetricCollection:
-        """Make a stage's metrics; "loss" is among them, for the mean of the loss over the epoch."""
+    def configure_metrics(self, stage: Stage) -> Mapping[str, Metric]:
+        """Make a stage's metrics by name; the loss is measured besides."""
 
     @abstractmethod
-    def update_metrics(self, metrics: MetricCollection, predictions: Tensor, targets: Any, loss: Tensor) -> None:
-        """Bring a stage's metrics up to date with a batch."""
+    def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
+        """Bring a stage's metrics up to date with a batch, which may have no samples (images (0, C, H, W)).
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W), uint8 0..255 or float 0..1, to raw predictions.
+        Args:
+            metrics: What configure_metrics() has made.
+            answers: The decoder's arrays.
+            batch: The batch.
+        """
+
+    def configure_decoder(self) -> Decoder:
+        """Make the module from raw outputs to answers, which the exported file has inside too."""
+        return _AsTheyAre()
+
+    def configure_output(self) -> Output:
+        """Make the torch-free side of the answers: columns, files, pictures, words.
+
+        Raises:
+            InputError: If the task has no kind of answers.
+        """
+        raise InputError(
+            f"{type(self).__name__} does not say how it answers: give its class a kind, configure_decoder() and "
+            "configure_output()"
+        )
+
+    @cached_property
+    def output(self) -> Output:
+        """See configure_output()."""
+        return self.configure_output()
+
+    def stage_metrics(self, stage: Stage) -> MetricCollection:
+        """A stage's metrics, with the mean of the loss."""
+        return MetricCollection({"loss": MeanLoss(), **self.configure_metrics(stage)}, compute_groups=False)
+
+    def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
+        """The stage's latest results as tables, by the names of their files in the run's folder."""
+        return {}
+
+    def fetched_networks(self) -> list[tuple[str, str]]:
+        """The networks whose pretrained weights the training starts from: (name, where they are), see weights."""
+        weights = self.hparams["weights"]
+        return [] if weights is None else [(self.backbone, weights)]
+
+    def forward(self, images: Tensor) -> Any:
+        """Images (B, C, H, W), uint8 0..255 or float 0..1, to raw outputs.
 
         Raises:
             InputError: If the network does not take images of this number of channels or of this size.
         """
         if not len(images):
-            # A process may have fewer batches than others, and not all networks can compute with nothing. Where weights
-            # are spread over processes, it computes something all the same, as the others wait for its part of them.
-            if self._trainer is not None and spreads_weights(self.trainer.strategy):
-                return self.forward(images.new_zeros(1, *images.shape[1:]))[:0]
-            size = images.shape[2:] if self.kind == "segmentation" else ()
-            return torch.empty(0, self.num_classes, *size, device=images.device)
+            # Not all networks can compute with nothing, and where weights are spread the others wait for this process.
+            return _none_of(self.forward(images.new_zeros(1, *images.shape[1:])))
         images = self.standardize(images)
         if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
         try:
-            predictions: Tensor = self.network(images)
+            return self.network(images)
         except AssertionError as error:
             # How timm's transformers, whose grid of patches is fixed, refuse another size.
             height, width = images.shape[2:]
@@ -252,36 +280,22 @@ class VisionTask(LightningModule):
                 f"network {self.hparams['network']!r} does not take images of {height}x{width}: {error} Set data.size "
                 f"to what it expects, or make it for this size, if it can be: --model.network_args.img_size {height}"
             ) from error
-        return predictions
 
-    def difficulty(self, predictions: Tensor, targets: Any) -> Difficulty | None:
-        """Which images of a batch are the hardest, for whoever looks at those; None where a task does not say.
+    def evaluate(self, images: Tensor) -> Any:
+        """Images to raw outputs, as validation, test and prediction make them."""
+        return self(images)
 
-        Args:
-            predictions: What validation_step() returns.
-            targets: The batch's.
-        """
-        return None
+    def loss_and_outputs(self, batch: Batch) -> tuple[Tensor, Any]:
+        """The loss of a batch, a scalar, and the raw outputs: all that a task of another kind needs to write anew."""
+        outputs = self(batch.images) if self.training else self.evaluate(batch.images)
+        return self.loss(outputs, batch.targets), outputs
 
-    def step(self, batch: tuple[Tensor, Any], metrics: MetricCollection) -> tuple[Tensor, Tensor]:
-        """Predict a batch, measure it, return the loss and the predictions: the one step of all stages."""
-        images, targets = batch
-        predictions = self(images)
-        loss = self.loss_of(images, predictions, targets) if len(images) else predictions.sum()
-        self.update_metrics(metrics, predictions.detach(), targets, loss.detach())
-        return loss, predictions
-
-    def loss_of(self, images: Tensor, predictions: Tensor, targets: Any) -> Tensor:
-        """The loss of a batch; the images are for those that need more than predictions."""
-        loss: Tensor = self.loss(predictions, targets)
-        return loss
-
-    def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step of the training."""
-        loss, _ = self.step(batch, self.train_metrics)
+        loss, _ = self._measure(batch, self.train_metrics)
         if self.trainer.progress_bar_callback is not None:
             self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
-        every = self._log_every_n_steps
+        every = int(vars(self.trainer)["log_every_n_steps"])
         accumulating = self.trainer.fit_loop._should_accumulate()
         if every and not accumulating and (self.trainer.global_step + 1) % every == 0:
             # Not through self.log, which would write it after a checkpoint of this step: a resumed run would miss it.
@@ -289,18 +303,45 @@ class VisionTask(LightningModule):
             write_metrics(self.trainer, {"train/loss_step": of_all.item()}, self.trainer.global_step)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
-        """One step of the validation; the predictions go to the callbacks."""
-        return self.step(batch, self.val_metrics)[1]
+    def validation_step(self, batch: Any, batch_idx: int) -> Answers:
+        """One step of the validation; the answers go to the callbacks."""
+        return self._measure(batch, self.val_metrics)[1]
 
-    def test_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
-        """One step of the test; the predictions go to the callbacks."""
-        return self.step(batch, self.test_metrics)[1]
+    def test_step(self, batch: Any, batch_idx: int) -> Answers:
+        """One step of the test; the answers go to the callbacks."""
+        return self._measure(batch, self.test_metrics)[1]
 
-    @property
-    def _log_every_n_steps(self) -> int:
-        # The trainer's own attribute, which Lightning does not declare.
-        return int(vars(self.trainer)["log_every_n_steps"])
+    def predict_step(self, batch: Any, batch_idx: int) -> Predictions:
+        """Predict a batch."""
+        batch = Batch.of(batch)
+        return Predictions(self.decode(self.evaluate(batch.images)), batch)
+
+    def _measure(self, batch: Any, metrics: MetricCollection) -> tuple[Tensor, Answers]:
+        """The loss and the answers of a batch; the metrics take them in: the one step of all stages."""
+        batch = Batch.of(batch)
+        if len(batch):
+            loss, outputs = self.loss_and_outputs(batch)
+        else:
+            loss, outputs = torch.zeros((), device=batch.images.device), self.evaluate(batch.images)
+        with torch.no_grad():
+            answers: Answers = self.decode(outputs)
+            self.take_in(metrics, answers, batch, loss.detach())
+        return loss, answers
+
+    def take_in(self, metrics: MetricCollection, answers: Answers, batch: Batch, loss: Tensor | None) -> None:
+        """Bring metrics up to date with a batch.
+
+        Args:
+            metrics: What stage_metrics() has made.
+            answers: The decoder's arrays, whoever has computed them.
+            batch: The batch.
+            loss: Its loss; None to leave that metric out.
+        """
+        own = dict(metrics.items(keep_base=True, copy_state=False))
+        mean = own.pop("loss")
+        if loss is not None:
+            mean.update(loss, len(batch))
+        self.update_metrics(own, answers, batch)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics."""
@@ -343,165 +384,21 @@ class VisionTask(LightningModule):
                 "trainer.strategy: cnnlab's networks are sharded, their layers are not divided: use "
                 "cnnlab.strategies.FullyShard (--config trainer/fully_shard)"
             )
-        if self.hparams.get("window") is not None:
-            raise InputError(
-                "model.window: images of different sizes have different numbers of windows, for which processes that "
-                "share weights would wait for ever; leave it out, or use --trainer.strategy ddp"
-            )
         shard(self.network, self.device_mesh["data_parallel"])
 
-    def on_fit_start(self) -> None:
-        """Begin in training mode, whoever had the task before, and with the weights of init_from; go on without."""
-        self.train()
-        if not spreads_weights(self.trainer.strategy):
-            self._begin_with_weights()
 
-    def on_train_start(self) -> None:
-        """The same weights for strategies that read a checkpoint later than others."""
-        if spreads_weights(self.trainer.strategy):
-            self._begin_with_weights()
+class _AsTheyAre(Decoder):
+    """Raw outputs under the name "outputs"."""
 
-    def _begin_with_weights(self) -> None:
-        if self.hparams["init_from"] and self.trainer.ckpt_path is None:
-            self._take_weights(self.hparams["init_from"])
+    def forward(self, outputs: Tensor) -> Answers:
+        return {"outputs": outputs}
 
-    def _take_weights(self, path: str) -> None:
-        own = self.network.state_dict()
-        prefix = "network."
-        weights = read_weights(path).items()
-        given = {name.removeprefix(prefix): value for name, value in weights if name.startswith(prefix)}
-        fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
-        if not fitting:
-            raise InputError(f"init_from {path}: none of its weights fits network {self.hparams['network']!r}")
-        if spreads_weights(self.trainer.strategy):
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-            set_model_state_dict(
-                self.network, dict(fitting), options=StateDictOptions(full_state_dict=True, strict=False)
-            )
-        else:
-            self.network.load_state_dict(fitting, strict=False)
-        left = sorted(set(own) - set(fitting))
-        rank_zero_info(
-            f"init_from {path}: took {len(fitting)} of {len(own)} tensors"
-            + (f"; as initialised: {', '.join(left)}" if left else "")
-        )
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer by name from timm's factory, and the schedule by name."""
-        hparams = self.hparams
-        rates = self.layer_rates
-        for name in ("layer_decay", "lr_scaling"):
-            if rates is not None and hparams.get(name) is not None:
-                raise InputError(f"model.{name} and callbacks.unfreezing both set the layers' rates: choose one")
-        factor = self._lr_factor()
-        lr = hparams["lr"] * factor
-        if hparams.get("lr_scaling") is not None:
-            rank_zero_info(
-                f"model.lr_scaling: the learning rate is {lr:g} ({hparams['lr']:g} times {factor:g}), as a step sees "
-                f"{self._samples_a_step()} samples on {self.trainer.world_size} process(es), not "
-                f"{hparams['lr_batch_size']}"
-            )
-        if hparams["layer_decay"] is not None:
-            rates = decayed_rates(self.network, lr, hparams["layer_decay"])
-        elif rates is not None and hparams["lr"] != _DEFAULT_LR:
-            rank_zero_warn(
-                f"model.lr is {hparams['lr']}, which changes nothing: callbacks.unfreezing sets the rates of all layers"
-            )
-        # A fused step unscales gradients itself, so Lightning refuses to clip them before it in mixed precision.
-        clipped = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
-        # Not all fused steps know of weights that are spread over processes.
-        sharded = self.device_mesh is not None
-        optimizer = create_optimizer(
-            self.network,
-            hparams["optimizer"],
-            lr,
-            hparams["weight_decay"],
-            hparams["optimizer_args"] or {},
-            fused=not clipped and not sharded,
-            rates=rates,
-        )
-        schedules = create_schedules(
-            hparams["schedule"],
-            optimizer,
-            self.trainer.estimated_stepping_batches,
-            hparams["warmup"],
-            self.monitor,
-            self.mode,
-            hparams["schedule_args"] or {},
-        )
-        return [optimizer], schedules
-
-    def _samples_a_step(self) -> int:
-        """How many samples an optimizer step sees, on all processes.
-
-        Raises:
-            InputError: If the data do not say.
-        """
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if not isinstance(getattr(data, "batch_size", None), int):
-            raise InputError("model.lr_scaling needs a data module with a batch_size: leave it out, and set model.lr")
-        return int(data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches)
-
-    def _lr_factor(self) -> float:
-        rule = self.hparams.get("lr_scaling")
-        return 1.0 if rule is None else scaling_factor(rule, self._samples_a_step(), self.hparams["lr_batch_size"])
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let a learning rate or weight decay that was changed for a resumed fit count, against the optimizer's state.
-
-        Raises:
-            InputError: If something was changed that the state cannot follow.
-        """
-        if self._trainer is None or self.trainer.state.fn != "fit":
-            return
-        kept = checkpoint["hyper_parameters"]
-        self._refuse_other_groups(checkpoint)
-        fixed = ["optimizer", "optimizer_args", "layer_decay"]
-        if "plateau" in (kept["schedule"], self.hparams["schedule"]):
-            fixed += ["schedule", "schedule_args", "warmup"]
-        changed = [name for name in fixed if kept.get(name) != self.hparams[name]]
-        for name in ("lr", "weight_decay"):
-            if kept[name] != self.hparams[name] and not (kept[name] and self.hparams[name]):
-                changed.append(name)
-        if changed:
-            raise InputError(
-                f"a run cannot go on with another {' and '.join(changed)}: leave it as it was, or begin a new run with "
-                "--model.init_from"
-            )
-        if self.layer_rates is not None:
-            kept = {**kept, "lr": self.hparams["lr"]}  # It decides on nothing: the layers have rates of their own.
-        faster, stronger = (self.hparams[name] / kept[name] if kept[name] else 1.0 for name in ("lr", "weight_decay"))
-        faster *= self._lr_factor() / checkpoint["cnnlab"].get("lr_factor", 1.0)
-        if (faster, stronger) != (1, 1) and self.trainer.strategy.restore_checkpoint_after_setup:
-            raise InputError(
-                f"a run under {type(self.trainer.strategy).__name__} cannot go on with another learning rate or weight "
-                "decay: leave them as they were, or begin a new run with --model.init_from"
-            )
-        groups = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
-        for group in groups:
-            group["weight_decay"] *= stronger
-            for name in ("lr", "initial_lr"):
-                group[name] *= faster
-        for schedule in checkpoint["lr_schedulers"]:
-            for name in ("base_lrs", "_last_lr"):
-                if name in schedule:
-                    schedule[name] = [rate * faster for rate in schedule[name]]
-
-    def _refuse_other_groups(self, checkpoint: dict[str, Any]) -> None:
-        saved = any("layers" in group for state in checkpoint["optimizer_states"] for group in state["param_groups"])
-        wanted = self.layer_rates is not None or self.hparams["layer_decay"] is not None
-        if saved != wanted:
-            raise InputError(
-                f"the run was trained {'with' if saved else 'without'} rates for each layer (callbacks.unfreezing or "
-                "model.layer_decay), and cannot go on otherwise: leave them as they were, or begin a new run with "
-                "--model.init_from"
-            )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say in the checkpoint what it takes to make this task, and its data, again."""
-        make_portable(checkpoint, self, getattr(self.trainer, "datamodule", None))
-        checkpoint["cnnlab"]["lr_factor"] = self._lr_factor()
+def _none_of(outputs: Any) -> Any:
+    """Raw outputs of one image as those of none."""
+    if isinstance(outputs, Mapping):
+        return {name: _none_of(value) for name, value in outputs.items()}
+    return [_none_of(value) for value in outputs] if isinstance(outputs, (list, tuple)) else outputs[:0]
 
 
 def _check_plain(value: Any, name: str = "") -> None:

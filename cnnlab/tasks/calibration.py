@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from cnnlab.loggers import Row
+
 _UNIT = 2**24
 """Probabilities are summed up as whole numbers of this fraction: neither batches nor processes change a digit."""
 
@@ -56,3 +58,17 @@ class Calibration(Metric):
             "calibration_error": error,
             "reliability": torch.stack([counts, confidence / some, hits / some], dim=1),
         }
+
+
+def reliability_rows(bins: list[list[float]]) -> list[Row]:
+    """Calibration's reliability as a table: a row for each bin of probabilities."""
+    return [
+        {
+            "from": f"{place / len(bins):.4g}",
+            "to": f"{(place + 1) / len(bins):.4g}",
+            "images": int(count),
+            "probability": f"{probability:.6g}" if count else "",
+            "accuracy": f"{accuracy:.6g}" if count else "",
+        }
+        for place, (count, probability, accuracy) in enumerate(bins)
+    ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from torchmetrics import MetricCollection
+from torchmetrics import Metric
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -19,10 +18,15 @@ from torchmetrics.classification import (
     MultilabelStatScores,
 )
 
+from cnnlab.batch import Batch
 from cnnlab.errors import InputError
-from cnnlab.tasks.base import Difficulty, Stage, VisionTask
-from cnnlab.tasks.calibration import Calibration
-from cnnlab.tasks.mean_loss import MeanLoss
+from cnnlab.imports import parameters_of
+from cnnlab.loggers import Row
+from cnnlab.models.decoding import Answers, LabelDecoder
+from cnnlab.outputs import Labels
+from cnnlab.tasks.base import Stage
+from cnnlab.tasks.calibration import Calibration, reliability_rows
+from cnnlab.tasks.classes import ClassTask
 
 
 class ExactAccuracy(MulticlassAccuracy):
@@ -58,55 +62,18 @@ class ExactAccuracy(MulticlassAccuracy):
         return (hits.double() + mixed) / (hits + misses + self.mixed_count.cpu())
 
 
-class Predictions(NamedTuple):
-    """What a prediction step returns."""
-
-    probabilities: Tensor
-    """(B, num_classes); each row sums to 1 where an image has one class."""
-    targets: Tensor
-    """(B,) int64, -1 where the truth is not known; (B, num_classes) float where images have several classes."""
-    indices: Tensor
-    """(B,) int64, each image's place in the data set."""
-    paths: list[str]
-    """Each image's file, or ""."""
-
-
-class Classification(VisionTask):
-    """Train a network to tell classes apart with cross-entropy.
+class Classification(ClassTask):
+    """Train a network to tell the classes of images apart with cross-entropy.
 
     Metrics: loss and accuracy in training; also top-k accuracy, macro F1, the expected calibration error (15 bins) and
     the confusion matrix (rows are the truth) in validation and test.
 
     Args:
         network: See VisionTask.
-        num_classes: See VisionTask.
-        channels: See VisionTask.
-        class_names: See VisionTask.
-        mean: See VisionTask.
-        std: See VisionTask.
-        dropout: See VisionTask.
-        network_args: See VisionTask.
-        weights: See VisionTask.
-        head: See VisionTask.
-        group_norm: See VisionTask.
-        pruned: See VisionTask.
-        checkpoint_stages: See VisionTask.
         label_smoothing: The share of each target that is spread over all classes, 0..1.
         top_k: The k of the top-k accuracy; 5 if None and there are more than 5 classes.
         multi_label: Whether an image may have any number of classes; the data say.
-        optimizer: See VisionTask.
-        lr: See VisionTask.
-        weight_decay: See VisionTask.
-        layer_decay: See VisionTask.
-        lr_scaling: See VisionTask.
-        lr_batch_size: See VisionTask.
-        optimizer_args: See VisionTask.
-        schedule: See VisionTask.
-        warmup: See VisionTask.
-        schedule_args: See VisionTask.
-        compile: See VisionTask.
-        channels_last: See VisionTask.
-        init_from: See VisionTask.
+        **kwargs: See ClassTask and VisionTask.
 
     Raises:
         InputError: If a name is unknown or an argument does not fit.
@@ -114,44 +81,31 @@ class Classification(VisionTask):
 
     monitor: ClassVar[str] = "val/accuracy"
     mode: ClassVar[Literal["min", "max"]] = "max"
-    kind: ClassVar[Literal["classification", "segmentation"] | None] = "classification"
+    kind: ClassVar[str | None] = "labels"
+    charts: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Accuracy": ["train/accuracy", "val/accuracy", "val/accuracy_top5"],
+        "F1": ["val/f1"],
+        "Calibration error": ["val/calibration_error"],
+    }
+    key_metrics: ClassVar[Sequence[str]] = ("val/accuracy", "test/accuracy", "test/f1")
+    dashboard_pictures: ClassVar[Sequence[str]] = (
+        *("val/gradcam", "val/errors", "val/confusion_matrix"),
+        *("test/errors", "test/confusion_matrix"),
+    )
 
     def __init__(
         self,
         network: str = "simple_cnn",
-        num_classes: int = 10,
-        channels: int = 3,
-        class_names: Sequence[str] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        dropout: float | None = None,
-        network_args: dict[str, Any] | None = None,
-        weights: str | None = None,
-        head: str | None = None,
-        group_norm: bool = False,
-        pruned: str | list[Any] | None = None,
-        checkpoint_stages: list[str] | None = None,
         label_smoothing: float = 0.0,
         top_k: int | None = None,
         multi_label: bool = False,
-        optimizer: str = "adamw",
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        layer_decay: float | None = None,
-        lr_scaling: str | None = None,
-        lr_batch_size: int = 256,
-        optimizer_args: dict[str, Any] | None = None,
-        schedule: str = "cosine",
-        warmup: float | None = None,
-        schedule_args: dict[str, Any] | None = None,
-        compile: bool = False,
-        channels_last: bool = True,
-        init_from: str | None = None,
+        **kwargs: Any,
     ) -> None:
         if not 0 <= label_smoothing <= 1:
             raise InputError(f"label_smoothing is {label_smoothing}, expected 0..1")
-        if top_k is not None and not 1 <= top_k < num_classes:
-            raise InputError(f"top_k is {top_k}, expected from 1 to {num_classes - 1} for {num_classes} classes")
+        count = kwargs.get("num_classes", parameters_of(ClassTask)["num_classes"].default)
+        if top_k is not None and not 1 <= top_k < count:
+            raise InputError(f"top_k is {top_k}, expected from 1 to {count - 1} for {count} classes")
         if multi_label and (top_k is not None or label_smoothing):
             raise InputError(
                 "model.top_k and model.label_smoothing are for images of one class, and these have several: set "
@@ -159,35 +113,8 @@ class Classification(VisionTask):
             )
         self.label_smoothing = label_smoothing
         self.multi_label = multi_label
-        self.top_k = (5 if num_classes > 5 else None) if top_k is None else top_k
-        super().__init__(
-            network=network,
-            num_classes=num_classes,
-            channels=channels,
-            class_names=class_names,
-            mean=mean,
-            std=std,
-            dropout=dropout,
-            network_args=network_args,
-            weights=weights,
-            head=head,
-            group_norm=group_norm,
-            pruned=pruned,
-            checkpoint_stages=checkpoint_stages,
-            optimizer=optimizer,
-            lr=lr,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-            lr_scaling=lr_scaling,
-            lr_batch_size=lr_batch_size,
-            optimizer_args=optimizer_args,
-            schedule=schedule,
-            warmup=warmup,
-            schedule_args=schedule_args,
-            compile=compile,
-            channels_last=channels_last,
-            init_from=init_from,
-        )
+        self.top_k = (5 if count > 5 else None) if top_k is None else top_k
+        super().__init__(network=network, **kwargs)
 
     def configure_loss(self) -> Callable[[Tensor, Any], Tensor]:
         """Cross-entropy of logits (B, num_classes) and classes (B,) or soft targets (B, num_classes).
@@ -198,59 +125,55 @@ class Classification(VisionTask):
             return nn.BCEWithLogitsLoss()
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
-    def configure_metrics(self, stage: Stage) -> MetricCollection:
+    def configure_decoder(self) -> LabelDecoder:
+        """Softmax; sigmoid where an image may have several classes."""
+        return LabelDecoder(self.multi_label)
+
+    def configure_output(self) -> Labels:
+        """The classes."""
+        return Labels(self.class_names, self.multi_label)
+
+    def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
         """The stage's metrics; in training only what costs next to nothing."""
         count = self.num_classes
         if self.multi_label:
             return self._multi_label_metrics(stage)
-        metrics: dict[str, Any] = {"loss": MeanLoss(), "accuracy": ExactAccuracy(count)}
+        metrics: dict[str, Metric] = {"accuracy": ExactAccuracy(count)}
         if stage != "train":
             if self.top_k is not None:
                 metrics[f"accuracy_top{self.top_k}"] = ExactAccuracy(count, self.top_k)
             metrics["f1"] = MulticlassF1Score(count, average="macro", validate_args=False)
             metrics["calibration"] = Calibration()
             metrics["confusion_matrix"] = MulticlassConfusionMatrix(count, validate_args=False)
-        return MetricCollection(metrics, compute_groups=False)
+        return metrics
 
-    def _multi_label_metrics(self, stage: Stage) -> MetricCollection:
+    def _multi_label_metrics(self, stage: Stage) -> dict[str, Metric]:
         count = self.num_classes
-        metrics: dict[str, Any] = {"loss": MeanLoss(), "accuracy": MultilabelAccuracy(count, average="micro")}
+        metrics: dict[str, Metric] = {"accuracy": MultilabelAccuracy(count, average="micro")}
         if stage != "train":
             metrics["f1"] = MultilabelF1Score(count, average="macro")
             metrics["average_precision"] = MultilabelAveragePrecision(count, average="macro")
             metrics["counts"] = MultilabelStatScores(count, average="none")
-        return MetricCollection(metrics, compute_groups=False)
+        return metrics
 
-    def update_metrics(self, metrics: MetricCollection, predictions: Tensor, targets: Any, loss: Tensor) -> None:
-        """Take in logits (B, num_classes) and classes (B,), or targets (B, num_classes)."""
-        metrics["loss"].update(loss, len(predictions))
-        # Of raw logits torchmetrics would take some batches for probabilities.
-        exact = self.multi_label or "calibration" in metrics
-        probabilities = self.probabilities(predictions) if exact else predictions.float()
-        if self.multi_label:
-            targets = (targets > 0.5).long()
-        for name, metric in metrics.items(keep_base=True, copy_state=False):
+    def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
+        """Take in probabilities (B, num_classes) and classes (B,), or targets (B, num_classes)."""
+        targets = (batch.targets > 0.5).long() if self.multi_label else batch.targets
+        for metric in metrics.values():
             # Of no images only lists are told, whose shape the other processes expect.
-            some = len(targets) or any(isinstance(state, list) for state in metric.metric_state.values())
-            if name != "loss" and some:
-                metric.update(probabilities, targets)
+            if len(batch) or any(isinstance(state, list) for state in metric.metric_state.values()):
+                metric.update(answers["probabilities"], targets)
 
-    @property
-    def activation(self) -> Literal["softmax", "sigmoid"]:
-        """Softmax; sigmoid where an image may have several classes."""
-        return "sigmoid" if self.multi_label else "softmax"
+    def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
+        """Those of ClassTask, and how often predictions of a probability are right."""
+        tables = super().result_tables(stage)
+        if f"{stage}/reliability" in self.tables:
+            tables["reliability"] = reliability_rows(self.tables[f"{stage}/reliability"].tolist())
+        return tables
 
-    def difficulty(self, predictions: Tensor, targets: Any) -> Difficulty:
-        """By cross-entropy, and by the predicted class's probability; with several labels by the mean over classes."""
-        probabilities = self.probabilities(predictions)
-        if self.multi_label:
-            errors = binary_cross_entropy_with_logits(predictions.float(), targets.float(), reduction="none")
-            return Difficulty(errors.mean(dim=1), 1 - (2 * probabilities - 1).abs().mean(dim=1))
-        return Difficulty(
-            cross_entropy(predictions.float(), targets, reduction="none"), 1 - probabilities.max(dim=1).values
-        )
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Predictions:
-        """Images, alone or in a data.PredictionBatch, to Predictions on the device."""
-        images, targets, indices, paths = batch
-        return Predictions(self.probabilities(self(images)), targets, indices, paths)
+    def class_counts(self, stage: Stage) -> list[list[int]] | None:
+        """See ClassTask; with several labels from torchmetrics' MultilabelStatScores."""
+        counts = self.tables.get(f"{stage}/counts")
+        if counts is None:
+            return super().class_counts(stage)
+        return [[hits, hits + false, true] for hits, false, _, _, true in counts.tolist()]

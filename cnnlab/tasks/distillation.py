@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from cnnlab.batch import Batch
 from cnnlab.errors import InputError
+from cnnlab.imports import parameters_of
 from cnnlab.interpret.layers import layer_named
 from cnnlab.losses import attention_transfer, soft_targets
 from cnnlab.tasks.classification import Classification
@@ -117,32 +119,38 @@ class Distillation(Classification):
         if dataset is None:
             return
         count = min(8, len(dataset))
-        first, second = (dataset.__getitems__([(epoch, i) for i in range(count)])[0] for epoch in (0, 1))
+        first, second = (Batch.of(dataset.__getitems__([(epoch, i) for i in range(count)])).images for epoch in (0, 1))
         if not torch.equal(first, second):
             raise InputError(
                 "model.cache remembers what the teacher says of an image, but the data augment it: each epoch has "
                 "others. Switch augmentation and mixing off, or leave out model.cache"
             )
 
-    def loss_of(self, images: Tensor, predictions: Tensor, targets: Any) -> Tensor:
-        """The distillation's loss in training, the cross-entropy elsewhere."""
-        hard = super().loss_of(images, predictions, targets)
+    def loss_and_outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The distillation's loss in training, the cross-entropy elsewhere; and the student's logits."""
+        hard, outputs = super().loss_and_outputs(batch)
         if not self.training:
-            return hard
-        if self.teacher.device != images.device:  # Here, since searches train before the training starts.
-            self.teacher.to(images.device)
-        taught = self.teacher(images) if self._cache is None else self._cache(images, self.teacher)
+            return hard, outputs
+        if self.teacher.device != batch.images.device:  # Here, since searches train before the training starts.
+            self.teacher.to(batch.images.device)
+        taught = self.teacher(batch.images) if self._cache is None else self._cache(batch.images, self.teacher)
         alpha = self.hparams["alpha"]
-        loss: Tensor = alpha * soft_targets(predictions, taught, self.hparams["temperature"]) + (1 - alpha) * hard
+        loss: Tensor = alpha * soft_targets(outputs, taught, self.hparams["temperature"]) + (1 - alpha) * hard
         for own, layer in (self.hparams["features"] or {}).items():
             pair = attention_transfer(self._seen["student"].pop(own), self._seen["teacher"].pop(layer))
             loss = loss + self.hparams["features_weight"] * pair
-        return loss
+        return loss, outputs
+
+    def fetched_networks(self) -> list[tuple[str, str]]:
+        """Those of VisionTask, and a teacher by its network's name."""
+        teacher = self.hparams["teacher"]
+        own = [] if Path(teacher).exists() else [(teacher, self.hparams["teacher_weights"])]
+        return [*super().fetched_networks(), *own]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave a plain checkpoint of Classification, which says where the teacher was from."""
         super().on_save_checkpoint(checkpoint)
-        own = inspect.signature(Classification.__init__).parameters
+        own = parameters_of(Classification)
         kept = checkpoint["hyper_parameters"]
         checkpoint["hyper_parameters"] = {name: value for name, value in kept.items() if name in own}
         task = f"{Classification.__module__}.{Classification.__qualname__}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cnnlab.checkpoint import read_checkpoint
+from cnnlab.checkpoint import read_header
 from cnnlab.errors import InputError
 from cnnlab.imports import by_path
 from cnnlab.tasks.base import VisionTask
@@ -16,7 +16,7 @@ def load_task(path: Path) -> VisionTask:
     Raises:
         InputError: If the checkpoint cannot be read, or holds something else.
     """
-    kind = by_path(read_checkpoint(path)["cnnlab"]["task"])
+    kind = by_path(read_header(path)["cnnlab"]["task"])
     if not issubclass(kind, VisionTask):
         raise InputError(f"{path} holds a {kind.__name__}, expected a task of cnnlab's")
     task: VisionTask = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)

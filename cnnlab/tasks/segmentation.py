@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
+from cnnlab.batch import Batch
 from cnnlab.errors import InputError
+from cnnlab.loggers import Row
 from cnnlab.losses import create_loss
+from cnnlab.models.decoding import Answers, MaskDecoder
 from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
 from cnnlab.models.windows import by_windows, windows
-from cnnlab.tasks.base import Difficulty, Stage, VisionTask
-from cnnlab.tasks.mean_loss import MeanLoss
+from cnnlab.outputs import Masks
+from cnnlab.tasks.base import Stage
+from cnnlab.tasks.classes import ClassTask, precision_and_recall, quotient
 
 
 class SegmentationScores(Metric):
@@ -68,60 +72,24 @@ class SegmentationScores(Metric):
         }
 
 
-class SegmentationPredictions(NamedTuple):
-    """What a prediction step returns."""
-
-    classes: Tensor
-    """(B, H, W) int64."""
-    probabilities: Tensor
-    """(B, K, H, W) float32, in 0..1, which sum to 1 for each pixel."""
-    targets: Tensor
-    """(B, H, W) int64, ignore_index where the truth is not known."""
-    indices: Tensor
-    """(B,) each image's place in the data set."""
-    paths: list[str]
-    """Each image's file."""
-
-
-class Segmentation(VisionTask):
+class Segmentation(ClassTask):
     """One class for each pixel.
 
     Args:
         network: A name for models.segmentation.create_segmenter: unet, deeplabv3plus, or the import path of one's own.
         encoder: A timm network that the decoder is built on; the network's own encoder if None.
-        num_classes: See VisionTask.
-        channels: See VisionTask.
-        class_names: See VisionTask.
-        mean: See VisionTask.
-        std: See VisionTask.
+        num_classes: See ClassTask.
         ignore_index: What targets of pixels that count for nothing are; the data say.
-        dropout: See VisionTask.
-        network_args: See VisionTask.
         weights: The encoder's pretrained weights: see VisionTask.
-        group_norm: See VisionTask.
-        pruned: See VisionTask.
-        checkpoint_stages: See VisionTask.
         loss: A name in losses.LOSSES: cross_entropy_dice, cross_entropy, dice, tversky, focal.
         loss_args: Further arguments of the loss.
         window: Validation, test and prediction take images that are larger than so many pixels window by window; whole
             if None.
         margin: How much of a window is discarded at each side, where the network sees less than it should. From half
             its receptive field on the result is that of the whole image: 112 for unet of depth 4. Encoders see farther
-            (tf_efficientnet_lite0 more than 300 pixels), but hardly heed what is far off.
+            (tf_efficientnet_lite0 more than 300 pixels), but what is far away counts for little.
         flips: Predict each image mirrored as well, and take the mean of both, in test and prediction.
-        optimizer: See VisionTask.
-        lr: See VisionTask.
-        weight_decay: See VisionTask.
-        layer_decay: See VisionTask.
-        lr_scaling: See VisionTask.
-        lr_batch_size: See VisionTask.
-        optimizer_args: See VisionTask.
-        schedule: See VisionTask.
-        warmup: See VisionTask.
-        schedule_args: See VisionTask.
-        compile: See VisionTask.
-        channels_last: See VisionTask.
-        init_from: See VisionTask.
+        **kwargs: See ClassTask and VisionTask.
 
     Raises:
         InputError: If a name is unknown or an argument does not fit.
@@ -129,45 +97,36 @@ class Segmentation(VisionTask):
 
     monitor: ClassVar[str] = "val/mean_iou"
     mode: ClassVar[Literal["min", "max"]] = "max"
-    kind: ClassVar[Literal["classification", "segmentation"] | None] = "segmentation"
+    kind: ClassVar[str | None] = "masks"
+    charts: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Mean IoU": ["train/mean_iou", "val/mean_iou"],
+        "Dice": ["train/dice", "val/dice"],
+        "Pixel accuracy": ["train/pixel_accuracy", "val/pixel_accuracy"],
+    }
+    key_metrics: ClassVar[Sequence[str]] = ("val/mean_iou", "test/mean_iou", "test/dice")
+    dashboard_pictures: ClassVar[Sequence[str]] = (
+        *("val/masks", "val/gradcam", "val/errors"),
+        *("test/errors", "test/confusion_matrix"),
+    )
 
     def __init__(
         self,
         network: str = "unet",
         encoder: str | None = None,
         num_classes: int = 2,
-        channels: int = 3,
-        class_names: Sequence[str] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         ignore_index: int = 255,
-        dropout: float | None = None,
-        network_args: dict[str, Any] | None = None,
         weights: str | None = None,
-        group_norm: bool = False,
-        pruned: str | list[Any] | None = None,
-        checkpoint_stages: list[str] | None = None,
         loss: str = "cross_entropy_dice",
         loss_args: dict[str, Any] | None = None,
         window: int | None = None,
         margin: int = 112,
         flips: bool = False,
-        optimizer: str = "adamw",
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        layer_decay: float | None = None,
-        lr_scaling: str | None = None,
-        lr_batch_size: int = 256,
-        optimizer_args: dict[str, Any] | None = None,
-        schedule: str = "cosine",
-        warmup: float | None = None,
-        schedule_args: dict[str, Any] | None = None,
-        compile: bool = False,
-        channels_last: bool = True,
-        init_from: str | None = None,
+        **kwargs: Any,
     ) -> None:
         if 0 <= ignore_index < num_classes:
             raise InputError(f"ignore_index is {ignore_index}, which is one of the {num_classes} classes")
+        if kwargs.get("head") is not None:
+            raise InputError("model.head is for networks that classify images: leave it out")
         if encoder_of(network, encoder) is None:
             refuse_encoder(network, encoder, weights)
         weights_given = (loss_args or {}).get("class_weights")
@@ -175,33 +134,7 @@ class Segmentation(VisionTask):
             raise InputError(
                 f"loss_args.class_weights are {len(weights_given)}, expected one for each of {num_classes}"
             )
-        super().__init__(
-            network=network,
-            num_classes=num_classes,
-            channels=channels,
-            class_names=class_names,
-            mean=mean,
-            std=std,
-            dropout=dropout,
-            network_args=network_args,
-            weights=weights,
-            group_norm=group_norm,
-            pruned=pruned,
-            checkpoint_stages=checkpoint_stages,
-            optimizer=optimizer,
-            lr=lr,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-            lr_scaling=lr_scaling,
-            lr_batch_size=lr_batch_size,
-            optimizer_args=optimizer_args,
-            schedule=schedule,
-            warmup=warmup,
-            schedule_args=schedule_args,
-            compile=compile,
-            channels_last=channels_last,
-            init_from=init_from,
-        )
+        super().__init__(network=network, num_classes=num_classes, weights=weights, **kwargs)
         if window is not None:
             # Raises if nothing would be left between the margins.
             windows(window + 1, window, margin, getattr(self.network, "multiple", 1))
@@ -221,66 +154,64 @@ class Segmentation(VisionTask):
         """The loss by name, of logits (B, num_classes, H, W) and classes (B, H, W)."""
         return create_loss(self.hparams["loss"], self.hparams["ignore_index"], self.hparams["loss_args"] or {})
 
-    def configure_metrics(self, stage: Stage) -> MetricCollection:
+    def configure_decoder(self) -> MaskDecoder:
+        """Softmax over the classes of each pixel."""
+        return MaskDecoder(self.hparams["ignore_index"])
+
+    def configure_output(self) -> Masks:
+        """The classes."""
+        return Masks(self.class_names, self.hparams["ignore_index"])
+
+    def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
         """The stage's metrics."""
-        scores = SegmentationScores(self.num_classes, self.hparams["ignore_index"])
-        return MetricCollection({"loss": MeanLoss(), "scores": scores}, compute_groups=False)
+        return {"scores": SegmentationScores(self.num_classes, self.hparams["ignore_index"])}
 
-    def update_metrics(self, metrics: MetricCollection, predictions: Tensor, targets: Any, loss: Tensor) -> None:
-        """Take in logits (B, num_classes, H, W) and classes (B, H, W)."""
-        metrics["loss"].update(loss, len(predictions))
-        metrics["scores"].update(predictions.argmax(dim=1), targets)
+    def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
+        """Take in probabilities (B, num_classes, H, W) and classes (B, H, W)."""
+        metrics["scores"].update(answers["probabilities"].argmax(dim=1), batch.targets)
 
-    def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
-        """One step of the validation, window by window where that is asked for."""
-        return self._measure(batch, self.val_metrics, flips=False)
+    def class_rows(self, counts: list[list[int]]) -> list[Row]:
+        """A row for each class: of pixels, with IoU and Dice."""
+        return [
+            {
+                "class": name,
+                "iou": quotient(hits, predicted + true - hits),
+                "dice": quotient(2 * hits, predicted + true),
+                **precision_and_recall(hits, predicted, true),
+                "pixels": true,
+            }
+            for name, (hits, predicted, true) in zip(self.class_names, counts, strict=True)
+        ]
 
-    def test_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
-        """One step of the test, window by window and flipped where that is asked for."""
-        return self._measure(batch, self.test_metrics, flips=self.hparams["flips"])
+    def configure_model(self) -> None:
+        """See VisionTask.
 
-    def _measure(self, batch: tuple[Tensor, Any], metrics: MetricCollection, flips: bool) -> Tensor:
-        images, targets = batch
-        logits = self.logits(images, flips)
-        self.update_metrics(metrics, logits, targets, self.loss(logits, targets) if len(images) else logits.sum())
-        return logits
-
-    def difficulty(self, predictions: Tensor, targets: Any) -> Difficulty:
-        """By the share of pixels that are wrong, of those that count, and by their mean uncertainty."""
-        counted = targets != self.hparams["ignore_index"]
-        probability, classes = predictions.float().softmax(dim=1).max(dim=1)
-        count = counted.sum(dim=(1, 2)).clamp(min=1)
-        wrong = ((classes != targets) & counted).sum(dim=(1, 2)) / count
-        return Difficulty(wrong, ((1 - probability) * counted).sum(dim=(1, 2)) / count)
-
-    def logits(self, images: Tensor, flips: bool = False) -> Tensor:
-        """Predict as evaluation does.
-
-        Args:
-            images: (B, C, H, W), uint8 0..255 or float 0..1.
-            flips: Take the mean of the probabilities of the image and of its mirror image.
-
-        Returns:
-            (B, num_classes, H, W); with flips the logarithms of probabilities.
+        Raises:
+            InputError: If images go window by window: processes that share weights would wait for each other.
         """
-        window, margin = self.hparams["window"], self.hparams["margin"]
-        multiple = getattr(self.network, "multiple", 1)
-
-        def once(images: Tensor) -> Tensor:
-            return (
-                self(images)
-                if window is None or not len(images)
-                else by_windows(self, images, window, margin, multiple)
+        if self.device_mesh is not None and self.hparams["window"] is not None:
+            raise InputError(
+                "model.window: images of different sizes have different numbers of windows, for which processes that "
+                "share weights would wait for ever; leave it out, or use --trainer.strategy ddp"
             )
+        super().configure_model()
 
-        if not flips:
-            return once(images)
-        probabilities = once(images).float().softmax(dim=1)
-        probabilities += once(images.flip(-1)).float().softmax(dim=1).flip(-1)
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Images to logits (B, num_classes, H, W): window by window where that is asked for.
+
+        In test and prediction, flips makes them the logarithms of the mean probabilities of image and mirror image.
+        """
+        trainer = self._trainer
+        validates = trainer is not None and (trainer.validating or trainer.sanity_checking or trainer.training)
+        if validates or not self.hparams["flips"]:
+            return self._by_windows(images)
+        probabilities = self._by_windows(images).float().softmax(dim=1)
+        probabilities += self._by_windows(images.flip(-1)).float().softmax(dim=1).flip(-1)
         return (probabilities / 2).clamp(min=torch.finfo(torch.float32).tiny).log()
 
-    def predict_step(self, batch: Any, batch_idx: int) -> SegmentationPredictions:
-        """Images in a data.PredictionBatch to SegmentationPredictions, on the device."""
-        images, targets, indices, paths = batch
-        probabilities = self.probabilities(self.logits(images, self.hparams["flips"]))
-        return SegmentationPredictions(probabilities.argmax(dim=1), probabilities, targets, indices, paths)
+    def _by_windows(self, images: Tensor) -> Tensor:
+        window, margin = self.hparams["window"], self.hparams["margin"]
+        if window is None or not len(images):
+            whole: Tensor = self(images)
+            return whole
+        return by_windows(self, images, window, margin, getattr(self.network, "multiple", 1))

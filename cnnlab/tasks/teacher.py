@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnlab.checkpoint import read_checkpoint
+from cnnlab.checkpoint import read_header
 from cnnlab.errors import InputError
 from cnnlab.models.factory import create_classifier, preprocessing
 from cnnlab.models.standardize import Standardize
 from cnnlab.run import find
-from cnnlab.tasks.base import VisionTask
+from cnnlab.tasks.classes import ClassTask
 from cnnlab.tasks.loading import load_task
 
 
@@ -59,7 +59,7 @@ class Teacher(nn.Module):
 
 def find_teacher(
     name: str,
-    task: VisionTask,
+    task: ClassTask,
     weights: str = "pretrained",
     size: tuple[int, int] | None = None,
 ) -> Teacher:
@@ -88,7 +88,7 @@ def find_teacher(
         return Teacher(Standardize(known.mean, known.std), network, size or known.size, name, _hash(network))
     checkpoint = find(name)[1]
     own = load_task(checkpoint)
-    if own.kind != "classification" or own.activation != "softmax":
+    if not isinstance(own, ClassTask) or own.kind != "labels" or own.hparams.get("multi_label"):
         raise InputError(f"model.teacher {name} is no classifier of one class an image, and can teach no other")
     _check_classes(name, own, task)
     if own.hparams["channels"] != channels:
@@ -96,7 +96,7 @@ def find_teacher(
     return Teacher(own.standardize, own.network, size or _size_of(checkpoint), str(checkpoint), _hash(own.network))
 
 
-def _check_classes(name: str, teacher: VisionTask, student: VisionTask) -> None:
+def _check_classes(name: str, teacher: ClassTask, student: ClassTask) -> None:
     if teacher.class_names == student.class_names:
         return
     both = [_shown(names) for names in (teacher.class_names, student.class_names)]
@@ -117,7 +117,7 @@ def _shown(names: list[str]) -> str:
 
 def _size_of(checkpoint: Path) -> tuple[int, int] | None:
     """The size of the images that a checkpoint was trained with, where its data say."""
-    size = read_checkpoint(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
+    size = read_header(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
     return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else None
 
 

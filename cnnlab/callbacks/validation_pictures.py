@@ -1,0 +1,76 @@
+"""pictures/validation.png: what is answered about the same validation images, drawn on them, after each validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cnnlab.batch import Batch
+from cnnlab.errors import InputError
+from cnnlab.figures import contact_sheet
+from cnnlab.imaging import Pixels
+from cnnlab.loggers import write_picture
+from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets
+from cnnlab.run import Run
+from cnnlab.tasks import VisionTask
+
+
+class ValidationPictures(Callback):
+    """Draws the first validation images with truth and answer, on the first process, where answers cover the image.
+
+    The picture in the run's folder is the latest; wandb and TensorBoard keep one of each validation. Nothing of the
+    training changes: neither weights nor random states.
+
+    Args:
+        images: How many.
+
+    Raises:
+        InputError: If that is below 1.
+    """
+
+    def __init__(self, images: int = 4) -> None:
+        if images < 1:
+            raise InputError(f"callbacks.validation_pictures.images is {images}, expected 1 or more")
+        self.images = images
+        self._shown: list[tuple[Pixels, str]] = []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with none."""
+        self._shown = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the first images."""
+        missing = self.images - len(self._shown)
+        if not missing or not trainer.is_global_zero or trainer.sanity_checking or not isinstance(outputs, Mapping):
+            return
+        if not isinstance(pl_module, VisionTask) or pl_module.kind is None or not pl_module.output.dense:
+            return
+        output, shown = pl_module.output, Batch.of(batch).first(missing)
+        small = pl_module.decode.compact({name: value[:missing] for name, value in outputs.items()})
+        answers = output.answers(numpy_answers(small), [""] * len(shown), [None] * len(shown))
+        for image, target, answer in zip(shown.images, numpy_targets(shown.targets), answers, strict=True):
+            truth = output.known(target)
+            self._shown.append((output.picture(as_rgb(image), answer, truth), output.caption(answer, truth)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the picture."""
+        if not self._shown:
+            return
+        path = Run(Path(trainer.default_root_dir)).pictures / "validation.png"
+        heading = f"Validation images after step {trainer.global_step}: image, truth, prediction"
+        pictures = [np.moveaxis(pixels, -1, 0) for pixels, _ in self._shown]
+        contact_sheet(pictures, [caption for _, caption in self._shown], path, heading, columns=2)
+        self._shown = []
+        write_picture(trainer, "val/masks", path, trainer.global_step - 1)

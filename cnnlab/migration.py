@@ -1,0 +1,56 @@
+"""What cnnlab wrote, or was told, before names changed, as today's names."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+_SLOTS = {"validation_masks": "validation_pictures"}
+"""Slots of callbacks that are called otherwise now."""
+_CLASSES = {
+    "cnnlab.callbacks.ValidationMasks": "cnnlab.callbacks.ValidationPictures",
+    "cnnlab.callbacks.PredictedMasks": "cnnlab.callbacks.PredictionTable",
+}
+_FLAGS = {
+    "--callbacks.validation_masks": "--callbacks.validation_pictures",
+    # Masks are written by the callback that writes the table.
+    "--callbacks.masks": "--callbacks.predictions.files",
+    "--callbacks.masks.overlays": "--callbacks.predictions.overlays",
+    "--callbacks.masks.probabilities": "--callbacks.predictions.probabilities",
+    "--callbacks.validation_masks.images": "--callbacks.validation_pictures.images",
+}
+
+
+def modern_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of any version as today's; the same one where nothing has changed.
+
+    >>> modern_config({"callbacks": {"masks": False, "validation_masks": True}})["callbacks"]["validation_pictures"]
+    True
+    """
+    callbacks = config.get("callbacks")
+    if not isinstance(callbacks, dict) or not {"masks", *_SLOTS} & set(callbacks):
+        return config
+    config = copy.deepcopy(config)
+    slots = {_SLOTS.get(name, name): _modern_class(value) for name, value in config["callbacks"].items()}
+    masks = slots.pop("masks", True)
+    table = slots.get("predictions", True)
+    if masks is not True and table is not False:
+        settings = {"files": False} if masks is False else dict(masks.get("init_args") or {})
+        own = table.get("init_args") or {} if isinstance(table, dict) else {}
+        slots["predictions"] = {"class_path": "cnnlab.callbacks.PredictionTable", "init_args": {**own, **settings}}
+    return {**config, "callbacks": slots}
+
+
+def _modern_class(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("class_path") in _CLASSES:
+        return {**value, "class_path": _CLASSES[value["class_path"]]}
+    return value
+
+
+def modern_flag(name: str) -> str:
+    """A flag's name as it is today.
+
+    >>> modern_flag("--callbacks.validation_masks"), modern_flag("--model.lr")
+    ('--callbacks.validation_pictures', '--model.lr')
+    """
+    return _FLAGS.get(name, name)

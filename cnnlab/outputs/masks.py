@@ -1,0 +1,160 @@
+"""Masks: one class for each pixel."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cnnlab.errors import InputError
+from cnnlab.imaging import ImageSource, Pixels, as_png, mask_as_png, overlay_mask, resize
+from cnnlab.outputs.base import Arrays, Output, Size
+from cnnlab.outputs.labels import probabilities_of
+
+_MOST_CLASSES = 256
+
+
+class MaskPrediction(NamedTuple):
+    """The classes of an image's pixels."""
+
+    path: str
+    """The image's file, "" where it has none."""
+    classes: Pixels
+    """(H, W), the numbers of the classes, as large as the image."""
+    probabilities: npt.NDArray[np.float32] | None
+    """(K, h, w), at the size that the network saw."""
+
+
+class Masks(Output):
+    """The probabilities (B, K, H, W) of each pixel's classes.
+
+    Args:
+        names: The classes in order.
+        ignore_index: What pixels of a truth that count for nothing are; also those whose truth is not known.
+
+    Raises:
+        InputError: In answers(), if there are more classes than a PNG mask has room for.
+    """
+
+    kind = "masks"
+    dense = True
+
+    def __init__(self, names: Sequence[str], ignore_index: int = 255) -> None:
+        super().__init__(names)
+        self.ignore_index = ignore_index
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The probabilities."""
+        return ("probabilities",)
+
+    def metadata(self) -> dict[str, Any]:
+        """The classes, and what is ignored."""
+        return {"kind": self.kind, "names": self.names, "ignore_index": self.ignore_index}
+
+    def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Logits (B, K, H, W) to probabilities."""
+        return {"probabilities": probabilities_of(raw["logits"], sigmoid=False)}
+
+    def answers(self, arrays: Arrays, paths: Sequence[str], sizes: Sequence[Size | None]) -> list[MaskPrediction]:
+        """The most probable class of each pixel, by the nearest pixel at the image's own size.
+
+        Args:
+            arrays: probabilities (B, K, h, w), or classes (B, h, w) alone where that is enough.
+            paths: See Output.
+            sizes: See Output.
+        """
+        if len(self.names) > _MOST_CLASSES:
+            raise InputError(
+                f"a PNG mask has room for {_MOST_CLASSES} classes, the network has {len(self.names)}: take the arrays "
+                "from trainer.predict"
+            )
+        probabilities = arrays.get("probabilities", [None] * len(paths))
+        predictions = []
+        for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+            classes = arrays["classes"][i] if "classes" in arrays else arrays["probabilities"][i].argmax(axis=0)
+            own = classes.astype(np.uint8)[..., None]
+            at_size = own if size is None else resize(own, size, "nearest")
+            predictions.append(MaskPrediction(path, at_size[..., 0], probabilities[i]))
+        return predictions
+
+    @property
+    def columns(self) -> list[str]:
+        """The mask's file, and the share of the image that each class takes."""
+        return ["mask", *self.names]
+
+    def rows(
+        self, answer: MaskPrediction, truth: npt.NDArray[Any] | None, files: Mapping[str, str]
+    ) -> list[list[object]]:
+        """One row."""
+        shares = np.bincount(answer.classes.flatten(), minlength=len(self.names)) / answer.classes.size
+        return [[files.get("masks", ""), *(f"{share:.6g}" for share in shares)]]
+
+    def files(
+        self, answer: MaskPrediction, image: ImageSource, overlays: bool, probabilities: bool
+    ) -> Iterator[tuple[str, str, bytes]]:
+        """masks/NAME.png with a palette; overlays/NAME.png: the image, and beside it the same colored by class.
+
+        probabilities/NAME.npz has ``probabilities``, float16 (K, h, w), at the size that the network saw.
+        """
+        count = len(self.names)
+        yield "masks", ".png", mask_as_png(answer.classes, count)
+        if overlays:
+            pixels = image.read()
+            both = np.concatenate([pixels, overlay_mask(pixels, answer.classes, count)], axis=1)
+            yield "overlays", ".png", as_png(Image.fromarray(both))
+        if probabilities and answer.probabilities is not None:
+            file = io.BytesIO()
+            np.savez_compressed(file, probabilities=answer.probabilities.astype(np.float16))
+            yield "probabilities", ".npz", file.getvalue()
+
+    def describe(self, answer: MaskPrediction, truth: npt.NDArray[Any] | None) -> dict[str, Any]:
+        """The share of the pixels that count which is wrong."""
+        return {} if truth is None else {"wrong pixels": round(1 - self._right(answer, truth), 6)}
+
+    def caption(self, answer: MaskPrediction, truth: npt.NDArray[Any] | None) -> str:
+        """The share that is right, or the classes that take most of the image."""
+        return self.label(answer.classes) if truth is None else f"{self._right(answer, truth):.0%} right"
+
+    def picture(self, pixels: Pixels, answer: MaskPrediction, truth: npt.NDArray[Any] | None) -> Pixels:
+        """The image, its true classes where they are known, and its predicted ones, side by side."""
+        shown = [answer.classes] if truth is None else [truth, answer.classes]
+        return np.concatenate([pixels, *(overlay_mask(pixels, one, len(self.names)) for one in shown)], axis=1)
+
+    def drawn(self, pixels: Pixels, target: npt.NDArray[Any]) -> Pixels:
+        """The image, colored by its classes."""
+        return overlay_mask(pixels, target, len(self.names))
+
+    def label(self, target: npt.NDArray[Any]) -> str:
+        """The three classes that take most of the pixels."""
+        counts = np.bincount(target[(target >= 0) & (target < len(self.names))].ravel(), minlength=len(self.names))
+        most = [number for number in np.argsort(-counts, kind="stable").tolist() if counts[number]][:3]
+        return "\n".join(f"{self.names[number]} {counts[number] / target.size:.0%}" for number in most) or "-"
+
+    def known(self, target: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+        """None where all pixels are ignored."""
+        return target if (target != self.ignore_index).any() else None
+
+    def to_explain(self, truths: Sequence[npt.NDArray[Any] | None]) -> list[int | None]:
+        """The largest class of each mask; the commonest of all, such as the background, only where it is alone."""
+        count = len(self.names)
+        counts = np.zeros((len(truths), count), dtype=np.int64)
+        for row, truth in zip(counts, truths, strict=True):
+            if truth is not None:
+                row += np.bincount(truth[truth != self.ignore_index].ravel(), minlength=count)
+        others = counts.copy()
+        others[:, counts.sum(axis=0).argmax()] = 0
+        largest = np.where(others.sum(axis=1) > 0, others.argmax(axis=1), counts.argmax(axis=1))
+        return [None if truth is None else int(one) for truth, one in zip(truths, largest, strict=True)]
+
+    def certainty(self, arrays: Arrays, name: int) -> str:
+        """The share of the pixels that are predicted to be of the class."""
+        return f"{(arrays['probabilities'].argmax(axis=1) == name).mean():.0%} of pixels"
+
+    def _right(self, answer: MaskPrediction, truth: npt.NDArray[Any]) -> float:
+        counted = truth != self.ignore_index
+        return float((answer.classes == truth)[counted].mean()) if counted.any() else 0.0

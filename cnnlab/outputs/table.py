@@ -1,0 +1,87 @@
+"""predictions.csv, and the files beside it: the same for whoever predicts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from cnnlab.errors import InputError
+from cnnlab.imaging import LazyImage
+from cnnlab.outputs.base import Output, Size
+from cnnlab.writing import write_atomically
+
+
+class AnswerWriter:
+    """Makes the rows of a table of answers, and writes the files that belong to them.
+
+    A file is called FOLDER/NAME.ENDING beside the table, where NAME is the image's path from the folder on that all
+    images have in common, its own ending included.
+
+    Args:
+        output: The kind of the answers.
+        folder: The table's folder.
+        paths: All images' files.
+        files: Whether to write files at all.
+        overlays: See Output.files.
+        probabilities: See Output.files.
+
+    Raises:
+        InputError: If the answers have files, and the images have no paths to name them by.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        folder: Path,
+        paths: Sequence[str],
+        files: bool = True,
+        overlays: bool = True,
+        probabilities: bool = False,
+    ) -> None:
+        self.output = output
+        self.folder = folder
+        self.overlays = overlays
+        self.probabilities = probabilities
+        self._has_files = files and output.has_files
+        self._common = Path()
+        if self._has_files:
+            if not paths or not all(paths):
+                raise InputError(
+                    f"the images have no paths, by which the files of {output.kind} are named: let the data set list "
+                    "them in its attribute paths, or take the arrays from trainer.predict"
+                )
+            self._common = Path(os.path.commonpath([Path(path).absolute().parent for path in paths]))
+
+    @property
+    def header(self) -> list[str]:
+        """The table's columns."""
+        return ["index", "path", *self.output.columns]
+
+    def sizes(self, paths: Sequence[str]) -> list[Size | None]:
+        """The original sizes at which answers are written; None where they have no files."""
+        return [LazyImage(path).size if self._has_files else None for path in paths]
+
+    def rows(self, index: int, answer: Any, truth: npt.NDArray[Any] | None = None) -> list[list[object]]:
+        """Write an answer's files, and return its rows.
+
+        Args:
+            index: The image's place.
+            answer: Its answer.
+            truth: Its truth; None where that is not known.
+        """
+        files = self._write_files(answer) if self._has_files else {}
+        return [[index, answer.path, *row] for row in self.output.rows(answer, truth, files)]
+
+    def _write_files(self, answer: Any) -> dict[str, str]:
+        name = Path(answer.path).absolute().relative_to(self._common)
+        written = {}
+        for folder, ending, content in self.output.files(
+            answer, LazyImage(answer.path), self.overlays, self.probabilities
+        ):
+            written[folder] = f"{folder}/{name}{ending}"
+            write_atomically(self.folder / written[folder], content)
+        return written

@@ -1,0 +1,81 @@
+"""ClassTask: what tasks share that tell classes apart, of images or of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from cnnlab.errors import InputError
+from cnnlab.loggers import Row
+from cnnlab.tasks.base import Stage, VisionTask
+
+
+class ClassTask(VisionTask):
+    """A task whose network has an output for each class.
+
+    Args:
+        num_classes: The number of classes.
+        class_names: The classes' names in order; their numbers if None.
+        **kwargs: See VisionTask.
+
+    Raises:
+        InputError: If there are not as many names as classes.
+    """
+
+    def __init__(self, num_classes: int = 10, class_names: Sequence[str] | None = None, **kwargs: Any) -> None:
+        self.num_classes = num_classes
+        self.class_names = [str(i) for i in range(num_classes)] if class_names is None else list(class_names)
+        if len(self.class_names) != num_classes:
+            raise InputError(f"there are {len(self.class_names)} class_names for {num_classes} classes")
+        super().__init__(**kwargs)
+        self.hparams["class_names"] = self.class_names
+
+    @property
+    def num_outputs(self) -> int:
+        """One for each class."""
+        return self.num_classes
+
+    def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
+        """The confusion matrix, rows are the truth, and each class's scores."""
+        tables: dict[str, list[Row]] = {}
+        matrix = self.tables.get(f"{stage}/confusion_matrix")
+        if matrix is not None:
+            tables["confusion_matrix"] = [
+                {"truth \\ predicted": name, **dict(zip(self.class_names, row, strict=True))}
+                for name, row in zip(self.class_names, matrix.tolist(), strict=True)
+            ]
+        counts = self.class_counts(stage)
+        if counts is not None:
+            tables["classes"] = self.class_rows(counts)
+        return tables
+
+    def class_counts(self, stage: Stage) -> list[list[int]] | None:
+        """Of each class how many are right, are predicted, are true; None where that is not known."""
+        matrix = self.tables.get(f"{stage}/confusion_matrix")
+        if matrix is None:
+            return None
+        columns: list[Tensor] = [matrix.diagonal(), matrix.sum(dim=0), matrix.sum(dim=1)]
+        return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+    def class_rows(self, counts: list[list[int]]) -> list[Row]:
+        """A row for each class, of what class_counts() returns; None for what is not defined."""
+        return [
+            {"class": name, **precision_and_recall(*own), "f1": quotient(2 * own[0], own[1] + own[2]), "images": own[2]}
+            for name, own in zip(self.class_names, counts, strict=True)
+        ]
+
+
+def precision_and_recall(hits: int, predicted: int, true: int) -> Row:
+    """Two scores of a class.
+
+    >>> precision_and_recall(3, 4, 6)
+    {'precision': 0.75, 'recall': 0.5}
+    """
+    return {"precision": quotient(hits, predicted), "recall": quotient(hits, true)}
+
+
+def quotient(count: int, of: int) -> float | None:
+    """A share with six digits; None of nothing."""
+    return float(f"{count / of:.6g}") if of else None

@@ -1,0 +1,71 @@
+"""What data and task tell each other: one way for the command line, for Python and for commands that train nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+
+from cnnlab.checkpoint import LINKED
+from cnnlab.errors import InputError
+from cnnlab.imports import parameters_of
+
+
+def provided(data: LightningDataModule) -> dict[str, Any]:
+    """What a data module says of its images and targets; of a foreign one, what it has of the known names."""
+    if callable(own := getattr(data, "provided", None)):
+        return dict(own())
+    return {name: getattr(data, name) for name in LINKED if hasattr(data, name)}
+
+
+def arguments_from(data: LightningDataModule, kind: type) -> dict[str, Any]:
+    """The arguments of a task's class that the data say.
+
+    Raises:
+        InputError: If the data's targets are of another kind than the task's answers.
+    """
+    check_kinds(data, kind)
+    known = parameters_of(kind)
+    return {name: value for name, value in provided(data).items() if name in known}
+
+
+def check_kinds(data: LightningDataModule | None, kind: type) -> None:
+    """Refuse data whose targets are of another kind than a task's answers, where both say.
+
+    Raises:
+        InputError: If they are.
+    """
+    has, wants = getattr(data, "kind", None), getattr(kind, "kind", None)
+    if has is not None and wants is not None and has != wants:
+        raise InputError(
+            f"the data have {has} ({type(data).__name__}), but {kind.__name__} answers with {wants}: choose a task "
+            f"for {has}, or data with {wants}"
+        )
+
+
+def introduce(task: LightningModule, data: LightningDataModule | None, given: dict[str, Any] | None = None) -> None:
+    """Let data and task know each other, once both are made: the data take over what a pretrained network expects.
+
+    Args:
+        task: The task.
+        data: The data.
+        given: The task's arguments that the user has typed.
+
+    Raises:
+        InputError: If what was typed contradicts the data.
+    """
+    if data is None:
+        return
+    said = provided(data)
+    for name, value in (given or {}).items():
+        if name in said and value is not None and _plain(value) != _plain(said[name]):
+            raise InputError(
+                f"model.{name} is {value!r}, but the data have {_plain(said[name])!r}: leave it out, it is taken from "
+                "the data"
+            )
+    if callable(adopt := getattr(data, "adopt", None)):
+        adopt(getattr(task, "preprocessing", None))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
