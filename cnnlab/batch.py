@@ -67,8 +67,7 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """The first images; none for 0, for a process that has fewer batches than others."""
-        parts = (part[:count] for part in (self.images, self.targets, self.indices, self.paths))
-        return Batch(*parts)
+        return Batch(self.images[:count], self.targets[:count], self.indices[:count], self.paths[:count])
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
         """The batch on a device; Lightning calls it."""
