@@ -1,6 +1,6 @@
 """LightningDataModules: images and targets for the stages of a run."""
 
-from cnnlab.data.base import PredictionBatch, VisionDataModule
+from cnnlab.data.base import VisionDataModule
 from cnnlab.data.digits import Digits
 from cnnlab.data.image_folder import ImageFolder
 from cnnlab.data.in_memory import InMemoryDataModule
@@ -14,7 +14,6 @@ __all__ = [
     "ImageFolder",
     "InMemoryDataModule",
     "MaskFolder",
-    "PredictionBatch",
     "Shapes",
     "VisionDataModule",
     "write_photos",

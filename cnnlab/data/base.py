@@ -7,7 +7,7 @@ import signal
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cnnlab.batch import Batch
 from cnnlab.data.presets import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
@@ -23,24 +24,23 @@ from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, preprocess
 _GRACE = 60.0
 """Seconds."""
 
+_KNOWN = (
+    "num_classes",
+    "class_names",
+    "multi_label",
+    "ignore_index",
+    "value_names",
+    "value_mean",
+    "value_std",
+    "value_levels",
+)
+"""What some kinds of data tell a task besides channels, mean and std."""
+
 IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
 """Mean and std of ImageNet's pixels, by the number of channels: what photographs have without a pretraining."""
 
 
-class PredictionBatch(NamedTuple):
-    """What a prediction step receives: the images, and where each of them comes from."""
-
-    images: Tensor
-    """(B, C, H, W), uint8 0..255 or float 0..1."""
-    targets: Tensor
-    """(B,) int64, -1 where the truth is not known; with masks (B, H, W), ignore_index where it is not known."""
-    indices: Tensor
-    """(B,) int64, each image's place in the data set."""
-    paths: list[str]
-    """Each image's file, or "" where it has none."""
-
-
-class BatchDataset(Dataset[Any]):
+class BatchDataset(Dataset[Batch]):
     """A data set that is read a batch at a time."""
 
     paths: Sequence[str] = ()
@@ -51,7 +51,7 @@ class BatchDataset(Dataset[Any]):
         """The number of samples."""
 
     @abstractmethod
-    def __getitems__(self, draws: list[Any]) -> Any:
+    def __getitems__(self, draws: list[Any]) -> Batch:
         """Return the batch of these samples: (epoch, index) pairs in training, indices elsewhere."""
 
 
@@ -71,16 +71,16 @@ class Subset(BatchDataset):
         """The number of samples."""
         return len(self.places)
 
-    def __getitems__(self, draws: list[int]) -> Any:
-        """The batch of these."""
+    def __getitems__(self, draws: list[int]) -> Batch:
+        """The batch of these places."""
         return self.source.__getitems__([self.places[index] for index in draws])
 
 
 class WithEmptyBatches(BatchDataset):
-    """A data set that also gives a batch of no sample, for a process that has fewer batches than others.
+    """A data set that also gives a batch without samples, for a process that has fewer batches than others.
 
     Args:
-        source: The data set; its batches are tuples of what can be sliced.
+        source: The data set; its batches may have any form that Batch.of takes.
     """
 
     def __init__(self, source: BatchDataset) -> None:
@@ -91,22 +91,28 @@ class WithEmptyBatches(BatchDataset):
         """The number of samples."""
         return len(self.source)
 
-    def __getitems__(self, draws: list[int]) -> Any:
+    def __getitems__(self, draws: list[int]) -> Batch:
         """The batch of these samples.
 
         Raises:
-            InputError: If an empty one cannot be made.
+            InputError: If the source's batches have a form that is not known.
         """
-        if draws:
-            return self.source.__getitems__(draws)
-        batch = self.source.__getitems__([0])
-        if not isinstance(batch, tuple):
-            raise InputError(
-                f"{type(self.source).__name__}: a batch is a {type(batch).__name__}, expected a tuple such as (images, "
-                "targets), of which a process without samples can have an empty one; or use fewer processes"
-            )
-        empty = (part[:0] for part in batch)
-        return type(batch)(*empty) if hasattr(batch, "_fields") else tuple(empty)
+        batch = Batch.of(self.source.__getitems__(draws or [0]))
+        return batch if draws else batch.first(0)
+
+
+class ClassesMixin:
+    """For a data module whose targets are classes, of images or of pixels."""
+
+    class_names: Sequence[str]
+    multi_label: bool = False
+    """Whether a target is (K,) floats, one for each class, instead of one class."""
+    PROVIDES: ClassVar[tuple[str, ...]] = ("channels", "mean", "std", "num_classes", "class_names", "multi_label")
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
 
 
 def identity_collate(batch: Any) -> Any:
@@ -117,8 +123,8 @@ def identity_collate(batch: Any) -> Any:
 class VisionDataModule(LightningDataModule):
     """Images and their targets for the stages of a run.
 
-    A subclass sets train_set, val_set, test_set and predict_set in setup(), and knows num_classes, class_names,
-    channels, mean and std once it has been made; the command line hands those to the task. Loaders are
+    A subclass sets train_set, val_set, test_set and predict_set in setup(), and knows what PROVIDES names once
+    it has been made; the command line hands that to the task. Loaders are
     resumable: the module's state is how many batches of which epoch have been trained on.
 
     Args:
@@ -137,13 +143,14 @@ class VisionDataModule(LightningDataModule):
     test_set: BatchDataset
     predict_set: BatchDataset
 
-    class_names: Sequence[str]
     channels: int
     mean: Sequence[float]
     std: Sequence[float]
-    multi_label: bool = False
-    """Whether a target is (K,) floats, one for each class, instead of one class."""
 
+    kind: ClassVar[str | None] = None
+    """What a target is: "labels", "masks" or "values"; None where the data do not say."""
+    PROVIDES: ClassVar[tuple[str, ...]] = ("channels", "mean", "std")
+    """The names of the attributes that a task is told."""
     RESOLVED: ClassVar[tuple[str, ...]] = ()
     """The arguments whose None means that they are found out, and whose values a checkpoint keeps."""
     DIVIDING: ClassVar[tuple[str, ...]] = ()
@@ -168,10 +175,18 @@ class VisionDataModule(LightningDataModule):
         self._resumed = (0, 0)
         self._train_sampler: TrainSampler | None = None
 
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-        return len(self.class_names)
+    def provided(self) -> dict[str, Any]:
+        """What a task is told: the attributes in PROVIDES, and those of other kinds of data, that this module has."""
+        found = {name: getattr(self, name) for name in dict.fromkeys((*self.PROVIDES, *_KNOWN)) if hasattr(self, name)}
+        if "class_names" in found:
+            # A data module of one's own needs to say no more than the names.
+            found.setdefault("num_classes", len(found["class_names"]))
+            found.setdefault("multi_label", False)
+        return found
+
+    def describe_training(self) -> str:
+        """One line about the training samples, for ``cnnlab data check``; after setup("fit")."""
+        return f"training images: {len(self.train_set):,}"
 
     def eval_transform(self) -> EvalTransform:
         """How an image file becomes what evaluation hands to the network.
@@ -203,7 +218,7 @@ class VisionDataModule(LightningDataModule):
         return None
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of (images, targets)."""
+        """Shuffled Batches."""
         weights = self.train_weights()
         sampler = TrainSampler(
             len(self.train_set),
@@ -219,15 +234,15 @@ class VisionDataModule(LightningDataModule):
         return self._loader(self.train_set, sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of (images, targets), in order."""
+        """Batches in order."""
         return self._eval_loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Batches of (images, targets), in order."""
+        """Batches in order."""
         return self._eval_loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """PredictionBatches, in order."""
+        """Batches in order."""
         return self._eval_loader(self.predict_set)
 
     def state_dict(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class ImageCache:
 
     Args:
         paths: The image files.
-        target: What evaluation brings an image to.
+        spec: What evaluation brings an image to.
         folder: Where the file is kept; in memory if None.
 
     Raises:
@@ -47,9 +47,9 @@ class ImageCache:
         ImageError: If a file cannot be read.
     """
 
-    def __init__(self, paths: Sequence[str], target: InputSpec, folder: Path | None = None) -> None:
+    def __init__(self, paths: Sequence[str], spec: InputSpec, folder: Path | None = None) -> None:
         self._place = {path: i for i, path in enumerate(dict.fromkeys(paths))}
-        self._target = target
+        self._spec = spec
         self._pixels: npt.NDArray[np.uint8]
         if folder is None:
             self._lay_out(self._measure())
@@ -77,12 +77,12 @@ class ImageCache:
 
     def _shape(self, path: str) -> tuple[int, int]:
         size = LazyImage(path).size
-        smaller = cover_size(size, self._target.size, self._target.crop)
+        smaller = cover_size(size, self._spec.size, self._spec.crop)
         return smaller if smaller < size else size
 
     def _lay_out(self, shapes: npt.NDArray[np.int64]) -> None:
         self._shapes = shapes
-        lengths = shapes.prod(axis=1) * self._target.channels
+        lengths = shapes.prod(axis=1) * self._spec.channels
         self._starts: list[int] = np.concatenate([[0], np.cumsum(lengths)]).tolist()
 
     def _write(self, file: Path) -> None:
@@ -105,21 +105,21 @@ class ImageCache:
 
     def _view(self, pixels: npt.NDArray[np.uint8], place: int) -> Pixels:
         height, width = self._shapes[place].tolist()
-        return pixels[self._starts[place] : self._starts[place + 1]].reshape(height, width, self._target.channels)
+        return pixels[self._starts[place] : self._starts[place + 1]].reshape(height, width, self._spec.channels)
 
     def _fill(self, pixels: npt.NDArray[np.uint8]) -> None:
         def fill(path: str) -> None:
             view = self._view(pixels, self._place[path])
             height, width = view.shape[:2]
-            source = LazyImage(path).read(self._target.channels, at_least=(2 * height, 2 * width))
-            view[:] = resize(source, (height, width), self._target.interpolation)
+            source = LazyImage(path).read(self._spec.channels, at_least=(2 * height, 2 * width))
+            view[:] = resize(source, (height, width), self._spec.interpolation)
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(fill, self._place))
 
     def _key(self) -> str:
         """A name that changes with the files and with what they are brought to."""
-        digest = hashlib.sha256(repr([*self._target[:2], *self._target[3:]]).encode())
+        digest = hashlib.sha256(repr([*self._spec[:2], *self._spec[3:]]).encode())
         for path in self._place:
             status = Path(path).stat()
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())

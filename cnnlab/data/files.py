@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnlab.data.base import BatchDataset, PredictionBatch
+from cnnlab.batch import Batch
+from cnnlab.data.base import BatchDataset
 from cnnlab.data.listing import Sample
 from cnnlab.data.mixing import Mixing
 from cnnlab.data.presets import Augmentation, InputSpec, evaluated
@@ -25,30 +26,29 @@ class FileImages(BatchDataset):
     Args:
         samples: The files.
         targets: (N,) int64, or (N, K) float for multi-label data.
-        target: What an image is brought to.
+        spec: What an image is brought to.
         opener: What opens a file: LazyImage, or a cache.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], targets: Tensor, target: InputSpec, opener: Opener = LazyImage
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], targets: Tensor, spec: InputSpec, opener: Opener = LazyImage) -> None:
         self.paths = [sample.path for sample in samples]
         self.targets = targets
-        self.target = target
+        self.spec = spec
         self.opener = opener
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.paths)
 
-    def __getitems__(self, draws: list[int]) -> tuple[Tensor, Tensor]:
-        """(images, targets) of these indices.
+    def __getitems__(self, draws: list[int]) -> Batch:
+        """The batch of these indices.
 
         Raises:
             ImageError: If a file cannot be read.
         """
-        images = [evaluated(self.opener(self.paths[index]), self.target) for index in draws]
-        return torch.stack(images), self.targets[torch.tensor(draws)]
+        images = [evaluated(self.opener(self.paths[index]), self.spec) for index in draws]
+        chosen = torch.tensor(draws)
+        return Batch(torch.stack(images), self.targets[chosen], chosen, [self.paths[index] for index in draws])
 
 
 class AugmentedFiles(BatchDataset):
@@ -75,8 +75,8 @@ class AugmentedFiles(BatchDataset):
         """The number of images."""
         return len(self.source)
 
-    def __getitems__(self, draws: list[Draw]) -> tuple[Tensor, Tensor]:
-        """(images, targets) of these (epoch, index) pairs.
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        """The batch of these (epoch, index) pairs.
 
         Raises:
             ImageError: If a file cannot be read.
@@ -86,27 +86,12 @@ class AugmentedFiles(BatchDataset):
         numbers = uniform(self.seed, epochs, indices, own + (self.mixing.draws if self.mixing else 0))
         images = torch.stack(
             [
-                self.augmentation(self.source.opener(self.source.paths[index]), self.source.target, drawn)
+                self.augmentation(self.source.opener(self.source.paths[index]), self.source.spec, drawn)
                 for index, drawn in zip(indices, numbers[:, :own].tolist(), strict=True)
             ]
         )
-        targets = self.source.targets[torch.from_numpy(indices)]
-        if self.mixing is None:
-            return images, targets
-        return self.mixing(images, targets, numbers[:, own:], self.num_classes)
-
-
-class IndexedFiles(BatchDataset):
-    """Image files for prediction: each comes with its index and path."""
-
-    def __init__(self, source: FileImages) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.source)
-
-    def __getitems__(self, draws: list[int]) -> PredictionBatch:
-        """The PredictionBatch of these indices."""
-        images, targets = self.source.__getitems__(draws)
-        return PredictionBatch(images, targets, torch.tensor(draws), [self.source.paths[i] for i in draws])
+        chosen = torch.from_numpy(indices)
+        targets = self.source.targets[chosen]
+        if self.mixing is not None:
+            images, targets = self.mixing(images, targets, numbers[:, own:], self.num_classes)
+        return Batch(images, targets, chosen, [self.source.paths[index] for index in indices])

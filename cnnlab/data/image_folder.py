@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +12,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from cnnlab.data.base import IMAGENET, VisionDataModule, cpu_count
+from cnnlab.data.base import IMAGENET, ClassesMixin, VisionDataModule, cpu_count
 from cnnlab.data.cache import ImageCache
-from cnnlab.data.files import AugmentedFiles, FileImages, IndexedFiles, Opener
+from cnnlab.data.files import AugmentedFiles, FileImages, Opener
 from cnnlab.data.listing import (
     SPLITS,
     Sample,
@@ -36,7 +37,7 @@ from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, resampling
 _CACHE = Path("~/.cache/cnnlab/images")
 
 
-class ImageFolder(VisionDataModule):
+class ImageFolder(ClassesMixin, VisionDataModule):
     """Photographs and their classes.
 
     They lie in ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS, or in ROOT/CLASS, or where a table
@@ -81,6 +82,7 @@ class ImageFolder(VisionDataModule):
         InputError: If there are no images, or if an argument does not fit.
     """
 
+    kind: ClassVar[str | None] = "labels"
     train_set: AugmentedFiles
 
     RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "size", "crop", "interpolation")
@@ -201,7 +203,7 @@ class ImageFolder(VisionDataModule):
                 listing = _refold(listing, options["folds"], options["fold"], options["split_seed"])
         return listing
 
-    def target(self) -> InputSpec:
+    def input_spec(self) -> InputSpec:
         """What images are brought to: as asked, else as the pretrained network expects them."""
         given: dict[str, Any] = {"size": (224, 224), "crop": 0.875, "interpolation": "bilinear", "mean": self.mean}
         if self.preprocessing is not None:
@@ -213,15 +215,15 @@ class ImageFolder(VisionDataModule):
 
     def eval_transform(self) -> EvalTransform:
         """As asked, else as the pretrained network expects it."""
-        target = self.target()
-        return EvalTransform(target.channels, target.size, target.crop, target.interpolation)
+        spec = self.input_spec()
+        return EvalTransform(spec.channels, spec.size, spec.crop, spec.interpolation)
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
         """Take over what a pretrained network expects, where nothing else was asked for."""
         super().adopt(preprocessing)
-        target = self.target()
-        self.hparams["size"] = list(target.size)
-        self.hparams["crop"], self.hparams["interpolation"] = target.crop, target.interpolation
+        spec = self.input_spec()
+        self.hparams["size"] = list(spec.size)
+        self.hparams["crop"], self.hparams["interpolation"] = spec.crop, spec.interpolation
 
     def prepare_data(self) -> None:
         """Make the disk's cache; Lightning calls this on one process of a machine."""
@@ -239,7 +241,7 @@ class ImageFolder(VisionDataModule):
         self.adopt_from_trainer()
         if stage == "predict" and self._predicts_elsewhere:
             samples = prediction_samples(Path(self.hparams["predict"]), self.channels, self.hparams["on_error"])
-            self.predict_set = IndexedFiles(FileImages(samples, torch.full((len(samples),), -1), self.target()))
+            self.predict_set = FileImages(samples, torch.full((len(samples),), -1), self.input_spec())
             return
         self._leave_out_broken()
         listing = self.listing
@@ -256,7 +258,7 @@ class ImageFolder(VisionDataModule):
         if stage == "test":
             self.test_set = self._files(listing, "test", opener)
         if stage == "predict":
-            self.predict_set = IndexedFiles(self._files(listing, self.hparams["predict"], opener))
+            self.predict_set = self._files(listing, self.hparams["predict"], opener)
 
     @property
     def _predicts_elsewhere(self) -> bool:
@@ -277,9 +279,9 @@ class ImageFolder(VisionDataModule):
         if self.hparams["cache"] is None:
             return LazyImage
         if self.hparams["cache"] == "memory":
-            return ImageCache([sample.path for split in used for sample in listing.of[split]], self.target())
+            return ImageCache([sample.path for split in used for sample in listing.of[split]], self.input_spec())
         folder = Path(self.hparams["cache_folder"] or _CACHE).expanduser()
-        return ImageCache([sample.path for sample in listing.samples], self.target(), folder)
+        return ImageCache([sample.path for sample in listing.samples], self.input_spec(), folder)
 
     def _files(self, listing: SampleIndex, split: str, opener: Opener) -> FileImages:
         samples = listing.of[split]
@@ -288,7 +290,7 @@ class ImageFolder(VisionDataModule):
                 f"{self.root} has no images for {split}: make a folder {self.root / split} with one folder for each "
                 "class, or a table with a column split"
             )
-        return FileImages(samples, self._targets(samples), self.target(), opener)
+        return FileImages(samples, self._targets(samples), self.input_spec(), opener)
 
     def _targets(self, samples: Sequence[Sample]) -> Tensor:
         number = {name: i for i, name in enumerate(self.class_names)}
@@ -309,6 +311,11 @@ class ImageFolder(VisionDataModule):
         rarity = targets.sum(dim=0).clamp(min=1) ** -self._balance
         # An image with several labels counts as its rarest; one without any as the most frequent.
         return torch.where(targets.any(dim=1), (targets * rarity).amax(dim=1), rarity.min())
+
+    def describe_training(self) -> str:
+        """How many training images each class has."""
+        counts = Counter(label for sample in self.listing.of["train"] for label in sample.labels)
+        return "training images by class: " + ", ".join(f"{name} {counts[name]}" for name in self.class_names)
 
     def check(self) -> tuple[list[str], list[list[str]]]:
         """Read all files.

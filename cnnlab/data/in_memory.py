@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cnnlab.data.base import BatchDataset, PredictionBatch, VisionDataModule
+from cnnlab.batch import Batch
+from cnnlab.data.base import BatchDataset, ClassesMixin, VisionDataModule
 from cnnlab.data.samplers import Draw
 from cnnlab.data.transforms import RandomAffine
 from cnnlab.errors import InputError
@@ -46,10 +49,13 @@ class TensorImages(BatchDataset):
         """The number of images."""
         return len(self.images)
 
-    def __getitems__(self, draws: list[int]) -> tuple[Tensor, Tensor]:
-        """(images, targets) of these indices."""
-        chosen = torch.tensor(draws)
-        return self.images[chosen], self.targets[chosen]
+    def __getitems__(self, draws: list[int]) -> Batch:
+        """The batch of these indices."""
+        return self.select(torch.tensor(draws))
+
+    def select(self, chosen: Tensor) -> Batch:
+        """The batch of these indices (B,) int64."""
+        return Batch(self.images[chosen], self.targets[chosen], chosen, [""] * len(chosen))
 
 
 class AugmentedImages(BatchDataset):
@@ -64,33 +70,17 @@ class AugmentedImages(BatchDataset):
         """The number of images."""
         return len(self.source)
 
-    def __getitems__(self, draws: list[Draw]) -> tuple[Tensor, Tensor]:
-        """(images, targets) of these (epoch, index) pairs."""
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        """The batch of these (epoch, index) pairs."""
         epochs, indices = np.array(draws, dtype=np.int64).T
-        chosen = torch.from_numpy(indices)
+        batch = self.source.select(torch.from_numpy(indices))
         if self.augment.is_identity:
-            return self.source.images[chosen], self.source.targets[chosen]
+            return batch
         numbers = torch.from_numpy(uniform(self.seed, epochs, indices, self.augment.draws))
-        return self.augment(self.source.images[chosen], numbers), self.source.targets[chosen]
+        return replace(batch, images=self.augment(batch.images, numbers))
 
 
-class IndexedImages(BatchDataset):
-    """Images in memory, for prediction: each comes with its index."""
-
-    def __init__(self, source: TensorImages) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.source)
-
-    def __getitems__(self, draws: list[int]) -> PredictionBatch:
-        """The PredictionBatch of these indices."""
-        images, targets = self.source.__getitems__(draws)
-        return PredictionBatch(images, targets, torch.tensor(draws), [""] * len(draws))
-
-
-class InMemoryDataModule(VisionDataModule):
+class InMemoryDataModule(ClassesMixin, VisionDataModule):
     """A VisionDataModule whose images fit in memory.
 
     A subclass says in load() what the training and the test images are; a share of the training images,
@@ -108,6 +98,7 @@ class InMemoryDataModule(VisionDataModule):
         seed: See VisionDataModule.
     """
 
+    kind: ClassVar[str | None] = "labels"
     train_set: AugmentedImages
     val_set: TensorImages
     test_set: TensorImages
@@ -153,7 +144,7 @@ class InMemoryDataModule(VisionDataModule):
         if stage in ("test", "predict") and not hasattr(self, "test_set"):
             test = TensorImages(*self.load(train=False), self.num_classes)
             self.test_set = test
-            self.predict_set = IndexedImages(test)
+            self.predict_set = test
 
 
 def check_part(name: str, size: int, whole: int) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnlab.data.base import BatchDataset, PredictionBatch
+from cnnlab.batch import Batch
+from cnnlab.data.base import BatchDataset
 from cnnlab.data.mask_values import MaskValues
 from cnnlab.data.presets import MASK_DRAWS, Augmentation, InputSpec, Mask, nearest_resized, stretched
 from cnnlab.data.samplers import Draw
@@ -105,14 +106,14 @@ class MaskFiles(BatchDataset):
         """Whether all can stand in one batch."""
         return self.size is not None or len(sizes_of([pair.image for pair in self.pairs])) == 1
 
-    def __getitems__(self, draws: list[int]) -> tuple[Tensor, Tensor]:
-        """(images, masks) of these indices: (B, C, H, W) uint8 and (B, H, W) int64.
+    def __getitems__(self, draws: list[int]) -> Batch:
+        """The batch of these indices; its targets are (B, H, W) int64.
 
         Raises:
             ImageError: If a file cannot be read, or if a mask does not fit its image.
         """
         images, masks = zip(*(self._read(self.pairs[index]) for index in draws), strict=True)
-        return torch.stack(images), torch.stack(masks)
+        return Batch(torch.stack(images), torch.stack(masks), torch.tensor(draws), [self.paths[i] for i in draws])
 
     def _read(self, pair: Pair) -> tuple[Tensor, Tensor]:
         image, classes = self.reader(pair)
@@ -127,7 +128,7 @@ class AugmentedMasks(BatchDataset):
     Args:
         source: The files.
         augmentation: What happens to each.
-        target: What each is brought to.
+        spec: What each is brought to.
         seed: The run's seed.
         native: See presets.Mask.
         rare: See presets.Mask.
@@ -137,14 +138,14 @@ class AugmentedMasks(BatchDataset):
         self,
         source: MaskFiles,
         augmentation: Augmentation,
-        target: InputSpec,
+        spec: InputSpec,
         seed: int,
         native: bool = False,
         rare: float = 0.0,
     ) -> None:
         self.source = source
         self.augmentation = augmentation
-        self.target = target
+        self.spec = spec
         self.seed = seed
         self.native = native
         self.rare = rare
@@ -153,8 +154,8 @@ class AugmentedMasks(BatchDataset):
         """The number of images."""
         return len(self.source)
 
-    def __getitems__(self, draws: list[Draw]) -> tuple[Tensor, Tensor]:
-        """(images, masks) of these (epoch, index) pairs.
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        """The batch of these (epoch, index) pairs.
 
         Raises:
             ImageError: If a file cannot be read, or if a mask does not fit its image.
@@ -166,23 +167,7 @@ class AugmentedMasks(BatchDataset):
         for index, drawn in zip(indices, numbers.tolist(), strict=True):
             image, classes = reader(self.source.pairs[index])
             mask = Mask(classes, reader.ignore_index, self.native, self.rare)
-            made.append(self.augmentation.together(image, mask, self.target, drawn))
+            made.append(self.augmentation.together(image, mask, self.spec, drawn))
         images, masks = zip(*made, strict=True)
-        return torch.stack(images), torch.stack(masks)
-
-
-class IndexedMasks(BatchDataset):
-    """Images for prediction: each comes with its index and path, and with its mask where there is one."""
-
-    def __init__(self, source: MaskFiles) -> None:
-        self.source = source
-        self.paths = source.paths
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.source)
-
-    def __getitems__(self, draws: list[int]) -> PredictionBatch:
-        """The PredictionBatch of these indices; its targets are (B, H, W)."""
-        images, masks = self.source.__getitems__(draws)
-        return PredictionBatch(images, masks, torch.tensor(draws), [self.paths[i] for i in draws])
+        paths = [self.source.paths[index] for index in indices]
+        return Batch(torch.stack(images), torch.stack(masks), torch.from_numpy(indices), paths)

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, cpu_count
+from cnnlab.data.base import IMAGENET, BatchDataset, ClassesMixin, VisionDataModule, cpu_count
 from cnnlab.data.listing import (
     SPLITS,
     Sample,
@@ -27,7 +27,7 @@ from cnnlab.data.listing import (
     prediction_samples,
     split_samples,
 )
-from cnnlab.data.mask_files import AugmentedMasks, IndexedMasks, MaskFiles, Pair, PairReader, sizes_of
+from cnnlab.data.mask_files import AugmentedMasks, MaskFiles, Pair, PairReader, sizes_of
 from cnnlab.data.mask_listing import list_pair_table, list_pairs
 from cnnlab.data.mask_values import MaskValues, Value
 from cnnlab.data.presets import InputSpec, create_augmentation
@@ -38,7 +38,7 @@ _OTHERWISE_IGNORED = 255
 _MANY_PIXELS = 1 << 20
 
 
-class MaskFolder(VisionDataModule):
+class MaskFolder(ClassesMixin, VisionDataModule):
     """Images and the class of each of their pixels.
 
     They lie in ROOT/images/SPLIT and ROOT/masks/SPLIT (train, val, test), or in ROOT/images and ROOT/masks, or where a
@@ -82,6 +82,8 @@ class MaskFolder(VisionDataModule):
         InputError: If there are no images, if one has no mask, or if an argument does not fit.
     """
 
+    kind: ClassVar[str | None] = "masks"
+    PROVIDES: ClassVar[tuple[str, ...]] = (*ClassesMixin.PROVIDES, "ignore_index")
     train_set: AugmentedMasks
 
     RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "mask_values")
@@ -220,7 +222,7 @@ class MaskFolder(VisionDataModule):
         """All images that can be used, each with its split."""
         return SampleIndex([sample for sample in self._divided.samples if sample.path not in self._broken], [])
 
-    def target(self) -> InputSpec:
+    def input_spec(self) -> InputSpec:
         """What images are brought to in training."""
         preprocessing = self.preprocessing
         mean = self.mean if preprocessing is None else preprocessing.mean
@@ -252,7 +254,7 @@ class MaskFolder(VisionDataModule):
         self.adopt_from_trainer()
         if stage == "predict" and self.hparams["predict"] not in SPLITS:
             samples = prediction_samples(Path(self.hparams["predict"]), self.channels, self.hparams["on_error"])
-            self.predict_set = IndexedMasks(self._pairs([Pair(sample.path, None) for sample in samples]))
+            self.predict_set = self._pairs([Pair(sample.path, None) for sample in samples])
             return
         self._leave_out_broken()
         listing = self.listing
@@ -260,13 +262,13 @@ class MaskFolder(VisionDataModule):
             self.train_set = AugmentedMasks(
                 self._files(self._of(listing, "train")),
                 self.augmentation,
-                self.target(),
+                self.input_spec(),
                 self.seed,
                 native=self._size is None,
                 rare=self.hparams["rare_crops"],
             )
-            if self._size is None and self._crop is None and math.prod(self.train_set.target.size) > _MANY_PIXELS:
-                height, width = self.train_set.target.size
+            if self._size is None and self._crop is None and math.prod(self.train_set.spec.size) > _MANY_PIXELS:
+                height, width = self.train_set.spec.size
                 rank_zero_warn(
                     f"training takes whole images of {height} x {width} pixels, which needs much memory: say data.crop "
                     "for parts of them, or data.size for a smaller size"
@@ -278,7 +280,7 @@ class MaskFolder(VisionDataModule):
         if stage == "test":
             self.test_set = self._files(self._of(listing, "test"))
         if stage == "predict":
-            self.predict_set = IndexedMasks(self._files(self._of(listing, self.hparams["predict"])))
+            self.predict_set = self._files(self._of(listing, self.hparams["predict"]))
 
     def _of(self, listing: SampleIndex, split: str) -> list[Sample]:
         if not listing.of[split]:
@@ -298,8 +300,7 @@ class MaskFolder(VisionDataModule):
     def _eval_loader(
         self, dataset: BatchDataset, place: dict[str, int] | None = None, batch_size: int | None = None
     ) -> DataLoader[Any]:
-        files = dataset.source if isinstance(dataset, IndexedMasks) else dataset
-        together = isinstance(files, MaskFiles) and files.have_one_size
+        together = isinstance(dataset, MaskFiles) and dataset.have_one_size
         return super()._eval_loader(dataset, place, batch_size or (self.batch_size if together else 1))
 
     def _leave_out_broken(self) -> None:
@@ -329,6 +330,11 @@ class MaskFolder(VisionDataModule):
             classes = self.reader.classes(self._mask_of[sample.path])
             counts += torch.bincount(classes[classes != self.ignore_index], minlength=self.num_classes)
         return counts / counts.sum().clamp(min=1)
+
+    def describe_training(self) -> str:
+        """The share of the training pixels that each class has."""
+        shares = zip(self.class_names, self.class_shares().tolist(), strict=True)
+        return "training pixels by class: " + ", ".join(f"{name} {share:.2%}" for name, share in shares)
 
     def check(self) -> tuple[list[str], list[list[str]]]:
         """Read all files: see ImageFolder.check."""
