@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,21 @@ def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]
         taken = 1 if equals else 2
         return (value if equals else rest[i + 1]), rest[:i] + rest[i + taken :]
     return None, rest
+
+
+def modern_flags(arguments: list[str], renamed: Mapping[str, str]) -> list[str]:
+    """Replace the old names of flags, and print one line to stderr for each that was given.
+
+    >>> modern_flags(["R", "--colour=red"], {"--colour": "--color"})
+    ['R', '--color=red']
+    """
+    modern = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in renamed:
+            print(f"{name} is called {renamed[name]} now", file=sys.stderr)
+        modern.append(renamed.get(name, name) + equals + value)
+    return modern
 
 
 def _readable(config: str) -> str:

@@ -18,7 +18,7 @@ from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError, nearest
 from cnnlab.figures import as_rgb, contact_sheet, scatter
 from cnnlab.imaging import collect_images, overlay_heatmap
-from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, layer_named, projected
+from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, get_layer, project
 from cnnlab.report import picture_page
 from cnnlab.tasks import Classification, Segmentation
 
@@ -108,7 +108,7 @@ def _cams(
             raise InputError(f"there is no class {asked.wanted!r}: {nearest(asked.wanted, task.class_names)}")
         wanted = task.class_names.index(asked.wanted)
     layer = asked.layer or default_layer(task.network, task.standardize(images[0][None]))
-    layer_named(task.network, layer)
+    get_layer(task.network, layer)
     method = METHODS[asked.method](task, f"network.{layer}")
     pictures, titles = [], []
     for image, name, truth in zip(images, names, truths, strict=True):
@@ -147,7 +147,7 @@ def _filters(task: Classification | Segmentation, layer: str | None, folder: Pat
 
 
 def _features(task: Classification | Segmentation, image: Tensor, layer: str, folder: Path) -> Path:
-    layer_named(task.network, layer)
+    get_layer(task.network, layer)
     maps = feature_maps(task, image[None], [f"network.{layer}"])[f"network.{layer}"][0, :_MOST]
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     stretched = (maps - low) / (high - low).clamp(min=1e-12)
@@ -171,7 +171,5 @@ def _embedding(task: Classification | Segmentation, data: VisionDataModule, fold
     found = embeddings(task, batches())
     classes = torch.cat(targets)[: len(found)].numpy()
     path = folder / "tsne.png"
-    scatter(
-        projected(found), classes, task.class_names, path, f"{len(found)} validation images by their features, t-SNE"
-    )
+    scatter(project(found), classes, task.class_names, path, f"{len(found)} validation images by their features, t-SNE")
     return path

@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from cnnlab.errors import InputError
 from cnnlab.losses import create_loss
 from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
-from cnnlab.models.windows import by_windows, windows
+from cnnlab.models.windows import predict_in_windows, split_into_windows
 from cnnlab.tasks.base import Difficulty, Stage, VisionTask
 from cnnlab.tasks.mean_loss import MeanLoss
 
@@ -204,7 +204,7 @@ class Segmentation(VisionTask):
         )
         if window is not None:
             # Raises if nothing would be left between the margins.
-            windows(window + 1, window, margin, getattr(self.network, "multiple", 1))
+            split_into_windows(window + 1, window, margin, getattr(self.network, "multiple", 1))
 
     @property
     def backbone(self) -> str:
@@ -270,7 +270,7 @@ class Segmentation(VisionTask):
             return (
                 self(images)
                 if window is None or not len(images)
-                else by_windows(self, images, window, margin, multiple)
+                else predict_in_windows(self, images, window, margin, multiple)
             )
 
         if not flips:
