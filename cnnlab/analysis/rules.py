@@ -119,7 +119,7 @@ def _pool_adaptively(state: FieldState, call: Call) -> FieldState:
 
 
 def _interpolate(neighbors: int) -> Callable[[FieldState, Call], FieldState]:
-    """A rule for interpolation between so many neighboring positions along each axis."""
+    """A rule for interpolation between a number of neighboring positions along each axis."""
 
     def rule(state: FieldState, call: Call) -> FieldState:
         sizes = [size_of(own) for own in state.dimensions[-2:]]

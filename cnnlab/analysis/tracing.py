@@ -53,8 +53,8 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _record_write(self, operation: Any, args: tuple[Any, ...], states: Sequence[FieldState]) -> None:
         """After a write into a view, merge the written state into that of the whole tensor."""
-        written = args[0] if args and isinstance(args[0], Tensor) and operation._schema.is_mutable else None
-        whole = None if written is None else written._base
+        view = args[0] if args and isinstance(args[0], Tensor) and operation._schema.is_mutable else None
+        whole = None if view is None else view._base
         if whole is None or not states:
             return
         known = self.state_of(whole)

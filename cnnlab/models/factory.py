@@ -95,7 +95,7 @@ def create_classifier(name: str, num_classes: int, channels: int, weights: str) 
     file = find_weights(source.name if is_timm else f"torchvision/{source.name}", weights)
     if file is None and (known := _pretrained_classes(source)) != num_classes:
         raise InputError(
-            f"the pretrained {name} has {known:,} classes, and there are {num_classes}: fine-tune it on them "
+            f"the pretrained {name} tells {known:,} classes apart, and there are {num_classes}: fine-tune it on them "
             "first (cnnlab fit --model.network ...), and name that run"
         )
     with explain_errors(name, file):

@@ -30,9 +30,9 @@ def default_image_shape(name: str, channels: int | None = None) -> tuple[int, in
     """
     if name in _DIGIT_NETWORKS:
         return (1 if channels is None else channels, 28, 28)
-    given = 3 if channels is None else channels
-    known = None if name in SEGMENTERS or name in NETWORKS else preprocessing(name, given)
-    return (given, *(known.size if known is not None else (224, 224)))
+    channels = 3 if channels is None else channels
+    known = None if name in SEGMENTERS or name in NETWORKS else preprocessing(name, channels)
+    return (channels, *(known.size if known is not None else (224, 224)))
 
 
 def top1(name: str) -> float | None:

@@ -20,7 +20,7 @@ from cnnlab.models import UNet
 from cnnlab.models.blocks import BasicBlock, ConvNeXtBlock, MBConv
 
 
-def traced(network: nn.Module, images: Tensor) -> FieldState:
+def trace(network: nn.Module, images: Tensor) -> FieldState:
     tracer = FieldTracer()
     with torch.no_grad(), tracer:
         tracer.track(images)
@@ -55,7 +55,7 @@ def footprint(network: nn.Module, images: Tensor) -> tuple[list[list[int]], list
 def matches(network: nn.Module, size: tuple[int, int]) -> bool:
     """Whether tracer and gradients agree; the middle unit's field must lie inside the image."""
     images = torch.rand(1, 3, *size)
-    state = traced(network.eval(), images)
+    state = trace(network.eval(), images)
     assert state.unknown is None
     ends, middle = footprint(network, images)
     fields = [
@@ -230,7 +230,7 @@ def test_each_layer_of_vgg() -> None:
 def test_a_gate_sees_the_whole_image_and_keeps_the_window() -> None:
     block = nn.Sequential(conv(3, 8, 3, padding=1), MBConv(8, 8, 5))
     images = torch.rand(1, 3, 40, 40)
-    state = traced(block.eval(), images)
+    state = trace(block.eval(), images)
     assert state.whole_image
     assert [field.size for field in state.fields] == [7, 7]
     ends, _ = footprint(block, images)
@@ -241,7 +241,7 @@ def test_a_gate_sees_the_whole_image_and_keeps_the_window() -> None:
 def test_attention_sees_the_whole_image_and_keeps_the_grid(reduction: int) -> None:
     network = Attention(reduction)
     images = torch.rand(1, 3, 24, 24)
-    state = traced(network.eval(), images)
+    state = trace(network.eval(), images)
     assert state.whole_image
     assert [(field.size, field.jump) for field in state.fields] == [(5, 1), (5, 1)]
     ends, _ = footprint(network, images)
@@ -261,7 +261,7 @@ def test_a_gate_may_stand_on_either_side(gate_first: bool) -> None:
             result: Tensor = self.after(gate * features if gate_first else features * gate)
             return result
 
-    state = traced(Gated().eval(), torch.rand(1, 3, 24, 24))
+    state = trace(Gated().eval(), torch.rand(1, 3, 24, 24))
     assert state.whole_image
     assert [field.size for field in state.fields] == [5, 5]
 
@@ -272,7 +272,7 @@ def test_a_gate_may_stand_on_either_side(gate_first: bool) -> None:
 def test_transposed_convolutions_of_all_kinds(kernel: int, stride: int, dilation: int) -> None:
     network = nn.Sequential(nn.ConvTranspose2d(3, 4, kernel, stride, padding=1, dilation=dilation))
     images = torch.rand(1, 3, 24, 24)
-    (field, _) = traced(network.eval(), images).fields
+    (field, _) = trace(network.eval(), images).fields
     features = network.double()(images.double().requires_grad_())
     reached = []
     for row in range(features.shape[2] // 2, features.shape[2] // 2 + stride):
@@ -294,7 +294,7 @@ def test_upsampled_units_see_no_less_than_gradients_reach(upsampling: str) -> No
     layer = larger.get(upsampling) or nn.Upsample(scale_factor=2, mode=upsampling)
     network = nn.Sequential(conv(3, 4, 3, padding=1), nn.AvgPool2d(2), layer, conv(4, 4, 3, padding=1))
     images = torch.rand(1, 3, 48, 48)
-    state = traced(network.eval(), images)
+    state = trace(network.eval(), images)
     ends, _ = footprint(network, images)
     reached = ends[0][1] - ends[0][0] + 1
     assert reached <= state.fields[0].size <= reached + 2
@@ -319,7 +319,7 @@ def test_tokens_are_traced(name: str) -> None:
     with torch.device("meta"):
         network = timm.create_model(name)
         images = torch.empty(1, 3, 224, 224)
-    state = traced(network.eval(), images)
+    state = trace(network.eval(), images)
     assert state.unknown is None
     assert state.whole_image
     cost = network_cost(network, (3, 224, 224))
@@ -339,7 +339,7 @@ def test_an_operation_without_a_rule_is_named() -> None:
             result: Tensor = torch.fft.fft2(images).real
             return result
 
-    unknown = traced(Odd(), torch.rand(1, 3, 8, 8)).unknown
+    unknown = trace(Odd(), torch.rand(1, 3, 8, 8)).unknown
     assert unknown is not None
     assert "fft" in unknown
 
