@@ -183,10 +183,11 @@ def layers_chart(cost: NetworkCost, title: str, path: Path) -> None:
     for axis, (label, values) in zip(axes, panels.items(), strict=False):
         axis.stairs(values, borders, fill=True)  # Hundreds of bars would take their time.
         axis.set_title(label, loc="left", fontsize=10)
-    sizes = [np.nan if layer.sight.fields is None else layer.sight.fields[0].size for layer in layers]
+    fields = [layer.receptive_field.fields for layer in layers]
+    sizes = [np.nan if field is None else field[0].size for field in fields]
     axes[3].plot(places, sizes, drawstyle="steps-mid", label="through windows")
     axes[3].axhline(cost.image[1], color="gray", linewidth=0.8, linestyle="--", label="the image's height")
-    if whole := [place for place, layer in enumerate(layers) if layer.sight.whole_image]:
+    if whole := [place for place, layer in enumerate(layers) if layer.receptive_field.whole_image]:
         axes[3].axvspan(whole[0] - 0.5, len(layers) - 0.5, alpha=0.12, label="the whole image besides")
     axes[3].set_title("receptive field, pixels", loc="left", fontsize=10)
     axes[3].legend(frameon=False, fontsize=8, loc="upper left")

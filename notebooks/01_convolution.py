@@ -80,7 +80,7 @@ for name in ("vgg16", "resnet18", "resnet50", "convnext_tiny", "efficientnet_b0"
     with torch.device("meta"):
         network = timm.create_model(name)
     cost = analysis.network_cost(network, (3, 224, 224))
-    sizes = [layer.sight.sizes[0] for layer in cost.layers if layer.sight.sizes is not None]
+    sizes = [layer.receptive_field.sizes[0] for layer in cost.layers if layer.receptive_field.sizes is not None]
     axis.plot(np.linspace(0, 1, len(sizes)), sizes, label=f"{name}, {cost.multiply_adds / 1e9:.1f} G multiply-adds")
 axis.axhline(224, color="gray", linestyle="--")
 axis.set(xlabel="depth, from the first layer to the last", ylabel="receptive field, pixels", yscale="log")
@@ -97,7 +97,7 @@ images = torch.zeros(1, 3, 224, 224).requires_grad_()
 features = network.layer2(network.layer1(network.maxpool(network.act1(network.bn1(network.conv1(images + 1))))))
 features[0, :, 14, 14].sum().backward()
 seen = analysis.network_cost(network, (3, 224, 224))
-field = next(layer.sight.fields[0] for layer in reversed(seen.layers) if layer.name.startswith("layer2"))
+field = next(layer.receptive_field.fields[0] for layer in reversed(seen.layers) if layer.name.startswith("layer2"))
 reach = images.grad[0].abs().sum(0)
 low, high = field.low + 14 * field.jump, field.high + 14 * field.jump
 figure, axis = plt.subplots(figsize=(4, 4))
@@ -113,7 +113,7 @@ figure.tight_layout()
 # norm, which is why very small batches want group norm (`--model.group_norm`).
 
 # %%
-for norm in analysis.normalisations():
+for norm in analysis.normalizations():
     depends = "depends on the batch" if norm.depends_on_batch else "does not"
     print(f"{norm.name:26}mean over {norm.axes:18}{depends}")
 
@@ -124,7 +124,7 @@ for norm in analysis.normalisations():
 # released differs, and costs (counted here) less than the doubling that the formula aims at.
 
 # %%
-for scaled in analysis.family():
+for scaled in analysis.efficientnet_family():
     formula, released = scaled.formula, scaled.released
     print(
         f"{scaled.name}: depth {formula.depth:.2f} -> {released.depth}, width {formula.width:.2f} -> {released.width}, "

@@ -1,41 +1,41 @@
-"""What convolutional networks are made of, what they cost and what they see. No Lightning."""
+"""Cost, memory and receptive fields of convolutional networks, and their building blocks. No Lightning."""
 
-from cnnlab.analysis.catalogue import Architecture, catalogue
+from cnnlab.analysis.catalog import Architecture, catalog
 from cnnlab.analysis.convolution import KERNELS, conv2d, conv2d_loops, output_size, pool2d, shift_change
 from cnnlab.analysis.convolutions import Convolution, convolutions
-from cnnlab.analysis.cost import LayerCost, NetworkCost, Sight, network_cost
-from cnnlab.analysis.initialisation import Beginning, initialisation
+from cnnlab.analysis.cost import LayerCost, NetworkCost, ReceptiveField, network_cost
+from cnnlab.analysis.initialization import LayerInit, initialization
 from cnnlab.analysis.memory import TrainingMemory, training_memory
-from cnnlab.analysis.normalisation import Normalisation, normalisations
+from cnnlab.analysis.normalization import Normalization, normalizations
 from cnnlab.analysis.receptive_field import Field, Layer, receptive_field
-from cnnlab.analysis.recommendation import Need, Recommendation, recommend
-from cnnlab.analysis.scaling import Coefficients, Scaled, compound, family
+from cnnlab.analysis.recommendation import Recommendation, Requirements, recommend
+from cnnlab.analysis.scaling import Coefficients, ScaledNetwork, compound_scaling, efficientnet_family
 
 __all__ = [
     "KERNELS",
     "Architecture",
-    "Beginning",
     "Coefficients",
     "Convolution",
     "Field",
     "Layer",
     "LayerCost",
-    "Need",
+    "LayerInit",
     "NetworkCost",
-    "Normalisation",
+    "Normalization",
+    "ReceptiveField",
     "Recommendation",
-    "Scaled",
-    "Sight",
+    "Requirements",
+    "ScaledNetwork",
     "TrainingMemory",
-    "catalogue",
-    "compound",
+    "catalog",
+    "compound_scaling",
     "conv2d",
     "conv2d_loops",
     "convolutions",
-    "family",
-    "initialisation",
+    "efficientnet_family",
+    "initialization",
     "network_cost",
-    "normalisations",
+    "normalizations",
     "output_size",
     "pool2d",
     "receptive_field",

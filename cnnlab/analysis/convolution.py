@@ -1,6 +1,6 @@
-"""Convolution and pooling written out, to read, to teach with and to test others against: NumPy only.
+"""Reference convolution and pooling in NumPy, for teaching and for tests.
 
-What networks call convolution is cross-correlation: the kernel is not mirrored.
+Convolution means cross-correlation here, as in neural networks: the kernel is not mirrored.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ KERNELS: Mapping[str, Array] = MappingProxyType(
         "sharpen": np.array([[0.0, -1, 0], [-1, 5, -1], [0, -1, 0]]),
     }
 )
-"""Kernels that somebody thought of, (3, 3): brightness that rises to the right, and downwards (Sobel and Feldman 1968);
-a blur; more contrast at edges."""
+"""Classical kernels, (3, 3): brightness that rises to the right or downwards (Sobel and Feldman 1968); a blur; more
+contrast at edges."""
 
 
 def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
-    """How many positions a window takes along an axis: floor((n + 2p - d(k - 1) - 1) / s) + 1.
+    """The number of positions of a window along an axis: floor((n + 2p - d(k - 1) - 1) / s) + 1.
 
     Args:
-        size: The input's, n.
-        kernel: The window's, k.
-        stride: From one position to the next, s.
-        padding: Zeros on each side, p.
-        dilation: From one tap of the window to the next, d.
+        size: The input's size, n.
+        kernel: The window's size, k.
+        stride: The step from one position to the next, s.
+        padding: The number of zeros on each side, p.
+        dilation: The step from one tap of the window to the next, d.
 
     Raises:
-        InputError: If the window does not fit, or if a number is out of its range.
+        InputError: If the window does not fit, or a number is out of range.
 
     >>> output_size(224, kernel=7, stride=2, padding=3)
     112
@@ -60,15 +60,15 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilat
 
 
 def conv2d(image: Array, kernel: Array, stride: int = 1, padding: Padding = "valid", dilation: int = 1) -> Array:
-    """Cross-correlate an image with a kernel, all positions at once.
+    """Cross-correlate an image with a kernel, vectorized.
 
     Args:
         image: (H, W), or (C, H, W).
         kernel: (k, l), or (outputs, C, k, l).
-        stride: From one position to the next, on both axes.
-        padding: Zeros on each side; "valid" for none; "same" for as many as keep H and W (stride 1; an even kernel has
-            one more behind).
-        dilation: From one tap of the kernel to the next.
+        stride: The step from one position to the next, on both axes.
+        padding: The number of zeros on each side; "valid" for none; "same" to keep H and W (stride 1 only; for an even
+            kernel, one more zero at the end).
+        dilation: The step from one tap of the kernel to the next.
 
     Returns:
         (H', W'), or (outputs, H', W').
@@ -80,15 +80,15 @@ def conv2d(image: Array, kernel: Array, stride: int = 1, padding: Padding = "val
     >>> conv2d(checkerboard, checkerboard[:3, :3]).astype(int).tolist()
     [[5, 0, 5], [0, 5, 0], [5, 0, 5]]
     """
-    image, kernel, plain = _checked(image, kernel)
-    windows = _windows(_padded(image, kernel, stride, padding, dilation), kernel.shape[2:], stride, dilation)
+    image, kernel, is_2d = _check(image, kernel)
+    windows = _view_windows(_pad(image, kernel, stride, padding, dilation), kernel.shape[2:], stride, dilation)
     result: Array = np.einsum("chwkl,ockl->ohw", windows, kernel)
     first: Array = result[0]
-    return first if plain else result
+    return first if is_2d else result
 
 
 def conv2d_loops(image: Array, kernel: Array, stride: int = 1, padding: Padding = "valid", dilation: int = 1) -> Array:
-    """The same, one product at a time: what convolution is, and as slow as it looks.
+    """The same as conv2d in plain loops, one product at a time: easy to read, and slow.
 
     Args:
         image: See conv2d.
@@ -97,8 +97,8 @@ def conv2d_loops(image: Array, kernel: Array, stride: int = 1, padding: Padding 
         padding: See conv2d.
         dilation: See conv2d.
     """
-    image, kernel, plain = _checked(image, kernel)
-    padded = _padded(image, kernel, stride, padding, dilation)
+    image, kernel, is_2d = _check(image, kernel)
+    padded = _pad(image, kernel, stride, padding, dilation)
     outputs, channels, height, width = kernel.shape
     rows = output_size(padded.shape[1], height, stride, dilation=dilation)
     columns = output_size(padded.shape[2], width, stride, dilation=dilation)
@@ -111,54 +111,54 @@ def conv2d_loops(image: Array, kernel: Array, stride: int = 1, padding: Padding 
                         for j in range(width):
                             pixel = padded[channel, row * stride + i * dilation, column * stride + j * dilation]
                             result[output, row, column] += pixel * kernel[output, channel, i, j]
-    return result[0] if plain else result
+    return result[0] if is_2d else result
 
 
-def pool2d(image: Array, size: int, stride: int | None = None, how: Literal["max", "average"] = "max") -> Array:
-    """The greatest value, or the mean, of each window.
+def pool2d(image: Array, size: int, stride: int | None = None, mode: Literal["max", "average"] = "max") -> Array:
+    """The maximum, or the mean, of each window.
 
     Args:
         image: (H, W), or (C, H, W).
         size: The window's height and width.
-        stride: From one window to the next; the size if None.
-        how: max or average.
+        stride: The step from one window to the next; the size if None.
+        mode: max or average.
 
     Returns:
         (H', W'), or (C, H', W').
 
     Raises:
-        InputError: If the window does not fit, or if there is no such pooling.
+        InputError: If the window does not fit, or the mode is unknown.
 
     >>> pool2d(np.arange(16.0).reshape(4, 4), 2).tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
-    if how not in ("max", "average"):
-        raise InputError(f"how is {how!r}, expected max or average")
+    if mode not in ("max", "average"):
+        raise InputError(f"mode is {mode!r}, expected max or average")
     image = np.asarray(image, np.float64)
     if image.ndim not in (2, 3):
         raise InputError(f"an image of {image.shape}, expected (H, W) or (C, H, W)")
     step = size if stride is None else stride
-    windows = _windows(image if image.ndim == 3 else image[None], (size, size), step, 1)
-    result: Array = windows.max((3, 4)) if how == "max" else windows.mean((3, 4))
+    windows = _view_windows(image if image.ndim == 3 else image[None], (size, size), step, 1)
+    result: Array = windows.max((3, 4)) if mode == "max" else windows.mean((3, 4))
     return result if image.ndim == 3 else result[0]
 
 
 def shift_change(layer: Callable[[Array], Array], image: Array, shift: int = 1) -> float:
-    """How much of a layer's result changes when the image moves, 0 for a layer that does not care.
+    """The relative change of a layer's output when the image is shifted; 0 for an invariant layer.
 
-    The image goes round: what leaves on one side comes in on the other, so that nothing is lost.
+    The image is rolled: pixels that leave on one side enter on the other.
 
     Args:
-        layer: From an image to a result.
+        layer: A function of an image.
         image: (H, W), or (C, H, W).
-        shift: Pixels to the right.
+        shift: The shift to the right in pixels.
 
     Returns:
-        The mean absolute change, divided by the result's mean absolute distance from its own mean.
+        The mean absolute change, divided by the output's mean absolute deviation.
 
     >>> rough = np.random.default_rng(0).normal(size=(32, 32))
     >>> smooth = conv2d(rough, np.full((5, 5), 1 / 25))
-    >>> pooled = [shift_change(lambda image: pool2d(image, 2, how="max"), image) for image in (smooth, rough)]
+    >>> pooled = [shift_change(lambda image: pool2d(image, 2, mode="max"), image) for image in (smooth, rough)]
     >>> pooled[0] < pooled[1]
     True
     """
@@ -166,21 +166,21 @@ def shift_change(layer: Callable[[Array], Array], image: Array, shift: int = 1) 
     return float(np.abs(after - before).mean() / np.abs(before - before.mean()).mean())
 
 
-def _checked(image: Array, kernel: Array) -> tuple[Array, Array, bool]:
-    # Of bytes, the products would overflow.
+def _check(image: Array, kernel: Array) -> tuple[Array, Array, bool]:
+    # Products of bytes would overflow.
     image, kernel = np.asarray(image, np.float64), np.asarray(kernel, np.float64)
-    plain = image.ndim == kernel.ndim == 2
-    if plain:
+    is_2d = image.ndim == kernel.ndim == 2
+    if is_2d:
         image, kernel = image[None], kernel[None, None]
     if image.ndim != 3 or kernel.ndim != 4 or image.shape[0] != kernel.shape[1]:
         raise InputError(
             f"an image of {image.shape} and a kernel of {kernel.shape} do not fit: expected (H, W) and (k, l), or "
             "(C, H, W) and (outputs, C, k, l)"
         )
-    return image, kernel, plain
+    return image, kernel, is_2d
 
 
-def _padded(image: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
+def _pad(image: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
     if dilation < 1:
         raise InputError(f"dilation is {dilation}, expected 1 or more")
     if padding == "same":
@@ -188,13 +188,13 @@ def _padded(image: Array, kernel: Array, stride: int, padding: Padding, dilation
             raise InputError(f'padding "same" keeps height and width, which a stride of {stride} does not')
         missing = [dilation * (taps - 1) for taps in kernel.shape[2:]]
         return np.pad(image, [(0, 0), *((total // 2, total - total // 2) for total in missing)])
-    around = 0 if padding == "valid" else padding
-    if not isinstance(around, int) or around < 0:
+    zeros = 0 if padding == "valid" else padding
+    if not isinstance(zeros, int) or zeros < 0:
         raise InputError(f'padding is {padding!r}, expected "valid", "same" or a number of zeros')
-    return np.pad(image, [(0, 0), (around, around), (around, around)])
+    return np.pad(image, [(0, 0), (zeros, zeros), (zeros, zeros)])
 
 
-def _windows(image: Array, kernel: tuple[int, ...], stride: int, dilation: int) -> Array:
+def _view_windows(image: Array, kernel: tuple[int, ...], stride: int, dilation: int) -> Array:
     """(C, H, W) to (C, H', W', k, l), a view."""
     for size, taps in zip(image.shape[1:], kernel, strict=True):
         output_size(size, taps, stride, dilation=dilation)

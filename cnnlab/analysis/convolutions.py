@@ -1,4 +1,4 @@
-"""The kinds of convolution side by side: what each costs for the same input and output."""
+"""The kinds of convolution compared: the cost of each for the same input and output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cnnlab.models.blocks import check_positive
 
 
 class DeformableConv2d(nn.Module):
-    """A convolution that chooses where it looks: a second one says how far each tap is moved (Dai et al. 2017).
+    """Deformable convolution: a second convolution predicts an offset for each tap (Dai et al. 2017).
 
     Args:
         inputs: Channels in.
@@ -37,7 +37,7 @@ class DeformableConv2d(nn.Module):
 
 
 class Convolution(NamedTuple):
-    """A kind of convolution, and what it costs for one image."""
+    """A kind of convolution and its cost for one image."""
 
     name: str
     parameters: int
@@ -45,9 +45,9 @@ class Convolution(NamedTuple):
     output: tuple[int, int, int]
     """Channels, height, width."""
     relative: float
-    """Its multiply-adds, the standard one's being 1."""
-    counted: int
-    """The same multiply-adds, as torch's FLOP counter has them."""
+    """Multiply-adds relative to the standard convolution."""
+    torch_multiply_adds: int
+    """The same multiply-adds by torch's FLOP counter."""
 
 
 def convolutions(
@@ -57,10 +57,10 @@ def convolutions(
 
     Args:
         inputs: Channels in.
-        outputs: Channels out (the depthwise one keeps the channels that come in).
+        outputs: Channels out; the depthwise convolution keeps the channels in.
         kernel: The kernel's size, odd.
-        size: Height and width.
-        groups: Of the grouped one.
+        size: Height and width of the input.
+        groups: Groups of the grouped convolution.
 
     Raises:
         InputError: If a number is below 1, the kernel even, or the groups do not divide the channels.
@@ -92,11 +92,11 @@ def convolutions(
         ),
         "deformable": lambda: DeformableConv2d(inputs, outputs, kernel),
     }
-    found = []
+    rows = []
     standard = 0
-    for name, make in kinds.items():
+    for name, build in kinds.items():
         with torch.device("meta"):
-            layer = make()
+            layer = build()
             counter = FlopCounterMode(
                 display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_flops}
             )
@@ -107,15 +107,15 @@ def convolutions(
         standard = standard or multiply_adds
         channels, height, width = result.shape[1:]
         relative = multiply_adds / standard
-        counted = counter.get_total_flops() // 2
-        found.append(Convolution(name, parameters, multiply_adds, (channels, height, width), relative, counted))
-    return found
+        output = (channels, height, width)
+        rows.append(Convolution(name, parameters, multiply_adds, output, relative, counter.get_total_flops() // 2))
+    return rows
 
 
 def _multiply_adds(layer: nn.Module, size: int) -> int:
-    """From the layers' own numbers: each weight is used once at each position of the result.
+    """From the layers' shapes: each weight is used once per output position.
 
-    (A transposed convolution uses each at each position of its input.)
+    A transposed convolution uses each weight once per input position.
     """
     if isinstance(layer, nn.ConvTranspose2d):
         return layer.weight.numel() * size**2
@@ -128,5 +128,5 @@ def _multiply_adds(layer: nn.Module, size: int) -> int:
 def _deform_flops(
     features: tuple[int, ...], weight: tuple[int, ...], *args: object, out_shape: tuple[int, ...], **kwargs: object
 ) -> int:
-    """What the products of a deformable convolution take; finding values between the pixels is not among them."""
+    """The operations of a deformable convolution's products, without the interpolation between pixels."""
     return 2 * math.prod(weight) * out_shape[0] * math.prod(out_shape[2:])

@@ -1,4 +1,4 @@
-"""What each layer of a network costs, and what it sees: parameters, multiply-adds, activations, receptive field."""
+"""The cost of each layer of a network, and its receptive field: parameters, multiply-adds, activation memory."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cnnlab.analysis.field_state import FieldState
+from cnnlab.analysis.meta import copy_without_values, first_tensor, on_meta
 from cnnlab.analysis.receptive_field import Field
-from cnnlab.analysis.seen import Seen
-from cnnlab.analysis.skeleton import first_tensor, on_meta, skeleton
 from cnnlab.analysis.tracing import FieldTracer
 from cnnlab.errors import InputError
 
 
-class Sight(NamedTuple):
-    """What the units of a layer see of the image."""
+class ReceptiveField(NamedTuple):
+    """The part of the image that a layer's units depend on."""
 
     fields: tuple[Field, Field] | None
-    """Along rows and columns, through windows; None where nothing is left of rows and columns."""
+    """Along rows and columns, through windows; None where the output has no rows and columns left."""
     whole_image: bool
-    """Whether they see all of it besides: a mean over it, squeeze-and-excitation, attention."""
+    """Whether the units also depend on the whole image: by global pooling, squeeze-and-excitation or attention."""
     unknown: str | None = None
-    """An operation on the way that is not understood, where nothing can be said."""
+    """An operation on the path that has no rule, after which the field is not known."""
 
     @property
     def sizes(self) -> tuple[float, float] | None:
@@ -33,7 +33,7 @@ class Sight(NamedTuple):
         return None if self.fields is None else (self.fields[0].size, self.fields[1].size)
 
     def __str__(self) -> str:
-        """The size, and a + where the whole image is seen besides; "all" where nothing else is; "?" if unknown."""
+        """The size, with a + where the whole image counts too; "all" for the whole image alone; "?" if unknown."""
         if self.fields is None:
             return "all" if self.whole_image else "?"
         height, width = (f"{field.size:g}" for field in self.fields)
@@ -41,30 +41,30 @@ class Sight(NamedTuple):
 
 
 class LayerCost(NamedTuple):
-    """A layer of a network, for one image."""
+    """The cost of one layer for one image."""
 
     name: str
-    """As in named_modules()."""
+    """The name in named_modules()."""
     kind: str
-    """Its class."""
+    """The name of its class."""
     output: tuple[int, ...]
-    """The shape of what it returns, without the batch."""
+    """The shape of its output without the batch dimension."""
     parameters: int
     multiply_adds: int
     activation_bytes: int
-    """What the backward pass needs of this layer's forward pass and no layer has kept before, in float32."""
-    sight: Sight
+    """Tensors saved for the backward pass that no earlier layer has saved, in float32."""
+    receptive_field: ReceptiveField
 
 
 class NetworkCost(NamedTuple):
-    """A network, layer by layer, for one image."""
+    """The cost of a network for one image, in total and by layer."""
 
     image: tuple[int, int, int]
     """Channels, height, width."""
     layers: list[LayerCost]
     parameters: int
     trainable: int
-    """Of the parameters."""
+    """The number of trainable parameters."""
     multiply_adds: int
     activation_bytes: int
 
@@ -74,11 +74,11 @@ class NetworkCost(NamedTuple):
         maps = (layer for layer in reversed(self.layers) if len(layer.output) == 3 and max(layer.output[1:]) > 1)
         return next(maps, None)
 
-    def folded(self, depth: int) -> list[LayerCost]:
-        """The same with so many levels of names: layers below are added up, and the last one's output counts.
+    def fold(self, depth: int) -> list[LayerCost]:
+        """Sum the layers below ``depth`` levels of names; each sum has its last layer's output and field.
 
         >>> from cnnlab.models import SimpleCNN
-        >>> [layer.name for layer in network_cost(SimpleCNN(), (1, 28, 28)).folded(1)]
+        >>> [layer.name for layer in network_cost(SimpleCNN(), (1, 28, 28)).fold(1)]
         ['features', 'head']
         """
         if depth < 1:
@@ -99,115 +99,114 @@ class NetworkCost(NamedTuple):
 
 
 def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost:
-    """Count what a network costs for one image, without computing anything.
+    """Count what a network costs for one image, on the meta device and without computation.
 
     Multiply-adds are half of the operations that torch's FLOP counter counts: convolutions and matrix products.
-    Activations are what autograd keeps in training mode; parameters are not among them.
+    Activations are the tensors that autograd saves in training mode, without parameters.
 
     Args:
-        network: From images (B, C, H, W) to predictions; it is left alone.
+        network: Images (B, C, H, W) to predictions; it is not changed.
         image: Channels, height and width.
 
     Raises:
-        InputError: If the network does not take such images, or if it cannot be followed without numbers.
+        InputError: If the network does not take such images, or reads values of tensors.
 
     >>> from cnnlab.models import SimpleCNN
     >>> cost = network_cost(SimpleCNN(), (1, 28, 28))
-    >>> cost.parameters, cost.multiply_adds, str(cost.layers[-1].sight)
+    >>> cost.parameters, cost.multiply_adds, str(cost.layers[-1].receptive_field)
     (128714, 7486464, 'all')
     """
     with on_meta(image):
-        own = skeleton(network)
-        # Two images, since batch norm refuses one where nothing is left but channels.
-        kept = _kept(own.train(), torch.empty(2, *image))
+        own = copy_without_values(network)
+        # Two images: batch norm refuses a single one where only channels are left.
+        saved = _saved_bytes(own.train(), torch.empty(2, *image))
     with torch.device("meta"):
-        called, flops, sights = _forward(own.eval().requires_grad_(False), torch.empty(1, *image))
+        outputs, flops, fields = _trace_forward(own.eval().requires_grad_(False), torch.empty(1, *image))
     names = {module: name for name, module in own.named_modules()}
-    alone = {names[module]: flops.get(names[module], 0) for module in called}
-    for name in list(alone):
-        above = name
-        while above:
-            above = above.rpartition(".")[0]
-            if above in alone:
-                alone[above] -= flops.get(name, 0)
+    own_flops = {names[module]: flops.get(names[module], 0) for module in outputs}
+    for name in list(own_flops):
+        parent = name
+        while parent:
+            parent = parent.rpartition(".")[0]
+            if parent in own_flops:
+                own_flops[parent] -= flops.get(name, 0)
                 break
-    # What a module uses of one that it never calls is its own.
-    held = dict.fromkeys(alone, 0)
+    # Parameters of a module that is never called count for the module around it.
+    own_parameters = dict.fromkeys(own_flops, 0)
     for name, module in own.named_modules():
         size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        while name not in held and name:
+        while name not in own_parameters and name:
             name = name.rpartition(".")[0]
-        held[name] = held.get(name, 0) + size
+        own_parameters[name] = own_parameters.get(name, 0) + size
     layers = []
-    for module, output in called.items():
+    for module, output in outputs.items():
         name = names[module]
-        parameters = held[name]
-        is_whole = any(True for _ in module.children())
-        if not isinstance(module, nn.Identity) and (not is_whole or alone[name] or parameters):
-            kind = type(module).__name__
-            kept_bytes = kept.get(module, 0) // 2
-            layers.append(LayerCost(name, kind, output, parameters, alone[name] // 2, kept_bytes, sights[module]))
-    # What is kept by functions between the layers belongs to no row.
+        parameters, multiply_adds = own_parameters[name], own_flops[name] // 2
+        has_children = any(True for _ in module.children())
+        if not isinstance(module, nn.Identity) and (not has_children or own_flops[name] or parameters):
+            kind, saved_bytes = type(module).__name__, saved.get(module, 0) // 2
+            layers.append(LayerCost(name, kind, output, parameters, multiply_adds, saved_bytes, fields[module]))
+    # The total includes what functions between the layers save, which belongs to no row.
     return NetworkCost(
         image,
         layers,
         sum(parameter.numel() for parameter in network.parameters()),
         sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         flops.get("", 0) // 2,
-        sum(kept.values()) // 2,
+        sum(saved.values()) // 2,
     )
 
 
 _Shapes = dict[nn.Module, tuple[int, ...]]
 
 
-def _forward(network: nn.Module, images: Tensor) -> tuple[_Shapes, dict[str, int], dict[nn.Module, Sight]]:
-    """The modules that were called, in the order in which they were done; operations by name; what they see."""
+def _trace_forward(
+    network: nn.Module, images: Tensor
+) -> tuple[_Shapes, dict[str, int], dict[nn.Module, ReceptiveField]]:
+    """The called modules' output shapes, in the order they finished; operations by name; receptive fields."""
     tracer = FieldTracer()
-    called: _Shapes = {}
-    sights: dict[nn.Module, Sight] = {}
+    outputs: _Shapes = {}
+    fields: dict[nn.Module, ReceptiveField] = {}
 
-    def note(module: nn.Module, args: Any, output: Any) -> None:
+    def record(module: nn.Module, args: Any, output: Any) -> None:
         tensor = first_tensor(output)
         if tensor is not None:
-            called[module] = tuple(tensor.shape[1:])
-            sights[module] = _sight(tracer.of(tensor))
+            outputs[module] = tuple(tensor.shape[1:])
+            fields[module] = _to_receptive_field(tracer.state_of(tensor))
 
     counter = FlopCounterMode(display=False)
     for module in network.modules():
-        module.register_forward_hook(note)
+        module.register_forward_hook(record)
     with torch.no_grad(), counter, tracer:
-        tracer.begin(images)
+        tracer.track(images)
         network(images)
     root = type(network).__name__
     counts = {
         "" if name in ("Global", root) else name.removeprefix(f"{root}."): sum(by_operation.values())
         for name, by_operation in counter.get_flop_counts().items()
     }
-    return called, counts, sights
+    return outputs, counts, fields
 
 
-def _sight(seen: Seen | None) -> Sight:
-    if seen is None:
-        return Sight(None, False)
-    if seen.unknown:
-        return Sight(None, False, seen.unknown)
-    local = all(math.isfinite(field.size) for field in seen.fields)
-    return Sight(seen.fields if local else None, seen.everything)
+def _to_receptive_field(state: FieldState | None) -> ReceptiveField:
+    if state is None or state.unknown:
+        return ReceptiveField(None, False, None if state is None else state.unknown)
+    local = all(math.isfinite(field.size) for field in state.fields)
+    return ReceptiveField(state.fields if local else None, state.whole_image)
 
 
-def _kept(network: nn.Module, images: Tensor) -> dict[nn.Module, int]:
-    """Bytes that autograd keeps for the backward pass, by the module that was running."""
+def _saved_bytes(network: nn.Module, images: Tensor) -> dict[nn.Module, int]:
+    """Bytes that autograd saves for the backward pass, by the module that was running."""
     running: list[nn.Module] = [network]
-    kept: dict[nn.Module, int] = defaultdict(int)
-    not_counted = {id(tensor.untyped_storage()) for tensor in [images, *network.parameters(), *network.buffers()]}
+    saved: dict[nn.Module, int] = defaultdict(int)
+    excluded = {id(tensor.untyped_storage()) for tensor in [images, *network.parameters(), *network.buffers()]}
     storages: dict[int, object] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if id(storage) not in storages and id(storage) not in not_counted:
-            storages[id(storage)] = storage  # Alive, so that no other has its number.
-            kept[running[-1]] += storage.nbytes()
+        if id(storage) not in storages and id(storage) not in excluded:
+            storages[id(storage)] = storage  # Kept alive, so that no other storage gets its id.
+            saved[running[-1]] += storage.nbytes()
         return tensor
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -218,8 +217,8 @@ def _kept(network: nn.Module, images: Tensor) -> dict[nn.Module, int]:
 
     hooks = [module.register_forward_pre_hook(enter) for module in network.modules()]
     hooks += [module.register_forward_hook(leave, always_call=True) for module in network.modules()]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         network(images)
     for hook in hooks:
         hook.remove()
-    return kept
+    return saved

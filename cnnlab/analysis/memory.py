@@ -1,4 +1,4 @@
-"""How much memory a training step takes: forwards, backwards and the optimizer, gone through without numbers."""
+"""The memory of a training step: forward pass, backward pass and optimizer, simulated without values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cnnlab.analysis.skeleton import first_tensor, refusal, skeleton
+from cnnlab.analysis.meta import copy_without_values, describe_failure, first_tensor
 from cnnlab.errors import InputError
 
 PRECISIONS = {
@@ -23,12 +23,12 @@ PRECISIONS = {
     "16-mixed": (torch.float32, torch.float16),
     "bf16-true": (torch.bfloat16, None),
 }
-"""Lightning's names: in what the weights are kept, and in what layers compute where that is another."""
+"""Lightning's names, with the dtype of the weights and, if it differs, that of the computation."""
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, fused=True),
 }
-"""Optimizers by what they keep: one value a parameter, or two."""
+"""Optimizers by name; they keep one value per parameter (sgd), or two (adamw)."""
 
 
 class TrainingMemory(NamedTuple):
@@ -38,11 +38,11 @@ class TrainingMemory(NamedTuple):
     """Weights and buffers."""
     gradients: int
     optimizer: int
-    """What the optimizer keeps of each parameter."""
+    """The optimizer's states."""
     activations: int
-    """The batch, and what the backward pass needs, at the end of the forward pass."""
+    """The batch and the tensors saved for the backward pass, at the end of the forward pass."""
     peak: int
-    """The most at once; less than the sum where activations are gone before the last gradient is there."""
+    """The maximum at one time; it may be below the sum, since activations are freed during the backward pass."""
 
 
 def training_memory(
@@ -53,21 +53,21 @@ def training_memory(
     optimizer: str = "adamw",
     loss: Callable[[Tensor], Tensor] | None = None,
 ) -> TrainingMemory:
-    """Go through a training step without numbers, and count what is alive.
+    """Simulate a training step without values, and count the bytes of all live tensors.
 
-    What is not PyTorch's own is not counted: the program itself (some 500 MB on a GPU), the convolution libraries'
-    scratch memory, loaders.
+    Memory outside of PyTorch is not counted: the program itself (some 500 MB on a GPU), the scratch memory of
+    convolution libraries, data loaders.
 
     Args:
-        network: From images (B, C, H, W) to logits; it is left alone.
+        network: Images (B, C, H, W) to logits; it is not changed.
         image: Channels, height and width.
-        batch: Images a step.
+        batch: Images per step.
         precision: See PRECISIONS.
         optimizer: See OPTIMIZERS.
-        loss: From predictions to a number; cross-entropy if None.
+        loss: Predictions to a scalar; cross-entropy if None.
 
     Raises:
-        InputError: If a name is not known, or if the network cannot be followed without numbers.
+        InputError: If a name is unknown, the batch is below 1, or the network reads values of tensors.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is {precision!r}, expected {', '.join(PRECISIONS)}")
@@ -76,35 +76,35 @@ def training_memory(
     if batch < 1:
         raise InputError(f"batch is {batch}, expected 1 or more")
     stored, computed = PRECISIONS[precision]
-    measure = _cross_entropy if loss is None else loss
-    counter = _Counter()
+    loss_function = _cross_entropy if loss is None else loss
+    counter = _StorageCounter()
     try:
         with FakeTensorMode(), counter:
-            own = skeleton(network, stored).train()
+            own = copy_without_values(network, stored).train()
             parameters = counter.alive
             images = torch.empty(batch, *image, dtype=stored)
-            trained = [parameter for parameter in own.parameters() if parameter.requires_grad]
+            trainable = [parameter for parameter in own.parameters() if parameter.requires_grad]
             before = counter.alive
-            # The optimizer keeps nothing before its first step.
-            updates = OPTIMIZERS[optimizer](trained) if trained else None
-            gradients = _update(updates) if updates is not None else 0
-            kept = counter.alive - before
+            # The optimizer has no states before its first step.
+            own_optimizer = OPTIMIZERS[optimizer](trainable) if trainable else None
+            gradients = _simulate_update(own_optimizer) if own_optimizer is not None else 0
+            states = counter.alive - before
             activations = counter.alive - _bytes([images])
             mixed: AbstractContextManager[Any] = torch.autocast("cpu", computed) if computed else nullcontext()
             with mixed:
-                value = measure(_predictions(own(images)))
+                value = loss_function(_get_predictions(own(images)))
             activations = counter.alive - activations
-            if trained:
+            if trainable:
                 value.backward()  # type: ignore[no-untyped-call]
     except InputError:
         raise
     except Exception as error:  # See on_meta.
-        raise InputError(refusal(error, image)) from error
-    return TrainingMemory(parameters, gradients, kept, activations, counter.peak)
+        raise InputError(describe_failure(error, image)) from error
+    return TrainingMemory(parameters, gradients, states, activations, counter.peak)
 
 
-def _update(optimizer: torch.optim.Optimizer) -> int:
-    """Make a step with gradients of any values; how many bytes they are."""
+def _simulate_update(optimizer: torch.optim.Optimizer) -> int:
+    """Make an optimizer step with arbitrary gradients, and return the gradients' bytes."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.empty_like(parameter)
@@ -114,11 +114,11 @@ def _update(optimizer: torch.optim.Optimizer) -> int:
     return size
 
 
-def _predictions(output: object) -> Tensor:
-    found = first_tensor(output)
-    if found is None:
+def _get_predictions(output: object) -> Tensor:
+    predictions = first_tensor(output)
+    if predictions is None:
         raise InputError(f"the network returns {type(output).__name__}, expected a tensor")
-    return found
+    return predictions
 
 
 def _cross_entropy(logits: Tensor) -> Tensor:
@@ -130,19 +130,19 @@ def _bytes(tensors: list[Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all tensors that are made while it is entered, until they are gone."""
+class _StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is active, counts the bytes of all new tensors until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.alive = 0
         self.peak = 0
-        self._known: dict[int, weakref.ref[Any]] = {}
+        self._storages: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do it, and count what it makes."""
+        """Run the operation, and count its results."""
         result = operation(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
@@ -151,14 +151,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, storage: Any) -> None:
         number, size = id(storage), storage.nbytes()
-        if number in self._known:
+        if number in self._storages:
             return
 
         def forget(_: Any) -> None:
             with contextlib.suppress(KeyError):
-                del self._known[number]
+                del self._storages[number]
                 self.alive -= size
 
-        self._known[number] = weakref.ref(storage, forget)
+        self._storages[number] = weakref.ref(storage, forget)
         self.alive += size
         self.peak = max(self.peak, self.alive)

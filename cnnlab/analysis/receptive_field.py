@@ -1,4 +1,4 @@
-"""What a unit of a network sees of the image: of a list of layers, and of any network by following its operations.
+"""Receptive fields along one axis, and those of a list of layers; ``tracing`` finds those of any network.
 
 Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks", doi:10.23915/distill.00021.
 """
@@ -22,47 +22,47 @@ class Layer(NamedTuple):
 
 
 class Field(NamedTuple):
-    """What the first unit of a feature map sees along one axis, in pixels of the image; pixel 0 is the first."""
+    """The receptive field of a feature map's first unit along one axis, in pixels of the image, counted from 0."""
 
     low: float
-    """The first pixel; below 0 in the padding."""
+    """The first pixel; negative inside the padding."""
     high: float
-    """The last one."""
+    """The last pixel."""
     jump: float
-    """How many pixels lie between one unit and the next: the product of the strides."""
+    """The distance from one unit's field to the next in pixels: the product of the strides."""
 
     @property
     def size(self) -> float:
-        """How many pixels."""
+        """The number of pixels."""
         return self.high - self.low + 1
 
     @property
-    def start(self) -> float:
-        """Where the centre is."""
+    def center(self) -> float:
+        """The pixel at the center."""
         return (self.low + self.high) / 2
 
     def after(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Field:
-        """The field of a window's result.
+        """The field after a convolution or pooling.
 
         >>> PIXEL.after(kernel=7, stride=2, padding=3)
         Field(low=-3.0, high=3.0, jump=2.0)
         """
-        return self._over(-padding, dilation * (kernel - 1), self.jump * stride)
+        return self._cover(-padding, dilation * (kernel - 1), self.jump * stride)
 
     def after_transposed(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Field:
-        """The field of a transposed convolution's result: of the units that see most."""
-        # Of the taps that an output meets, every so-manyth has an input under it.
+        """The field after a transposed convolution, for the units whose field is largest."""
+        # Only every step-th tap of an output position meets an input.
         step = stride // math.gcd(stride, dilation)
         span = dilation * ((kernel - 1) // step * step) // stride
         first = -(-(padding - dilation * (kernel - 1)) // stride)
-        return self._over(first, span, self.jump / stride)
+        return self._cover(first, span, self.jump / stride)
 
-    def _over(self, first: int, span: int, jump: float) -> Field:
-        """The field of what is made of units from this one on to so many behind it."""
+    def _cover(self, first: int, span: int, jump: float) -> Field:
+        """The field of a result of ``span + 1`` neighboring units, of which the first is at offset ``first``."""
         return Field(self.low + first * self.jump, self.high + (first + span) * self.jump, jump)
 
-    def together(self, other: Field) -> Field:
-        """The field of what is made of both, on the grid of this one: the largest path counts."""
+    def merge(self, other: Field) -> Field:
+        """The smallest field that covers both, on this one's grid: the largest path counts."""
         return Field(min(self.low, other.low), max(self.high, other.high), self.jump or other.jump)
 
 
@@ -71,10 +71,10 @@ PIXEL = Field(0.0, 0.0, 1.0)
 
 
 def receptive_field(layers: Iterable[Layer]) -> list[Field]:
-    """What the units of each layer see, along one axis.
+    """The receptive field of each layer's units along one axis.
 
     Args:
-        layers: From the image on.
+        layers: The layers, from the image on.
 
     Raises:
         InputError: If a kernel, stride or dilation is below 1, or a padding below 0.

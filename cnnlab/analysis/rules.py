@@ -1,4 +1,4 @@
-"""What each operation does to what its tensors see. A new operation is a line in RULES, and at most a function."""
+"""How each operation changes the receptive field. A new operation needs a line in RULES, and at most a function."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cnnlab.analysis.receptive_field import Field
-from cnnlab.analysis.seen import (
+from cnnlab.analysis.field_state import (
     Dimension,
     Factor,
-    Seen,
-    plain,
+    FieldState,
+    merge,
+    non_spatial,
+    reduce_dimension,
+    resize_dimension,
     size_of,
-    summed,
-    together,
-    with_other_positions,
 )
+from cnnlab.analysis.receptive_field import Field
 
 aten = torch.ops.aten
 
@@ -30,188 +30,189 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
     shape: tuple[int, ...]
     """The result's."""
-    factors: list[Seen | None]
-    """What the first three arguments see, where they are tensors."""
+    inputs: list[FieldState | None]
+    """The states of the first three arguments; None for those that are no tensors."""
 
-    def get(self, place: int, name: str, otherwise: Any = None) -> Any:
-        """An argument, wherever it stands."""
-        return self.args[place] if len(self.args) > place else self.kwargs.get(name, otherwise)
+    def get(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument, given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
 
-def _window(step: Callable[[Field, int], Field]) -> Callable[[Seen, Call, int], Seen]:
-    """A rule for the dimensions that a window runs over: the last so many."""
+def _slide_window(step: Callable[[Field, int], Field]) -> Callable[[FieldState, Call, int], FieldState]:
+    """A rule for an operation whose window runs over the last ``axes`` dimensions."""
 
-    def rule(seen: Seen, call: Call, axes: int) -> Seen:
-        dimensions = list(seen.dimensions)
-        for place in range(axes):
-            at = len(dimensions) - axes + place
-            spatial = [factor for factor in dimensions[at] if factor.axis >= 0]
-            size = call.shape[len(call.shape) - axes + place]
+    def rule(state: FieldState, call: Call, axes: int) -> FieldState:
+        dimensions = list(state.dimensions)
+        for axis in range(axes):
+            index = len(dimensions) - axes + axis
+            spatial = [factor for factor in dimensions[index] if factor.axis >= 0]
+            size = call.shape[len(call.shape) - axes + axis]
             if len(spatial) > 1 or any(factor.axis == 2 for factor in spatial):
-                # Tokens in a row, whose neighbours may be anywhere.
-                seen = replace(seen, everything=True)
-                dimensions[at] = (Factor(2, size),)
+                # A sequence of tokens, whose neighbors may be anywhere in the image.
+                state = replace(state, whole_image=True)
+                dimensions[index] = (Factor(2, size),)
                 continue
             if spatial:
                 (factor,) = spatial
-                field = seen.fields[factor.axis]
-                moved = step(field._replace(jump=field.jump * factor.stride), place)
-                seen = seen.moved(factor.axis, moved)
-                dimensions[at] = (Factor(factor.axis, size),)
+                field = state.fields[factor.axis]
+                state = state.with_field(factor.axis, step(field._replace(jump=field.jump * factor.stride), axis))
+                dimensions[index] = (Factor(factor.axis, size),)
                 continue
-            dimensions[at] = plain(size)
-        return replace(seen, dimensions=tuple(dimensions))
+            dimensions[index] = non_spatial(size)
+        return replace(state, dimensions=tuple(dimensions))
 
     return rule
 
 
-def _pair(value: Any, place: int) -> int:
+def _value_at(value: Any, axis: int) -> int:
+    """A setting that is one number for all axes, or one for each."""
     if isinstance(value, int):
         return value
-    return int(value[place if len(value) > 1 else 0])
+    return int(value[axis if len(value) > 1 else 0])
 
 
-def _convolution(seen: Seen, call: Call) -> Seen:
+def _convolve(state: FieldState, call: Call) -> FieldState:
     weight = call.args[1]
     axes = weight.ndim - 2
     stride, padding, dilation, transposed = call.args[3:7]
-    seen = summed(seen, seen.dimensions[1])
-    seen = replace(seen, dimensions=(seen.dimensions[0], plain(call.shape[1]), *seen.dimensions[2:]))
+    state = reduce_dimension(state, state.dimensions[1])
+    state = replace(state, dimensions=(state.dimensions[0], non_spatial(call.shape[1]), *state.dimensions[2:]))
 
-    def step(field: Field, place: int) -> Field:
+    def step(field: Field, axis: int) -> Field:
         after = field.after_transposed if transposed else field.after
-        kernel = weight.shape[2 + place]
-        return after(kernel, _pair(stride, place), _pair(padding, place), _pair(dilation, place))
+        kernel = weight.shape[2 + axis]
+        return after(kernel, _value_at(stride, axis), _value_at(padding, axis), _value_at(dilation, axis))
 
-    return _window(step)(seen, call, axes)
+    return _slide_window(step)(state, call, axes)
 
 
-def _pool(seen: Seen, call: Call) -> Seen:
+def _pool(state: FieldState, call: Call) -> FieldState:
     kernel = call.args[1]
     stride = call.get(2, "stride") or kernel
     padding = call.get(3, "padding", 0)
-    # Average pooling has no dilation; its fifth argument is another.
-    dilation = call.get(4, "dilation", 1)
-    spread = dilation if not isinstance(dilation, bool) else 1
+    # Average pooling has no dilation; its fifth argument is ceil_mode.
+    fifth = call.get(4, "dilation", 1)
+    dilation = fifth if not isinstance(fifth, bool) else 1
 
-    def step(field: Field, place: int) -> Field:
-        return field.after(_pair(kernel, place), _pair(stride, place), _pair(padding, place), _pair(spread, place))
+    def step(field: Field, axis: int) -> Field:
+        settings = (_value_at(setting, axis) for setting in (kernel, stride, padding, dilation))
+        return field.after(*settings)
 
-    return _window(step)(seen, call, 2)
+    return _slide_window(step)(state, call, 2)
 
 
-def _adaptive(seen: Seen, call: Call) -> Seen:
-    sizes = [size_of(own) for own in seen.dimensions[-2:]]
-    whole = [own for own, size in zip(seen.dimensions[-2:], call.shape[-2:], strict=True) if size == 1]
-    for own in whole:
-        seen = summed(seen, own)
+def _pool_adaptively(state: FieldState, call: Call) -> FieldState:
+    sizes = [size_of(own) for own in state.dimensions[-2:]]
+    pooled = [own for own, size in zip(state.dimensions[-2:], call.shape[-2:], strict=True) if size == 1]
+    for own in pooled:
+        state = reduce_dimension(state, own)
 
-    def step(field: Field, place: int) -> Field:
-        size, wanted = sizes[place], call.shape[len(call.shape) - 2 + place]
-        if wanted == 1:
+    def step(field: Field, axis: int) -> Field:
+        size, units = sizes[axis], call.shape[len(call.shape) - 2 + axis]
+        if units == 1:
             return field
-        # Windows begin and end at rounded places: the largest counts.
-        kernel = max(-(-(unit + 1) * size // wanted) - unit * size // wanted for unit in range(wanted))
-        return field.after(kernel)._replace(jump=field.jump * size / wanted)
+        # Windows begin and end at rounded positions: the largest counts.
+        kernel = max(-(-(unit + 1) * size // units) - unit * size // units for unit in range(units))
+        return field.after(kernel)._replace(jump=field.jump * size / units)
 
-    return _window(step)(seen, call, 2)
+    return _slide_window(step)(state, call, 2)
 
 
-def _resized(neighbours: int) -> Callable[[Seen, Call], Seen]:
-    """A rule for interpolation between so many positions along each axis."""
+def _interpolate(neighbors: int) -> Callable[[FieldState, Call], FieldState]:
+    """A rule for interpolation between a number of neighboring positions along each axis."""
 
-    def rule(seen: Seen, call: Call) -> Seen:
-        sizes = [size_of(own) for own in seen.dimensions[-2:]]
+    def rule(state: FieldState, call: Call) -> FieldState:
+        sizes = [size_of(own) for own in state.dimensions[-2:]]
 
-        def step(field: Field, place: int) -> Field:
-            scale = sizes[place] / call.shape[len(call.shape) - 2 + place]
+        def step(field: Field, axis: int) -> Field:
+            scale = sizes[axis] / call.shape[len(call.shape) - 2 + axis]
             if scale == 1:
                 return field
-            return field.after(neighbours, padding=(neighbours - 1) // 2)._replace(jump=field.jump * scale)
+            return field.after(neighbors, padding=(neighbors - 1) // 2)._replace(jump=field.jump * scale)
 
-        return _window(step)(seen, call, 2)
-
-    return rule
-
-
-def _reduced(place: int) -> Callable[[Seen, Call], Seen]:
-    """A rule for sums over dimensions, which stand at a place among the arguments."""
-
-    def rule(seen: Seen, call: Call) -> Seen:
-        count = len(seen.dimensions)
-        asked = call.get(place, "dim")
-        asked = [asked] if isinstance(asked, int) else asked
-        places = {at % count for at in asked} if asked else set(range(count))
-        for at in places:
-            seen = summed(seen, seen.dimensions[at])
-        kept = len(call.shape) == count
-        return replace(
-            seen,
-            dimensions=tuple(
-                plain(1) if at in places else own for at, own in enumerate(seen.dimensions) if kept or at not in places
-            ),
-        )
+        return _slide_window(step)(state, call, 2)
 
     return rule
 
 
-def _product(place: int) -> Callable[[Seen, Call], Seen]:
-    """A rule for matrix products: the last dimension of one factor and the last but one of the other are summed over.
+def _reduce(position: int) -> Callable[[FieldState, Call], FieldState]:
+    """A rule for reductions over the dimensions that the argument at this position names."""
 
-    The factors stand at this place among the arguments, and at the next.
+    def rule(state: FieldState, call: Call) -> FieldState:
+        count = len(state.dimensions)
+        dims = call.get(position, "dim")
+        dims = [dims] if isinstance(dims, int) else dims
+        reduced = {index % count for index in dims} if dims else set(range(count))
+        for index in reduced:
+            state = reduce_dimension(state, state.dimensions[index])
+        keepdim = len(call.shape) == count
+        dimensions = [
+            non_spatial(1) if index in reduced else own
+            for index, own in enumerate(state.dimensions)
+            if keepdim or index not in reduced
+        ]
+        return replace(state, dimensions=tuple(dimensions))
+
+    return rule
+
+
+def _multiply_matrices(position: int) -> Callable[[FieldState, Call], FieldState]:
+    """A rule for matrix products of the arguments at this position and the next.
+
+    They sum over the left one's last dimension and the right one's last but one.
     """
 
-    def rule(seen: Seen, call: Call) -> Seen:
-        left, right = call.factors[place : place + 2]
-        rows, columns = plain(call.shape[-2]), plain(call.shape[-1])
-        made_of = [] if place == 0 or call.factors[0] is None else [call.factors[0]]
+    def rule(state: FieldState, call: Call) -> FieldState:
+        left, right = call.inputs[position : position + 2]
+        rows, columns = non_spatial(call.shape[-2]), non_spatial(call.shape[-1])
+        terms = [] if position == 0 or call.inputs[0] is None else [call.inputs[0]]
         if left is not None:
             rows = left.dimensions[-2]
-            made_of.append(summed(left, left.dimensions[-1]))
+            terms.append(reduce_dimension(left, left.dimensions[-1]))
         if right is not None:
             columns = right.dimensions[-1]
-            made_of.append(summed(right, right.dimensions[-2]))
-        leading = (left or right or seen).dimensions[:-2]
-        return replace(together(made_of), dimensions=(*leading, rows, columns))
+            terms.append(reduce_dimension(right, right.dimensions[-2]))
+        leading = (left or right or state).dimensions[:-2]
+        return replace(merge(terms), dimensions=(*leading, rows, columns))
 
     return rule
 
 
-def _normalised(seen: Seen, call: Call) -> Seen:
-    for own in seen.dimensions[len(seen.dimensions) - len(call.args[1]) :]:
-        seen = summed(seen, own)
-    return seen if len(call.shape) == len(seen.dimensions) else replace(seen, unknown="layer norm's statistics")
+def _normalize_layer(state: FieldState, call: Call) -> FieldState:
+    for own in state.dimensions[len(state.dimensions) - len(call.args[1]) :]:
+        state = reduce_dimension(state, own)
+    return state if len(call.shape) == len(state.dimensions) else replace(state, unknown="layer norm's statistics")
 
 
-def _softmax(seen: Seen, call: Call) -> Seen:
-    return summed(seen, seen.dimensions[call.args[1]])
+def _softmax(state: FieldState, call: Call) -> FieldState:
+    return reduce_dimension(state, state.dimensions[call.args[1]])
 
 
-def _regrouped(seen: Seen, call: Call) -> Seen:
-    """A view: the same positions in other dimensions."""
-    left = [factor for own in seen.dimensions for factor in own if factor.size != 1]
-    found: list[Dimension] = []
+def _view(state: FieldState, call: Call) -> FieldState:
+    """A view: the same positions, divided into other dimensions."""
+    remaining = [factor for own in state.dimensions for factor in own if factor.size != 1]
+    dimensions: list[Dimension] = []
     for size in call.shape:
         own: list[Factor] = []
         missing = size
-        while missing > 1 and left:
-            factor = left.pop(0)
+        while missing > 1 and remaining:
+            factor = remaining.pop(0)
             if factor.size > missing:
-                inner, across = divmod(factor.size, missing)
-                if across:
-                    return replace(seen, unknown=seen.unknown or "a view across dimensions")
-                left.insert(0, Factor(factor.axis, inner, factor.stride))
+                inner, remainder = divmod(factor.size, missing)
+                if remainder:
+                    return replace(state, unknown=state.unknown or "a view across dimensions")
+                remaining.insert(0, Factor(factor.axis, inner, factor.stride))
                 factor = Factor(factor.axis, missing, factor.stride * inner)
             if missing % factor.size:
-                return replace(seen, unknown=seen.unknown or "a view across dimensions")
+                return replace(state, unknown=state.unknown or "a view across dimensions")
             own.append(factor)
             missing //= factor.size
-        found.append(_joined(own) or plain(1))
-    return replace(seen, dimensions=tuple(found))
+        dimensions.append(_join_factors(own) or non_spatial(1))
+    return replace(state, dimensions=tuple(dimensions))
 
 
-def _joined(factors: Sequence[Factor]) -> Dimension:
-    """Neighbours that are one run along their axis, as one."""
+def _join_factors(factors: Sequence[Factor]) -> Dimension:
+    """Join neighboring factors that continue each other along the same axis."""
     joined: list[Factor] = []
     for factor in factors:
         last = joined[-1] if joined else None
@@ -226,177 +227,178 @@ def _joined(factors: Sequence[Factor]) -> Dimension:
     return tuple(joined)
 
 
-def _permuted(seen: Seen, call: Call) -> Seen:
-    return replace(seen, dimensions=tuple(seen.dimensions[at] for at in call.args[1]))
+def _permute(state: FieldState, call: Call) -> FieldState:
+    return replace(state, dimensions=tuple(state.dimensions[index] for index in call.args[1]))
 
 
-def _transposed(seen: Seen, call: Call) -> Seen:
-    dimensions = list(seen.dimensions)
-    one, other = call.args[1:3] if len(call.args) > 2 else (0, -1)
-    dimensions[one], dimensions[other] = dimensions[other], dimensions[one]
-    return replace(seen, dimensions=tuple(dimensions))
+def _transpose(state: FieldState, call: Call) -> FieldState:
+    dimensions = list(state.dimensions)
+    first, second = call.args[1:3] if len(call.args) > 2 else (0, -1)
+    dimensions[first], dimensions[second] = dimensions[second], dimensions[first]
+    return replace(state, dimensions=tuple(dimensions))
 
 
-def _sliced(seen: Seen, call: Call) -> Seen:
-    at, begin, step = call.get(1, "dim", 0), call.get(2, "start") or 0, call.get(4, "step", 1)
-    size = call.shape[at]
-    dimensions = list(seen.dimensions)
-    before = size_of(dimensions[at])
+def _slice(state: FieldState, call: Call) -> FieldState:
+    index, start, step = call.get(1, "dim", 0), call.get(2, "start") or 0, call.get(4, "step", 1)
+    size = call.shape[index]
+    dimensions = list(state.dimensions)
+    before = size_of(dimensions[index])
     if before == size:
-        return seen
-    if len(dimensions[at]) == 1 and (factor := dimensions[at][0]).axis in (0, 1):
-        begin = begin + before if begin < 0 else begin
-        field = seen.fields[factor.axis]
-        shift = begin * factor.stride * field.jump
-        seen = seen.moved(factor.axis, Field(field.low + shift, field.high + shift, field.jump * step))
-        dimensions[at] = (Factor(factor.axis, size, factor.stride),)
-        return replace(seen, dimensions=tuple(dimensions))
-    return with_other_positions(seen, at, size)
+        return state
+    if len(dimensions[index]) == 1 and (factor := dimensions[index][0]).axis in (0, 1):
+        start = start + before if start < 0 else start
+        field = state.fields[factor.axis]
+        shift = start * factor.stride * field.jump
+        state = state.with_field(factor.axis, Field(field.low + shift, field.high + shift, field.jump * step))
+        dimensions[index] = (Factor(factor.axis, size, factor.stride),)
+        return replace(state, dimensions=tuple(dimensions))
+    return resize_dimension(state, index, size)
 
 
-def _padded(seen: Seen, call: Call) -> Seen:
-    around = call.args[1]
-    for number in range(len(around) // 2):
-        at = len(seen.dimensions) - 1 - number
-        size = call.shape[at]
-        if len(seen.dimensions[at]) == 1 and (factor := seen.dimensions[at][0]).axis in (0, 1):
-            field = seen.fields[factor.axis]
-            shift = around[2 * number] * factor.stride * field.jump
-            seen = seen.moved(factor.axis, Field(field.low - shift, field.high - shift, field.jump))
-            dimensions = list(seen.dimensions)
-            dimensions[at] = (Factor(factor.axis, size, factor.stride),)
-            seen = replace(seen, dimensions=tuple(dimensions))
+def _pad(state: FieldState, call: Call) -> FieldState:
+    padding = call.args[1]
+    for number in range(len(padding) // 2):
+        index = len(state.dimensions) - 1 - number
+        size = call.shape[index]
+        if len(state.dimensions[index]) == 1 and (factor := state.dimensions[index][0]).axis in (0, 1):
+            field = state.fields[factor.axis]
+            shift = padding[2 * number] * factor.stride * field.jump
+            state = state.with_field(factor.axis, Field(field.low - shift, field.high - shift, field.jump))
+            dimensions = list(state.dimensions)
+            dimensions[index] = (Factor(factor.axis, size, factor.stride),)
+            state = replace(state, dimensions=tuple(dimensions))
         else:
-            seen = with_other_positions(seen, at, size)
-    return seen
+            state = resize_dimension(state, index, size)
+    return state
 
 
-def _with_other_positions(place: int, otherwise: int = 0) -> Callable[[Seen, Call], Seen]:
-    """A rule for what joins or divides a dimension, which is named at this place among the arguments."""
+def _resize(position: int, default: int = 0) -> Callable[[FieldState, Call], FieldState]:
+    """A rule for operations that join or divide the dimension that the argument at this position names."""
 
-    def rule(seen: Seen, call: Call) -> Seen:
-        at = call.get(place, "dim", otherwise) % len(seen.dimensions)
-        return with_other_positions(seen, at, call.shape[at])
+    def rule(state: FieldState, call: Call) -> FieldState:
+        index = call.get(position, "dim", default) % len(state.dimensions)
+        return resize_dimension(state, index, call.shape[index])
 
     return rule
 
 
-def _stacked(seen: Seen, call: Call) -> Seen:
-    at = call.get(1, "dim", 0) % (len(seen.dimensions) + 1)
-    return replace(seen, dimensions=(*seen.dimensions[:at], plain(call.shape[at]), *seen.dimensions[at:]))
+def _stack(state: FieldState, call: Call) -> FieldState:
+    index = call.get(1, "dim", 0) % (len(state.dimensions) + 1)
+    stacked = non_spatial(call.shape[index])
+    return replace(state, dimensions=(*state.dimensions[:index], stacked, *state.dimensions[index:]))
 
 
-def _without(seen: Seen, call: Call) -> Seen:
-    """One position of a dimension, or each of them on its own."""
-    at = call.get(1, "dim", 0) % len(seen.dimensions)
-    rest = seen.dimensions[:at] + seen.dimensions[at + 1 :]
-    return replace(seen, dimensions=rest)
+def _select(state: FieldState, call: Call) -> FieldState:
+    """Remove a dimension: one of its positions is selected, or each becomes a tensor of its own."""
+    index = call.get(1, "dim", 0) % len(state.dimensions)
+    return replace(state, dimensions=state.dimensions[:index] + state.dimensions[index + 1 :])
 
 
-def _with_one_more(seen: Seen, call: Call) -> Seen:
-    at = call.args[1] % (len(seen.dimensions) + 1)
-    return replace(seen, dimensions=(*seen.dimensions[:at], plain(1), *seen.dimensions[at:]))
+def _unsqueeze(state: FieldState, call: Call) -> FieldState:
+    index = call.args[1] % (len(state.dimensions) + 1)
+    return replace(state, dimensions=(*state.dimensions[:index], non_spatial(1), *state.dimensions[index:]))
 
 
-def _without_ones(seen: Seen, call: Call) -> Seen:
-    asked = call.get(1, "dim")
-    count = len(seen.dimensions)
-    places = {at % count for at in ([asked] if isinstance(asked, int) else range(count) if asked is None else asked)}
-    kept = [own for at, own in enumerate(seen.dimensions) if at not in places or size_of(own) != 1]
-    return replace(seen, dimensions=tuple(kept))
+def _squeeze(state: FieldState, call: Call) -> FieldState:
+    dims = call.get(1, "dim")
+    count = len(state.dimensions)
+    dims = [dims] if isinstance(dims, int) else range(count) if dims is None else dims
+    squeezed = {index % count for index in dims}
+    dimensions = [own for index, own in enumerate(state.dimensions) if index not in squeezed or size_of(own) != 1]
+    return replace(state, dimensions=tuple(dimensions))
 
 
-def _expanded(seen: Seen, call: Call) -> Seen:
-    more = len(call.shape) - len(seen.dimensions)
-    own = (*[plain(1)] * more, *seen.dimensions)
+def _expand(state: FieldState, call: Call) -> FieldState:
+    added = len(call.shape) - len(state.dimensions)
+    own = (*[non_spatial(1)] * added, *state.dimensions)
     dimensions = [
-        before if size_of(before) == size else plain(size) for before, size in zip(own, call.shape, strict=True)
+        before if size_of(before) == size else non_spatial(size) for before, size in zip(own, call.shape, strict=True)
     ]
-    return replace(seen, dimensions=tuple(dimensions))
+    return replace(state, dimensions=tuple(dimensions))
 
 
-def _shuffled(seen: Seen, call: Call) -> Seen:
-    """Channels to pixels between the pixels, or such pixels to channels."""
-    places = (len(seen.dimensions) - 2, len(seen.dimensions) - 1)
-    factors = [seen.dimensions[at][0] for at in places]
-    if any(len(seen.dimensions[at]) != 1 for at in places) or {factor.axis for factor in factors} != {0, 1}:
-        return replace(seen, unknown="a shuffle of what is no image")
-    dimensions = [plain(size) for size in call.shape]
-    for at, factor in zip(places, factors, strict=True):
-        field = seen.fields[factor.axis]
+def _shuffle_pixels(state: FieldState, call: Call) -> FieldState:
+    """Pixel shuffle moves channels to new pixels between the old ones; unshuffle moves pixels to channels."""
+    indices = (len(state.dimensions) - 2, len(state.dimensions) - 1)
+    factors = [state.dimensions[index][0] for index in indices]
+    if any(len(state.dimensions[index]) != 1 for index in indices) or {factor.axis for factor in factors} != {0, 1}:
+        return replace(state, unknown="a pixel shuffle of something that is not an image")
+    dimensions = [non_spatial(size) for size in call.shape]
+    for index, factor in zip(indices, factors, strict=True):
+        field = state.fields[factor.axis]
         field = field._replace(jump=field.jump * factor.stride)
-        scale = factor.size / call.shape[at]
-        # Of what is put together, the first pixel and the last.
+        scale = factor.size / call.shape[index]
+        # From the first of the joined pixels to the last.
         high = field.high + max(scale - 1, 0) * field.jump
-        seen = seen.moved(factor.axis, field._replace(high=high, jump=field.jump * scale))
-        dimensions[at] = (Factor(factor.axis, call.shape[at]),)
-    return replace(seen, dimensions=tuple(dimensions))
+        state = state.with_field(factor.axis, field._replace(high=high, jump=field.jump * scale))
+        dimensions[index] = (Factor(factor.axis, call.shape[index]),)
+    return replace(state, dimensions=tuple(dimensions))
 
 
-def _attended(seen: Seen, call: Call) -> Seen:
-    return replace(seen, everything=True)
+def _attend(state: FieldState, call: Call) -> FieldState:
+    return replace(state, whole_image=True)
 
 
-RULES: dict[Any, Callable[[Seen, Call], Seen]] = {
-    aten.convolution: _convolution,
+RULES: dict[Any, Callable[[FieldState, Call], FieldState]] = {
+    aten.convolution: _convolve,
     aten.max_pool2d_with_indices: _pool,
     aten.avg_pool2d: _pool,
-    aten._adaptive_avg_pool2d: _adaptive,
-    aten.adaptive_max_pool2d: _adaptive,
-    aten.upsample_nearest2d: _resized(1),
-    aten.upsample_bilinear2d: _resized(2),
-    aten.upsample_bicubic2d: _resized(4),
-    aten._upsample_nearest_exact2d: _resized(1),
-    aten.mean: _reduced(1),
-    aten.sum: _reduced(1),
-    aten.amax: _reduced(1),
-    aten.amin: _reduced(1),
-    aten.max: _reduced(1),
-    aten.min: _reduced(1),
-    aten.var: _reduced(1),
-    aten.var_mean: _reduced(1),
-    aten.std: _reduced(1),
-    aten.linalg_vector_norm: _reduced(2),
-    aten.mm: _product(0),
-    aten.bmm: _product(0),
-    aten.addmm: _product(1),
-    aten.baddbmm: _product(1),
-    aten.native_layer_norm: _normalised,
+    aten._adaptive_avg_pool2d: _pool_adaptively,
+    aten.adaptive_max_pool2d: _pool_adaptively,
+    aten.upsample_nearest2d: _interpolate(1),
+    aten.upsample_bilinear2d: _interpolate(2),
+    aten.upsample_bicubic2d: _interpolate(4),
+    aten._upsample_nearest_exact2d: _interpolate(1),
+    aten.mean: _reduce(1),
+    aten.sum: _reduce(1),
+    aten.amax: _reduce(1),
+    aten.amin: _reduce(1),
+    aten.max: _reduce(1),
+    aten.min: _reduce(1),
+    aten.var: _reduce(1),
+    aten.var_mean: _reduce(1),
+    aten.std: _reduce(1),
+    aten.linalg_vector_norm: _reduce(2),
+    aten.mm: _multiply_matrices(0),
+    aten.bmm: _multiply_matrices(0),
+    aten.addmm: _multiply_matrices(1),
+    aten.baddbmm: _multiply_matrices(1),
+    aten.native_layer_norm: _normalize_layer,
     aten._softmax: _softmax,
     aten._safe_softmax: _softmax,
     aten._log_softmax: _softmax,
-    aten.view: _regrouped,
-    aten._unsafe_view: _regrouped,
-    aten._reshape_copy: _regrouped,
-    aten.permute: _permuted,
-    aten.transpose: _transposed,
-    aten.t: _transposed,
-    aten.slice: _sliced,
-    aten.constant_pad_nd: _padded,
-    aten.reflection_pad2d: _padded,
-    aten.replication_pad2d: _padded,
-    aten.cat: _with_other_positions(1),
-    aten.stack: _stacked,
-    aten.split: _with_other_positions(2),
-    aten.split_with_sizes: _with_other_positions(2),
-    aten.unsafe_split: _with_other_positions(2),
-    aten.glu: _with_other_positions(1, -1),
-    aten.select: _without,
-    aten.unbind: _without,
-    aten.unsqueeze: _with_one_more,
-    aten.squeeze: _without_ones,
-    aten.expand: _expanded,
-    aten.repeat: _expanded,
-    aten.pixel_shuffle: _shuffled,
-    aten.pixel_unshuffle: _shuffled,
-    aten._native_multi_head_attention: _attended,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attended,
-    aten._scaled_dot_product_attention_math: _attended,
+    aten.view: _view,
+    aten._unsafe_view: _view,
+    aten._reshape_copy: _view,
+    aten.permute: _permute,
+    aten.transpose: _transpose,
+    aten.t: _transpose,
+    aten.slice: _slice,
+    aten.constant_pad_nd: _pad,
+    aten.reflection_pad2d: _pad,
+    aten.replication_pad2d: _pad,
+    aten.cat: _resize(1),
+    aten.stack: _stack,
+    aten.split: _resize(2),
+    aten.split_with_sizes: _resize(2),
+    aten.unsafe_split: _resize(2),
+    aten.glu: _resize(1, -1),
+    aten.select: _select,
+    aten.unbind: _select,
+    aten.unsqueeze: _unsqueeze,
+    aten.squeeze: _squeeze,
+    aten.expand: _expand,
+    aten.repeat: _expand,
+    aten.pixel_shuffle: _shuffle_pixels,
+    aten.pixel_unshuffle: _shuffle_pixels,
+    aten._native_multi_head_attention: _attend,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attend,
+    aten._scaled_dot_product_attention_math: _attend,
 }
 
-_UNIT_BY_UNIT = frozenset(
+_POINTWISE = frozenset(
     {
-        # Statistics of batches and groups are not counted as seen.
+        # Statistics over batches and groups do not count towards the field.
         aten.native_batch_norm,
         aten._native_batch_norm_legit_no_training,
         aten.native_group_norm,
@@ -413,14 +415,14 @@ _UNIT_BY_UNIT = frozenset(
         aten.roll,
     }
 )
-"""What torch does not mark as pointwise, and is here."""
+"""Operations that torch does not tag as pointwise, and that count as pointwise here."""
 
-OF_SHAPES_ONLY = frozenset(
+SHAPE_ONLY = frozenset(
     {aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.zeros_like, aten.ones_like, aten.empty_like}
 )
-"""What has an image's shape, and nothing of its values."""
+"""Operations that take an image's shape, and none of its values."""
 
 
-def is_unit_by_unit(operation: Any) -> bool:
-    """Whether an operation computes each unit from those in the same place."""
-    return torch.Tag.pointwise in operation.tags or operation.overloadpacket in _UNIT_BY_UNIT
+def is_pointwise(operation: Any) -> bool:
+    """Whether an operation computes each unit from the units at the same position."""
+    return torch.Tag.pointwise in operation.tags or operation.overloadpacket in _POINTWISE

@@ -1,4 +1,4 @@
-"""The receptive field of every tensor that a network makes, by following its operations as they are called."""
+"""Trace the receptive field of every tensor that a network computes, operation by operation."""
 
 from __future__ import annotations
 
@@ -11,76 +11,76 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from cnnlab.analysis.field_state import Factor, FieldState, broadcast, merge, normalize_strides, size_of
 from cnnlab.analysis.receptive_field import PIXEL
-from cnnlab.analysis.rules import OF_SHAPES_ONLY, RULES, Call, is_unit_by_unit
-from cnnlab.analysis.seen import Factor, Seen, broadcast, in_steps_of_one, size_of, together
+from cnnlab.analysis.rules import RULES, SHAPE_ONLY, Call, is_pointwise
 
 
 class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, follows what the tensors made of images see.
+    """While it is active, records the receptive fields of all tensors that depend on the images.
 
-    Run the network without gradients: views lose their history with them.
+    Run the network without gradients: with them, views lose their history.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._seen: Any = WeakTensorKeyDictionary()
+        self._states: Any = WeakTensorKeyDictionary()
 
-    def begin(self, images: Tensor) -> None:
-        """Take these for the image's pixels (B, C, H, W)."""
+    def track(self, images: Tensor) -> None:
+        """Start from these images (B, C, H, W): each pixel sees itself."""
         batch, channels, height, width = images.shape
         dimensions = ((Factor(-1, batch),), (Factor(-1, channels),), (Factor(0, height),), (Factor(1, width),))
-        self._seen[images] = Seen(dimensions, (PIXEL, PIXEL))
+        self._states[images] = FieldState(dimensions, (PIXEL, PIXEL))
 
-    def of(self, tensor: Tensor) -> Seen | None:
-        """What a tensor's units see; None if it is not made of images."""
-        found: Seen | None = self._seen.get(tensor)
-        return found
+    def state_of(self, tensor: Tensor) -> FieldState | None:
+        """A tensor's state; None if it does not depend on the images."""
+        state: FieldState | None = self._states.get(tensor)
+        return state
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do it, and note what its results see."""
-        before = [seen for tensor in _tensors((args, kwargs)) if (seen := self.of(tensor))]
-        factors = [self.of(argument) if isinstance(argument, Tensor) else None for argument in args[:3]]
+        """Run the operation, and record its results' states."""
+        states = [state for tensor in _list_tensors((args, kwargs)) if (state := self.state_of(tensor))]
+        inputs = [self.state_of(argument) if isinstance(argument, Tensor) else None for argument in args[:3]]
         result = operation(*args, **(kwargs or {}))
-        self._note_writes(operation, args, before)
-        if before and operation.overloadpacket not in OF_SHAPES_ONLY:
-            for tensor in _tensors(result):
-                call = Call(args, kwargs or {}, tuple(tensor.shape), factors)
-                self._seen[tensor] = _after(operation, call, before)
+        self._record_write(operation, args, states)
+        if states and operation.overloadpacket not in SHAPE_ONLY:
+            for tensor in _list_tensors(result):
+                call = Call(args, kwargs or {}, tuple(tensor.shape), inputs)
+                self._states[tensor] = _propagate(operation, call, states)
         return result
 
-    def _note_writes(self, operation: Any, args: tuple[Any, ...], before: Sequence[Seen]) -> None:
-        """A write into a part of a tensor: the whole sees no less than what is written."""
-        written = args[0] if args and isinstance(args[0], Tensor) and operation._schema.is_mutable else None
-        whole = None if written is None else written._base
-        if whole is None or not before:
+    def _record_write(self, operation: Any, args: tuple[Any, ...], states: Sequence[FieldState]) -> None:
+        """After a write into a view, merge the written state into that of the whole tensor."""
+        view = args[0] if args and isinstance(args[0], Tensor) and operation._schema.is_mutable else None
+        whole = None if view is None else view._base
+        if whole is None or not states:
             return
-        known = self.of(whole)
-        self._seen[whole] = (
-            Seen.nothing_known(f"{operation} into a part", tuple(whole.shape))
-            if known is None or any(seen.unknown for seen in [known, *before])
-            else replace(together([known, *before]), dimensions=known.dimensions)
+        known = self.state_of(whole)
+        self._states[whole] = (
+            FieldState.unknown_after(f"{operation} into a part", tuple(whole.shape))
+            if known is None or any(state.unknown for state in [known, *states])
+            else replace(merge([known, *states]), dimensions=known.dimensions)
         )
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def _list_tensors(values: Any) -> list[Tensor]:
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def _after(operation: Any, call: Call, before: Sequence[Seen]) -> Seen:
-    """What a result sees, made of tensors that see this."""
-    unknown = next((seen.unknown for seen in before if seen.unknown), None)
+def _propagate(operation: Any, call: Call, states: Sequence[FieldState]) -> FieldState:
+    """The state of a result, from the states of the operation's inputs."""
+    unknown = next((state.unknown for state in states if state.unknown), None)
     rule = RULES.get(operation.overloadpacket)
     if unknown is None and rule is not None:
-        # The first has the dimensions that are changed; of the others counts what they see.
-        first = call.factors[0] or before[0]
-        after = rule(together([first, *(seen for seen in before if seen is not first)]), call)
-    elif unknown is None and is_unit_by_unit(operation):
-        after = broadcast(before, call.shape)
+        # The rule changes the first input's dimensions; the others only add their fields.
+        first = call.inputs[0] or states[0]
+        state = rule(merge([first, *(other for other in states if other is not first)]), call)
+    elif unknown is None and is_pointwise(operation):
+        state = broadcast(states, call.shape)
     else:
-        return Seen.nothing_known(unknown or str(operation), call.shape)
-    if after.unknown or [size_of(own) for own in after.dimensions] != list(call.shape):
-        return Seen.nothing_known(after.unknown or str(operation), call.shape)
-    return in_steps_of_one(after)
+        return FieldState.unknown_after(unknown or str(operation), call.shape)
+    if state.unknown or [size_of(own) for own in state.dimensions] != list(call.shape):
+        return FieldState.unknown_after(state.unknown or str(operation), call.shape)
+    return normalize_strides(state)

@@ -16,7 +16,7 @@ from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.filmstrips import add_frame, stack_strips
 from cnnlab.imaging import overlay_heatmap
-from cnnlab.interpret import METHODS, CamMethod, default_layer, layer_named
+from cnnlab.interpret import METHODS, CamMethod, default_layer, get_layer
 from cnnlab.loggers import write_picture
 from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets
 from cnnlab.run import Run
@@ -84,7 +84,7 @@ class GradCamSnapshots(Callback):
             self._off = True
             rank_zero_warn("callbacks.gradcam draws nothing: the network's weights are spread over the processes")
         if self.layer is not None and not self._off:
-            layer_named(pl_module.network, self.layer)  # type: ignore[arg-type]
+            get_layer(pl_module.network, self.layer)  # type: ignore[arg-type]
 
     def on_validation_batch_end(
         self,

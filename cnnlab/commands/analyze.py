@@ -11,66 +11,72 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cnnlab.analysis.catalogue import catalogue
+from cnnlab.analysis.catalog import catalog
 from cnnlab.analysis.convolutions import convolutions
-from cnnlab.analysis.cost import LayerCost, NetworkCost, Sight, network_cost
-from cnnlab.analysis.initialisation import initialisation
+from cnnlab.analysis.cost import LayerCost, NetworkCost, ReceptiveField, network_cost
+from cnnlab.analysis.initialization import initialization
 from cnnlab.analysis.memory import OPTIMIZERS, PRECISIONS, TrainingMemory, training_memory
-from cnnlab.analysis.normalisation import normalisations
-from cnnlab.analysis.scaling import family
-from cnnlab.analysis.skeleton import made_on_meta
+from cnnlab.analysis.meta import build_on_meta
+from cnnlab.analysis.normalization import normalizations
+from cnnlab.analysis.scaling import efficientnet_family
 from cnnlab.commands.tables import Record, add_forms, show
 from cnnlab.errors import InputError
-from cnnlab.models.directory import usual_image
 from cnnlab.models.factory import NETWORKS, create_network
+from cnnlab.models.registry import default_image_shape
 from cnnlab.models.segmentation import SEGMENTERS, create_segmenter
+
+_RENAMED = {"--initialisation": "--initialization", "--normalisations": "--normalizations"}
 
 
 def analyze(command: str, arguments: list[str]) -> None:
-    """Show what a network costs and sees, layer by layer, or compare several, or kinds of layers.
+    """Show the cost and receptive field of a network's layers, or compare networks or kinds of layers.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If options do not fit each other, a value is out of range, or the network cannot be analyzed.
     """
-    asked = _parser().parse_args(arguments)
-    tables = [name for name in _TABLES if getattr(asked, name)]
-    if len(tables) + bool(asked.compare) + (asked.model is not None) != 1:
+    if not _RENAMED.keys().isdisjoint(arguments):
+        from cnnlab.commands.arguments import modern_flags  # Imported only if needed: it takes a second.
+
+        arguments = modern_flags(arguments, _RENAMED)
+    options = _parser().parse_args(arguments)
+    tables = [name for name in _TABLES if getattr(options, name)]
+    if len(tables) + bool(options.compare) + (options.model is not None) != 1:
         raise InputError(f"give one of: a model, --compare A B, {', '.join(f'--{name}' for name in _TABLES)}")
-    _check(asked, f"--{tables[0]}" if tables else "--compare" if asked.compare else "a model")
+    _check(options, f"--{tables[0]}" if tables else "--compare" if options.compare else "a model")
     if tables:
         title, records = _TABLES[tables[0]]
-        show(title, records(), asked)
-    elif asked.compare:
-        show(f"{asked.batch} images a training step", [_compared(name, asked) for name in asked.compare], asked)
-    elif asked.initialisation:
-        _beginning(asked)
+        show(title, records(), options)
+    elif options.compare:
+        show(f"{options.batch} images a training step", [_compare(name, options) for name in options.compare], options)
+    elif options.initialization:
+        _show_initialization(options)
     else:
-        _one(asked)
+        _show_network(options)
 
 
-def _check(asked: argparse.Namespace, subject: str) -> None:
-    """Refuse numbers that are none, and options that say nothing about the subject; fill in what was not given."""
-    step = {"batch": 32, "precision": "32-true", "optimizer": "adamw"}
-    unfit = {
-        "--compare": ["depth", "picture", "initialisation"],
-        "a model": ["depth", "picture", *step] if asked.initialisation else [],
-    }.get(subject, ["size", "channels", "classes", "encoder", "depth", "picture", "initialisation", *step])
-    if given := [f"--{name}" for name in unfit if getattr(asked, name) not in (None, False)]:
-        raise InputError(f"{', '.join(given)} says nothing here ({subject}): leave it out")
+def _check(options: argparse.Namespace, subject: str) -> None:
+    """Refuse values out of range and options that do not apply to the subject; set defaults."""
+    defaults = {"batch": 32, "precision": "32-true", "optimizer": "adamw"}
+    inapplicable = {
+        "--compare": ["depth", "picture", "initialization"],
+        "a model": ["depth", "picture", *defaults] if options.initialization else [],
+    }.get(subject, ["size", "channels", "classes", "encoder", "depth", "picture", "initialization", *defaults])
+    if given := [f"--{name}" for name in inapplicable if getattr(options, name) not in (None, False)]:
+        raise InputError(f"{', '.join(given)} does not apply to {subject}: leave it out")
     for name in ("channels", "classes", "depth", "batch"):
-        if (value := getattr(asked, name)) is not None and value < 1:
+        if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name} is {value}, expected 1 or more")
-    if asked.size is not None and (not 1 <= min(asked.size) <= max(asked.size) <= 65536 or len(asked.size) > 2):
-        given_size = " ".join(map(str, asked.size))
+    if options.size is not None and (not 1 <= min(options.size) <= max(options.size) <= 65536 or len(options.size) > 2):
+        given_size = " ".join(map(str, options.size))
         raise InputError(f"--size is {given_size}, expected a height, and perhaps a width, from 1 to 65536 pixels")
-    for name, value in step.items():
-        if getattr(asked, name) is None:
-            setattr(asked, name, value)
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
 
 
-def _beginning(asked: argparse.Namespace) -> None:
-    """How the network's layers begin, with its own random weights and random images."""
-    subject = _subject(asked.model, asked, with_numbers=True)
+def _show_initialization(options: argparse.Namespace) -> None:
+    """Show the initialization of the network's layers, measured with random images."""
+    subject = _subject(options.model, options, with_values=True)
     images = torch.randn(4, *subject.image, generator=torch.Generator().manual_seed(0))
     records: list[Record] = [
         {
@@ -79,36 +85,36 @@ def _beginning(asked: argparse.Namespace) -> None:
             "scheme": layer.scheme,
             **{f"spread_of_{name}": getattr(layer, name) for name in ("weights", "activations", "gradients")},
         }
-        for layer in initialisation(subject.network, images)
+        for layer in initialization(subject.network, images)
     ]
-    show(_title(subject), records, asked)
+    show(_title(subject), records, options)
 
 
-def _one(asked: argparse.Namespace) -> None:
-    subject = _subject(asked.model, asked)
+def _show_network(options: argparse.Namespace) -> None:
+    subject = _subject(options.model, options)
     cost = network_cost(subject.network, subject.image)
-    layers = cost.layers if asked.depth is None else cost.folded(asked.depth)
-    memory = training_memory(subject.network, subject.image, asked.batch, asked.precision, asked.optimizer)
-    picture = asked.picture
+    layers = cost.layers if options.depth is None else cost.fold(options.depth)
+    memory = training_memory(subject.network, subject.image, options.batch, options.precision, options.optimizer)
+    picture = options.picture
     if picture is None:
-        picture = "none" if asked.json or asked.csv else f"{Path(subject.name).name}-layers.png"
-    drawn = [] if picture == "none" else [f"picture  {_drawn(cost, subject, Path(picture))}"]
-    if asked.json:
-        whole = {
+        picture = "none" if options.json or options.csv else f"{Path(subject.name).name}-layers.png"
+    picture_line = [] if picture == "none" else [f"picture  {_draw(cost, subject, Path(picture))}"]
+    if options.json:
+        report = {
             "network": subject.name,
             "image": subject.image,
             **{name: getattr(cost, name) for name in ("parameters", "trainable", "multiply_adds", "activation_bytes")},
-            "training": {"batch": asked.batch, "precision": asked.precision, **memory._asdict()},
-            "layers": [_row(layer) | _sight(layer.sight) for layer in layers],
+            "training": {"batch": options.batch, "precision": options.precision, **memory._asdict()},
+            "layers": [_row(layer) | _receptive_field(layer.receptive_field) for layer in layers],
         }
-        print(json.dumps(whole, indent=2))
+        print(json.dumps(report, indent=2))
         return
     records = [_row(layer) for layer in layers]
-    show(_title(subject), records, asked, [*_totals(cost), _memory(memory, asked), *drawn])
+    show(_title(subject), records, options, [*_totals(cost), _memory_line(memory, options), *picture_line])
 
 
 def _row(layer: LayerCost) -> Record:
-    fields = layer.sight.fields
+    fields = layer.receptive_field.fields
     return {
         "layer": layer.name or "(itself)",
         "kind": layer.kind,
@@ -116,48 +122,50 @@ def _row(layer: LayerCost) -> Record:
         "parameters": layer.parameters,
         "multiply_adds": layer.multiply_adds,
         "activations_MB": layer.activation_bytes / 1e6,
-        "sees": str(layer.sight),
+        "sees": str(layer.receptive_field),
         "jump": None if fields is None else fields[0].jump,
-        "centre": None if fields is None else fields[0].start,
+        "center": None if fields is None else fields[0].center,
     }
 
 
-def _sight(sight: Sight) -> Record:
-    """What programs want to know of it, for rows and columns."""
-    fields = sight.fields or ()
+def _receptive_field(receptive_field: ReceptiveField) -> Record:
+    """The receptive field for programs, along rows and columns."""
+    fields = receptive_field.fields or ()
     return {
         "pixels": [field.size for field in fields],
         "jump": [field.jump for field in fields],
-        "centre": [field.start for field in fields],
-        "whole_image": sight.whole_image,
-        "unknown": sight.unknown,
+        "center": [field.center for field in fields],
+        "whole_image": receptive_field.whole_image,
+        "unknown": receptive_field.unknown,
     }
 
 
 def _totals(cost: NetworkCost) -> list[str]:
     last = cost.last_map
-    sees = f"; the last feature map ({last.name}) sees {last.sight} pixels" if last is not None else ""
-    unknown = dict.fromkeys(layer.sight.unknown for layer in cost.layers if layer.sight.unknown)
+    sees = f"; the last feature map ({last.name}) sees {last.receptive_field} pixels" if last is not None else ""
+    unknown = dict.fromkeys(layer.receptive_field.unknown for layer in cost.layers if layer.receptive_field.unknown)
     return [
         "",
         f"parameters     {cost.parameters:,}, {cost.trainable:,} of them trainable; {4e-6 * cost.parameters:,.1f} MB",
         f"multiply-adds  {cost.multiply_adds:,} an image",
         f"activations    {cost.activation_bytes / 1e6:,.1f} MB an image, kept for the backward pass in float32",
         f"sees           windows of pixels; + the whole image besides; all: nothing but the whole image{sees}",
-        *(f"?              cannot be said after {operation}" for operation in unknown),
+        *(f"?              not known after {operation}" for operation in unknown),
     ]
 
 
-def _memory(memory: TrainingMemory, asked: argparse.Namespace) -> str:
-    parts = {"weights": memory.parameters, "gradients": memory.gradients, asked.optimizer: memory.optimizer}
-    said = ", ".join(f"{name} {size / 1e6:,.0f}" for name, size in {**parts, "activations": memory.activations}.items())
-    return f"training       {memory.peak / 1e6:,.0f} MB for {asked.batch} images, {asked.precision} ({said})"
+def _memory_line(memory: TrainingMemory, options: argparse.Namespace) -> str:
+    parts = {"weights": memory.parameters, "gradients": memory.gradients, options.optimizer: memory.optimizer}
+    details = ", ".join(
+        f"{name} {size / 1e6:,.0f}" for name, size in {**parts, "activations": memory.activations}.items()
+    )
+    return f"training       {memory.peak / 1e6:,.0f} MB for {options.batch} images, {options.precision} ({details})"
 
 
-def _compared(name: str, asked: argparse.Namespace) -> Record:
-    subject = _subject(name, asked)
+def _compare(name: str, options: argparse.Namespace) -> Record:
+    subject = _subject(name, options)
     cost = network_cost(subject.network, subject.image)
-    memory = training_memory(subject.network, subject.image, asked.batch, asked.precision, asked.optimizer)
+    memory = training_memory(subject.network, subject.image, options.batch, options.precision, options.optimizer)
     return {
         "network": name,
         "image": "x".join(map(str, subject.image)),
@@ -165,61 +173,63 @@ def _compared(name: str, asked: argparse.Namespace) -> Record:
         "multiply_adds": cost.multiply_adds,
         "activations_MB": cost.activation_bytes / 1e6,
         "training_MB": memory.peak / 1e6,
-        "sees": "" if cost.last_map is None else str(cost.last_map.sight),
+        "sees": "" if cost.last_map is None else str(cost.last_map.receptive_field),
     }
 
 
 class _Subject(NamedTuple):
-    """What is analysed."""
+    """The network to analyze, and the shape of its images."""
 
     name: str
     network: nn.Module
     image: tuple[int, int, int]
 
 
-def _subject(name: str, asked: argparse.Namespace, with_numbers: bool = False) -> _Subject:
-    """A run's network, or one by its name."""
+def _subject(name: str, options: argparse.Namespace, with_values: bool = False) -> _Subject:
+    """Load a run's network, or build one by its name."""
     if name and Path(name).exists() and _is_run(Path(name)):
-        return _of_run(name, asked)
-    image = usual_image(name, asked.channels)
+        return _load_run_network(name, options)
+    image = default_image_shape(name, options.channels)
     classes = (
-        (21 if name in SEGMENTERS else 10 if name in NETWORKS else 1000) if asked.classes is None else asked.classes
+        (21 if name in SEGMENTERS else 10 if name in NETWORKS else 1000) if options.classes is None else options.classes
     )
-    if asked.encoder is not None and name not in SEGMENTERS:
+    if options.encoder is not None and name not in SEGMENTERS:
         raise InputError(f"{name} takes no --encoder: {', '.join(SEGMENTERS)} do")
 
-    def make() -> nn.Module:
+    def build() -> nn.Module:
         if name in SEGMENTERS:
-            return create_segmenter(name, classes, image[0], encoder=asked.encoder)
+            return create_segmenter(name, classes, image[0], encoder=options.encoder)
         network = create_network(name, classes, image[0])
         if not isinstance(network, nn.Module):
-            raise InputError(f"{name} makes {type(network).__name__}, expected a torch.nn.Module")
+            raise InputError(f"{name} returns {type(network).__name__}, expected a torch.nn.Module")
         return network
 
-    size = image[1:] if asked.size is None else (asked.size[0], asked.size[-1])
-    return _Subject(name, make() if with_numbers else made_on_meta(make), (image[0], *size))
+    size = image[1:] if options.size is None else (options.size[0], options.size[-1])
+    return _Subject(name, build() if with_values else build_on_meta(build), (image[0], *size))
 
 
 def _is_run(place: Path) -> bool:
-    """Whether this is a run or a checkpoint, and not a folder that happens to be called like a network."""
-    from cnnlab.run import Run  # It takes a second to import, which a network's name does not need.
+    """Whether this is a run or a checkpoint, and not a folder with the name of a network."""
+    from cnnlab.run import Run  # Its import takes a second, which a network's name does not need.
 
     return place.is_file() or Run(place).config.is_file() or Run(place).checkpoints.is_dir()
 
 
-def _of_run(name: str, asked: argparse.Namespace) -> _Subject:
+def _load_run_network(name: str, options: argparse.Namespace) -> _Subject:
     from cnnlab.commands.loading import load_cnnlab_run
 
-    if given := [f"--{option}" for option in ("channels", "classes", "encoder") if getattr(asked, option) is not None]:
+    if given := [
+        f"--{option}" for option in ("channels", "classes", "encoder") if getattr(options, option) is not None
+    ]:
         raise InputError(f"{', '.join(given)}: {name} is a run, which has its own; leave it out")
     task, data, _, _ = load_cnnlab_run(name, [])
-    size = (asked.size[0], asked.size[-1]) if asked.size is not None else data.eval_transform().size
+    size = (options.size[0], options.size[-1]) if options.size is not None else data.eval_transform().size
     if size is None:
-        raise InputError(f"{name} takes images of any size: say which with --size")
+        raise InputError(f"{name} takes images of any size: give one with --size")
     return _Subject(name, task.network, (data.channels, *size))
 
 
-def _drawn(cost: NetworkCost, subject: _Subject, path: Path) -> Path:
+def _draw(cost: NetworkCost, subject: _Subject, path: Path) -> Path:
     from cnnlab.figures import layers_chart
 
     if path.suffix != ".png":
@@ -248,7 +258,7 @@ def _convolutions() -> list[Record]:
     ]
 
 
-def _normalisations() -> list[Record]:
+def _normalizations() -> list[Record]:
     return [
         {
             "norm": kind.name,
@@ -258,7 +268,7 @@ def _normalisations() -> list[Record]:
             "depends_on_batch": kind.depends_on_batch,
             "same_in_evaluation": kind.same_in_evaluation,
         }
-        for kind in normalisations()
+        for kind in normalizations()
     ]
 
 
@@ -273,29 +283,29 @@ def _scaling() -> list[Record]:
             "of_B0": scaled.relative,
             "2^phi": scaled.expected,
         }
-        for scaled in family()
+        for scaled in efficientnet_family()
     ]
 
 
 def _architectures() -> list[Record]:
     return [
         {
-            "architecture": found.name,
-            "year": str(found.year),
-            "network": found.network,
-            "parameters": found.parameters,
-            "multiply_adds": found.multiply_adds,
-            "top1": found.top1,
-            "idea": found.idea,
-            "top1_from": found.source,
+            "architecture": one.name,
+            "year": str(one.year),
+            "network": one.network,
+            "parameters": one.parameters,
+            "multiply_adds": one.multiply_adds,
+            "top1": one.top1,
+            "idea": one.idea,
+            "top1_from": one.source,
         }
-        for found in catalogue().values()
+        for one in catalog().values()
     ]
 
 
 _TABLES: dict[str, tuple[str, Callable[[], list[Record]]]] = {
     "convolutions": ("convolutions from 64 to 128 channels of 56x56, kernel 3", _convolutions),
-    "normalisations": ("normalisation of 8 images with 32 channels of 14x14", _normalisations),
+    "normalizations": ("normalization of 8 images with 32 channels of 14x14", _normalizations),
     "scaling": ("EfficientNet: 1.2^phi, 1.1^phi and 1.15^phi, and what was released", _scaling),
     "architectures": ("architectures", _architectures),
 }
@@ -305,8 +315,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cnnlab analyze",
         allow_abbrev=False,
-        description="Show what a network costs and what its units see of the image, layer by layer, without computing "
-        "anything: parameters, multiply-adds, what training keeps, receptive fields.",
+        description="Show the cost and the receptive field of a network, layer by layer and without computation: "
+        "parameters, multiply-adds, activations that training keeps, receptive fields.",
     )
     parser.add_argument(
         "model",
@@ -321,15 +331,19 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=int, nargs="+", metavar="PIXELS", help="the images' height, and width if another"
     )
     parser.add_argument(
-        "--initialisation", action="store_true", help="how a MODEL's layers begin: weights, signals, gradients"
+        "--initialization",
+        action="store_true",
+        help="how a MODEL's layers are initialized: weights, signals, gradients",
     )
-    parser.add_argument("--channels", type=int, help="of the images (3; 1 for the networks made for digits)")
+    parser.add_argument("--channels", type=int, help="of the images (3; 1 for networks for digits)")
     parser.add_argument("--classes", type=int, help="of the classifier (1000; 10 of cnnlab's own; 21 of segmentation)")
     parser.add_argument("--encoder", help="of unet and deeplabv3plus: a timm network")
-    parser.add_argument("--depth", type=int, help="show so many levels of names, and add up what is below")
-    parser.add_argument("--batch", type=int, help="images a training step (32)")
+    parser.add_argument("--depth", type=int, help="levels of names to show; layers below are summed")
+    parser.add_argument("--batch", type=int, help="images per training step (32)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of training (32-true)")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="of training (adamw)")
-    parser.add_argument("--picture", metavar="FILE", help="where to draw it (MODEL-layers.png; none for nowhere)")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="the file for the chart (MODEL-layers.png; none for no chart)"
+    )
     add_forms(parser)
     return parser

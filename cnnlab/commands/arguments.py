@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -131,6 +131,21 @@ def _content(config: str) -> dict[str, Any]:
     text = config if config.startswith("{") else Path(config).read_text(encoding="utf-8")
     content: dict[str, Any] = yaml.safe_load(text) or {}
     return content
+
+
+def modern_flags(arguments: list[str], renamed: Mapping[str, str]) -> list[str]:
+    """Replace the old names of flags, and print one line to stderr for each that was given.
+
+    >>> modern_flags(["R", "--colour=red"], {"--colour": "--color"})
+    ['R', '--color=red']
+    """
+    modern = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in renamed:
+            print(f"{name} is called {renamed[name]} now", file=sys.stderr)
+        modern.append(renamed.get(name, name) + equals + value)
+    return modern
 
 
 def _readable(config: str) -> str:

@@ -21,8 +21,8 @@ from cnnlab.errors import InputError
 from cnnlab.figures import bars
 from cnnlab.imaging import EvalTransform
 from cnnlab.models.decoding import LabelDecoder
-from cnnlab.models.directory import usual_image
 from cnnlab.models.factory import create_network, preprocessing
+from cnnlab.models.registry import default_image_shape
 from cnnlab.models.standardize import Standardize
 from cnnlab.outputs import Labels
 from cnnlab.run import Run
@@ -94,7 +94,7 @@ def _of_network(asked: argparse.Namespace, scratch: Path) -> tuple[Subject, str]
     """A network by its name, with random weights and random images."""
     network = create_network(asked.subject, asked.classes, asked.channels)
     known = preprocessing(asked.subject, asked.channels)
-    usual = usual_image(asked.subject, asked.channels)[1:]
+    usual = default_image_shape(asked.subject, asked.channels)[1:]
     height, width = (asked.size, asked.size) if asked.size is not None else usual
     mean, std = (known.mean, known.std) if known else ([0.5] * asked.channels, [0.5] * asked.channels)
     generator = torch.Generator().manual_seed(0)

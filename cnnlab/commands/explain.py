@@ -20,7 +20,7 @@ from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
 from cnnlab.figures import contact_sheet, scatter
 from cnnlab.imaging import collect_images, overlay_heatmap
-from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, layer_named, projected
+from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, get_layer, project
 from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets
 from cnnlab.report import picture_page
 from cnnlab.tasks import VisionTask
@@ -112,7 +112,7 @@ def _cams(
     output = task.output
     wanted = output.to_explain([None])[0] if asked.wanted is None else output.index_of(asked.wanted)
     layer = asked.layer or default_layer(task.network, task.standardize(images[0][None]))
-    layer_named(task.network, layer)
+    get_layer(task.network, layer)
     method = METHODS[asked.method](task, f"network.{layer}")
     pictures, titles = [], []
     for image, name, truth in zip(images, names, truths, strict=True):
@@ -147,7 +147,7 @@ def _filters(task: VisionTask, layer: str | None, folder: Path) -> Path:
 
 
 def _features(task: VisionTask, image: Tensor, layer: str, folder: Path) -> Path:
-    layer_named(task.network, layer)
+    get_layer(task.network, layer)
     maps = feature_maps(task, image[None], [f"network.{layer}"])[f"network.{layer}"][0, :_MOST]
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     stretched = (maps - low) / (high - low).clamp(min=1e-12)
@@ -172,5 +172,5 @@ def _embedding(task: VisionTask, data: VisionDataModule, folder: Path) -> Path:
         raise InputError("--tsne is for images of one class each")
     path = folder / "tsne.png"
     heading = f"{len(found)} validation images by their features, t-SNE"
-    scatter(projected(found), np.array(groups), task.output.names, path, heading)
+    scatter(project(found), np.array(groups), task.output.names, path, heading)
     return path

@@ -6,47 +6,47 @@ import argparse
 import contextlib
 from fnmatch import fnmatchcase
 
-from cnnlab.analysis.catalogue import catalogue
+from cnnlab.analysis.catalog import catalog
 from cnnlab.analysis.cost import network_cost
-from cnnlab.analysis.skeleton import made_on_meta
+from cnnlab.analysis.meta import build_on_meta
 from cnnlab.commands.tables import Record, add_forms, show
 from cnnlab.errors import InputError, nearest
-from cnnlab.models.directory import list_networks, top1, usual_image, weights_of
 from cnnlab.models.factory import NETWORKS, create_network
+from cnnlab.models.registry import default_image_shape, list_networks, top1, weights_status
 
-_MOST = 40
-"""How many networks are made to be counted; others are named."""
+_MAX_COUNTED = 40
+"""Up to this number of networks, their costs are counted; of more, only the names are listed."""
 
 
 def models(command: str, arguments: list[str]) -> None:
-    """List networks: what they cost, how good they are, and whether their weights are here.
+    """List networks with their cost, their accuracy and where their weights are.
 
     Raises:
-        InputError: If no name fits.
+        InputError: If no name matches.
     """
-    asked = _parser().parse_args(arguments)
-    pattern = asked.pattern if any(sign in asked.pattern for sign in "*?[") else f"*{asked.pattern}*"
+    options = _parser().parse_args(arguments)
+    pattern = options.pattern if any(sign in options.pattern for sign in "*?[") else f"*{options.pattern}*"
     known = list_networks()
     names = [name for name in known if fnmatchcase(name, pattern)]
     if not names:
-        raise InputError(f"no network's name fits {asked.pattern!r}: {nearest(asked.pattern, known)}")
-    counts = len(names) <= _MOST or asked.all
-    if not counts and not asked.json and not asked.csv:
+        raise InputError(f"no network's name fits {options.pattern!r}: {nearest(options.pattern, known)}")
+    counted = len(names) <= _MAX_COUNTED or options.all
+    if not counted and not options.json and not options.csv:
         print("\n".join(names))
-        print(f"\n{len(names):,} networks, more than {_MOST}: names only (a narrower pattern, or --all, counts them)")
+        print(f"\n{len(names):,} networks, more than {_MAX_COUNTED}: names only; a narrower pattern or --all counts")
         return
-    accuracies = {found.network: found.top1 for found in catalogue().values()}
-    records = [_record(name, counts, accuracies) for name in names]
-    show(f"{len(names)} networks for --model.network", records, asked)
+    accuracies = {architecture.network: architecture.top1 for architecture in catalog().values()}
+    records = [_record(name, counted, accuracies) for name in names]
+    show(f"{len(names)} networks for --model.network", records, options)
 
 
-def _record(name: str, counts: bool, accuracies: dict[str, float | None]) -> Record:
-    """A network's figures; without them where they are not wanted, or where it cannot be made."""
-    image = usual_image(name)
+def _record(name: str, counted: bool, accuracies: dict[str, float | None]) -> Record:
+    """A network's figures; parameters and multiply-adds are None if not counted, or if it cannot be built."""
+    image = default_image_shape(name)
     parameters = multiply_adds = None
-    if counts:
+    if counted:
         with contextlib.suppress(InputError):
-            network = made_on_meta(lambda: create_network(name, 10 if name in NETWORKS else 1000, image[0]))
+            network = build_on_meta(lambda: create_network(name, 10 if name in NETWORKS else 1000, image[0]))
             cost = network_cost(network, image)
             parameters, multiply_adds = cost.parameters, cost.multiply_adds
     accuracy = top1(name)
@@ -56,7 +56,7 @@ def _record(name: str, counts: bool, accuracies: dict[str, float | None]) -> Rec
         "parameters": parameters,
         "multiply_adds": multiply_adds,
         "top1": accuracies.get(name) if accuracy is None else accuracy,
-        "weights": weights_of(name),
+        "weights": weights_status(name),
     }
 
 
@@ -65,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="cnnlab models",
         allow_abbrev=False,
         description="List networks that --model.network takes: cnnlab's own, timm's and torchvision's. top1 is "
-        "torchvision's figure for its own weights; weights says whether there are any, and whether they are here.",
+        "torchvision's figure for its own weights; weights is here, to fetch, or none.",
     )
-    parser.add_argument("pattern", nargs="?", default="*", help="a part of the name, or with * and ?")
-    parser.add_argument("--all", action="store_true", help=f"count more than {_MOST}, too")
+    parser.add_argument("pattern", nargs="?", default="*", help="a part of the name, or a pattern with * and ?")
+    parser.add_argument("--all", action="store_true", help=f"count the costs of more than {_MAX_COUNTED}, too")
     add_forms(parser)
     return parser

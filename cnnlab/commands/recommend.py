@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from cnnlab.analysis.recommendation import DEVICES, TASKS, Need, recommend, recommended
+from cnnlab.analysis.recommendation import DEVICES, TASKS, Requirements, build_recommended, recommend
 from cnnlab.commands.tables import add_forms, show
 from cnnlab.data.listing import list_folder
 from cnnlab.data.mask_listing import list_pairs
@@ -18,77 +18,81 @@ from cnnlab.deploy.timing import timed
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, LazyImage
 
-_MEASURED = 200
-"""How many images' sizes are read."""
+_MAX_SIZES = 200
+"""The number of images whose sizes are read."""
 
 
 def recommend_command(command: str, arguments: list[str]) -> None:
-    """Say which network and recipe to begin with, and the command to type.
+    """Recommend a network and a recipe, and print the command to type.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If the number of images is not known, the data cannot be read, or a value is out of range.
     """
-    asked = _parser().parse_args(arguments)
-    if asked.data is not None:
-        count, side = _counted(Path(asked.data), asked.task)
-        asked.images = count if asked.images is None else asked.images
-        asked.size = side if asked.size is None else asked.size
-    if asked.images is None:
-        raise InputError("say how many images there are (--images N), or where they lie (--data DIR)")
-    need = Need(
-        asked.task,
-        asked.images,
-        asked.size,
-        asked.latency,
-        asked.memory,
-        asked.device,
-        asked.accuracy,
-        asked.data or "photos",
+    options = _parser().parse_args(arguments)
+    if options.data is not None:
+        count, side = _count_images(Path(options.data), options.task)
+        options.images = count if options.images is None else options.images
+        options.size = side if options.size is None else options.size
+    if options.images is None:
+        raise InputError("give the number of images (--images N), or their folder (--data DIR)")
+    requirements = Requirements(
+        options.task,
+        options.images,
+        options.size,
+        options.latency,
+        options.memory,
+        options.device,
+        options.accuracy,
+        options.data or "photos",
     )
-    here = asked.device == "cpu" or (asked.device == "gpu" and torch.cuda.is_available())
-    found = recommend(need, (lambda name, size: _milliseconds(name, size, asked)) if here else None)
-    if asked.json:
-        print(json.dumps(found._asdict(), indent=2))
+    available = options.device == "cpu" or (options.device == "gpu" and torch.cuda.is_available())
+    recommendation = recommend(
+        requirements, (lambda name, size: _measure_latency(name, size, options)) if available else None
+    )
+    if options.json:
+        print(json.dumps(recommendation._asdict(), indent=2))
         return
-    if asked.csv:
-        joined = {
-            name: "; ".join(value) if isinstance(value, tuple) else value for name, value in found._asdict().items()
+    if options.csv:
+        record = {
+            name: "; ".join(value) if isinstance(value, tuple) else value
+            for name, value in recommendation._asdict().items()
         }
-        show("", [joined], asked)
+        show("", [record], options)
         return
-    size = f" of {asked.size} pixels" if asked.size else ""
-    print(f"{asked.task}, {asked.images:,} images{size}: {found.case}")
-    for reason in found.reasons:
+    size = f" of {options.size} pixels" if options.size else ""
+    print(f"{options.task}, {options.images:,} images{size}: {recommendation.case}")
+    for reason in recommendation.reasons:
         print(f"  - {reason}")
-    if found.alternatives:
-        print(f"  - also possible: {', '.join(found.alternatives)}")
-    if found.multiply_adds is not None:
-        print(f"  - {found.network} takes {found.multiply_adds / 1e9:.2f} G multiply-adds an image (cnnlab analyze)")
-    print(f"network  {found.network}")
-    if found.command is not None:
-        print(f"command  {found.command}")
+    if recommendation.alternatives:
+        print(f"  - also possible: {', '.join(recommendation.alternatives)}")
+    if recommendation.multiply_adds is not None:
+        cost = f"{recommendation.multiply_adds / 1e9:.2f} G multiply-adds an image"
+        print(f"  - {recommendation.network} takes {cost} (cnnlab analyze)")
+    print(f"network  {recommendation.network}")
+    if recommendation.command is not None:
+        print(f"command  {recommendation.command}")
 
 
-def _counted(root: Path, task: str) -> tuple[int, int | None]:
-    """How many images there are for training, and their median height or width, whichever is smaller."""
+def _count_images(root: Path, task: str) -> tuple[int, int | None]:
+    """Count the training images, and take the median of their shorter sides in pixels."""
     if task in ("detection", "instances"):
         raise InputError(f"cnnlab cannot read data for {task} yet: give --images N instead of --data")
     samples = list_folder(root).samples if task == "classification" else list_pairs(root)[0]
     training = [sample for sample in samples if sample.split in ("", "train")]
     if not training:
         raise InputError(f"{root} has no images for training: --data names the folder that --data.root would")
-    some = training[:: max(1, len(training) // _MEASURED)]
+    sampled = training[:: max(1, len(training) // _MAX_SIZES)]
     sides = []
-    for sample in some:
-        with contextlib.suppress(ImageError):  # cnnlab data check names them.
+    for sample in sampled:
+        with contextlib.suppress(ImageError):  # cnnlab data check lists the unreadable files.
             sides.append(min(LazyImage(sample.path).size))
     return len(training), int(median(sides)) if sides else None
 
 
-def _milliseconds(name: str, size: int, asked: argparse.Namespace) -> float:
-    """What one image takes here, in eager mode."""
-    device = torch.device("cuda" if asked.device == "gpu" else "cpu")
-    network = recommended(name, asked.task).eval().to(device).to(memory_format=torch.channels_last)
+def _measure_latency(name: str, size: int, options: argparse.Namespace) -> float:
+    """Milliseconds for one image on this machine, in eager mode."""
+    device = torch.device("cuda" if options.device == "gpu" else "cpu")
+    network = build_recommended(name, options.task).eval().to(device).to(memory_format=torch.channels_last)
     image = torch.zeros(1, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         synchronize = torch.cuda.synchronize if device.type == "cuda" else None
@@ -99,15 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cnnlab recommend",
         allow_abbrev=False,
-        description="Say which network and recipe to begin with, why, and the command to type.",
+        description="Recommend a network and a recipe, with the reasons and the command to type.",
     )
-    parser.add_argument("--task", default="classification", choices=TASKS, help="what is to be told (classification)")
-    parser.add_argument("--images", type=int, metavar="N", help="how many there are for training")
-    parser.add_argument("--data", metavar="DIR", help="where they lie: counts them, and reads their sizes")
+    parser.add_argument("--task", default="classification", choices=TASKS, help="the task (classification)")
+    parser.add_argument("--images", type=int, metavar="N", help="the number of training images")
+    parser.add_argument("--data", metavar="DIR", help="their folder: counts them, and reads their sizes")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="the images' typical height or width")
-    parser.add_argument("--latency", type=float, metavar="MS", help="what an image may take; measured here")
-    parser.add_argument("--memory", type=float, metavar="GB", help="what a training step may take")
-    parser.add_argument("--device", default="cpu", choices=DEVICES, help="what it is to run on (cpu)")
-    parser.add_argument("--accuracy", action="store_true", help="nothing else counts")
+    parser.add_argument("--latency", type=float, metavar="MS", help="the limit for one image; measured here")
+    parser.add_argument("--memory", type=float, metavar="GB", help="the limit for a training step")
+    parser.add_argument("--device", default="cpu", choices=DEVICES, help="the device that it will run on (cpu)")
+    parser.add_argument("--accuracy", action="store_true", help="only accuracy counts")
     add_forms(parser)
     return parser

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
-from cnnlab.models.removal import removable, remove_channels
+from cnnlab.models.channel_removal import can_remove_channels, remove_channels
 
 Removals = list[list[Any]]
-"""See models.removal.Removal, as plain lists."""
+"""See models.channel_removal.Removal, as plain lists."""
 
 
 def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere: bool = False) -> Removals:
@@ -88,7 +88,7 @@ def _steps(group: Any, graph: Any, names: dict[nn.Module, str]) -> Removals:
             continue  # An addition, a pooling: nothing with weights.
         if not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False)):
             continue
-        if not removable(module):
+        if not can_remove_channels(module):
             raise InputError(
                 f"channels of {names[module]}, a {type(module).__name__}, cannot be removed: prune another network, or "
                 "single weights (--method unstructured)"

@@ -1,9 +1,9 @@
-"""Looking inside a network: any nn.Module, no Lightning."""
+"""Interpretation of networks: class activation maps, feature maps, embeddings; for any nn.Module, no Lightning."""
 
-from cnnlab.interpret.activations import embeddings, feature_maps, filters, projected
+from cnnlab.interpret.activations import embeddings, feature_maps, filters, project
 from cnnlab.interpret.cam import METHODS, CamMethod, Explanation, GradCAM, GradCAMPlusPlus, ScoreCAM
-from cnnlab.interpret.layers import default_layer, layer_named
-from cnnlab.interpret.undisturbed import undisturbed
+from cnnlab.interpret.layers import default_layer, get_layer
+from cnnlab.interpret.preserve_state import preserve_state
 
 __all__ = [
     "METHODS",
@@ -16,7 +16,7 @@ __all__ = [
     "embeddings",
     "feature_maps",
     "filters",
-    "layer_named",
-    "projected",
-    "undisturbed",
+    "get_layer",
+    "preserve_state",
+    "project",
 ]

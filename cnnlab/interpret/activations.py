@@ -1,4 +1,4 @@
-"""What a network computes on the way: filters, feature maps, embeddings, and their pictures in two dimensions."""
+"""Filters, feature maps and embeddings of a network, and the embeddings' projection to two dimensions."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
-from cnnlab.interpret.layers import grid, hooked, layer_named
-from cnnlab.interpret.undisturbed import undisturbed
+from cnnlab.interpret.layers import forward_hook, get_layer, to_grid
+from cnnlab.interpret.preserve_state import preserve_state
 
 
 def filters(network: nn.Module, layer: str | None = None) -> Tensor:
-    """The kernels of a convolution, each stretched to 0..1.
+    """The kernels of a convolution, each scaled to 0..1.
 
     Args:
-        network: Any.
+        network: Any network.
         layer: The name of a 2D convolution; the first one if None.
 
     Returns:
         (filters, channels, height, width) float32, on the CPU; a copy.
 
     Raises:
-        InputError: If there is no convolution, or if the layer is none.
+        InputError: If there is no 2D convolution, or the layer is not one.
 
     >>> from cnnlab.models import SimpleCNN
     >>> filters(SimpleCNN()).shape
@@ -36,7 +36,7 @@ def filters(network: nn.Module, layer: str | None = None) -> Tensor:
     convolutions = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     if layer is None and not convolutions:
         raise InputError(f"{type(network).__name__} has no 2D convolution")
-    chosen = layer_named(network, layer) if layer is not None else next(iter(convolutions.values()))
+    chosen = get_layer(network, layer) if layer is not None else next(iter(convolutions.values()))
     if not isinstance(chosen, nn.Conv2d):
         raise InputError(
             f"layer {layer!r} is a {type(chosen).__name__}, expected a 2D convolution: {', '.join(convolutions)}"
@@ -48,72 +48,71 @@ def filters(network: nn.Module, layer: str | None = None) -> Tensor:
 
 
 def feature_maps(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """The activations of layers, by their names.
+    """The activations of layers, by name.
 
     Args:
-        network: Any; it is left as it was.
-        images: (B, C, H, W), what it takes.
-        layers: Names as in named_modules.
+        network: Any network; it is not changed.
+        images: The network's input, (B, C, H, W).
+        layers: Names in named_modules.
 
     Returns:
         (B, channels, h, w) float32 each, on the CPU.
 
     Raises:
-        InputError: If there is no such layer, if it takes no part, or if it gives no map.
+        InputError: If a layer does not exist, does not run in the forward pass, or returns no map.
     """
-    found: dict[str, Tensor] = {}
+    maps: dict[str, Tensor] = {}
     size = (images.shape[2], images.shape[3])
 
-    def keep(name: str) -> Any:
+    def make_hook(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            # Copied at once: the next layer may change it in place, and the device's memory is wanted back.
-            found[name] = grid(network, name, output, size).float().cpu().clone()
+            # Copied at once: the next layer may change it in place. On the CPU, to free the device's memory.
+            maps[name] = to_grid(network, name, output, size).float().cpu().clone()
 
         return hook
 
-    with undisturbed(network), ExitStack() as stack:
+    with preserve_state(network), ExitStack() as stack:
         for name in layers:
-            stack.enter_context(hooked(layer_named(network, name), keep(name), name))
+            stack.enter_context(forward_hook(get_layer(network, name), make_hook(name), name))
         network(images.clone())
-    return found
+    return maps
 
 
 def embeddings(network: nn.Module, batches: Iterable[Tensor], layer: str | None = None, limit: int = 2000) -> Tensor:
-    """What goes into the classifier, for each image.
+    """The input of the classifier for each image.
 
     Args:
-        network: Any; it is left as it was.
-        batches: Images (B, C, H, W); no more are asked for than it takes.
-        layer: Whose input to take; the last linear layer's that the network runs if None. Of maps and of tokens the
-            mean is taken.
-        limit: How many images.
+        network: Any network; it is not changed.
+        batches: Images (B, C, H, W); only as many batches are read as needed.
+        layer: The layer whose input is taken; the last linear layer that runs if None. Maps and tokens are averaged.
+        limit: The maximum number of images.
 
     Returns:
         (images, features) float32, on the CPU, a batch at a time.
 
     Raises:
-        InputError: If there is no linear layer, or no image.
+        InputError: If there is no linear layer, the layer does not run, or there is no image.
     """
     rows: list[Tensor] = []
     latest: list[Tensor] = []
 
-    def keep(module: nn.Module, args: Any) -> None:
-        # A copy: the layer itself may change it in place.
+    def keep_input(module: nn.Module, args: Any) -> None:
+        # A copy: the layer may change its input in place.
         latest[:] = [args[0].detach().float().clone()]
 
     chosen = (
         [module for module in network.modules() if isinstance(module, nn.Linear)]
         if layer is None
-        else [layer_named(network, layer)]
+        else [get_layer(network, layer)]
     )
     if not chosen:
-        raise InputError(f"{type(network).__name__} has no linear layer: say whose input the embeddings are")
-    handles = [module.register_forward_pre_hook(keep) for module in chosen]
+        raise InputError(f"{type(network).__name__} has no linear layer: name the layer whose input the embeddings are")
+    handles = [module.register_forward_pre_hook(keep_input) for module in chosen]
     try:
-        with undisturbed(network):
+        with preserve_state(network):
             for images in batches:
-                wanted = images[: limit - sum(map(len, rows))]
-                network(wanted.clone())
+                part = images[: limit - sum(map(len, rows))]
+                network(part.clone())
                 if not latest:
                     raise InputError(f"layer {layer!r} takes no part in the network's forward pass: choose another")
                 values = latest[-1]
@@ -129,22 +128,22 @@ def embeddings(network: nn.Module, batches: Iterable[Tensor], layer: str | None 
     return torch.cat(rows)
 
 
-def projected(
+def project(
     values: Tensor, method: Literal["tsne", "pca"] = "tsne", seed: int = 0, perplexity: float = 30.0
 ) -> npt.NDArray[np.float32]:
-    """Embeddings in two dimensions: t-SNE (van der Maaten and Hinton 2008), or the first two principal components.
+    """Project embeddings to two dimensions by t-SNE (van der Maaten and Hinton 2008), or by PCA.
 
     Args:
         values: (images, features).
         method: tsne or pca.
-        seed: Of t-SNE, which begins with the principal components.
-        perplexity: Of t-SNE, about how many neighbours count; lowered where there are few images.
+        seed: The seed of t-SNE, which starts from the principal components.
+        perplexity: The effective number of neighbors in t-SNE; lowered for few images.
 
     Returns:
         (images, 2).
 
     Raises:
-        InputError: If there are fewer than 3 images, if there is no such method, or if scikit-learn is missing.
+        InputError: If there are fewer than 3 images, the method is unknown, or scikit-learn is not installed.
     """
     if method not in ("tsne", "pca"):
         raise InputError(f"there is no method {method!r}, only tsne and pca")
@@ -158,5 +157,5 @@ def projected(
     points = values.numpy().astype(np.float64)
     if method == "pca":
         return np.asarray(PCA(2, random_state=seed).fit_transform(points), dtype=np.float32)
-    fewer = min(perplexity, (len(points) - 1) / 3)
-    return np.asarray(TSNE(2, perplexity=fewer, init="pca", random_state=seed).fit_transform(points), dtype=np.float32)
+    tsne = TSNE(2, perplexity=min(perplexity, (len(points) - 1) / 3), init="pca", random_state=seed)
+    return np.asarray(tsne.fit_transform(points), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Networks: standardised images in, raw predictions out. No Lightning."""
+"""Networks: standardized images to raw predictions. No Lightning."""
 
 from cnnlab.models.factory import NETWORKS, create_network
 from cnnlab.models.groups import LayerGroup, layer_groups

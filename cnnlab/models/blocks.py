@@ -1,7 +1,7 @@
-"""Building blocks of CNNs: residual, bottleneck, inverted bottleneck and ConvNeXt, and what they are made of.
+"""Building blocks of CNNs: residual, bottleneck, inverted bottleneck and ConvNeXt blocks, and their parts.
 
-All take and return images' features (B, channels, H, W). Their parameters come in the order in which torchvision's
-blocks of the same kind have theirs.
+All take and return feature maps (B, channels, H, W). Their parameters have the same order as in torchvision's blocks of
+the same kind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def check_positive(**sizes: int) -> None:
     """Refuse a size below 1.
 
     Raises:
-        InputError: If one is below 1; the message names it.
+        InputError: If a size is below 1; the message names it.
 
     >>> check_positive(inputs=64, stride=0)
     Traceback (most recent call last):
@@ -30,19 +30,19 @@ def check_positive(**sizes: int) -> None:
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """Convolution without bias (batch norm has one) and batch norm; stride 1 keeps H and W if the kernel is odd."""
+    """Convolution without bias, and batch norm, which has one; with stride 1, an odd kernel keeps H and W."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return [convolution, nn.BatchNorm2d(outputs)]
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drop a residual branch for a random part of the batch (Huang et al. 2016).
+    """Stochastic depth: in training, drop a residual branch for random samples of the batch (Huang et al. 2016).
 
-    A sample's branch is zero with probability ``rate`` and divided by 1 - rate otherwise, so that its expectation
-    stays. In eval mode, the identity.
+    A sample's branch is zero with probability ``rate``, else divided by 1 - rate, which keeps its expectation. In eval
+    mode it is the identity.
 
     Args:
-        rate: The probability to drop, 0 up to (not including) 1.
+        rate: The probability of dropping, 0 up to (not including) 1.
 
     Raises:
         InputError: If the rate is outside its range.
@@ -65,8 +65,8 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return branch
         keep = 1 - self.rate
-        kept = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(keep)
-        return branch * (kept / keep)
+        mask = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(keep)
+        return branch * (mask / keep)
 
     def extra_repr(self) -> str:
         """Show the rate where the module is printed."""
@@ -74,7 +74,7 @@ class DropPath(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Weigh the channels by what the whole image holds (Hu et al. 2018).
+    """Squeeze-and-excitation: weigh channels by global features of the image (Hu et al. 2018).
 
     Global average, 1x1 convolution to fewer channels, activation, 1x1 convolution back, sigmoid: one weight in 0..1
     for each sample and channel.
@@ -82,7 +82,7 @@ class SqueezeExcitation(nn.Module):
     Args:
         channels: Channels in and out.
         squeezed: Channels between the two convolutions.
-        activation: Makes the activation between the two.
+        activation: Builds the activation between the two.
 
     Raises:
         InputError: If a number of channels is below 1.
@@ -120,7 +120,7 @@ class _ResNetBlock(nn.Module):
         same_shape = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same_shape else nn.Sequential(*conv_bn(inputs, outputs, 1, stride))
         self.drop_path = DropPath(drop_path)
-        # Not in place, unlike the ones after batch norm: whoever looks inside gets the sum as it was.
+        # Not in place, unlike those after batch norm: hooks, as Grad-CAM's, keep the unchanged sum.
         self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -206,10 +206,10 @@ class MBConv(nn.Module):
         outputs: Channels out.
         kernel: Size of the depthwise kernel, odd; EfficientNet has 3 and 5.
         stride: Stride of the depthwise convolution.
-        expansion: Channels in the middle per channel in; 1 leaves the expansion out.
-        reduction: Channels in per channel that is left by the squeeze.
-        drop_path: Rate of stochastic depth, 0 up to (not including) 1. A block that does not add its input has no
-            branch to drop; it takes a rate all the same, since networks raise the rate evenly over all their blocks.
+        expansion: The factor of channels in the middle; with 1 there is no expansion.
+        reduction: The factor by which the squeeze reduces the input's channels.
+        drop_path: Rate of stochastic depth, 0 up to (not including) 1. A block that does not add its input ignores it;
+            networks raise the rate evenly over all their blocks.
 
     Raises:
         InputError: If a size is below 1, the kernel even, or the rate outside its range.
@@ -236,7 +236,7 @@ class MBConv(nn.Module):
         if kernel < 1 or kernel % 2 == 0:
             raise InputError(f"kernel is {kernel}, expected an odd number of 1 or more")
         middle = inputs * expansion
-        # SiLU is not in place: its gradient needs its input, which autograd would have to copy first.
+        # SiLU is not in place: its gradient needs its input.
         expand = [*conv_bn(inputs, middle, 1), nn.SiLU()] if expansion > 1 else []
         self.residual = nn.Sequential(
             *expand,
@@ -262,7 +262,7 @@ class ConvNeXtBlock(nn.Module):
 
     Args:
         channels: Channels in and out.
-        layer_scale: What the learned scale starts from, above 0.
+        layer_scale: The learned scale's initial value, above 0.
         drop_path: Rate of stochastic depth, 0 up to (not including) 1.
 
     Raises:
@@ -282,7 +282,7 @@ class ConvNeXtBlock(nn.Module):
             raise InputError(f"layer_scale is {layer_scale}, expected a value above 0")
         self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), layer_scale))
         self.depthwise = nn.Conv2d(channels, channels, kernel_size=7, padding=3, groups=channels)
-        # Linear layers are the 1x1 convolutions here: layer norm wants the channels last, and so do they.
+        # Linear layers serve as 1x1 convolutions: like layer norm, they take channels last.
         self.bottleneck = nn.Sequential(
             nn.LayerNorm(channels, eps=1e-6),
             nn.Linear(channels, 4 * channels),

@@ -1,4 +1,4 @@
-"""Networks by name: cnnlab's own, timm's, torchvision's, and the user's by import path."""
+"""Build networks by name: cnnlab's own, timm's, torchvision's, and the user's by import path."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cnnlab.models.lenet import LeNet5
 from cnnlab.models.resnet import SmallResNet
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.transfer import HEADS, TransferModel
-from cnnlab.models.weights import are_wanted, explained, find_in, find_weights, read_state_dict, save_prefetched
+from cnnlab.models.weights import explain_errors, find_file, find_weights, read_state_dict, save_prefetched, should_load
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
     "simple_cnn": SimpleCNN,
     "small_resnet": SmallResNet,
 }
-"""cnnlab's own, each called with num_classes, channels and further keyword arguments."""
+"""cnnlab's own networks; each is called with num_classes, channels and further keyword arguments."""
 
 
 def create_network(
@@ -34,22 +34,23 @@ def create_network(
     head: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Make a network that returns logits (B, num_classes).
+    """Build a network that returns logits (B, num_classes).
 
     Args:
-        name: A name in NETWORKS; else a timm model; else a torchvision model; else the import path of a callable of
-            the user's (``package.module.Class``) that takes num_classes and channels. ``timm/`` or ``torchvision/``
-            before the name says whose it is.
+        name: A name in NETWORKS, a timm model, a torchvision model, or the import path of a user's callable
+            (``package.module.Class``) that takes num_classes and channels; the first match counts. The prefixes
+            ``timm/`` and ``torchvision/`` select a library.
         num_classes: The number of classes.
         channels: The images' channels.
-        dropout: Dropout rate before the classifier, 0..1; the network's own if None.
-        weights: Pretrained weights for all but the classifier, of timm's and torchvision's networks: see
-            weights.find_weights; random ones if None.
-        head: A new head on such a network: linear or mlp (see transfer.TransferModel); its own classifier if None.
-        **kwargs: Handed to the network.
+        dropout: Dropout rate before the classifier, 0..1; the network's default if None.
+        weights: Pretrained weights for all layers but the classifier (timm and torchvision only), see
+            weights.find_weights; random initialization if None.
+        head: A new head, linear or mlp (see transfer.TransferModel; timm and torchvision only); the network's own
+            classifier if None.
+        **kwargs: Passed to the network.
 
     Raises:
-        InputError: If there is no such network, if it does not take these arguments, or if its weights cannot be had.
+        InputError: If there is no such network, it does not take these arguments, or its weights cannot be loaded.
     """
     if dropout is not None and not 0 <= dropout < 1:
         raise InputError(f"dropout is {dropout}, expected 0 up to (not including) 1")
@@ -64,41 +65,41 @@ def create_network(
             )
         if dropout is not None:
             kwargs["dropout"] = dropout
-        return made(name, source.make, num_classes=num_classes, channels=channels, **kwargs)
-    make = _LIBRARIES[source.origin]
-    wanted = weights if are_wanted(weights) else None
+        return build(name, source.factory, num_classes=num_classes, channels=channels, **kwargs)
+    factory = _LIBRARIES[source.origin]
+    weights = weights if should_load(weights) else None
     if head is None:
-        return made(name, make, source.name, num_classes, channels, wanted, dropout=dropout, **kwargs)
-    backbone = made(name, make, source.name, 0, channels, wanted, **kwargs)
-    # Some of timm's have a layer more between the features and the classifier.
+        return build(name, factory, source.name, num_classes, channels, weights, dropout=dropout, **kwargs)
+    backbone = build(name, factory, source.name, 0, channels, weights, **kwargs)
+    # Some of timm's networks have another layer between the features and the classifier.
     features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return TransferModel(backbone, cast(int, features), num_classes, "mlp" if head == "mlp" else "linear", dropout)
 
 
 def create_classifier(name: str, num_classes: int, channels: int, weights: str) -> nn.Module:
-    """Make a timm or torchvision network with all of its weights, its own classifier included.
+    """Build a timm or torchvision network with all pretrained weights, including its classifier.
 
     Args:
         name: See create_network.
-        num_classes: How many classes it must have been trained for.
+        num_classes: The number of classes that it must have been trained for.
         channels: The images' channels.
         weights: See weights.find_weights.
 
     Raises:
-        InputError: If it was trained for other classes, or if its weights cannot be had.
+        InputError: If it was trained for another number of classes, or its weights cannot be loaded.
     """
     source = find_source(name)
     if source.origin not in _LIBRARIES:
         raise InputError(f"network {name!r} has no pretrained weights: only timm's and torchvision's do")
-    ours = source.origin == "timm"
-    file = find_weights(source.name if ours else f"torchvision/{source.name}", weights)
+    is_timm = source.origin == "timm"
+    file = find_weights(source.name if is_timm else f"torchvision/{source.name}", weights)
     if file is None and (known := _pretrained_classes(source)) != num_classes:
         raise InputError(
             f"the pretrained {name} tells {known:,} classes apart, and there are {num_classes}: fine-tune it on them "
             "first (cnnlab fit --model.network ...), and name that run"
         )
-    with explained(name, file):
-        if ours:
+    with explain_errors(name, file):
+        if is_timm:
             import timm
 
             overlay = {"file": str(file), "custom_load": False, "num_classes": num_classes} if file else None
@@ -107,9 +108,9 @@ def create_classifier(name: str, num_classes: int, channels: int, weights: str) 
         import torchvision
 
         if file is None:
-            whole: nn.Module = torchvision.models.get_model(source.name, weights="DEFAULT")
-            return whole
-        network: nn.Module = _torchvision(source.name, num_classes, channels, None)
+            pretrained: nn.Module = torchvision.models.get_model(source.name, weights="DEFAULT")
+            return pretrained
+        network: nn.Module = _build_torchvision(source.name, num_classes, channels, None)
         network.load_state_dict(read_state_dict(file))
         return network
 
@@ -125,11 +126,11 @@ def _pretrained_classes(source: Source) -> int:
 
 
 def preprocessing(name: str, channels: int) -> Preprocessing | None:
-    """What a network's own pretraining expects of its images; None where nobody says.
+    """The preprocessing of a network's pretraining; None if it is not known.
 
     Args:
         name: See create_network.
-        channels: The images' channels; for one channel mean and std are the means of the colours'.
+        channels: The images' channels; if they differ, mean and std are averaged over the pretraining's channels.
     """
     source = find_source(name)
     known = None
@@ -144,18 +145,18 @@ def preprocessing(name: str, channels: int) -> Preprocessing | None:
 
 
 class Encoder(NamedTuple):
-    """A network that returns the features of its stages."""
+    """A network that returns the features of each of its stages."""
 
     network: nn.Module
-    """Standardised images (B, C, H, W) to a list of features, the largest first."""
+    """Standardized images (B, C, H, W) to a list of features, the largest first."""
     widths: list[int]
     """The features' channels."""
     strides: list[int]
-    """How much smaller than the image they are."""
+    """The features' strides, by which they are smaller than the image."""
 
 
 def timm_name(name: str) -> str:
-    """The name that timm knows an encoder by, without ``timm/`` before it.
+    """An encoder's name in timm, without the prefix ``timm/``.
 
     Raises:
         InputError: If timm has no such network.
@@ -169,29 +170,29 @@ def timm_name(name: str) -> str:
 
 
 def create_features(name: str, channels: int, weights: str | None = None) -> Encoder:
-    """Make a timm network that returns the features of its stages.
+    """Build a timm network that returns the features of each of its stages.
 
     Args:
-        name: A timm model, perhaps with ``timm/`` before it.
+        name: A timm model, with or without the prefix ``timm/``.
         channels: The images' channels.
-        weights: Pretrained weights: see weights.find_weights; random ones if None.
+        weights: Pretrained weights, see weights.find_weights; random initialization if None.
 
     Raises:
-        InputError: If there is no such network, if it has no such features, or if its weights cannot be had.
+        InputError: If there is no such network, it has no such features, or its weights cannot be loaded.
     """
     import timm
 
-    bare = timm_name(name)
-    wanted = weights if are_wanted(weights) else None
-    if wanted is not None:
-        # Whole, to be sure that nothing is missing: timm lets any names pass where only features are wanted.
-        _timm(bare, 0, channels, wanted)
-    file = find_weights(bare, wanted) if wanted is not None else None
+    model_name = timm_name(name)
+    weights = weights if should_load(weights) else None
+    if weights is not None:
+        # With features_only, timm accepts files that lack weights: loading the whole network checks the file.
+        _build_timm(model_name, 0, channels, weights)
+    file = find_weights(model_name, weights) if weights is not None else None
     overlay = {"file": str(file), "custom_load": False} if file is not None else None
     try:
         network: Any = timm.create_model(
-            bare,
-            pretrained=wanted is not None,
+            model_name,
+            pretrained=weights is not None,
             pretrained_cfg_overlay=overlay,
             features_only=True,
             in_chans=channels,
@@ -203,18 +204,18 @@ def create_features(name: str, channels: int, weights: str | None = None) -> Enc
 
 
 def fetch_weights(name: str, folder: Path) -> Path:
-    """Put a network's pretrained weights into a folder, from its library's hub where they are not there yet.
+    """Download a network's pretrained weights into a folder, unless they are there already.
 
     Raises:
-        InputError: If the network has none, or if they cannot be had.
+        InputError: If the network has no pretrained weights, or they cannot be downloaded.
     """
     source = find_source(name)
     if source.origin not in _LIBRARIES:
         raise InputError(f"network {name!r} has no pretrained weights: only timm's and torchvision's do")
     file_name = source.name if source.origin == "timm" else f"torchvision/{source.name}"
-    if (found := find_in(folder, file_name)) is not None:
-        return found
-    with explained(name, None):
+    if (file := find_file(folder, file_name)) is not None:
+        return file
+    with explain_errors(name, None):
         if source.origin == "timm":
             import timm
 
@@ -227,55 +228,56 @@ def fetch_weights(name: str, folder: Path) -> Path:
 
 
 class Source(NamedTuple):
-    """Whose network a name stands for."""
+    """The origin of a network's name."""
 
     origin: str
     """cnnlab, timm, torchvision or user."""
     name: str
-    make: Callable[..., nn.Module]
+    factory: Callable[..., nn.Module]
+    """The function or class that builds the network."""
 
 
 def find_source(name: str) -> Source:
-    """Whose network a name stands for.
+    """Find the library, or the user's callable, that a network's name refers to.
 
     Raises:
         InputError: If there is no such network.
     """
     if name in NETWORKS:
         return Source("cnnlab", name, NETWORKS[name])
-    # These two take a second each to import: not before a name asks for them.
+    # Each takes a second to import, so they are imported only if the name needs them.
     import timm
     import torchvision
 
-    origin, _, bare = name.rpartition("/")
-    if origin in ("", "timm") and timm.is_model(bare):
-        return Source("timm", bare, _timm)
+    prefix, _, model_name = name.rpartition("/")
+    if prefix in ("", "timm") and timm.is_model(model_name):
+        return Source("timm", model_name, _build_timm)
     classifiers = torchvision.models.list_models(module=torchvision.models)
-    if origin in ("", "torchvision") and bare in classifiers:
-        return Source("torchvision", bare, _torchvision)
-    if not origin and "." in name:
+    if prefix in ("", "torchvision") and model_name in classifiers:
+        return Source("torchvision", model_name, _build_torchvision)
+    if not prefix and "." in name:
         return Source("user", name, by_path(name))
     raise InputError(
-        f"there is no network {name!r}: {nearest(bare, [*NETWORKS, *timm.list_models(), *classifiers])} "
+        f"there is no network {name!r}: {nearest(model_name, [*NETWORKS, *timm.list_models(), *classifiers])} "
         "(or give the import path of your own, package.module.Class)"
     )
 
 
-def made(name: str, make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-    """Call what makes a network.
+def build(name: str, factory: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    """Call a network's factory.
 
     Raises:
-        InputError: If it does not take these arguments; the message names the network.
+        InputError: If the factory does not take these arguments; the message names the network.
     """
     try:
-        return make(*args, **kwargs)
+        return factory(*args, **kwargs)
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"network {name!r} cannot be made with these arguments: {error}") from error
 
 
-def _timm(
+def _build_timm(
     name: str, num_classes: int, channels: int, weights: str | None, dropout: float | None = None, **kwargs: Any
 ) -> nn.Module:
     import timm
@@ -287,8 +289,8 @@ def _timm(
         return timm.create_model(name, pretrained=False, num_classes=num_classes, **kwargs)
     file = find_weights(name, weights)
     overlay = {"file": str(file), "custom_load": False} if file is not None else None
-    with explained(name, file):
-        # With the pretraining's own classes, since timm lets any names pass with others: nothing may be missing.
+    with explain_errors(name, file):
+        # With the pretraining's number of classes: with another one, timm accepts files that lack weights.
         network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     cast(Any, network).reset_classifier(num_classes)
     return network
@@ -305,10 +307,10 @@ def _timm_preprocessing(name: str) -> Preprocessing | None:
     return Preprocessing((height, width), known.crop_pct, interpolation, list(known.mean), list(known.std))
 
 
-def _torchvision(
+def _build_torchvision(
     name: str, num_classes: int, channels: int, weights: str | None, dropout: float | None = None, **kwargs: Any
 ) -> nn.Module:
-    """A torchvision network; without classes one that returns features, their number in num_features."""
+    """Build a torchvision network; with num_classes 0 it returns features, and num_features is their number."""
     import torchvision
 
     if channels != 3:
@@ -316,8 +318,8 @@ def _torchvision(
             f"torchvision's {name} takes images of 3 channels, not {channels}: timm's networks take any number"
         )
     if name in ("googlenet", "inception_v3"):
-        # They also standardise a second time, but only with pretrained weights.
-        raise InputError(f"torchvision's {name} returns more than logits in training: take timm's inception_v3")
+        # With pretrained weights they would also standardize a second time.
+        raise InputError(f"torchvision's {name} returns more than logits in training: use timm's inception_v3")
     if dropout is not None:
         kwargs["dropout"] = dropout
     if weights is None:
@@ -326,7 +328,7 @@ def _torchvision(
         )
     else:
         file = find_weights(f"torchvision/{name}", weights)
-        with explained(name, file):
+        with explain_errors(name, file):
             if file is None:
                 network = torchvision.models.get_model(name, weights="DEFAULT", **kwargs)
             else:
@@ -334,16 +336,16 @@ def _torchvision(
                 network.load_state_dict(read_state_dict(file))
     if weights is None and num_classes:
         return network
-    return _with_classes(name, network, num_classes)
+    return _replace_classifier(name, network, num_classes)
 
 
-def _with_classes(name: str, network: nn.Module, num_classes: int) -> nn.Module:
-    """Replace the classifier's last layer, or remove it where there are no classes."""
-    last = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not last or not last[-1].startswith(("fc", "classifier", "head", "heads")):
-        raise InputError(f"torchvision's {name} has no linear classifier to replace: take a network of timm's")
-    features = cast(nn.Linear, network.get_submodule(last[-1])).in_features
-    network.set_submodule(last[-1], nn.Linear(features, num_classes) if num_classes else nn.Identity())
+def _replace_classifier(name: str, network: nn.Module, num_classes: int) -> nn.Module:
+    """Replace the last linear layer for a number of classes, or remove it if that is 0."""
+    linear = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or not linear[-1].startswith(("fc", "classifier", "head", "heads")):
+        raise InputError(f"torchvision's {name} has no linear classifier to replace: use a network of timm's")
+    features = cast(nn.Linear, network.get_submodule(linear[-1])).in_features
+    network.set_submodule(linear[-1], nn.Linear(features, num_classes) if num_classes else nn.Identity())
     if not num_classes:
         network.num_features = cast(Any, features)
     return network
@@ -359,4 +361,4 @@ def _torchvision_preprocessing(name: str) -> Preprocessing:
     )
 
 
-_LIBRARIES: dict[str, Callable[..., nn.Module]] = {"timm": _timm, "torchvision": _torchvision}
+_LIBRARIES: dict[str, Callable[..., nn.Module]] = {"timm": _build_timm, "torchvision": _build_torchvision}

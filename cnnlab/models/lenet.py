@@ -1,4 +1,4 @@
-"""LeNet5: the network that read cheques."""
+"""LeNet5, the first widely used convolutional network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class LeNet5(nn.Module):
     """Three 5x5 convolutions of 6, 16 and 120 channels with poolings between them, and two linear layers.
 
     LeNet-5 (LeCun et al. 1998, fig. 2) as it is taught today: average pooling without weights, full connections between
-    the first feature maps, a linear classifier. Made for 28x28 images, which it pads to the paper's 32x32; of larger
-    ones the last feature maps are averaged. 61,706 parameters for one channel and 10 classes.
+    the first feature maps, a linear classifier. It takes 28x28 images, padded to the paper's 32x32; for larger images,
+    the last feature maps are averaged. 61,706 parameters for one channel and 10 classes.
 
     Args:
         num_classes: The number of classes.
         channels: The images' channels.
-        dropout: Dropout rate before the classifier, 0..1; the paper has none.
+        dropout: Dropout rate before the classifier, 0..1; the paper has no dropout.
 
     Raises:
         InputError: If num_classes or channels is below 1.
@@ -48,6 +48,6 @@ class LeNet5(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardised images (B, channels, H, W), 28x28 or larger, to logits (B, num_classes)."""
+        """Standardized images (B, channels, H, W), 28x28 or larger, to logits (B, num_classes)."""
         logits: Tensor = self.head(self.features(images))
         return logits

@@ -1,4 +1,4 @@
-"""SmallResNet: a residual network for data sets too small or too plain for ResNet-18."""
+"""SmallResNet: a residual network for data sets that are too small or too simple for ResNet-18."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cnnlab.models.blocks import BasicBlock, check_positive, conv_bn
 class SmallResNet(nn.Module):
     """7x7 stem and three stages of two residual blocks each, of 64, 128 and 256 channels (He et al. 2016).
 
-    ResNet-18 without its last stage. The stem and the last two stages halve the image, the stem twice: features are
-    1/16 of the image's height and width, rounded up, so that any size works. 2,785,354 parameters for three channels
-    and 10 classes. From input to output: ``stem``, the three ``stages``, ``head``.
+    ResNet-18 without its last stage. The stem halves the image twice, each of the last two stages once: features have
+    1/16 of the image's height and width, rounded up, so any size works. 2,785,354 parameters for three channels and 10
+    classes. From input to output: ``stem``, the three ``stages``, ``head``.
 
     Args:
         num_classes: The number of classes.
@@ -50,7 +50,7 @@ class SmallResNet(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardised images (B, channels, H, W) to logits (B, num_classes)."""
+        """Standardized images (B, channels, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.head(self.stages(self.stem(images)))
         return logits
 

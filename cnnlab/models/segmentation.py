@@ -1,4 +1,4 @@
-"""Networks for segmentation by name: U-Net, plain or on any timm network, DeepLabV3+, and the user's own."""
+"""Build networks for segmentation by name: U-Net, plain or on a timm encoder, DeepLabV3+, and the user's own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.imports import by_path
-from cnnlab.models.factory import create_features, made, timm_name
-from cnnlab.models.unet import EncoderUNet, UNet, padded
+from cnnlab.models.factory import build, create_features, timm_name
+from cnnlab.models.unet import EncoderUNet, UNet, pad_to_multiple
 
 _DEFAULT_ENCODER = "resnet34"
 
@@ -24,20 +24,20 @@ def create_segmenter(
     dropout: float | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Make a network that returns logits (B, num_classes, H, W) for images (B, channels, H, W) of any size.
+    """Build a network that returns logits (B, num_classes, H, W) for images (B, channels, H, W) of any size.
 
     Args:
-        name: A name in SEGMENTERS, or the import path of a callable of the user's (``package.module.Class``) that takes
+        name: A name in SEGMENTERS, or the import path of a user's callable (``package.module.Class``) that takes
             num_classes and channels.
         num_classes: The number of classes.
         channels: The images' channels.
-        encoder: A timm network whose features are decoded; unet's own levels, and resnet34 for deeplabv3plus, if None.
-        weights: The encoder's pretrained weights: see weights.find_weights; random ones if None.
-        dropout: Dropout rate before the classifier, 0..1; the network's own if None.
-        **kwargs: Handed to the network.
+        encoder: A timm network as the encoder; if None, unet has its own encoder and deeplabv3plus has resnet34.
+        weights: The encoder's pretrained weights, see weights.find_weights; random initialization if None.
+        dropout: Dropout rate before the classifier, 0..1; the network's default if None.
+        **kwargs: Passed to the network.
 
     Raises:
-        InputError: If there is no such network, if it does not take these arguments, or if its weights cannot be had.
+        InputError: If there is no such network, it does not take these arguments, or its weights cannot be loaded.
     """
     if dropout is not None:
         kwargs["dropout"] = dropout
@@ -45,26 +45,26 @@ def create_segmenter(
         return SEGMENTERS[name](name, num_classes, channels, encoder, weights, kwargs)
     if "." not in name:
         raise InputError(
-            f"there is no network {name!r} for segmentation: {nearest(name, SEGMENTERS)} (with the encoder of your "
-            "choice, model.encoder; or give the import path of your own, package.module.Class)"
+            f"there is no network {name!r} for segmentation: {nearest(name, SEGMENTERS)} (model.encoder chooses its "
+            "encoder; or give the import path of your own, package.module.Class)"
         )
     refuse_encoder(name, encoder, weights)
-    return made(name, by_path(name), num_classes=num_classes, channels=channels, **kwargs)
+    return build(name, by_path(name), num_classes=num_classes, channels=channels, **kwargs)
 
 
 def encoder_of(name: str, encoder: str | None) -> str | None:
-    """The timm network that a network for segmentation is built on; None if it is built on none."""
+    """The timm encoder of a network for segmentation; None if it has none."""
     return _DEFAULT_ENCODER if name == "deeplabv3plus" and encoder is None else encoder
 
 
 def refuse_encoder(name: str, encoder: str | None, weights: str | None) -> None:
-    """Refuse an encoder, and weights for one, for a network that is built on none.
+    """Refuse an encoder, or weights for one, for a network without a timm encoder.
 
     Raises:
-        InputError: If either is given.
+        InputError: If an encoder or weights are given.
     """
     if encoder is not None:
-        raise InputError(f"network {name!r} takes no model.encoder: take {', '.join(SEGMENTERS)}")
+        raise InputError(f"network {name!r} takes no model.encoder: use {', '.join(SEGMENTERS)}")
     if weights is not None:
         raise InputError(
             f"network {name!r} has no encoder that model.weights {weights!r} could be for: choose a timm network with "
@@ -72,23 +72,23 @@ def refuse_encoder(name: str, encoder: str | None, weights: str | None) -> None:
         )
 
 
-def _unet(
+def _build_unet(
     name: str, num_classes: int, channels: int, encoder: str | None, weights: str | None, kwargs: dict[str, Any]
 ) -> nn.Module:
     if encoder is None:
         refuse_encoder(name, encoder, weights)
-        return made(name, UNet, num_classes=num_classes, channels=channels, **kwargs)
+        return build(name, UNet, num_classes=num_classes, channels=channels, **kwargs)
     features = create_features(encoder, channels, weights)
-    return made(name, EncoderUNet, features.network, features.widths, features.strides, num_classes, **kwargs)
+    return build(name, EncoderUNet, features.network, features.widths, features.strides, num_classes, **kwargs)
 
 
 class DeepLabV3Plus(nn.Module):
     """DeepLabV3+ (Chen et al. 2018, arXiv:1802.02611) of segmentation_models_pytorch, for images of any size.
 
-    The image is padded inside to a multiple of ``multiple``, and the result is cut back.
+    The image is padded to a multiple of ``multiple``, and the result is cropped.
 
     Args:
-        network: The library's.
+        network: The library's DeepLabV3Plus.
     """
 
     multiple = 16
@@ -98,30 +98,30 @@ class DeepLabV3Plus(nn.Module):
         self.network = network
 
     def layer_groups(self) -> dict[str, tuple[str, ...]]:
-        """The encoder, the decoder, the head."""
+        """One group each for the encoder, the decoder and the head."""
         parts = {"encoder": "encoder", "decoder": "decoder", "head": "segmentation_head"}
         return {name: (f"network.{part}",) for name, part in parts.items()}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardised images (B, C, H, W) to logits (B, num_classes, H, W)."""
+        """Standardized images (B, C, H, W) to logits (B, num_classes, H, W)."""
         height, width = images.shape[-2:]
-        logits: Tensor = self.network(padded(images, self.multiple))
+        logits: Tensor = self.network(pad_to_multiple(images, self.multiple))
         return logits[..., :height, :width]
 
 
-def _deeplab(
+def _build_deeplab(
     name: str, num_classes: int, channels: int, encoder: str | None, weights: str | None, kwargs: dict[str, Any]
 ) -> nn.Module:
     try:
         import segmentation_models_pytorch as library
     except ImportError as error:
         raise InputError('network deeplabv3plus needs a library: pip install "cnnlab[segmentation]"') from error
-    bare = timm_name(_DEFAULT_ENCODER if encoder is None else encoder)
+    model_name = timm_name(_DEFAULT_ENCODER if encoder is None else encoder)
     settings = {"decoder_aspp_dropout": kwargs.pop("dropout")} if "dropout" in kwargs else {}
-    network: Any = made(
+    network: Any = build(
         name,
         library.DeepLabV3Plus,
-        f"tu-{bare}",
+        f"tu-{model_name}",
         encoder_weights=None,
         in_channels=channels,
         classes=num_classes,
@@ -129,11 +129,11 @@ def _deeplab(
         **kwargs,
     )
     if weights is not None:
-        # The library's encoder is timm's with dilated convolutions, under the same names.
-        network.encoder.model.load_state_dict(create_features(bare, channels, weights).network.state_dict())
+        # The library's encoder is timm's with dilated convolutions and the same parameter names.
+        network.encoder.model.load_state_dict(create_features(model_name, channels, weights).network.state_dict())
     return DeepLabV3Plus(network)
 
 
-_Maker = Callable[[str, int, int, str | None, str | None, dict[str, Any]], nn.Module]
-SEGMENTERS: dict[str, _Maker] = {"unet": _unet, "deeplabv3plus": _deeplab}
+_Builder = Callable[[str, int, int, str | None, str | None, dict[str, Any]], nn.Module]
+SEGMENTERS: dict[str, _Builder] = {"unet": _build_unet, "deeplabv3plus": _build_deeplab}
 """cnnlab's networks for segmentation, by name."""

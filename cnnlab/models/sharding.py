@@ -1,4 +1,4 @@
-"""Networks whose weights, gradients and optimizer states are spread over processes: PyTorch's fully_shard."""
+"""Shard a network's weights, gradients and optimizer states over processes, with PyTorch's fully_shard."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from cnnlab.models.groups import layer_groups
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Spread a network over the processes of a mesh of one dimension, each layer group on its own; once only.
+    """Shard a network over the processes of a one-dimensional mesh, one layer group at a time; once only.
 
-    As in DDP, the batch norms' statistics are those of the first process: each pass begins with them.
+    As in DDP, each forward pass starts with the first process's batch norm statistics.
     """
-    from torch.distributed.fsdp import FSDPModule, fully_shard  # Nothing that starts up without it.
+    from torch.distributed.fsdp import FSDPModule, fully_shard  # Only imported when needed.
 
     if isinstance(network, FSDPModule):
         return
     for parameter in network.parameters():
-        # What it divides must lie in one piece; of channels_last it knows nothing.
+        # fully_shard needs contiguous parameters, and does not support channels_last.
         parameter.data = parameter.data.contiguous()
     for layers in layer_groups(network):
-        # What the network itself owns is the last call's.
+        # Parameters of the network itself belong to the last call.
         if modules := [module for module in layers.modules_of(network) if module is not network]:
             fully_shard(modules, mesh=mesh)
     fully_shard(network, mesh=mesh)
@@ -36,8 +36,8 @@ def _share_statistics(network: nn.Module, processes: dist.ProcessGroup) -> None:
     statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     if not statistics:
         return
-    together = torch.cat([buffer.flatten() for buffer in statistics])
+    flat = torch.cat([buffer.flatten() for buffer in statistics])
     sizes = [buffer.numel() for buffer in statistics]
-    dist.broadcast(together, group=processes, group_src=0)
-    for buffer, part in zip(statistics, torch.split(together, sizes), strict=True):
+    dist.broadcast(flat, group=processes, group_src=0)
+    for buffer, part in zip(statistics, torch.split(flat, sizes), strict=True):
         buffer.copy_(part.view_as(buffer))

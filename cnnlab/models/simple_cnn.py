@@ -1,4 +1,4 @@
-"""SimpleCNN: the small network for small grey images that the first run trains."""
+"""SimpleCNN: a small network for small gray images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 class SimpleCNN(nn.Module):
     """Three conv-BN-ReLU blocks of 32, 64 and 128 channels with two 2x2 max pools between them, then a head.
 
-    The head is a global average pool, 256 units with dropout and the classifier. Made for 28x28
-    images; any size from 4x4 works, since the average pool takes what is left. 128,714 parameters for one
-    channel and 10 classes.
+    The head is a global average pool, 256 units with dropout and the classifier. It is meant for 28x28 images and
+    takes any size from 4x4. 128,714 parameters for one channel and 10 classes.
 
     Args:
         num_classes: The number of classes.
@@ -65,6 +64,6 @@ class SimpleCNN(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardised images (B, channels, H, W) to logits (B, num_classes)."""
+        """Standardized images (B, channels, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.head(self.features(images))
         return logits

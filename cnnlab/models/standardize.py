@@ -1,4 +1,4 @@
-"""Preprocessing that lives in the model, so that it cannot be forgotten or differ after export."""
+"""Standardization of pixels as a layer of the model, so that it is part of checkpoints and exported files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cnnlab.errors import InputError
 
 
 class Standardize(nn.Module):
-    """Pixels to what a network expects: divided by 255 if uint8, minus mean, divided by std.
+    """Standardize pixels: divide uint8 by 255, subtract mean, divide by std.
 
     Args:
         mean: Per channel, in 0..1.
         std: Per channel, in 0..1, greater than 0.
 
     Raises:
-        InputError: If the two differ in length, or a std is not above 0.
+        InputError: If mean and std differ in length or are empty, or a std is not above 0.
 
     >>> layer = Standardize([0.5], [0.25])
     >>> layer(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)).item()
@@ -40,7 +40,7 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 0..255 or float 0..1, to floats of the same shape.
+        """Images (B, C, H, W), uint8 0..255 or float 0..1, to floats of the same shape.
 
         Raises:
             InputError: If the images have another number of channels than the mean.
@@ -53,5 +53,5 @@ class Standardize(nn.Module):
             )
         if images.is_floating_point():
             return (images.to(self.mean.dtype) - self.mean) / self.std
-        # The copy in floats is ours: changed in place, it stays in the processor's cache.
+        # The float copy is changed in place, which keeps it in the processor's cache.
         return images.to(self.mean.dtype).sub_(self.mean * 255.0).div_(self.std * 255.0)

@@ -11,17 +11,17 @@ _HIDDEN = 512
 
 
 class TransferModel(nn.Module):
-    """A backbone that returns features, and a head of its own on top.
+    """A backbone that returns features, with a new head.
 
     With the head "mlp" (dropout 0.5, 512 units, ReLU, dropout 0.3) a ResNet-50 has 24,559,685 parameters for 5
     classes, of which the head has 1,051,653.
 
     Args:
-        backbone: Standardised images (B, C, H, W) to features (B, features).
-        features: How many features it returns.
+        backbone: Standardized images (B, C, H, W) to features (B, features).
+        features: The number of its features.
         num_classes: The number of classes.
         head: linear (dropout 0, one layer) or mlp.
-        dropout: Dropout rate at the head's beginning, 0..1; the head's own if None.
+        dropout: Dropout rate at the start of the head, 0..1; the head's default if None.
 
     >>> head = TransferModel(nn.Identity(), features=2048, num_classes=5).head
     >>> sum(parameter.numel() for parameter in head.parameters())
@@ -50,6 +50,6 @@ class TransferModel(nn.Module):
             self.head = nn.Sequential(nn.Dropout(dropout or 0.0), nn.Linear(features, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardised images (B, C, H, W) to logits (B, num_classes)."""
+        """Standardized images (B, C, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.head(self.backbone(images))
         return logits

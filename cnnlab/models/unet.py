@@ -1,4 +1,4 @@
-"""U-Net, plain and with a pretrained encoder, with or without attention gates."""
+"""U-Net, plain or with a pretrained encoder, with or without attention gates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cnnlab.errors import InputError
 from cnnlab.models.blocks import check_positive, conv_bn
 
 
-def padded(images: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column until height and width are multiples of a number.
 
-    Always by way of the same operation, so that an exported network takes any size.
+    The operation runs even if nothing is added, so that an exported network takes any size.
 
-    >>> padded(torch.arange(3.0).view(1, 1, 1, 3), 2)
+    >>> pad_to_multiple(torch.arange(3.0).view(1, 1, 1, 3), 2)
     tensor([[[[0., 1., 2., 2.],
               [0., 1., 2., 2.]]]])
     """
@@ -27,17 +27,17 @@ def padded(images: Tensor, multiple: int) -> Tensor:
 
 
 def double_conv(inputs: int, outputs: int) -> nn.Sequential:
-    """Twice a 3x3 convolution, batch norm and ReLU: (B, inputs, H, W) to (B, outputs, H, W)."""
+    """Two blocks of 3x3 convolution, batch norm and ReLU: (B, inputs, H, W) to (B, outputs, H, W)."""
     return nn.Sequential(
         *conv_bn(inputs, outputs, 3), nn.ReLU(inplace=True), *conv_bn(outputs, outputs, 3), nn.ReLU(inplace=True)
     )
 
 
 class AttentionGate(nn.Module):
-    """Weigh what comes over a skip connection by what the decoder has found there (Oktay et al. 2018).
+    """Attention gate: weigh the skip's features by the decoder's (Oktay et al. 2018, arXiv:1804.03999).
 
-    A weight in 0..1 for each pixel: the sigmoid of a 1x1 convolution of the ReLU of the sum of two 1x1 convolutions,
-    one of the skip's features, one of the decoder's (arXiv:1804.03999).
+    Two 1x1 convolutions, one of the skip's features and one of the decoder's, are added. ReLU, a 1x1 convolution and
+    the sigmoid give a weight in 0..1 for each pixel.
 
     Args:
         skip: Channels of the skip's features.
@@ -63,46 +63,46 @@ class AttentionGate(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double height and width, put the skip's features beside, and convolve twice.
+    """Double height and width, concatenate the skip's features, and convolve twice.
 
     Args:
         inputs: Channels in.
         skip: Channels of the skip connection, 0 if there is none.
         outputs: Channels out.
         attention: Whether an AttentionGate weighs the skip's features.
-        transposed: Whether a transposed convolution doubles the size, and halves the channels; else the nearest pixel
-            is repeated.
+        transposed: Whether a transposed convolution doubles the size and halves the channels; else upsampling is
+            nearest-neighbor.
     """
 
     def __init__(self, inputs: int, skip: int, outputs: int, attention: bool, transposed: bool) -> None:
         super().__init__()
-        between = inputs // 2 if transposed else inputs
-        self.up = nn.ConvTranspose2d(inputs, between, 2, stride=2) if transposed else nn.Upsample(scale_factor=2)
-        self.gate = AttentionGate(skip, between) if attention and skip else None
-        self.convolutions = double_conv(between + skip, outputs)
+        upsampled = inputs // 2 if transposed else inputs
+        self.up = nn.ConvTranspose2d(inputs, upsampled, 2, stride=2) if transposed else nn.Upsample(scale_factor=2)
+        self.gate = AttentionGate(skip, upsampled) if attention and skip else None
+        self.convolutions = double_conv(upsampled + skip, outputs)
 
     def forward(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
         """(B, inputs, H, W) and (B, skip, 2H, 2W) to (B, outputs, 2H, 2W)."""
         features = self.up(features)
         if skip is not None:
-            kept = skip if self.gate is None else self.gate(skip, features)
-            features = torch.cat([kept, features], dim=1)
-        upsampled: Tensor = self.convolutions(features)
-        return upsampled
+            weighted = skip if self.gate is None else self.gate(skip, features)
+            features = torch.cat([weighted, features], dim=1)
+        result: Tensor = self.convolutions(features)
+        return result
 
 
 class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015, arXiv:1505.04597), with batch norm and padded convolutions.
 
-    Four levels of two 3x3 convolutions each, halved by max pools and doubled by transposed convolutions, with skip
-    connections; 31,038,933 parameters for three channels and 21 classes. Any height and width: the image is padded
-    inside to a multiple of ``multiple`` by repeating its last row and column, and the result is cut back.
+    Each level has two 3x3 convolutions. Max pools halve the size, transposed convolutions double it, and skip
+    connections join equal levels. 31,038,933 parameters for three channels and 21 classes. It takes any size: images
+    are padded to a multiple of ``multiple`` by repeating the last row and column, and the result is cropped.
 
     Args:
         num_classes: The number of classes.
         channels: The images' channels.
-        base: Channels of the first level; each next level has twice as many.
-        depth: How often the image is halved.
+        base: Channels of the first level; each further level has twice as many.
+        depth: The number of times that the image is halved.
         attention: Whether attention gates weigh the skip connections.
         dropout: Dropout rate before the classifier, 0 up to (not including) 1.
 
@@ -133,18 +133,18 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(
             UpBlock(2 * width, width, width, attention, transposed=True) for width in reversed(widths[:-1])
         )
-        self.head = _head(base, num_classes, dropout)
+        self.head = _build_head(base, num_classes, dropout)
 
     def layer_groups(self) -> dict[str, tuple[str, ...]]:
-        """The levels down, the levels up, the head."""
+        """One group for each encoder level, each decoder level, and the head."""
         down = [f"encoder.{level}" for level in range(len(self.encoder))]
         up = [f"decoder.{level}" for level in range(len(self.decoder))]
         return {name: (name,) for name in (*down, *up, "head")}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardised images (B, channels, H, W) to logits (B, num_classes, H, W)."""
+        """Standardized images (B, channels, H, W) to logits (B, num_classes, H, W)."""
         height, width = images.shape[-2:]
-        features = padded(images, self.multiple)
+        features = pad_to_multiple(images, self.multiple)
         skips: list[Tensor] = []
         for level in self.encoder:
             features = level(self.halve(features) if skips else features)
@@ -158,23 +158,23 @@ class UNet(nn.Module):
 class EncoderUNet(nn.Module):
     """A U-Net's decoder on the features of another network, which may be pretrained.
 
-    Each step repeats the nearest pixel, which doubles the size, and convolves twice; after the encoder's largest
-    features come as many steps without a skip connection as it takes to come to the image's size, or to ``stride``.
+    Each step doubles the size (nearest neighbor) and convolves twice. Steps without a skip connection
+    follow after the encoder's largest features, up to the image's size or to ``stride``.
 
     Args:
-        encoder: Images (B, C, H, W) to a list of features, each half as large as the one before, the largest first; of
-            shape (B, H, W, C) where its ``output_fmt`` says NHWC.
+        encoder: Images (B, C, H, W) to a list of features, the largest first, each half as large as the one before;
+            their shape is (B, H, W, C) if its ``output_fmt`` is NHWC.
         widths: The features' channels.
-        strides: How much smaller than the image they are.
+        strides: The features' strides, by which they are smaller than the image.
         num_classes: The number of classes.
-        decoder: Channels at the image's size; each step before has twice as many, up to 256.
-        stride: How much smaller than the image the decoder's last features are. Its logits are brought to the image's
-            size bilinearly. With 2 the step at the image's own size, which no skip connection helps, is left out.
+        decoder: Channels at the image's size; each earlier step has twice as many, up to 256.
+        stride: The stride of the decoder's last features; the logits are resized to the image's size bilinearly. With
+            2, the step at the image's own size, which has no skip connection, is left out.
         attention: Whether attention gates weigh the skip connections.
         dropout: Dropout rate before the classifier, 0 up to (not including) 1.
 
     Raises:
-        InputError: If an argument is out of range, or if the features do not halve from one to the next.
+        InputError: If an argument is out of range, or the features do not halve from one to the next.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class EncoderUNet(nn.Module):
                 f"the encoder's features are {', '.join(map(str, strides))} times smaller than the image, expected "
                 "each half as large as the one before: choose a network with stages, such as resnet18 or convnext_tiny"
             )
-        # Each step's stride, from the deepest on, with the channels that come over its skip connection.
+        # The channels of each step's skip connection by the step's stride, from the deepest on.
         skips = dict(zip(reversed(strides[:-1]), reversed(widths[:-1]), strict=True))
         steps = [strides[-1] // 2**step for step in range(1, strides[-1].bit_length())]
         if stride not in steps:
@@ -212,11 +212,11 @@ class EncoderUNet(nn.Module):
                 [widths[-1], *outputs[:-1]], (skips.get(step, 0) for step in steps), outputs, strict=True
             )
         )
-        self.head = _head(outputs[-1], num_classes, dropout)
+        self.head = _build_head(outputs[-1], num_classes, dropout)
         self.enlarge = nn.Upsample(scale_factor=stride, mode="bilinear") if stride > 1 else nn.Identity()
 
     def layer_groups(self) -> dict[str, tuple[str, ...]]:
-        """The encoder's parts, the levels up, the head."""
+        """One group for each part of the encoder, each decoder level, and the head."""
         down: list[str] = []
         for name, child in self.encoder.named_children():
             parts = [part for part, _ in child.named_children()] if name in ("blocks", "stages") else []
@@ -225,19 +225,19 @@ class EncoderUNet(nn.Module):
         return {name: (name,) for name in (*down, *up, "head")}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardised images (B, C, H, W) to logits (B, num_classes, H, W)."""
+        """Standardized images (B, C, H, W) to logits (B, num_classes, H, W)."""
         height, width = images.shape[-2:]
-        found = self.encoder(padded(images, self.multiple))
+        stages = self.encoder(pad_to_multiple(images, self.multiple))
         if self._channels_last:
-            found = [features.permute(0, 3, 1, 2) for features in found]
-        *skips, features = found
+            stages = [features.permute(0, 3, 1, 2) for features in stages]
+        *skips, features = stages
         for block in self.decoder:
             features = block(features, skips.pop() if skips else None)
         logits: Tensor = self.enlarge(self.head(features))
         return logits[..., :height, :width]
 
 
-def _head(inputs: int, num_classes: int, dropout: float) -> nn.Module:
+def _build_head(inputs: int, num_classes: int, dropout: float) -> nn.Module:
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is {dropout}, expected 0 up to (not including) 1")
     return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(inputs, num_classes, kernel_size=1))

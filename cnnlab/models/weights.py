@@ -1,4 +1,4 @@
-"""Pretrained weights: from a file, a folder of prefetched ones, or the hub; never silently none."""
+"""Pretrained weights from a file, a folder of prefetched weights, or the hub; missing weights are an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ARCHITECTURE_ONLY = ContextVar("architecture_only", default=False)
 
 @contextlib.contextmanager
 def architecture_only() -> Iterator[None]:
-    """Within this, networks are made without their pretrained weights: a checkpoint is about to fill them."""
+    """Build networks without pretrained weights, because a checkpoint will be loaded into them."""
     token = _ARCHITECTURE_ONLY.set(True)
     try:
         yield
@@ -28,51 +28,51 @@ def architecture_only() -> Iterator[None]:
         _ARCHITECTURE_ONLY.reset(token)
 
 
-def are_wanted(weights: str | None) -> bool:
-    """Whether weights are to be loaded, here and now."""
+def should_load(weights: str | None) -> bool:
+    """Whether pretrained weights were asked for and are not suppressed by architecture_only."""
     return weights is not None and not _ARCHITECTURE_ONLY.get()
 
 
 def prefetched_folder() -> Path:
-    """Where ``cnnlab fetch`` puts weights, and where they are looked for first."""
+    """The folder where ``cnnlab fetch`` puts weights; it is searched before the hub."""
     return Path(os.environ.get(FOLDER_VARIABLE, "~/.cache/cnnlab/weights")).expanduser()
 
 
 def find_weights(name: str, weights: str) -> Path | None:
-    """The file of a network's weights; None if only the hub may have them.
+    """Find the file of a network's weights; None if only the hub may have them.
 
     Args:
-        name: The network, with torchvision/ before it if it is torchvision's.
-        weights: "pretrained", for the folder of prefetched weights, else the hub; a file; or a folder that holds
-            NAME.safetensors, .pth, .pt or .bin (torchvision/NAME for torchvision's, many of which timm has too).
+        name: The network's name, with torchvision/ before those of torchvision.
+        weights: "pretrained" for the folder of prefetched weights, else the hub; a file; or a folder with
+            NAME.safetensors, .pth, .pt or .bin (torchvision/NAME for torchvision's networks).
 
     Raises:
-        InputError: If a file or folder was named that is not there, or that lacks them.
+        InputError: If the given file or folder does not exist, or lacks the network's weights.
     """
     folder = prefetched_folder() if weights == "pretrained" else Path(weights).expanduser()
     if folder.is_file():
         return folder
-    found = find_in(folder, name)
-    if found is not None or weights == "pretrained":
-        return found
+    file = find_file(folder, name)
+    if file is not None or weights == "pretrained":
+        return file
     if folder.is_dir():
         raise InputError(f"model.weights {folder} has no {name}{_SUFFIXES[0]} (or {', '.join(_SUFFIXES[1:])})")
     raise InputError(f"model.weights {weights}: there is no such file or folder (or say pretrained, for the hub's)")
 
 
-def find_in(folder: Path, name: str) -> Path | None:
-    """A network's file in a folder of prefetched weights, if it is there."""
+def find_file(folder: Path, name: str) -> Path | None:
+    """Find a network's file in a folder of prefetched weights; None if there is none."""
     return next((path for suffix in _SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
-def downloaded(url: str) -> bool:
-    """Whether torch's cache has the file of an address."""
+def is_downloaded(url: str) -> bool:
+    """Whether torch's cache has the file of a URL."""
     import torch
 
     return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
 
 
-def hub_has(repository: str) -> bool:
+def is_in_hub_cache(repository: str) -> bool:
     """Whether Hugging Face's cache has a repository's weights."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -81,11 +81,11 @@ def hub_has(repository: str) -> bool:
 
 
 @contextlib.contextmanager
-def explained(name: str, source: Path | None) -> Iterator[None]:
-    """Say what cannot be loaded and what helps, whatever a hub's or a file's library raises."""
+def explain_errors(name: str, source: Path | None) -> Iterator[None]:
+    """Turn errors from loading weights into an InputError that names the network, the reason and a remedy."""
     try:
         yield
-    except (InputError, TypeError):  # A TypeError is of the network's arguments.
+    except (InputError, TypeError):  # A TypeError comes from the network's arguments.
         raise
     except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
@@ -95,14 +95,14 @@ def explained(name: str, source: Path | None) -> Iterator[None]:
                 "network's own state_dict"
             ) from error
         raise InputError(
-            f"the pretrained weights of {name} could not be had ({reason}): where there is internet, "
+            f"the pretrained weights of {name} could not be had ({reason}): on a machine with internet, "
             f"cnnlab fetch --config ... puts them into a folder ({prefetched_folder()}, or ${FOLDER_VARIABLE}) that "
             "you can copy; or name a file with --model.weights"
         ) from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state_dict from a .safetensors file, or safely from one of torch.save."""
+    """Read a state_dict from a .safetensors file, or from a file of torch.save with weights_only=True."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -115,12 +115,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def save_prefetched(name: str, network: nn.Module, folder: Path) -> Path:
-    """Write a network's weights where find_weights looks for them."""
+    """Save a network's weights in the folder that find_weights searches."""
     from safetensors.torch import save_model
 
     path = folder / f"{name}{_SUFFIXES[0]}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    save_model(network, str(aside))
-    aside.replace(path)
+    temporary = path.with_suffix(".part")
+    save_model(network, str(temporary))
+    temporary.replace(path)
     return path

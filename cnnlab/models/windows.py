@@ -1,4 +1,4 @@
-"""Large images through a network window by window, as if they had gone through at once."""
+"""Prediction of large images in overlapping windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cnnlab.errors import InputError
 
 
 class Window(NamedTuple):
-    """A part of one axis that goes through the network, and what is kept of the result: pixels of the whole axis."""
+    """A part of one axis, and the range of its result that is kept, both in pixels of the axis."""
 
     start: int
     stop: int
@@ -19,19 +19,19 @@ class Window(NamedTuple):
     keep_to: int
 
 
-def windows(length: int, size: int, margin: int, multiple: int = 1) -> list[Window]:
-    """Divide an axis into overlapping windows whose kept parts cover it, each pixel once.
+def split_into_windows(length: int, size: int, margin: int, multiple: int = 1) -> list[Window]:
+    """Split an axis into overlapping windows whose kept parts cover each pixel once.
 
     Args:
-        length: The axis, in pixels.
-        size: A window; the last one may be smaller, so that none reaches beyond the image.
-        margin: What is discarded at each end of a window, but for the ends of the axis.
-        multiple: Windows begin at multiples of it.
+        length: The length of the axis in pixels.
+        size: The length of a window; the last window may be shorter, so that it ends with the axis.
+        margin: Pixels discarded at each end of a window, except at the ends of the axis.
+        multiple: Windows start at multiples of it.
 
     Raises:
-        InputError: If nothing of a window would be kept.
+        InputError: If the margins leave less than ``multiple`` pixels of a window.
 
-    >>> windows(100, size=64, margin=8, multiple=16)
+    >>> split_into_windows(100, size=64, margin=8, multiple=16)
     [Window(start=0, stop=64, keep_from=0, keep_to=56), Window(start=48, stop=100, keep_from=56, keep_to=100)]
     """
     if length <= size:
@@ -44,34 +44,34 @@ def windows(length: int, size: int, margin: int, multiple: int = 1) -> list[Wind
         )
     starts = range(0, length - size + step, step)
     ends = [*(start + margin for start in starts[1:]), length]
-    keeps = zip([0, *ends[:-1]], ends, strict=True)
-    return [Window(start, min(start + size, length), *kept) for start, kept in zip(starts, keeps, strict=True)]
+    kept_ranges = zip([0, *ends[:-1]], ends, strict=True)
+    return [Window(start, min(start + size, length), *kept) for start, kept in zip(starts, kept_ranges, strict=True)]
 
 
-def by_windows(
+def predict_in_windows(
     network: Callable[[Tensor], Tensor], images: Tensor, size: int, margin: int, multiple: int = 1
 ) -> Tensor:
     """Predict images window by window.
 
-    For a network of convolutions the result is that of the whole image if the margin is at least half of its receptive
-    field, and windows begin where it halves evenly (``multiple``). Where a layer looks at all of the image (a global
-    pool) it is close to it.
+    For a network of convolutions, the result is that of the whole image under two conditions: the margin is at least
+    half of the receptive field, and windows start at multiples of the network's stride (``multiple``). With layers that
+    see the whole image, such as global pooling, the result is approximate.
 
     Args:
         network: Images (B, C, h, w) to predictions (B, K, h, w).
         images: (B, C, H, W).
         size: Height and width of a window.
-        margin: What is discarded at each side of a window, but for the image's own edges.
-        multiple: Windows begin at multiples of it.
+        margin: Pixels discarded at each side of a window, except at the image's edges.
+        multiple: Windows start at multiples of it.
 
     Returns:
         (B, K, H, W).
 
     Raises:
-        InputError: If nothing of a window would be kept.
+        InputError: If the margins leave less than ``multiple`` pixels of a window.
     """
     height, width = images.shape[-2:]
-    rows, columns = windows(height, size, margin, multiple), windows(width, size, margin, multiple)
+    rows, columns = (split_into_windows(length, size, margin, multiple) for length in (height, width))
     if len(rows) == len(columns) == 1:
         return network(images)
     whole: Tensor | None = None

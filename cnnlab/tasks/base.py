@@ -16,11 +16,11 @@ from torchmetrics import Metric, MetricCollection
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.loggers import Row, write_metrics
+from cnnlab.models.channel_removal import read_removals, remove_channels
 from cnnlab.models.decoding import Answers, Decoder
 from cnnlab.models.factory import create_network, preprocessing
-from cnnlab.models.memory import batch_to_group_norm
-from cnnlab.models.memory import checkpoint_stages as checkpoint_stages_of
-from cnnlab.models.removal import read_removals, remove_channels
+from cnnlab.models.norms_and_checkpointing import batch_to_group_norm
+from cnnlab.models.norms_and_checkpointing import checkpoint_stages as checkpoint_stages_of
 from cnnlab.models.sharding import shard
 from cnnlab.models.standardize import Standardize
 from cnnlab.models.weights import architecture_only
@@ -63,8 +63,8 @@ class VisionTask(Optimization, StartingWeights):
             a file, or a folder of such files; random ones if None. mean and std are then those of the pretraining.
         head: A new head on such a network, linear or mlp (see models.TransferModel); its own classifier if None.
         group_norm: Replace batch norms by group norms, for batches of a few images.
-        pruned: The channels that cnnlab prune has removed from the network: a JSON file of models.removal.Removal, or
-            what is in it. Pretrained weights are then not loaded.
+        pruned: The channels that cnnlab prune has removed from the network: a JSON file of
+            models.channel_removal.Removal, or what is in it. Pretrained weights are then not loaded.
         checkpoint_stages: Names of the network's modules whose activations are computed again in the backward pass
             instead of being kept.
         optimizer: A name for timm.optim.create_optimizer_v2; norms and biases get no weight decay.

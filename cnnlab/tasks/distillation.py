@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.imports import parameters_of
-from cnnlab.interpret.layers import layer_named
+from cnnlab.interpret.layers import get_layer
 from cnnlab.losses import attention_transfer, soft_targets
 from cnnlab.tasks.classification import Classification
 from cnnlab.tasks.teacher import LogitsCache, Teacher, find_teacher
@@ -69,7 +69,7 @@ class Distillation(Classification):
         self._teacher_size = _sides(teacher_size)
         super().__init__(**kwargs)
         for layer in features or {}:
-            layer_named(self.network, layer)
+            get_layer(self.network, layer)
         # Not modules of this one: their weights belong into no checkpoint, no optimizer and no average.
         self._held: list[Teacher] = []
         self._cache = LogitsCache() if cache else None
@@ -189,4 +189,4 @@ def _listen(network: nn.Module, name: str, seen: dict[str, Tensor]) -> None:
             raise InputError(f"model.features: layer {name!r} gives no features (batch, channels, height, width)")
         seen[name] = output
 
-    layer_named(network, name).register_forward_hook(keep)
+    get_layer(network, name).register_forward_hook(keep)

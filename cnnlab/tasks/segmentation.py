@@ -15,7 +15,7 @@ from cnnlab.loggers import Row
 from cnnlab.losses import create_loss
 from cnnlab.models.decoding import Answers, MaskDecoder
 from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
-from cnnlab.models.windows import by_windows, windows
+from cnnlab.models.windows import by_windows, split_into_windows
 from cnnlab.outputs import Masks
 from cnnlab.tasks.base import Stage
 from cnnlab.tasks.classes import ClassTask, precision_and_recall, quotient
@@ -137,7 +137,7 @@ class Segmentation(ClassTask):
         super().__init__(network=network, num_classes=num_classes, weights=weights, **kwargs)
         if window is not None:
             # Raises if nothing would be left between the margins.
-            windows(window + 1, window, margin, getattr(self.network, "multiple", 1))
+            split_into_windows(window + 1, window, margin, getattr(self.network, "multiple", 1))
 
     @property
     def backbone(self) -> str:

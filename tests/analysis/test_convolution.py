@@ -52,14 +52,14 @@ def test_the_size_of_the_output_is_torch_s(geometry: tuple[int, int, int, int, i
 
 
 @pytest.mark.parametrize(
-    ("stride", "size", "how"), [(None, 2, "max"), (1, 3, "max"), (2, 3, "average"), (None, 2, "average")]
+    ("stride", "size", "mode"), [(None, 2, "max"), (1, 3, "max"), (2, 3, "average"), (None, 2, "average")]
 )
-def test_pooling_is_torch_s(stride: int | None, size: int, how: str) -> None:
+def test_pooling_is_torch_s(stride: int | None, size: int, mode: str) -> None:
     image = np.random.default_rng(0).normal(size=(3, 8, 9))
-    pool = F.max_pool2d if how == "max" else F.avg_pool2d
+    pool = F.max_pool2d if mode == "max" else F.avg_pool2d
     expected = pool(torch.from_numpy(image), size, stride)
-    np.testing.assert_allclose(pool2d(image, size, stride, how), expected, atol=1e-12)  # type: ignore[arg-type]
-    np.testing.assert_allclose(pool2d(image[0], size, stride, how), expected[0], atol=1e-12)  # type: ignore[arg-type]
+    np.testing.assert_allclose(pool2d(image, size, stride, mode), expected, atol=1e-12)  # type: ignore[arg-type]
+    np.testing.assert_allclose(pool2d(image[0], size, stride, mode), expected[0], atol=1e-12)  # type: ignore[arg-type]
 
 
 def test_the_kernels_do_what_they_are_called() -> None:
@@ -86,7 +86,7 @@ def test_bytes_do_not_overflow() -> None:
     image: Any = np.full((5, 5), 200, np.uint8)
     kernel: Any = np.ones((3, 3), np.uint8)
     assert conv2d(image, kernel).max() == 1800
-    assert pool2d(image, 2, how="average").max() == 200
+    assert pool2d(image, 2, mode="average").max() == 200
 
 
 def test_bad_input_is_named() -> None:
@@ -106,4 +106,4 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match=r"expected \(H, W\)"):
         pool2d(np.zeros(8), 2)
     with pytest.raises(InputError, match="'median'"):
-        pool2d(image, 2, how="median")  # type: ignore[arg-type]
+        pool2d(image, 2, mode="median")  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from cnnlab.analysis.catalogue import catalogue, instantiate
+from cnnlab.analysis.catalog import catalog, instantiate
 from cnnlab.analysis.convolutions import convolutions
 from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.memory import PRECISIONS, training_memory
-from cnnlab.analysis.scaling import RELEASED, compound, family, relative_cost, stages
-from cnnlab.analysis.skeleton import made_on_meta
+from cnnlab.analysis.meta import build_on_meta
+from cnnlab.analysis.scaling import RELEASED, Coefficients, compound_scaling, efficientnet_family
 from cnnlab.errors import InputError
 from cnnlab.models import LeNet5, SimpleCNN, UNet, create_network, factory
 
@@ -29,32 +30,32 @@ def test_simple_cnn_by_hand() -> None:
         "head.2": (128 * 256, 1),
         "head.5": (256 * 10, 1),
     }
-    found = {layer.name: layer.multiply_adds for layer in cost.layers if layer.multiply_adds}
-    assert found == {name: weights * positions for name, (weights, positions) in by_hand.items()}
-    assert cost.multiply_adds == sum(found.values())
+    counted = {layer.name: layer.multiply_adds for layer in cost.layers if layer.multiply_adds}
+    assert counted == {name: weights * positions for name, (weights, positions) in by_hand.items()}
+    assert cost.multiply_adds == sum(counted.values())
     assert cost.parameters == sum(layer.parameters for layer in cost.layers) == 128_714
     assert cost.activation_bytes == sum(layer.activation_bytes for layer in cost.layers)
-    # A pooling keeps its result's places, eight bytes each; a ReLU in place keeps its result, and so does what follows.
-    kept = {layer.name: layer.activation_bytes for layer in cost.layers}
-    assert kept["features.1"] == 32 * 14 * 14 * 8
-    # A convolution keeps its input, but for the image; no weights.
-    assert [kept[name] for name in ("features.0.0", "features.2.0", "head.5")] == [0, 4 * 32 * 14 * 14, 4 * 256]
+    # Max pooling saves its indices, eight bytes each. A ReLU in place saves its result, which the next layer shares.
+    saved = {layer.name: layer.activation_bytes for layer in cost.layers}
+    assert saved["features.1"] == 32 * 14 * 14 * 8
+    # A convolution saves its input, except for the image, and no weights.
+    assert [saved[name] for name in ("features.0.0", "features.2.0", "head.5")] == [0, 4 * 32 * 14 * 14, 4 * 256]
 
 
 @pytest.mark.parametrize(
     "name", ["resnet18", "vit_tiny_patch16_224", "efficientnet_b0", "swin_tiny_patch4_window7_224"]
 )
 def test_rows_add_up(name: str) -> None:
-    network = made_on_meta(lambda: create_network(name, 1000, 3))
+    network = build_on_meta(lambda: create_network(name, 1000, 3))
     cost = network_cost(network, (3, 224, 224))
     assert sum(layer.multiply_adds for layer in cost.layers) == cost.multiply_adds
     assert sum(layer.parameters for layer in cost.layers) == cost.parameters
     assert sum(p.numel() for p in network.parameters()) == cost.parameters
-    folded = cost.folded(1)
+    folded = cost.fold(1)
     assert sum(layer.multiply_adds for layer in folded) == cost.multiply_adds
     assert len(folded) < len(cost.layers) / 5
     with pytest.raises(InputError, match="depth is 0"):
-        cost.folded(0)
+        cost.fold(0)
 
 
 def test_the_network_is_left_alone() -> None:
@@ -67,9 +68,9 @@ def test_the_network_is_left_alone() -> None:
     assert cost.trainable == sum(p.numel() for p in network.head.parameters())
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-    # What is frozen keeps nothing for the backward pass.
-    kept = {layer.name.split(".")[0] for layer in cost.layers if layer.activation_bytes}
-    assert kept == {"head"}
+    # Frozen layers save nothing for the backward pass.
+    trained = {layer.name.split(".")[0] for layer in cost.layers if layer.activation_bytes}
+    assert trained == {"head"}
 
 
 def test_layers_that_are_shared_or_nested_count_once() -> None:
@@ -88,7 +89,7 @@ def test_layers_that_are_shared_or_nested_count_once() -> None:
     assert rows == {"stages.0": 2 * 81 * 64, "": 15}
 
 
-def test_what_cannot_be_followed_is_said() -> None:
+def test_a_network_that_cannot_be_traced_is_refused() -> None:
     class Curious(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images if float(images.sum()) > 0 else -images
@@ -99,7 +100,7 @@ def test_what_cannot_be_followed_is_said() -> None:
             return images
 
     for network, image, message in (
-        (Curious(), (3, 8, 8), "numbers"),
+        (Curious(), (3, 8, 8), "values"),
         (SimpleCNN(), (3, 28, 28), "images of 3x28x28"),
         (Strict(), (3, 8, 8), "nine rows"),
     ):
@@ -108,31 +109,31 @@ def test_what_cannot_be_followed_is_said() -> None:
                 ask()
 
 
-def test_networks_without_parameters_and_with_what_is_not_understood() -> None:
+def test_networks_without_parameters_and_with_unknown_operations() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LocalResponseNorm(3), nn.Conv2d(4, 4, 3))
     cost = network_cost(network, (3, 16, 16))
     assert cost.last_map is not None
-    assert str(cost.last_map.sight) == "?"
-    assert "avg_pool" in str(cost.last_map.sight.unknown)
+    assert str(cost.last_map.receptive_field) == "?"
+    assert "avg_pool" in str(cost.last_map.receptive_field.unknown)
     assert training_memory(nn.AvgPool2d(2), (3, 8, 8), 2).gradients == 0
 
 
-def test_a_network_that_computes_while_it_is_made_is_made_with_numbers() -> None:
+def test_a_constructor_that_reads_values_runs_on_the_default_device() -> None:
     class Computing(nn.Module):
         def __init__(self, num_classes: int, channels: int) -> None:
             super().__init__()
             self.rates = [rate.item() for rate in torch.linspace(0, 1, 3)]
             self.layer = nn.Conv2d(channels, num_classes, 3)
 
-    made = made_on_meta(lambda: factory.made("own", Computing, num_classes=2, channels=3))
-    assert made.rates == [0, 0.5, 1]
+    network = build_on_meta(lambda: factory.build("own", Computing, num_classes=2, channels=3))
+    assert network.rates == [0, 0.5, 1]
     with pytest.raises(InputError, match="no network 'nothing'"):
-        made_on_meta(lambda: create_network("nothing", 2, 3))
+        build_on_meta(lambda: create_network("nothing", 2, 3))
 
 
-@pytest.mark.parametrize("name", list(catalogue()))
-def test_the_catalogue_is_what_its_networks_are(name: str) -> None:
-    known = catalogue()[name]
+@pytest.mark.parametrize("name", list(catalog()))
+def test_the_catalog_has_its_networks_figures(name: str) -> None:
+    known = catalog()[name]
     network = instantiate(name)
     assert sum(p.numel() for p in network.parameters()) == known.parameters
     cost = network_cost(network, known.image)
@@ -140,8 +141,8 @@ def test_the_catalogue_is_what_its_networks_are(name: str) -> None:
     assert (known.top1 is None) == (known.source is None)
 
 
-def test_the_catalogue_s_figures() -> None:
-    known = catalogue()
+def test_the_catalog_s_figures() -> None:
+    known = catalog()
     assert list(known) == [
         "LeNet-5",
         "AlexNet",
@@ -167,7 +168,7 @@ def test_convolutions_cost_what_torch_counts() -> None:
     for settings in ({}, {"inputs": 8, "outputs": 24, "kernel": 5, "size": 14, "groups": 2}):
         kinds = {kind.name: kind for kind in convolutions(**settings)}
         for kind in kinds.values():
-            assert kind.multiply_adds == kind.counted, kind.name
+            assert kind.multiply_adds == kind.torch_multiply_adds, kind.name
     assert kinds["standard"].parameters == 8 * 24 * 25
     assert kinds["grouped"].multiply_adds * 2 == kinds["standard"].multiply_adds
     assert kinds["depthwise-separable"].parameters == 8 * 25 + 8 * 24
@@ -179,31 +180,54 @@ def test_convolutions_cost_what_torch_counts() -> None:
             convolutions(**settings)
 
 
+STAGES = ((1, 16), (2, 24), (2, 40), (3, 80), (3, 112), (4, 192), (1, 320))
+"""Blocks and channels of EfficientNet-B0's stages (Tan and Le 2019, table 1)."""
+
+
+def relative_cost(coefficients: Coefficients) -> float:
+    """Depth x width^2 x resolution^2, relative to B0."""
+    return coefficients.depth * coefficients.width**2 * (coefficients.resolution / 224) ** 2
+
+
+def scaled_stages(coefficients: Coefficients) -> list[tuple[int, int]]:
+    """The number of blocks and of channels in each of the seven stages."""
+    return [
+        (math.ceil(blocks * coefficients.depth), round_channels(channels * coefficients.width))
+        for blocks, channels in STAGES
+    ]
+
+
+def round_channels(channels: float) -> int:
+    """The nearest multiple of 8 that is at least 90 % of the number."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels else nearest
+
+
 def test_compound_scaling() -> None:
-    assert compound(1) == (1.2, 1.1, 258)
-    assert compound(0) == RELEASED[0]
+    assert compound_scaling(1) == (1.2, 1.1, 258)
+    assert compound_scaling(0) == RELEASED[0]
     for phi in range(1, 8):
         # 1.92 for each step.
-        assert relative_cost(compound(phi)) == pytest.approx(2.0**phi, rel=0.27)
+        assert relative_cost(compound_scaling(phi)) == pytest.approx(2.0**phi, rel=0.27)
     with pytest.raises(InputError, match="phi"):
-        compound(-1)
+        compound_scaling(-1)
 
 
 @pytest.mark.parametrize("number", RELEASED)
 def test_the_released_coefficients_are_timm_s_networks(number: int) -> None:
-    network = made_on_meta(lambda: timm.create_model(f"tf_efficientnet_b{number}"))
-    found = []
+    network = build_on_meta(lambda: timm.create_model(f"tf_efficientnet_b{number}"))
+    built = []
     for stage in network.blocks:  # type: ignore[union-attr]
         projections = [module for name, module in stage.named_modules() if name.endswith(("conv_pwl", "conv_pw"))]
-        found.append((len(stage), projections[-1].out_channels))
-    assert stages(RELEASED[number]) == found
+        built.append((len(stage), projections[-1].out_channels))
+    assert scaled_stages(RELEASED[number]) == built
     known = timm.get_pretrained_cfg(f"tf_efficientnet_b{number}")
     assert known is not None
     assert known.input_size[1] == RELEASED[number].resolution
 
 
 def test_the_family_grows_less_than_the_formula_says() -> None:
-    networks = family()
+    networks = efficientnet_family()
     assert [scaled.name for scaled in networks] == [f"B{number}" for number in range(8)]
     assert networks[0].relative == 1
     assert networks[7].parameters == 66_347_960
@@ -217,8 +241,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
 }
 
 
-def measured(network: nn.Module, image: tuple[int, int, int], batch: int, computed: torch.dtype | None) -> int:
-    """The most bytes that PyTorch's allocator has handed out at once, in a step after the first."""
+def measure_peak(network: nn.Module, image: tuple[int, int, int], batch: int, computed: torch.dtype | None) -> int:
+    """The peak of PyTorch's allocator in bytes, in a step after the first."""
     network.train()
     optimizer = torch.optim.AdamW(network.parameters())
     images = torch.randn(batch, *image)
@@ -253,9 +277,9 @@ def test_the_estimate_of_memory_is_what_is_measured(name: str, precision: str) -
     make, image, batch = CASES[name]
     network = make()
     estimate = training_memory(network, image, batch, precision)
-    found = measured(network, image, batch, PRECISIONS[precision][1])
-    print(f"{name} {precision}: estimated {estimate.peak / 1e6:.1f} MB, measured {found / 1e6:.1f} MB")
-    assert estimate.peak == pytest.approx(found, rel=0.15)
+    peak = measure_peak(network, image, batch, PRECISIONS[precision][1])
+    print(f"{name} {precision}: estimated {estimate.peak / 1e6:.1f} MB, measured {peak / 1e6:.1f} MB")
+    assert estimate.peak == pytest.approx(peak, rel=0.15)
 
 
 def test_the_parts_of_a_training_step() -> None:

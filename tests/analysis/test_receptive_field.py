@@ -1,4 +1,4 @@
-"""What is traced is what gradients reach: to the pixel, on both axes."""
+"""The traced receptive field equals the footprint of gradients, to the pixel and on both axes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnlab.analysis.cost import network_cost
+from cnnlab.analysis.field_state import FieldState
 from cnnlab.analysis.receptive_field import Field, Layer, receptive_field
-from cnnlab.analysis.seen import Seen
 from cnnlab.analysis.tracing import FieldTracer
 from cnnlab.errors import InputError
 from cnnlab.models import UNet
 from cnnlab.models.blocks import BasicBlock, ConvNeXtBlock, MBConv
 
 
-def traced(network: nn.Module, images: Tensor) -> Seen:
+def trace(network: nn.Module, images: Tensor) -> FieldState:
     tracer = FieldTracer()
     with torch.no_grad(), tracer:
-        tracer.begin(images)
-        seen = tracer.of(network(images))
-    assert seen is not None
-    return seen
+        tracer.track(images)
+        state = tracer.state_of(network(images))
+    assert state is not None
+    return state
 
 
 def footprint(network: nn.Module, images: Tensor) -> tuple[list[list[int]], list[int]]:
-    """First and last row and column that the middle unit's gradient reaches, and where that unit is.
+    """First and last row and column that the middle unit's gradient reaches, and that unit's position.
 
-    Positive weights and images, so that no two paths cancel; means instead of maxima, which reach all of a window.
+    Weights and images are positive, so that no two paths cancel. Means replace maxima, so that gradients reach all of a
+    window.
     """
     network = network.double().eval()
     for name, module in network.named_modules():
@@ -52,14 +53,14 @@ def footprint(network: nn.Module, images: Tensor) -> tuple[list[list[int]], list
 
 
 def matches(network: nn.Module, size: tuple[int, int]) -> bool:
-    """Whether both are the same; the image must be large enough for the middle unit to see it end."""
+    """Whether tracer and gradients agree; the middle unit's field must lie inside the image."""
     images = torch.rand(1, 3, *size)
-    seen = traced(network.eval(), images)
-    assert seen.unknown is None
+    state = trace(network.eval(), images)
+    assert state.unknown is None
     ends, middle = footprint(network, images)
     fields = [
         (field.low + unit * field.jump, field.high + unit * field.jump)
-        for field, unit in zip(seen.fields, middle, strict=True)
+        for field, unit in zip(state.fields, middle, strict=True)
     ]
     assert all(low > 0 and high < length - 1 for (low, high), length in zip(fields, size, strict=True)), fields
     return [[int(low), int(high)] for low, high in fields] == ends
@@ -70,7 +71,7 @@ def conv(inputs: int, outputs: int, kernel: int | tuple[int, int], **settings: o
 
 
 class Branches(nn.Module):
-    """A short way and a long one, joined."""
+    """A short branch and a long branch, concatenated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class Branches(nn.Module):
 
 
 class Unshuffled(nn.Module):
-    """Every second row and column into channels of their own, as Swin's and some stems do."""
+    """Moves every second row and column into channels, as Swin and some stems do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class Unshuffled(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Patches as channels, mixed by convolutions of the same width; twice the same side by side."""
+    """Patches as channels, mixed by convolutions of the same width; with ``twice``, concatenated with themselves."""
 
     def __init__(self, twice: bool) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Mixed(nn.Module):
 
 
 class Written(nn.Module):
-    """A part of the channels is computed, and written over what was there (FasterNet's way)."""
+    """A convolution's result overwrites part of the channels, as in FasterNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class Written(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every position asks all others, or a coarser grid of them; then a convolution."""
+    """Attention from every position to all others, or to a coarser grid; then a convolution."""
 
     def __init__(self, reduction: int) -> None:
         super().__init__()
@@ -143,13 +144,13 @@ class Attention(nn.Module):
             layer(given).flatten(2)
             for layer, given in ((self.query, features), (self.key, others), (self.value, others))
         )
-        seen = (query.transpose(1, 2) @ key).softmax(-1) @ value.transpose(1, 2)
-        result: Tensor = self.after(features + seen.transpose(1, 2).reshape(features.shape))
+        attended = (query.transpose(1, 2) @ key).softmax(-1) @ value.transpose(1, 2)
+        result: Tensor = self.after(features + attended.transpose(1, 2).reshape(features.shape))
         return result
 
 
 class Focus(nn.Module):
-    """The same by slices (YOLO's)."""
+    """Moves every second row and column into channels by slicing, as YOLO does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +205,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_is_traced_is_what_gradients_reach(name: str) -> None:
+def test_the_traced_field_is_what_gradients_reach(name: str) -> None:
     make, size = NETWORKS[name]
     torch.manual_seed(0)
     assert matches(make(), size)
@@ -213,36 +214,36 @@ def test_what_is_traced_is_what_gradients_reach(name: str) -> None:
 def test_each_layer_of_vgg() -> None:
     cost = network_cost(torchvision.models.vgg16().features[:17], (3, 224, 224))
     shown = [layer for layer in cost.layers if layer.kind in ("Conv2d", "MaxPool2d")]
-    sizes = [layer.sight.sizes for layer in shown]
+    sizes = [layer.receptive_field.sizes for layer in shown]
     assert [size for size in sizes if size is not None] == [
         (size, size) for size in (3, 5, 6, 10, 14, 16, 24, 32, 40, 44)
     ]
-    assert shown[-1].sight.fields is not None
-    assert shown[-1].sight.fields[0].jump == 8
+    assert shown[-1].receptive_field.fields is not None
+    assert shown[-1].receptive_field.fields[0].jump == 8
     window, pool = Layer(3, padding=1), Layer(2, stride=2)
     listed = receptive_field([window, window, pool] * 2 + [window] * 3 + [pool])
     assert [field.size for field in listed] == [3, 5, 6, 10, 14, 16, 24, 32, 40, 44]
     assert listed[-1].jump == 8
-    assert listed[-1] == shown[-1].sight.fields[0]
+    assert listed[-1] == shown[-1].receptive_field.fields[0]
 
 
-def test_a_gate_sees_the_whole_image_and_the_window_is_still_told() -> None:
+def test_a_gate_sees_the_whole_image_and_keeps_the_window() -> None:
     block = nn.Sequential(conv(3, 8, 3, padding=1), MBConv(8, 8, 5))
     images = torch.rand(1, 3, 40, 40)
-    seen = traced(block.eval(), images)
-    assert seen.everything
-    assert [field.size for field in seen.fields] == [7, 7]
+    state = trace(block.eval(), images)
+    assert state.whole_image
+    assert [field.size for field in state.fields] == [7, 7]
     ends, _ = footprint(block, images)
     assert ends == [[0, 39], [0, 39]]
 
 
 @pytest.mark.parametrize("reduction", [1, 4])
-def test_attention_sees_everything_and_leaves_the_grid_as_it_was(reduction: int) -> None:
+def test_attention_sees_the_whole_image_and_keeps_the_grid(reduction: int) -> None:
     network = Attention(reduction)
     images = torch.rand(1, 3, 24, 24)
-    seen = traced(network.eval(), images)
-    assert seen.everything
-    assert [(field.size, field.jump) for field in seen.fields] == [(5, 1), (5, 1)]
+    state = trace(network.eval(), images)
+    assert state.whole_image
+    assert [(field.size, field.jump) for field in state.fields] == [(5, 1), (5, 1)]
     ends, _ = footprint(network, images)
     assert ends == [[0, 23], [0, 23]]
 
@@ -260,9 +261,9 @@ def test_a_gate_may_stand_on_either_side(gate_first: bool) -> None:
             result: Tensor = self.after(gate * features if gate_first else features * gate)
             return result
 
-    seen = traced(Gated().eval(), torch.rand(1, 3, 24, 24))
-    assert seen.everything
-    assert [field.size for field in seen.fields] == [5, 5]
+    state = trace(Gated().eval(), torch.rand(1, 3, 24, 24))
+    assert state.whole_image
+    assert [field.size for field in state.fields] == [5, 5]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ def test_a_gate_may_stand_on_either_side(gate_first: bool) -> None:
 def test_transposed_convolutions_of_all_kinds(kernel: int, stride: int, dilation: int) -> None:
     network = nn.Sequential(nn.ConvTranspose2d(3, 4, kernel, stride, padding=1, dilation=dilation))
     images = torch.rand(1, 3, 24, 24)
-    (field, _) = traced(network.eval(), images).fields
+    (field, _) = trace(network.eval(), images).fields
     features = network.double()(images.double().requires_grad_())
     reached = []
     for row in range(features.shape[2] // 2, features.shape[2] // 2 + stride):
@@ -284,8 +285,8 @@ def test_transposed_convolutions_of_all_kinds(kernel: int, stride: int, dilation
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "bilinear", "nearest", "shuffled"])
-def test_what_is_made_larger_sees_no_less_than_gradients_reach(upsampling: str) -> None:
-    """Units between others see fewer; the largest count."""
+def test_upsampled_units_see_no_less_than_gradients_reach(upsampling: str) -> None:
+    """Units between others have smaller fields; the largest counts."""
     larger: dict[str, nn.Module] = {
         "transposed": nn.ConvTranspose2d(4, 4, 2, stride=2),
         "shuffled": nn.Sequential(conv(4, 16, 1), nn.PixelShuffle(2)),
@@ -293,17 +294,17 @@ def test_what_is_made_larger_sees_no_less_than_gradients_reach(upsampling: str) 
     layer = larger.get(upsampling) or nn.Upsample(scale_factor=2, mode=upsampling)
     network = nn.Sequential(conv(3, 4, 3, padding=1), nn.AvgPool2d(2), layer, conv(4, 4, 3, padding=1))
     images = torch.rand(1, 3, 48, 48)
-    seen = traced(network.eval(), images)
+    state = trace(network.eval(), images)
     ends, _ = footprint(network, images)
     reached = ends[0][1] - ends[0][0] + 1
-    assert reached <= seen.fields[0].size <= reached + 2
-    assert seen.fields[0].jump == 1
+    assert reached <= state.fields[0].size <= reached + 2
+    assert state.fields[0].jump == 1
 
 
 def test_a_u_net_sees_what_its_margin_says() -> None:
-    """The README's 112 pixels are half of it, at a multiple of 16."""
+    """The README's margin of 112 pixels is half of the field, rounded up to a multiple of 16."""
     cost = network_cost(UNet(num_classes=2, base=4), (3, 256, 256))
-    assert str(cost.layers[-1].sight) == "200"
+    assert str(cost.layers[-1].receptive_field) == "200"
     network = UNet(num_classes=2, base=4)
     images = torch.rand(1, 3, 256, 256)
     ends, _ = footprint(network, images)
@@ -314,31 +315,31 @@ def test_a_u_net_sees_what_its_margin_says() -> None:
     "name",
     ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224", "mixer_s16_224", "xcit_tiny_12_p16_224", "pvt_v2_b0"],
 )
-def test_tokens_are_followed(name: str) -> None:
+def test_tokens_are_traced(name: str) -> None:
     with torch.device("meta"):
         network = timm.create_model(name)
         images = torch.empty(1, 3, 224, 224)
-    seen = traced(network.eval(), images)
-    assert seen.unknown is None
-    assert seen.everything
+    state = trace(network.eval(), images)
+    assert state.unknown is None
+    assert state.whole_image
     cost = network_cost(network, (3, 224, 224))
-    jumps = {layer.sight.fields[0].jump for layer in cost.layers if layer.sight.fields is not None}
+    jumps = {layer.receptive_field.fields[0].jump for layer in cost.layers if layer.receptive_field.fields is not None}
     steps = {"swin": {4, 8, 16, 32}, "vit_": {16}, "mixe": {16}, "xcit": {2, 4, 8, 16}, "pvt_": {4, 8, 16, 32}}[
         name[:4]
     ]
     assert min(steps) in jumps
     assert max(jumps) == max(steps)
-    # What is windows only is seen as such, before anything has looked further.
-    assert not cost.layers[0].sight.whole_image
+    # The first layer has windows only.
+    assert not cost.layers[0].receptive_field.whole_image
 
 
-def test_what_is_not_understood_is_said() -> None:
+def test_an_operation_without_a_rule_is_named() -> None:
     class Odd(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             result: Tensor = torch.fft.fft2(images).real
             return result
 
-    unknown = traced(Odd(), torch.rand(1, 3, 8, 8)).unknown
+    unknown = trace(Odd(), torch.rand(1, 3, 8, 8)).unknown
     assert unknown is not None
     assert "fft" in unknown
 
@@ -347,4 +348,4 @@ def test_bad_layers_are_refused() -> None:
     with pytest.raises(InputError, match="layer 1 is Layer"):
         receptive_field([Layer(3), Layer(0)])
     assert receptive_field([]) == []
-    assert Field(-3.0, 3.0, 2.0).start == 0
+    assert Field(-3.0, 3.0, 2.0).center == 0

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cnnlab.analysis.cost import network_cost
 from cnnlab.models import SimpleCNN
-from cnnlab.models.directory import weights_of
+from cnnlab.models.registry import weights_status
 from tests.conftest import Cnnlab, command
 
 
@@ -39,19 +39,19 @@ def test_analyze_shows_each_layer_and_draws_them(cnnlab: Cnnlab, tmp_path: Path)
 
 
 def test_analyze_as_json_and_csv(cnnlab: Cnnlab, tmp_path: Path) -> None:
-    asked = ("analyze", "resnet18", "--size", "64", "96", "--classes", "7", "--depth", "1")
-    whole = json.loads(cnnlab(*asked, "--json", "--batch", "4").out)
-    rows = list(csv.DictReader(io.StringIO(cnnlab(*asked, "--csv").out)))
-    layers = whole["layers"]
+    arguments = ("analyze", "resnet18", "--size", "64", "96", "--classes", "7", "--depth", "1")
+    report = json.loads(cnnlab(*arguments, "--json", "--batch", "4").out)
+    rows = list(csv.DictReader(io.StringIO(cnnlab(*arguments, "--csv").out)))
+    layers = report["layers"]
     assert [row["layer"] for row in rows] == [layer["layer"] for layer in layers]
-    assert whole["parameters"] == sum(layer["parameters"] for layer in layers) == 11_180_103
-    assert whole["image"] == [3, 64, 96]
-    assert whole["training"]["batch"] == 4
-    assert whole["training"]["gradients"] == 4 * 11_180_103
-    assert layers[0] | {"pixels": [7, 7], "jump": [2, 2], "centre": [0, 0], "whole_image": False} == layers[0]
+    assert report["parameters"] == sum(layer["parameters"] for layer in layers) == 11_180_103
+    assert report["image"] == [3, 64, 96]
+    assert report["training"]["batch"] == 4
+    assert report["training"]["gradients"] == 4 * 11_180_103
+    assert layers[0] | {"pixels": [7, 7], "jump": [2, 2], "center": [0, 0], "whole_image": False} == layers[0]
     assert layers[-1]["whole_image"]
     assert not list(tmp_path.iterdir())
-    assert cnnlab(*asked, "--json", "--picture", "drawn.png").code == 0
+    assert cnnlab(*arguments, "--json", "--picture", "drawn.png").code == 0
     assert (tmp_path / "drawn.png").is_file()
 
 
@@ -60,8 +60,8 @@ def test_analyze_takes_a_run(fit: Cnnlab, cnnlab: Cnnlab) -> None:
     result = cnnlab("analyze", "R", "--json")
     assert result.code == 0, result.err
     expected = network_cost(SimpleCNN(), (1, 28, 28))
-    found = {layer["layer"]: layer["multiply_adds"] for layer in json.loads(result.out)["layers"]}
-    assert found == {layer.name: layer.multiply_adds for layer in expected.layers}
+    counted = {layer["layer"]: layer["multiply_adds"] for layer in json.loads(result.out)["layers"]}
+    assert counted == {layer.name: layer.multiply_adds for layer in expected.layers}
 
 
 def test_analyze_compares(cnnlab: Cnnlab) -> None:
@@ -71,7 +71,7 @@ def test_analyze_compares(cnnlab: Cnnlab) -> None:
     assert [record["parameters"] for record in records][:2] == [61_706, 11_689_512]
     for table, row in (
         ("convolutions", "depthwise-separable"),
-        ("normalisations", "of each position"),
+        ("normalizations", "of each position"),
         ("scaling", "B7"),
         ("architectures", "SENet-154"),
     ):
@@ -80,11 +80,20 @@ def test_analyze_compares(cnnlab: Cnnlab) -> None:
         assert row in result.out
 
 
-def test_analyze_shows_how_layers_begin(cnnlab: Cnnlab) -> None:
-    records = json.loads(cnnlab("analyze", "small_resnet", "--initialisation", "--size", "64", "--json").out)
+def test_analyze_shows_how_layers_are_initialized(cnnlab: Cnnlab) -> None:
+    records = json.loads(cnnlab("analyze", "small_resnet", "--initialization", "--size", "64", "--json").out)
     assert records[0]["layer"] == "stem.0"
     assert records[0]["scheme"] == "Kaiming (fan out) or Xavier"
     assert all(record["spread_of_gradients"] > 0 for record in records)
+
+
+def test_old_spellings_of_flags_still_work(cnnlab: Cnnlab) -> None:
+    result = cnnlab("analyze", "small_resnet", "--initialisation", "--size", "64", "--json")
+    assert result.err.strip() == "--initialisation is called --initialization now"
+    assert json.loads(result.out)[0]["layer"] == "stem.0"
+    result = cnnlab("analyze", "--normalisations", "--csv")
+    assert result.err.strip() == "--normalisations is called --normalizations now"
+    assert result.out.startswith("norm,mean_over,")
 
 
 def test_analyze_refuses_what_it_cannot_show(cnnlab: Cnnlab) -> None:
@@ -99,9 +108,9 @@ def test_analyze_refuses_what_it_cannot_show(cnnlab: Cnnlab) -> None:
         (("resnet18", "--channels", "0"), "--channels is 0"),
         (("resnet18", "--classes", "-1"), "--classes is -1"),
         (("resnet18", "--batch", "0", "--json"), "--batch is 0"),
-        (("--convolutions", "--size", "64"), "--size says nothing here"),
-        (("--compare", "resnet18", "--depth", "1"), "--depth says nothing here"),
-        (("resnet18", "--initialisation", "--batch", "3"), "--batch says nothing here"),
+        (("--convolutions", "--size", "64"), "--size does not apply"),
+        (("--compare", "resnet18", "--depth", "1"), "--depth does not apply"),
+        (("resnet18", "--initialization", "--batch", "3"), "--batch does not apply"),
         (("resnet18", "--picture", "/proc/nowhere/x.png"), "cannot be written"),
         (("resnet18", "--picture", "x.jpeg"), "ends with .png"),
         (("..x",), "no import path"),
@@ -113,7 +122,7 @@ def test_analyze_refuses_what_it_cannot_show(cnnlab: Cnnlab) -> None:
         assert message in result.err
 
 
-def test_a_folder_called_like_a_network_hides_it_not(cnnlab: Cnnlab, tmp_path: Path) -> None:
+def test_a_folder_with_a_network_s_name_does_not_hide_it(cnnlab: Cnnlab, tmp_path: Path) -> None:
     (tmp_path / "resnet18").mkdir()
     assert cnnlab("analyze", "resnet18", "--depth", "1", "--picture", "none").code == 0
 
@@ -121,19 +130,19 @@ def test_a_folder_called_like_a_network_hides_it_not(cnnlab: Cnnlab, tmp_path: P
 def test_recommend_counts_and_measures(cnnlab: Cnnlab, photos: Path) -> None:
     result = cnnlab("recommend", "--data", photos, "--latency", "20", "--json")
     assert result.code == 0, result.err
-    found = json.loads(result.out)
-    assert found["case"] == "real time"
-    assert any("ms an image here" in reason for reason in found["reasons"])
-    assert f"--data.root {photos}" in found["command"]
-    # The photographs are small: 40x48.
-    assert "--data.size 40" in found["command"]
+    recommendation = json.loads(result.out)
+    assert recommendation["case"] == "real time"
+    assert any("ms an image here" in reason for reason in recommendation["reasons"])
+    assert f"--data.root {photos}" in recommendation["command"]
+    # The images are small: 40x48.
+    assert "--data.size 40" in recommendation["command"]
     training = len(list((photos / "train").rglob("*.jpg")))
     shown = cnnlab("recommend", "--data", photos).out
     assert shown.startswith(f"classification, {training} images of 40 pixels: under 10,000 images\n")
     assert cnnlab(*shlex.split(shown.splitlines()[-1].split("cnnlab ")[1]), "--print_config").code == 0
 
 
-def test_recommend_says_what_it_lacks(cnnlab: Cnnlab) -> None:
+def test_recommend_names_missing_options(cnnlab: Cnnlab) -> None:
     assert "--images N" in cnnlab("recommend").err
     assert "cannot read data for detection" in cnnlab("recommend", "--task", "detection", "--data", ".").err
     result = cnnlab("recommend", "--task", "detection", "--images", "10")
@@ -144,7 +153,7 @@ def test_recommend_says_what_it_lacks(cnnlab: Cnnlab) -> None:
     assert "not measured" in gpu
 
 
-def test_recommend_takes_what_can_be_read(cnnlab: Cnnlab, tmp_path: Path, photos: Path) -> None:
+def test_recommend_leaves_out_unreadable_images(cnnlab: Cnnlab, tmp_path: Path, photos: Path) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos/train/along/broken.jpg").write_bytes(b"no image")
     records = list(csv.DictReader(io.StringIO(cnnlab("recommend", "--data", "photos", "--csv").out)))
@@ -166,7 +175,7 @@ def test_models_are_listed_with_what_is_known(cnnlab: Cnnlab) -> None:
     assert records["torchvision/resnet18"]["top1"] == 69.758
     assert records["resnet18"]["top1"] is None
     assert {record["weights"] for record in records.values()} <= {"here", "to fetch", "none"}
-    # timm's resnet50 is no catalogue's: its weights are others.
+    # timm's resnet50 is not in the catalog: its weights are others.
     fifties = {record["network"]: record for record in json.loads(cnnlab("models", "*resnet50", "--json").out)}
     assert fifties["resnet50"]["top1"] is None
     assert fifties["torchvision/resnet50"]["top1"] == 80.858
@@ -190,17 +199,17 @@ def test_models_are_listed_with_what_is_known(cnnlab: Cnnlab) -> None:
     assert "no network's name fits 'nothing like this'" in cnnlab("models", "nothing like this").err
 
 
-def test_weights_that_are_here_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_weights_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNNLAB_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    assert weights_of("torchvision/resnet18") == "to fetch"
+    assert weights_status("torchvision/resnet18") == "to fetch"
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     (tmp_path / "hub/checkpoints/resnet18-f37072fd.pth").touch()
-    assert weights_of("torchvision/resnet18") == "here"
-    assert weights_of("resnet10t") == "to fetch"
+    assert weights_status("torchvision/resnet18") == "here"
+    assert weights_status("resnet10t") == "to fetch"
     (tmp_path / "resnet10t.safetensors").touch()
-    assert weights_of("resnet10t") == "here"
-    assert weights_of("simple_cnn") == "none"
+    assert weights_status("resnet10t") == "here"
+    assert weights_status("simple_cnn") == "none"
 
 
 @pytest.mark.slow

@@ -87,14 +87,14 @@ def test_it_needs_nothing_of_the_training(digits: Cnnlab, tmp_path: Path) -> Non
 
 
 def test_it_explains_the_network_that_was_trained(digits: Cnnlab, tmp_path: Path) -> None:
-    assert digits("--help").code == 0  # The run is there.
+    assert digits("--help").code == 0  # The run exists.
     task, _, run, _ = load_run("R")
     trained = read_weights(run.best)
     assert all(value.equal(trained[name]) for name, value in task.state_dict().items())
     assert not task.training
 
 
-def test_a_checkpoint_explains_where_its_photographs_are_not(
+def test_a_checkpoint_explains_without_its_training_images(
     fit_photos: Cnnlab, cnnlab: Cnnlab, photos: Path, tmp_path: Path
 ) -> None:
     mine = shutil.copytree(photos, tmp_path / "mine")
@@ -109,7 +109,7 @@ def test_a_checkpoint_explains_where_its_photographs_are_not(
     assert not list((tmp_path / "runs").iterdir())
 
 
-def test_photographs(fit_photos: Cnnlab, cnnlab: Cnnlab, photos: Path, tmp_path: Path) -> None:
+def test_image_folders(fit_photos: Cnnlab, cnnlab: Cnnlab, photos: Path, tmp_path: Path) -> None:
     assert fit_photos().code == 0
     done = cnnlab("explain", "R", photos / "test/spots/00.jpg", "--tsne")
     assert done.code == 0, done.err

@@ -13,8 +13,8 @@ from torch import nn
 
 from cnnlab.deploy.prune import prune_channels, prune_weights, weighted
 from cnnlab.errors import InputError
+from cnnlab.models.channel_removal import read_removals, remove_channels
 from cnnlab.models.factory import create_network
-from cnnlab.models.removal import read_removals, remove_channels
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.unet import UNet
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cnnlab.errors import InputError
-from cnnlab.interpret import embeddings, feature_maps, filters, projected
+from cnnlab.interpret import embeddings, feature_maps, filters, project
 from cnnlab.models import SimpleCNN
 
 
@@ -57,11 +57,11 @@ def test_embeddings_are_what_goes_into_the_classifier(network: SimpleCNN) -> Non
     images = torch.rand(10, 1, 28, 28)
     before = copy.deepcopy(network.state_dict())
     with torch.inference_mode():
-        found = embeddings(network, torch.split(images, 4), limit=7)
-    assert found.shape == (7, 256)
+        rows = embeddings(network, torch.split(images, 4), limit=7)
+    assert rows.shape == (7, 256)
     with torch.no_grad():
         network.eval()
-        torch.testing.assert_close(found, network.head[:-1](network.features(images[:7])))
+        torch.testing.assert_close(rows, network.head[:-1](network.features(images[:7])))
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
     convolution = timm.create_model("resnet10t", num_classes=3)
     assert embeddings(convolution, [torch.rand(2, 3, 64, 64)], layer="layer4").shape == (2, 256)
@@ -69,7 +69,7 @@ def test_embeddings_are_what_goes_into_the_classifier(network: SimpleCNN) -> Non
         embeddings(nn.Conv2d(1, 1, 1), [images])
     vit = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32)
     assert embeddings(vit, [torch.rand(2, 3, 32, 32)], layer="blocks.0").shape == (2, 192)
-    # Of what the layer itself changes in place, what it was before.
+    # The input as it was before the layer changes it in place.
     changing = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True), nn.Linear(3, 3))
     assert embeddings(changing, [torch.full((2, 3), -1.0)], layer="1").equal(torch.full((2, 3), -1.0))
     network.spare = nn.Linear(1, 1)
@@ -80,17 +80,17 @@ def test_embeddings_are_what_goes_into_the_classifier(network: SimpleCNN) -> Non
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca"])
-def test_neighbours_stay_neighbours(method: str) -> None:
+def test_neighbors_stay_neighbors(method: str) -> None:
     pytest.importorskip("sklearn", reason="the extra interpret")
     torch.manual_seed(0)
-    centres = torch.eye(3, 16) * 20
-    values = torch.cat([centre + torch.randn(30, 16) for centre in centres])
-    points = torch.from_numpy(projected(values, method))  # type: ignore[arg-type]
+    centers = torch.eye(3, 16) * 20
+    values = torch.cat([center + torch.randn(30, 16) for center in centers])
+    points = torch.from_numpy(project(values, method))  # type: ignore[arg-type]
     assert points.shape == (90, 2)
-    assert points.equal(torch.from_numpy(projected(values, method)))  # type: ignore[arg-type]
+    assert points.equal(torch.from_numpy(project(values, method)))  # type: ignore[arg-type]
     nearest = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(dim=1)
     assert (nearest // 30 == torch.arange(90) // 30).all()
     with pytest.raises(InputError, match="too few"):
-        projected(values[:2])
+        project(values[:2])
     with pytest.raises(InputError, match="no method 'umap'"):
-        projected(values, "umap")  # type: ignore[arg-type]
+        project(values, "umap")  # type: ignore[arg-type]

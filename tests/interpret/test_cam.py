@@ -1,4 +1,4 @@
-"""Class activation maps: by hand, on networks of all kinds, and without a trace left in the network."""
+"""Class activation maps: against values by hand and pytorch-grad-cam, on many networks, whose state is restored."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from cnnlab.errors import InputError
 from cnnlab.interpret import METHODS, GradCAM, ScoreCAM, default_layer, feature_maps
-from cnnlab.interpret.layers import grid
+from cnnlab.interpret.layers import to_grid
 from cnnlab.models import SimpleCNN, UNet, create_network, create_segmenter
 
 
 class Two(nn.Module):
-    """Two channels that pass the image through, one for each class."""
+    """Two channels that equal the image's, one for each class."""
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Two(nn.Module):
 
 
 class Curved(nn.Module):
-    """Activations go into the first class's logit with their squares, so that gradients differ by place."""
+    """The first class's logit contains squared activations, so that gradients differ by position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,27 +65,27 @@ def test_gradcam_by_hand() -> None:
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
-def test_what_speaks_against_a_class_is_no_map_and_not_nan(method: str) -> None:
+def test_negative_evidence_gives_a_map_of_zeros_and_not_nan(method: str) -> None:
     network = Two(torch.tensor([[-1.0, -1.0], [0.0, 0.0]]))
     explanation = METHODS[method](network, "act")(corners(), classes=0)
     assert explanation.maps.equal(torch.zeros(1, 2, 2))
-    # Neither is an image of nothing, nor a class that nothing leads to.
+    # Nor have a black image, or a class that does not depend on the layer, a map.
     assert METHODS[method](network, "act")(torch.zeros(1, 2, 2, 2), classes=0).maps.equal(torch.zeros(1, 2, 2))
     assert METHODS[method](network, "act")(corners(), classes=1).maps.equal(torch.zeros(1, 2, 2))
 
 
 def by_hooks(network: nn.Module, layer: str, images: Tensor, classes: Tensor) -> Tensor:
-    """Grad-CAM as the paper has it, image by image."""
+    """Grad-CAM by the paper's formula, image by image."""
     maps = []
     for image, chosen in zip(images, classes, strict=True):
-        kept: dict[str, Tensor] = {}
+        saved: dict[str, Tensor] = {}
         handle = network.get_submodule(layer).register_forward_hook(
-            lambda module, args, output, kept=kept: kept.update(output=output)
+            lambda module, args, output, saved=saved: saved.update(output=output)
         )
         score = network(image[None])[0, chosen]
         handle.remove()
-        (gradient,) = torch.autograd.grad(score, kept["output"])
-        cam = (gradient.mean(dim=(2, 3), keepdim=True) * kept["output"]).sum(dim=1, keepdim=True).relu().detach()
+        (gradient,) = torch.autograd.grad(score, saved["output"])
+        cam = (gradient.mean(dim=(2, 3), keepdim=True) * saved["output"]).sum(dim=1, keepdim=True).relu().detach()
         cam = F.interpolate(cam, images.shape[2:], mode="bilinear")[0, 0]
         maps.append((cam - cam.min()) / (cam.max() - cam.min()))
     return torch.stack(maps)
@@ -107,7 +107,7 @@ def test_a_batch_is_explained_as_each_image_alone(kind: str) -> None:
     images = torch.randn(3, 3, 64, 96)
     layer = default_layer(network, images)
     explanation = GradCAM(network)(images, classes=[0, 1, 4])
-    # Without what is in place, for which the plain version would need other hooks.
+    # Without in-place activations, for which the reference would need other hooks.
     plain = copy.deepcopy(network)
     for module in plain.modules():
         if hasattr(module, "inplace"):
@@ -140,12 +140,12 @@ def test_layers_of_timms_networks(name: str, layer: str, method: str) -> None:
 def test_tokens_of_images_that_are_not_square() -> None:
     network = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=(64, 128), depth=2)
     tokens = torch.arange(-1.0, 32)[None, :, None]
-    # The first stands for no place.
-    assert grid(network, "blocks.1.norm1", tokens, (64, 128))[0, 0].equal(torch.arange(32.0).view(4, 8))
+    # The first token is the class token.
+    assert to_grid(network, "blocks.1.norm1", tokens, (64, 128))[0, 0].equal(torch.arange(32.0).view(4, 8))
     assert GradCAM(network)(torch.randn(2, 3, 64, 128)).maps.shape == (2, 64, 128)
 
 
-def test_channels_that_are_last_are_found_where_they_are() -> None:
+def test_channels_last_outputs_become_channels_first() -> None:
     network = timm.create_model("swin_tiny_patch4_window7_224")
     images = torch.randn(1, 3, 224, 224)
     maps = feature_maps(network, images, ["patch_embed.proj", "layers.0"])
@@ -209,7 +209,8 @@ def test_scorecams_weights_do_not_depend_on_the_size_of_segmented_images() -> No
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_left_behind(method: str, fails: bool) -> None:
+def test_the_network_is_restored(method: str, fails: bool) -> None:
+    """pytorch-grad-cam left models in eval mode, zeroed gradients and swallowed IndexErrors."""
     torch.manual_seed(0)
     network = SimpleCNN(num_classes=3)
     # A network may draw random numbers in eval mode too.
@@ -219,9 +220,9 @@ def test_nothing_is_left_behind(method: str, fails: bool) -> None:
     parameter.grad = torch.ones_like(parameter)
     before = copy.deepcopy(network.state_dict())
     modes = [module.training for module in network.modules()]
-    asked = [parameter.requires_grad for parameter in network.parameters()]
+    requires_grad = [parameter.requires_grad for parameter in network.parameters()]
     images = torch.rand(2, 1, 28, 28)
-    state, kept = torch.get_rng_state(), images.clone()
+    state, unchanged = torch.get_rng_state(), images.clone()
     if fails:
         with pytest.raises(InputError, match="classes are"):
             METHODS[method](network)(images, classes=7)
@@ -229,26 +230,30 @@ def test_nothing_is_left_behind(method: str, fails: bool) -> None:
         METHODS[method](network)(images)
     assert torch.is_grad_enabled()
     assert [module.training for module in network.modules()] == modes
-    assert [parameter.requires_grad for parameter in network.parameters()] == asked
+    assert [parameter.requires_grad for parameter in network.parameters()] == requires_grad
     assert [parameter.grad is None for parameter in network.parameters()].count(False) == 1
     assert parameter.grad.equal(torch.ones_like(parameter))
     assert torch.get_rng_state().equal(state)
-    assert images.equal(kept)
+    assert images.equal(unchanged)
     assert not any(module._forward_hooks or module._backward_hooks for module in list(network.modules())[1:])
     assert len(network._forward_hooks) == 1
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_trap_39_in_inference_mode_frozen_and_in_place(frozen: bool) -> None:
+def test_inference_mode_frozen_networks_and_in_place_activations(frozen: bool) -> None:
+    """Users got no gradients in validation, where inference mode is on, and errors from in-place ReLUs.
+
+    pytorch-grad-cam#381, pytorch/pytorch#61519.
+    """
     torch.manual_seed(0)
     network = NETWORKS["resnet"]().eval().requires_grad_(not frozen)
     images = torch.randn(2, 3, 64, 64)
     expected, classes, _ = GradCAM(network)(images)
     predicted = classes.tolist()
     with torch.inference_mode():
-        there = torch.randn(1) + images
-        again = GradCAM(network)(there - (there - images), classes=torch.tensor(predicted))
+        shifted = torch.randn(1) + images
+        again = GradCAM(network)(shifted - (shifted - images), classes=torch.tensor(predicted))
         assert again.maps.allclose(expected, atol=1e-4)
         assert torch.is_inference_mode_enabled()
     with torch.autocast("cpu", torch.bfloat16):
@@ -302,24 +307,24 @@ def test_equals_pytorch_grad_cam(kind: str, method: str) -> None:
     torch.manual_seed(0)
     network = NETWORKS[kind]().eval()
     if method == "gradcam++":
-        # Its small addend below the line decides where gradients are as small as those of an untrained network.
+        # The library adds a small number to the denominator, which dominates for the gradients of an untrained network.
         last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
         last.weight.data *= 1e6
     images = torch.randn(4, 3, 96, 128)
     ours = METHODS[method](network)
-    found = ours(images, classes=[0, 1, 2, 3]).maps
+    maps = ours(images, classes=[0, 1, 2, 3]).maps
     assert ours.layer is not None
     kinds = {"gradcam": library.GradCAM, "gradcam++": library.GradCAMPlusPlus}
     with kinds[method](model=network, target_layers=[network.get_submodule(ours.layer)]) as oracle:
         expected = oracle(images, [ClassifierOutputTarget(number) for number in range(4)])
-    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-4, rtol=0)
+    torch.testing.assert_close(maps, torch.from_numpy(expected), atol=1e-4, rtol=0)
 
 
 def test_scorecam_is_what_its_paper_says() -> None:
     torch.manual_seed(0)
     network = NETWORKS["simple_cnn"]().eval()
     image = torch.rand(1, 3, 32, 32)
-    found = ScoreCAM(network, "features", batch_size=7)(image, classes=2).maps
+    maps = ScoreCAM(network, "features", batch_size=7)(image, classes=2).maps
     with torch.no_grad():
         activations = network.get_submodule("features")(image)[0]
         scores = []
@@ -329,6 +334,4 @@ def test_scorecam_is_what_its_paper_says() -> None:
             scores.append(network(image * mask)[0, 2])
         cam = (torch.stack(scores).softmax(dim=0).view(-1, 1, 1) * activations).sum(dim=0).relu()
         expected = F.interpolate(cam[None, None], (32, 32), mode="bilinear")[0]
-    torch.testing.assert_close(
-        found, (expected - expected.min()) / (expected.max() - expected.min()), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(maps, (expected - expected.min()) / (expected.max() - expected.min()), atol=1e-5, rtol=0)

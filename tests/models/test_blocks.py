@@ -18,7 +18,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def scatter(network: nn.Module) -> None:
-    """Move norms' statistics and weights, biases and layer scales away from 0 and 1, where they hide mistakes."""
+    """Move norms' statistics and weights, biases and layer scales away from 0 and 1, which would hide mistakes."""
     for values in network.state_dict().values():
         if values.ndim in (1, 3):
             values.uniform_(0.5, 1.5)
@@ -48,7 +48,7 @@ def assert_equal(mine: nn.Module, reference: nn.Module, features: Tensor, train:
 
 
 def torchvision_bottleneck(inputs: int, width: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Module:
-    # torchvision tells the width by how it compares with 64, for a block that puts out 4 x planes.
+    # torchvision gives the width relative to 64, for a block with 4 x planes output channels.
     planes = outputs // 4
     block: nn.Module = resnet.Bottleneck(
         inputs, planes, stride, torchvision_shortcut(inputs, outputs, stride), groups, base_width=64 * width // planes
@@ -215,7 +215,7 @@ def test_a_block_leaves_its_input_as_it_is(make: Callable[[], nn.Module]) -> Non
 
 @pytest.mark.parametrize("block", [BasicBlock(8, 8), Bottleneck(8, 4, 8)])
 def test_the_sum_outlives_the_forward_pass(block: BasicBlock | Bottleneck) -> None:
-    # What Grad-CAM keeps of a forward pass must still be there when the gradients come.
+    # Grad-CAM keeps outputs until the backward pass: they must not be changed in place.
     sums: list[Tensor] = []
     hook = block.relu.register_forward_pre_hook(lambda _, inputs: sums.append(inputs[0]))
     block(torch.randn(4, 8, 6, 6))

@@ -66,14 +66,14 @@ def test_every_parameter_receives_a_gradient() -> None:
 
 
 def test_stages_outputs_outlive_the_forward_pass() -> None:
-    # What Grad-CAM keeps of a forward pass must still be there when the gradients come.
-    network, seen = SmallResNet(num_classes=3), list[tuple[Tensor, Tensor]]()
+    # Grad-CAM keeps outputs until the backward pass: they must not be changed in place.
+    network, outputs = SmallResNet(num_classes=3), list[tuple[Tensor, Tensor]]()
     for stage in network.stages:
         for block in stage.children():
-            block.register_forward_hook(lambda _module, _inputs, output: seen.append((output, output.clone())))
+            block.register_forward_hook(lambda _module, _inputs, output: outputs.append((output, output.clone())))
     network(torch.randn(2, 3, 32, 32))
-    assert len(seen) == 6
-    for tensor, value in seen:
+    assert len(outputs) == 6
+    for tensor, value in outputs:
         assert torch.equal(tensor, value)
 
 

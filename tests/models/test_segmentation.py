@@ -12,7 +12,7 @@ from torch import nn
 
 from cnnlab.errors import InputError
 from cnnlab.models import DeepLabV3Plus, EncoderUNet, UNet, create_segmenter, layer_groups
-from cnnlab.models.memory import checkpoint_stages
+from cnnlab.models.norms_and_checkpointing import checkpoint_stages
 from cnnlab.models.unet import AttentionGate
 
 
@@ -20,7 +20,7 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_the_unet_of_the_mission() -> None:
+def test_the_unet_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
         assert parameters(UNet(num_classes=21)) == 31_038_933
 
@@ -109,13 +109,15 @@ def test_an_encoders_weights_come_from_a_file(name: str, tmp_path: Path) -> None
     torch.save(pretrained.state_dict(), tmp_path / "resnet10t.pth")
     network = create_segmenter(name, 3, encoder="resnet10t", weights=str(tmp_path))
     assert isinstance(network, (EncoderUNet, DeepLabV3Plus))
-    found = {key.rpartition("layer2.0.")[2]: value for key, value in network.state_dict().items() if "layer2.0." in key}
-    assert len(found) > 10
-    for key, value in found.items():
+    loaded = {
+        key.rpartition("layer2.0.")[2]: value for key, value in network.state_dict().items() if "layer2.0." in key
+    }
+    assert len(loaded) > 10
+    for key, value in loaded.items():
         assert value.equal(pretrained.state_dict()[f"layer2.0.{key}"]), key
 
 
-def test_weights_that_lack_something_are_refused(tmp_path: Path) -> None:
+def test_incomplete_weights_are_refused(tmp_path: Path) -> None:
     state = timm.create_model("resnet10t").state_dict()
     del state["layer3.0.conv1.weight"]
     torch.save(state, tmp_path / "resnet10t.pth")
@@ -141,7 +143,7 @@ def test_weights_that_lack_something_are_refused(tmp_path: Path) -> None:
         ("deeplabv3plus", {"encoder": "resnet181"}, "resnet18"),
     ],
 )
-def test_what_does_not_fit_is_named(name: str, args: dict[str, object], message: str) -> None:
+def test_bad_arguments_are_named(name: str, args: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         create_segmenter(name, 3, **args)  # type: ignore[arg-type]
 

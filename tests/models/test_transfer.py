@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnnlab.errors import InputError
 from cnnlab.models import SimpleCNN, TransferModel, create_network, layer_groups
 from cnnlab.models.factory import fetch_weights, preprocessing
-from cnnlab.models.memory import batch_to_group_norm, checkpoint_stages
+from cnnlab.models.norms_and_checkpointing import batch_to_group_norm, checkpoint_stages
 from cnnlab.models.weights import architecture_only
 
 
@@ -19,7 +19,7 @@ def size(parameters: object) -> int:
     return sum(parameter.numel() for parameter in parameters)  # type: ignore[attr-defined]
 
 
-def test_the_resnet_50_of_the_mission() -> None:
+def test_a_resnet_50_with_an_mlp_head_has_the_stated_parameters() -> None:
     network = create_network("resnet50", 5, 3, head="mlp")
     groups = layer_groups(network)
     assert [group.name for group in groups] == [
@@ -54,7 +54,7 @@ def test_a_head_fits_what_the_backbone_returns(name: str) -> None:
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
-def weights_of(name: str, folder: Path, **changes: Tensor) -> dict[str, Tensor]:
+def save_weights(name: str, folder: Path, **changes: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(1)
     state = {**timm.create_model(name, num_classes=1000).state_dict(), **changes}
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def weights_of(name: str, folder: Path, **changes: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("where", ["file", "folder", "variable"])
 def test_weights_come_from_local_places_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    state = weights_of("resnet10t", tmp_path / "w")
+    state = save_weights("resnet10t", tmp_path / "w")
     monkeypatch.setenv("CNNLAB_WEIGHTS", str(tmp_path / "w"))
     given = {"file": str(tmp_path / "w/resnet10t.pth"), "folder": str(tmp_path / "w"), "variable": "pretrained"}[where]
     network = create_network("resnet10t", 4, 3, weights=given, head="linear")
@@ -81,8 +81,8 @@ def test_torchvisions_weights_come_from_a_file_too(tmp_path: Path) -> None:
 
     torch.manual_seed(1)
     theirs = torchvision.models.resnet18()
-    # timm has a resnet18 too, with other weights.
-    weights_of("resnet18", tmp_path)
+    # timm also has a resnet18, with other weights.
+    save_weights("resnet18", tmp_path)
     (tmp_path / "torchvision").mkdir()
     torch.save(theirs.state_dict(), tmp_path / "torchvision/resnet18.pth")
     for head in ("mlp", None):
@@ -93,7 +93,7 @@ def test_torchvisions_weights_come_from_a_file_too(tmp_path: Path) -> None:
 
 
 def test_weights_for_one_channel_are_those_of_three_summed(tmp_path: Path) -> None:
-    state = weights_of("resnet10t", tmp_path)
+    state = save_weights("resnet10t", tmp_path)
     network = create_network("resnet10t", 4, 1, weights=str(tmp_path), head="linear")
     first = network.state_dict()["backbone.conv1.0.weight"]
     assert torch.allclose(first, state["conv1.0.weight"].sum(dim=1, keepdim=True), atol=1e-6)
@@ -117,15 +117,15 @@ def test_no_weights_is_an_error_never_random_ones(tmp_path: Path, monkeypatch: p
     for head in ("mlp", None):
         with pytest.raises(InputError, match=r"foreign\.pth does not hold weights for resnet10t"):
             create_network("resnet10t", 4, 3, weights=str(tmp_path / "foreign.pth"), head=head)
-    weights_of("resnet10t", tmp_path / "bad", **{"layer1.0.conv1.weight": torch.zeros(2)})
+    save_weights("resnet10t", tmp_path / "bad", **{"layer1.0.conv1.weight": torch.zeros(2)})
     with pytest.raises(InputError, match=r"bad/resnet10t\.pth does not hold weights for resnet10t"):
         create_network("resnet10t", 4, 3, weights=str(tmp_path / "bad"))
 
 
 def test_fetch_keeps_what_is_there(tmp_path: Path) -> None:
-    weights_of("resnet10t", tmp_path)
+    save_weights("resnet10t", tmp_path)
     assert fetch_weights("timm/resnet10t", tmp_path) == tmp_path / "resnet10t.pth"
-    weights_of("resnet18", tmp_path)
+    save_weights("resnet18", tmp_path)
     (tmp_path / "torchvision").mkdir()
     shutil.copy(tmp_path / "resnet18.pth", tmp_path / "torchvision")
     assert fetch_weights("torchvision/resnet18", tmp_path) == tmp_path / "torchvision/resnet18.pth"
@@ -164,7 +164,7 @@ def test_checkpointed_stages_give_the_same_gradients_and_statistics() -> None:
 
 
 def test_checkpointed_stages_take_less_memory() -> None:
-    kept = []
+    saved = []
     for stages in ([], ["layer1", "layer2", "layer3", "layer4"]):
         network = create_network("resnet10t", 3, 3)
         checkpoint_stages(network, stages)
@@ -177,8 +177,8 @@ def test_checkpointed_stages_take_less_memory() -> None:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             network(torch.randn(4, 3, 64, 64))
-        kept.append(total)
-    assert kept[1] < 0.6 * kept[0]
+        saved.append(total)
+    assert saved[1] < 0.6 * saved[0]
 
 
 def test_batch_norms_become_group_norms() -> None:

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from cnnlab.errors import InputError
 from cnnlab.models import UNet
-from cnnlab.models.windows import by_windows, windows
+from cnnlab.models.windows import predict_in_windows, split_into_windows
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 100, 128, 129, 1000])
 @pytest.mark.parametrize(("margin", "multiple"), [(0, 1), (8, 16), (24, 16), (31, 1), (20, 8)])
-def test_what_is_kept_covers_the_axis_once(length: int, margin: int, multiple: int) -> None:
-    parts = windows(length, 64, margin, multiple)
+def test_kept_parts_cover_the_axis_once(length: int, margin: int, multiple: int) -> None:
+    parts = split_into_windows(length, 64, margin, multiple)
     kept = [pixel for part in parts for pixel in range(part.keep_from, part.keep_to)]
     assert kept == list(range(length))
     for part in parts:
@@ -26,11 +26,11 @@ def test_what_is_kept_covers_the_axis_once(length: int, margin: int, multiple: i
 
 def test_a_margin_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="from 80 on"):
-        windows(100, 64, 32, 16)
+        split_into_windows(100, 64, 32, 16)
 
 
-def lively(network: nn.Module) -> nn.Module:
-    """With statistics of batch norm as training leaves them: without, almost nothing would pass the ReLUs."""
+def with_statistics(network: nn.Module) -> nn.Module:
+    """Set batch norm's statistics as training does: with the initial ones, almost nothing passes the ReLUs."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
@@ -39,8 +39,8 @@ def lively(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def reach(network: nn.Module, size: int) -> int:
-    """The farthest that an output pixel looks, in pixels: by the gradient's footprint, at 16 places side by side."""
+def measure_reach(network: nn.Module, size: int) -> int:
+    """The largest distance in pixels that an output's gradient reaches, over 16 neighboring outputs."""
     images = torch.zeros(16, 1, 16, size, requires_grad=True)
     places = size // 2 + torch.arange(16)
     network(images)[torch.arange(16), ..., places].square().sum().backward()
@@ -50,7 +50,7 @@ def reach(network: nn.Module, size: int) -> int:
 
 
 def smooth(network: nn.Module) -> nn.Module:
-    """Without ReLUs and maxima, through which not every gradient goes."""
+    """Remove ReLUs and maxima, which block gradients."""
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.ReLU):
             network.set_submodule(name, nn.Identity())
@@ -62,30 +62,34 @@ def smooth(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("depth", [2, 4])
 def test_windows_give_what_the_whole_image_gives(depth: int) -> None:
     torch.manual_seed(0)
-    network = lively(UNet(num_classes=3, channels=1, base=2, depth=depth))
-    needed = reach(smooth(UNet(num_classes=1, channels=1, base=2, depth=depth)), 480)
+    network = with_statistics(UNet(num_classes=3, channels=1, base=2, depth=depth))
+    needed = measure_reach(smooth(UNet(num_classes=1, channels=1, base=2, depth=depth)), 480)
     multiple = 2**depth
     margin = -(-needed // multiple) * multiple
     size = 2 * margin + 3 * multiple
     image = torch.randn(1, 1, size + 40, 2 * size + 5)
     with torch.no_grad():
         whole = network(image)
-        torch.testing.assert_close(by_windows(network, image, size, margin, multiple), whole, rtol=1e-4, atol=1e-5)
-        # It is the margin that does it.
-        assert not torch.allclose(by_windows(network, image, size, margin // 4, multiple), whole, atol=1e-3)
+        torch.testing.assert_close(
+            predict_in_windows(network, image, size, margin, multiple), whole, rtol=1e-4, atol=1e-5
+        )
+        # A smaller margin changes the result.
+        assert not torch.allclose(predict_in_windows(network, image, size, margin // 4, multiple), whole, atol=1e-3)
 
 
 def test_2000_by_3000_pixels_by_windows() -> None:
-    network = lively(UNet(num_classes=2, channels=1, base=2))
+    network = with_statistics(UNet(num_classes=2, channels=1, base=2))
     image = torch.randn(1, 1, 2000, 3000)
     sizes: list[tuple[int, ...]] = []
 
-    def watched(part: Tensor) -> Tensor:
+    def record_size(part: Tensor) -> Tensor:
         sizes.append(tuple(part.shape[-2:]))
         result: Tensor = network(part)
         return result
 
     with torch.no_grad():
-        torch.testing.assert_close(by_windows(watched, image, 768, 112, 16), network(image), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            predict_in_windows(record_size, image, 768, 112, 16), network(image), rtol=1e-4, atol=1e-5
+        )
     assert max(itertools.chain(*sizes)) == 768
     assert len(sizes) == 4 * 6

@@ -1,4 +1,4 @@
-"""Channels that have been removed from a network, as plain lists: what a pruned network's checkpoint needs."""
+"""Removal of channels from a network by plain lists, which a pruned network's checkpoint holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cnnlab.errors import InputError
 
 Removal = tuple[str, str, Sequence[int]]
-"""A module's name, whether its "in" or "out" channels, and which of those that it had then."""
+"""A module's name, "in" or "out", and the indices of the channels to remove, counted at that moment."""
 
 
 def remove_channels(network: nn.Module, removals: Sequence[Sequence[Any]]) -> None:
@@ -22,10 +22,10 @@ def remove_channels(network: nn.Module, removals: Sequence[Sequence[Any]]) -> No
 
     Args:
         network: The network.
-        removals: See Removal; lists will do. Whatever depends on a channel must be among them.
+        removals: See Removal; lists work too. All channels that depend on a removed one must be listed.
 
     Raises:
-        InputError: If they are not of this network, or of a kind of layer whose channels cannot be removed.
+        InputError: If the network has no such layer or channel, or a layer's channels cannot be removed.
     """
     modules = dict(network.named_modules())
     for name, side, indices in removals:
@@ -38,19 +38,19 @@ def read_removals(path: str | Path) -> list[list[Any]]:
     """Read a JSON file of removals.
 
     Raises:
-        InputError: If there is none, or something else in it.
+        InputError: If there is no such file, or its content is not a list of removals.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [[str(name), str(side), [int(index) for index in indices]] for name, side, indices in found]
+        removals = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [[str(name), str(side), [int(index) for index in indices]] for name, side, indices in removals]
     except FileNotFoundError as error:
         raise InputError(f"model.pruned {path}: there is no such file") from error
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"model.pruned {path} holds no list of [layer, in or out, channels]: {error}") from error
 
 
-def removable(module: nn.Module) -> bool:
-    """Whether channels of such a layer can be removed."""
+def can_remove_channels(module: nn.Module) -> bool:
+    """Whether the channels of a layer of this kind can be removed."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return module.groups == 1 or _is_depthwise(module)
     return isinstance(module, (nn.Linear, _BatchNorm, nn.LayerNorm, nn.PReLU))
@@ -61,47 +61,38 @@ def _is_depthwise(module: nn.Module) -> bool:
 
 
 def _remove(module: nn.Module, name: str, out: bool, indices: list[int]) -> None:
-    if not removable(module):
+    if not can_remove_channels(module):
         raise InputError(f"channels of {name}, a {type(module).__name__}, cannot be removed")
     if isinstance(module, nn.Conv2d) and module.groups > 1:
-        keep = _kept(module.out_channels, indices, name)
+        keep = _remaining_channels(module.out_channels, indices, name)
         _slice(module, "weight", 0, keep)
         _slice(module, "bias", 0, keep)
         module.in_channels = module.out_channels = module.groups = len(keep)
-    elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        keep = _kept(module.out_channels if out else module.in_channels, indices, name)
-        # A transposed convolution's weight has its input first.
+    elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        attribute = f"{'out' if out else 'in'}_{'features' if isinstance(module, nn.Linear) else 'channels'}"
+        keep = _remaining_channels(getattr(module, attribute), indices, name)
+        # A transposed convolution's weight has the input channels first.
         _slice(module, "weight", int(out == isinstance(module, nn.ConvTranspose2d)), keep)
         if out:
             _slice(module, "bias", 0, keep)
-            module.out_channels = len(keep)
-        else:
-            module.in_channels = len(keep)
-    elif isinstance(module, nn.Linear):
-        keep = _kept(module.out_features if out else module.in_features, indices, name)
-        _slice(module, "weight", 0 if out else 1, keep)
-        if out:
-            _slice(module, "bias", 0, keep)
-            module.out_features = len(keep)
-        else:
-            module.in_features = len(keep)
+        setattr(module, attribute, len(keep))
     elif isinstance(module, _BatchNorm):
-        keep = _kept(module.num_features, indices, name)
+        keep = _remaining_channels(module.num_features, indices, name)
         for part in ("weight", "bias", "running_mean", "running_var"):
             _slice(module, part, 0, keep)
         module.num_features = len(keep)
     elif isinstance(module, nn.LayerNorm):
-        keep = _kept(module.normalized_shape[-1], indices, name)
+        keep = _remaining_channels(module.normalized_shape[-1], indices, name)
         for part in ("weight", "bias"):
             _slice(module, part, -1, keep)
         module.normalized_shape = (*module.normalized_shape[:-1], len(keep))
     elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
-        keep = _kept(module.num_parameters, indices, name)
+        keep = _remaining_channels(module.num_parameters, indices, name)
         _slice(module, "weight", 0, keep)
         module.num_parameters = len(keep)
 
 
-def _kept(count: int, indices: list[int], name: str) -> Tensor:
+def _remaining_channels(count: int, indices: list[int], name: str) -> Tensor:
     if not indices or not all(0 <= index < count for index in indices) or len(set(indices)) >= count:
         raise InputError(f"channels {indices[:5]}... cannot be removed from {name}, which has {count}")
     keep = torch.ones(count, dtype=torch.bool)

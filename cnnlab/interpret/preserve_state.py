@@ -1,4 +1,4 @@
-"""Run a network without leaving a trace of it."""
+"""Run a network, and restore its modes and torch's random states afterwards."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from torch import nn
 
 
 @contextmanager
-def undisturbed(network: nn.Module) -> Iterator[None]:
-    """A network in eval mode, uncompiled, outside inference mode and without gradients.
+def preserve_state(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode, uncompiled, outside inference mode and without gradients.
 
-    Afterwards, also after an exception, each module's mode is what it was, and so are torch's random states and the
-    compiled code. (Parameters, their gradients and requires_grad are left alone by whoever neither trains nor sets
-    them.)
+    Afterwards, also after an exception, each module's mode, torch's random states and the compiled code are restored.
+    Parameters, their gradients and requires_grad are not touched here.
 
     Args:
-        network: Any; its parts may be in modes of their own.
+        network: Any; its modules may be in different modes.
 
     >>> layer = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3).eval())
-    >>> with undisturbed(layer):
+    >>> with preserve_state(layer):
     ...     print(layer[0].training)
     False
     >>> layer[0].training, layer[1].training

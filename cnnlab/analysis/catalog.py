@@ -1,4 +1,4 @@
-"""Architectures that made a difference: when, how large, how good, and by which idea."""
+"""Influential architectures: year, size, cost, accuracy and main idea."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import NamedTuple
 from torch import nn
 
 from cnnlab.analysis.cost import network_cost
-from cnnlab.analysis.skeleton import made_on_meta
+from cnnlab.analysis.meta import build_on_meta
 from cnnlab.errors import InputError, nearest
 from cnnlab.models.lenet import LeNet5
 
 
 class Architecture(NamedTuple):
-    """An architecture and its best known network."""
+    """An architecture, represented by its best-known network."""
 
     name: str
     year: int
     idea: str
     network: str
-    """Its name, with torchvision/ before it where it is that library's; GoogLeNet's is without its auxiliary heads."""
+    """The network's name, with torchvision/ before those of torchvision; GoogLeNet is without its auxiliary heads."""
     image: tuple[int, int, int]
-    """Channels, height and width that the figures are for."""
+    """Channels, height and width of the image that the figures are for."""
     parameters: int
     multiply_adds: int
     top1: float | None
     """Accuracy on ImageNet's validation set, percent."""
     source: str | None
-    """Where the accuracy is from."""
+    """The source of the accuracy."""
 
 
 class _Entry(NamedTuple):
@@ -47,7 +47,7 @@ _TORCHVISION = {
     "ResNeXt-50": _Entry(2016, "groups: many narrow paths in a block", "resnext50_32x4d"),
     "EfficientNet-B0": _Entry(2019, "inverted bottlenecks, found by search", "efficientnet_b0"),
     "EfficientNet-B7": _Entry(2019, "depth, width and resolution scaled together", "efficientnet_b7"),
-    # DEFAULT are the weights of its own training on ImageNet alone.
+    # Trained on ImageNet alone.
     "ViT-B/16": _Entry(2020, "patches as tokens, attention instead of convolution", "vit_b_16", "IMAGENET1K_V1"),
     "ConvNeXt-T": _Entry(2022, "a ResNet rebuilt with all that transformers taught", "convnext_tiny"),
     "ConvNeXt-L": _Entry(2022, "the same, larger", "convnext_large"),
@@ -55,17 +55,17 @@ _TORCHVISION = {
 
 
 @functools.cache
-def catalogue() -> dict[str, Architecture]:
+def catalog() -> dict[str, Architecture]:
     """The architectures by name, from the oldest to the newest.
 
-    Parameters, multiply-adds and accuracies are torchvision's metadata where it has the network; what it lacks is
-    counted here.
+    Parameters, multiply-adds and accuracies are torchvision's metadata. For networks that torchvision lacks, cnnlab
+    counts them.
     """
     import torchvision
 
-    found = [
-        _counted("LeNet-5", 1998, "convolution and pooling, learned from end to end", "lenet5", (1, 28, 28)),
-        _counted(
+    architectures = [
+        _count_architecture("LeNet-5", 1998, "convolution and pooling, learned from end to end", "lenet5", (1, 28, 28)),
+        _count_architecture(
             "SENet-154",
             2017,
             "channels weighed by what the whole image holds",
@@ -78,7 +78,7 @@ def catalogue() -> dict[str, Architecture]:
     for name, entry in _TORCHVISION.items():
         weights = torchvision.models.get_model_weights(entry.network)[entry.weights]
         size = weights.transforms().crop_size[0]
-        found.append(
+        architectures.append(
             Architecture(
                 name,
                 entry.year,
@@ -91,10 +91,10 @@ def catalogue() -> dict[str, Architecture]:
                 f"torchvision, {weights}",
             )
         )
-    return {architecture.name: architecture for architecture in sorted(found, key=lambda found: found.year)}
+    return {architecture.name: architecture for architecture in sorted(architectures, key=lambda one: one.year)}
 
 
-def _counted(
+def _count_architecture(
     name: str,
     year: int,
     idea: str,
@@ -103,26 +103,26 @@ def _counted(
     top1: float | None = None,
     source: str | None = None,
 ) -> Architecture:
-    cost = network_cost(made_on_meta(_MADE_HERE[network]), image)
+    cost = network_cost(build_on_meta(_BUILDERS[network]), image)
     return Architecture(name, year, idea, network, image, cost.parameters, cost.multiply_adds, top1, source)
 
 
 def instantiate(architecture: str) -> nn.Module:
-    """Make one of the catalogue's networks, on the meta device: it has shapes, and no numbers.
+    """Build one of the catalog's networks on the meta device.
 
     Raises:
-        InputError: If the catalogue has no such architecture.
+        InputError: If the catalog has no such architecture.
     """
-    known = catalogue()
+    known = catalog()
     if architecture not in known:
-        raise InputError(f"the catalogue has no {architecture!r}: {nearest(architecture, known)}")
+        raise InputError(f"the catalog has no {architecture!r}: {nearest(architecture, known)}")
     network = known[architecture].network.removeprefix("torchvision/")
-    if network in _MADE_HERE:
-        return made_on_meta(_MADE_HERE[network])
+    if network in _BUILDERS:
+        return build_on_meta(_BUILDERS[network])
     import torchvision
 
     settings = {"aux_logits": False, "init_weights": False} if network == "googlenet" else {}
-    return made_on_meta(lambda: torchvision.models.get_model(network, weights=None, **settings))
+    return build_on_meta(lambda: torchvision.models.get_model(network, weights=None, **settings))
 
 
 def _senet() -> nn.Module:
@@ -131,5 +131,5 @@ def _senet() -> nn.Module:
     return timm.create_model("legacy_senet154")
 
 
-_MADE_HERE: dict[str, Callable[[], nn.Module]] = {"lenet5": LeNet5, "legacy_senet154": _senet}
-"""What torchvision does not have."""
+_BUILDERS: dict[str, Callable[[], nn.Module]] = {"lenet5": LeNet5, "legacy_senet154": _senet}
+"""Networks that torchvision does not have."""

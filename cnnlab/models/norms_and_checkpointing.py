@@ -1,4 +1,4 @@
-"""Less memory for activations: stages that are computed again in the backward pass, and norms for small batches."""
+"""Training with little memory: activation checkpointing, and group norm for small batches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cnnlab.errors import InputError, nearest
 
 
 def checkpoint_stages(network: nn.Module, names: Sequence[str]) -> None:
-    """Keep only the inputs of these modules for the backward pass, which computes them again (Chen et al. 2016).
+    """Save only these modules' inputs, and recompute their activations in the backward pass (Chen et al. 2016).
 
-    State dicts, results and batch norm's statistics are what they were.
+    State dicts, results and batch norm's statistics do not change.
 
     Args:
         network: The network, changed in place.
-        names: Names of its modules, as in named_modules().
+        names: Names of its modules in named_modules().
 
     Raises:
-        InputError: If there is no such module.
+        InputError: If there is no such module, or it is a list of modules.
     """
     modules = dict(network.named_modules())
     for name in names:
@@ -38,51 +38,51 @@ def checkpoint_stages(network: nn.Module, names: Sequence[str]) -> None:
         if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             inner = ", ".join(f"{name}.{child}" for child, _ in module.named_children())
             raise InputError(f"model.checkpoint_stages: {name!r} is a list that is never called; name {inner}")
-        module.forward = partial(_checkpointed, module, module.forward)
+        module.forward = partial(_run_checkpointed, module, module.forward)
 
 
-def _checkpointed(module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+def _run_checkpointed(module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
 
     def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        return contextlib.nullcontext(), _statistics_at_rest(module)
+        return contextlib.nullcontext(), _freeze_statistics(module)
 
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
 @contextlib.contextmanager
-def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
-    """Batch norm normalises by the batch, as before, but does not count it a second time."""
+def _freeze_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norm still normalizes by the batch, but does not update its running statistics."""
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.training]
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm, _, count in before:
+    states = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, count in states:
         norm.momentum = 0.0
         norm.num_batches_tracked = count.clone() if count is not None else None
     try:
         yield
     finally:
-        for norm, momentum, count in before:
+        for norm, momentum, count in states:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def batch_to_group_norm(network: nn.Module, groups: int = 32) -> int:
-    """Replace each batch norm by a group norm (Wu and He 2018), which does not depend on the batch; in place.
+    """Replace each batch norm by a group norm (Wu and He 2018), in place.
 
     Scale and shift are kept, running statistics are not: a pretrained network needs fine-tuning.
 
     Args:
         network: The network.
-        groups: How many groups; their greatest common divisor with the channels where that is smaller.
+        groups: The number of groups, reduced to its greatest common divisor with the channels.
 
     Returns:
-        How many were replaced.
+        The number of replaced norms.
     """
-    found = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
-    for name, norm in found:
+    norms = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
+    for name, norm in norms:
         new = nn.GroupNorm(math.gcd(groups, norm.num_features), norm.num_features, eps=norm.eps, affine=norm.affine)
         if norm.affine:
             new.load_state_dict({"weight": norm.weight, "bias": norm.bias})
-        activation = getattr(norm, "act", None)  # timm's batch norms bring their activation along.
+        activation = getattr(norm, "act", None)  # timm's batch norms include their activation.
         network.set_submodule(name, nn.Sequential(new, activation) if isinstance(activation, nn.Module) else new)
-    return len(found)
+    return len(norms)

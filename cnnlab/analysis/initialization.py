@@ -1,4 +1,4 @@
-"""How a network's layers begin: by which scheme, and whether signals and gradients keep their size through depth."""
+"""The initialization of a network's layers: its scheme, and the spread of signals and gradients through depth."""
 
 from __future__ import annotations
 
@@ -10,66 +10,66 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cnnlab.analysis.skeleton import first_tensor
+from cnnlab.analysis.meta import first_tensor
 
 
-class Beginning(NamedTuple):
-    """A layer with weights, before training."""
+class LayerInit(NamedTuple):
+    """The initialization of one layer with weights."""
 
     name: str
     kind: str
     scheme: str
-    """Whose spread the weights have, or which ones' where several are alike; "other" for none of those known."""
+    """The known schemes whose spread the weights have, joined by "or"; "other" if there is none."""
     weights: float
     """The weights' standard deviation."""
     activations: float
-    """Of what the layer returns."""
+    """The output's standard deviation."""
     gradients: float
-    """Of the loss's gradient with respect to it."""
+    """The standard deviation of the loss's gradient with respect to the output."""
 
 
-def initialisation(network: nn.Module, images: Tensor) -> list[Beginning]:
-    """Look at a network's beginning, in training mode, from the input to the head.
+def initialization(network: nn.Module, images: Tensor) -> list[LayerInit]:
+    """Measure how a network's layers are initialized, in training mode, from the input to the head.
 
-    The loss is cross-entropy with classes dealt out in turn. The network is as it was afterwards.
+    The loss is cross-entropy; the images get the classes 0, 1, 2 and so on. The network is not changed.
 
     Args:
-        network: From images to logits (B, classes).
-        images: Standardised (B, C, H, W); some will do.
+        network: Images to logits (B, classes).
+        images: Standardized images (B, C, H, W); a few are enough.
 
     >>> from cnnlab.models import SmallResNet
-    >>> begun = initialisation(SmallResNet(), torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    >>> begun[0].scheme
+    >>> layers = initialization(SmallResNet(), torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    >>> layers[0].scheme
     'Kaiming (fan out) or Xavier'
     """
     outputs: dict[str, Tensor] = {}
-    # A copy: training mode moves batch norm's statistics.
+    # A copy: training mode changes batch norm's statistics.
     own = copy.deepcopy(network).train().requires_grad_()
 
-    def keep(module: nn.Module, args: object, output: Tensor, name: str) -> Tensor:
+    def keep_output(module: nn.Module, args: object, output: Tensor, name: str) -> Tensor:
         output.retain_grad()
         outputs[name] = output
-        return output.clone()  # Which an activation in place may change.
+        return output.clone()  # An in-place activation may change it.
 
     for name, module in own.named_modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            module.register_forward_hook(functools.partial(keep, name=name))
+            module.register_forward_hook(functools.partial(keep_output, name=name))
     with torch.enable_grad():
         logits = first_tensor(own(images))
         assert logits is not None
         targets = torch.arange(len(images), device=images.device) % logits.shape[1]
         targets = targets.reshape(-1, *[1] * (logits.ndim - 2)).expand(len(images), *logits.shape[2:])
         nn.functional.cross_entropy(logits, targets).backward()  # type: ignore[no-untyped-call]
-    found = []
+    layers = []
     for name, output in outputs.items():
         layer = network.get_submodule(name)
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        if output.grad is None:  # Of an auxiliary head.
+        if output.grad is None:  # The output of an auxiliary head.
             continue
         spreads = [float(tensor.detach().std()) for tensor in (weight, output, output.grad)]
-        found.append(Beginning(name, type(layer).__name__, _scheme(weight, getattr(layer, "groups", 1)), *spreads))
-    return found
+        layers.append(LayerInit(name, type(layer).__name__, _scheme(weight, getattr(layer, "groups", 1)), *spreads))
+    return layers
 
 
 def _scheme(weight: Tensor, groups: int) -> str:
@@ -86,6 +86,6 @@ def _scheme(weight: Tensor, groups: int) -> str:
     }
     if groups > 1:
         known["Kaiming (fan out of a group)"] = math.sqrt(2 * groups / fan_out)
-    # Of few weights the spread says little.
+    # The spread of few weights is a rough estimate.
     tolerance = max(0.05, 4 / math.sqrt(2 * weight.numel()))
     return " or ".join(name for name, value in known.items() if abs(spread - value) <= tolerance * value) or "other"

@@ -1,0 +1,81 @@
+"""Networks on the meta device: tensors have shapes but no values, and cost neither memory nor computation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+
+
+def copy_without_values(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Copy a network with uninitialized tensors, made on the device, or in the mode, that is active.
+
+    Within ``torch.device("meta")`` the copy's tensors have shapes only. The network itself is not changed.
+
+    Args:
+        network: The network.
+        dtype: The dtype of the copy's floating-point tensors; the network's own if None.
+    """
+
+    def empty(tensor: Tensor) -> Tensor:
+        converts = dtype is not None and tensor.is_floating_point()
+        return torch.empty(tensor.shape, dtype=dtype if converts else tensor.dtype)
+
+    copies: dict[int, Any] = {}
+    for parameter in network.parameters():
+        copies[id(parameter)] = nn.Parameter(empty(parameter), requires_grad=parameter.requires_grad)
+    for buffer in network.buffers():
+        copies[id(buffer)] = empty(buffer)
+    return copy.deepcopy(network, copies)
+
+
+@contextmanager
+def on_meta(image: tuple[int, ...]) -> Iterator[None]:
+    """Create tensors on the meta device, and turn what a network raises there into an InputError.
+
+    Args:
+        image: Channels, height and width of the network's input, for the message.
+
+    Raises:
+        InputError: If the network does not take images of this size, or reads values of tensors.
+    """
+    try:
+        with torch.device("meta"):
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # Networks raise anything for images that they do not take.
+        raise InputError(describe_failure(error, image)) from error
+
+
+def describe_failure(error: Exception, image: tuple[int, ...]) -> str:
+    """One line about an error that a network raised for images on the meta device."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    size = "x".join(map(str, image))
+    return f"the network does not take images of {size}, or needs the tensors' values, not only their shapes ({reason})"
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """The tensor that a module returns, or the first one of a tuple, list or dictionary."""
+    while isinstance(output, (tuple, list, dict)) and output:
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network on the meta device, or on the default device if its constructor reads values."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except InputError as error:
+        if not isinstance(error.__cause__, RuntimeError):
+            raise
+    except RuntimeError:
+        pass
+    return build()

@@ -1,0 +1,65 @@
+"""What is known of networks by name, before they are built: image size, accuracy, whether weights are available."""
+
+from __future__ import annotations
+
+from cnnlab.models.factory import NETWORKS, find_source, preprocessing
+from cnnlab.models.segmentation import SEGMENTERS
+from cnnlab.models.weights import find_file, is_downloaded, is_in_hub_cache, prefetched_folder
+
+_DIGIT_NETWORKS = ("lenet5", "simple_cnn")
+
+
+def list_networks() -> list[str]:
+    """List the names that create_network takes, without import paths: cnnlab's, timm's and torchvision's."""
+    import timm
+    import torchvision
+
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    return [*NETWORKS, *timm.list_models(), *(f"torchvision/{name}" for name in classifiers)]
+
+
+def default_image_shape(name: str, channels: int | None = None) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a network is meant for; 3x224x224 if it is not known.
+
+    Args:
+        name: See create_network and create_segmenter.
+        channels: The images' channels, if they differ from the default.
+
+    >>> default_image_shape("simple_cnn"), default_image_shape("unet", channels=1)
+    ((1, 28, 28), (1, 224, 224))
+    """
+    if name in _DIGIT_NETWORKS:
+        return (1 if channels is None else channels, 28, 28)
+    channels = 3 if channels is None else channels
+    known = None if name in SEGMENTERS or name in NETWORKS else preprocessing(name, channels)
+    return (channels, *(known.size if known is not None else (224, 224)))
+
+
+def top1(name: str) -> float | None:
+    """ImageNet validation accuracy of torchvision's weights in percent; None for other networks."""
+    source = find_source(name)
+    if source.origin != "torchvision":
+        return None
+    import torchvision
+
+    metrics = torchvision.models.get_model_weights(source.name)["DEFAULT"].meta["_metrics"]
+    return float(metrics["ImageNet-1K"]["acc@1"])
+
+
+def weights_status(name: str) -> str:
+    """Where a network's pretrained weights are: "here", "to fetch", or "none" if it has none."""
+    source = find_source(name)
+    if source.origin == "timm":
+        import timm
+
+        known = timm.get_pretrained_cfg(source.name)
+        if known is None or not known.has_weights:
+            return "none"
+        cached = is_in_hub_cache(known.hf_hub_id) if known.hf_hub_id else is_downloaded(str(known.url))
+        return "here" if cached or find_file(prefetched_folder(), source.name) else "to fetch"
+    if source.origin == "torchvision":
+        import torchvision
+
+        cached = is_downloaded(torchvision.models.get_model_weights(source.name)["DEFAULT"].url)
+        return "here" if cached or find_file(prefetched_folder(), f"torchvision/{source.name}") else "to fetch"
+    return "none"
