@@ -33,6 +33,7 @@ from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
 from cnnlab.deploy.timing import timed
 from cnnlab.errors import InputError
+from cnnlab.lightning_compat import compute_locally
 from cnnlab.tasks.base import VisionTask
 from cnnlab.versions import versions
 
@@ -303,7 +304,7 @@ def score(
     metrics = task.configure_metrics("val")
     for metric in metrics.values(copy_state=False):
         # This process does it alone, while others may wait for the end of the training.
-        metric.sync_on_compute = metric._to_sync = False
+        compute_locally(metric)
     for images, targets in data.whole(dataset):
         given = task.standardize(images) if raw else images
         outputs = torch.from_numpy(np.array(predict(given.contiguous().numpy())))

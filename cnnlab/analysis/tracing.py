@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from cnnlab.analysis.receptive_field import PIXEL
 from cnnlab.analysis.rules import OF_SHAPES_ONLY, RULES, Call, is_unit_by_unit
 from cnnlab.analysis.seen import Factor, Seen, broadcast, in_steps_of_one, size_of, together
+from cnnlab.torch_compat import TorchDispatchMode, is_mutable, tree_leaves, view_base
 
 
 class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -53,8 +52,8 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note_writes(self, operation: Any, args: tuple[Any, ...], before: Sequence[Seen]) -> None:
         """A write into a part of a tensor: the whole sees no less than what is written."""
-        written = args[0] if args and isinstance(args[0], Tensor) and operation._schema.is_mutable else None
-        whole = None if written is None else written._base
+        written = args[0] if args and isinstance(args[0], Tensor) and is_mutable(operation) else None
+        whole = None if written is None else view_base(written)
         if whole is None or not before:
             return
         known = self.of(whole)

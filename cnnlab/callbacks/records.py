@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cnnlab.checkpoint import make_portable
 from cnnlab.figures import confusion_matrix
-from cnnlab.loggers import InRun, Row, write_picture, write_table
+from cnnlab.loggers import Row, RunLogger, write_picture, write_table
 from cnnlab.run import Run
 from cnnlab.versions import versions
 from cnnlab.writing import write_atomically, write_csv, write_json
@@ -56,7 +56,7 @@ class RunRecords(Callback):
         for logger in trainer.loggers:
             if config is not None:
                 logger.log_hyperparams(config)
-            if isinstance(logger, InRun) and trainer.global_step:
+            if isinstance(logger, RunLogger) and trainer.global_step:
                 logger.replay(trainer.global_step)
         manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
         if callable(manifest):
@@ -81,7 +81,7 @@ class RunRecords(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let loggers that would begin with nothing know what the training has logged."""
         for logger in trainer.loggers if trainer.is_global_zero else []:
-            if isinstance(logger, InRun):
+            if isinstance(logger, RunLogger):
                 logger.replay()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

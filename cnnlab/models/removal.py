@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnlab.errors import InputError
+from cnnlab.models.memory import BATCH_NORMS
 
 Removal = tuple[str, str, Sequence[int]]
 """A module's name, whether its "in" or "out" channels, and which of those that it had then."""
@@ -53,7 +53,7 @@ def removable(module: nn.Module) -> bool:
     """Whether channels of such a layer can be removed."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return module.groups == 1 or _is_depthwise(module)
-    return isinstance(module, (nn.Linear, _BatchNorm, nn.LayerNorm, nn.PReLU))
+    return isinstance(module, (nn.Linear, *BATCH_NORMS, nn.LayerNorm, nn.PReLU))
 
 
 def _is_depthwise(module: nn.Module) -> bool:
@@ -85,7 +85,7 @@ def _remove(module: nn.Module, name: str, out: bool, indices: list[int]) -> None
             module.out_features = len(keep)
         else:
             module.in_features = len(keep)
-    elif isinstance(module, _BatchNorm):
+    elif isinstance(module, BATCH_NORMS):
         keep = _kept(module.num_features, indices, name)
         for part in ("weight", "bias", "running_mean", "running_var"):
             _slice(module, part, 0, keep)

@@ -16,6 +16,7 @@ from torchmetrics import MetricCollection
 
 from cnnlab.checkpoint import LINKED, make_portable, read_weights
 from cnnlab.errors import InputError
+from cnnlab.lightning_compat import is_accumulating, is_attached, log_every_n_steps
 from cnnlab.loggers import write_metrics
 from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.memory import batch_to_group_norm
@@ -236,7 +237,7 @@ class VisionTask(LightningModule):
         if not len(images):
             # A process may have fewer batches than others, and not all networks can compute with nothing. Where weights
             # are spread over processes, it computes something all the same, as the others wait for its part of them.
-            if self._trainer is not None and spreads_weights(self.trainer.strategy):
+            if is_attached(self) and spreads_weights(self.trainer.strategy):
                 return self.forward(images.new_zeros(1, *images.shape[1:]))[:0]
             size = images.shape[2:] if self.kind == "segmentation" else ()
             return torch.empty(0, self.num_classes, *size, device=images.device)
@@ -282,7 +283,7 @@ class VisionTask(LightningModule):
         if self.trainer.progress_bar_callback is not None:
             self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
         every = self._log_every_n_steps
-        accumulating = self.trainer.fit_loop._should_accumulate()
+        accumulating = is_accumulating(self.trainer)
         if every and not accumulating and (self.trainer.global_step + 1) % every == 0:
             # Not through self.log, which would write it after a checkpoint of this step: a resumed run would miss it.
             of_all = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
@@ -299,8 +300,7 @@ class VisionTask(LightningModule):
 
     @property
     def _log_every_n_steps(self) -> int:
-        # The trainer's own attribute, which Lightning does not declare.
-        return int(vars(self.trainer)["log_every_n_steps"])
+        return log_every_n_steps(self.trainer)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics."""
@@ -453,7 +453,7 @@ class VisionTask(LightningModule):
         Raises:
             InputError: If something was changed that the state cannot follow.
         """
-        if self._trainer is None or self.trainer.state.fn != "fit":
+        if not is_attached(self) or self.trainer.state.fn != "fit":
             return
         kept = checkpoint["hyper_parameters"]
         self._refuse_other_groups(checkpoint)
