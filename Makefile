@@ -54,8 +54,9 @@ format: install ## put the style right
 types: install ## check the types
 	$(BIN)/mypy
 
-imports: install ## check the direction of imports
+imports: install ## check the direction of imports, and that private names of other packages stay in two modules
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/private_access.py
 
 bench: install ## run the benchmarks; MNIST_ROOT=DIR names the folder that holds MNIST/raw
 	$(BIN)/python benchmarks/startup.py

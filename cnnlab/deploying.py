@@ -34,6 +34,7 @@ from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
 from cnnlab.deploy.timing import timed
 from cnnlab.errors import InputError
+from cnnlab.lightning_compat import compute_locally
 from cnnlab.tasks.base import VisionTask
 from cnnlab.versions import versions
 
@@ -309,7 +310,7 @@ def score(
     metrics = task.stage_metrics("val")
     for metric in metrics.values(copy_state=False):
         # This process does it alone, while others may wait for the end of the training.
-        metric.sync_on_compute = metric._to_sync = False
+        compute_locally(metric)
     for batch in map(Batch.of, data.whole(dataset)):
         images = task.standardize(batch.images) if raw else batch.images
         arrays = predict(images.contiguous().numpy())

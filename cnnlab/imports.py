@@ -50,7 +50,7 @@ def parameters_of(kind: type) -> dict[str, inspect.Parameter]:
     for owner in kind.__mro__:
         if "__init__" not in vars(owner):
             continue
-        parameters = list(inspect.signature(vars(owner)["__init__"]).parameters.values())[1:]
+        parameters = inspect.signature(owner).parameters.values()
         named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         found |= {p.name: p for p in named if p.name not in found}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):

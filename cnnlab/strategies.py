@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
 
+from cnnlab.lightning_compat import set_data_parallel_size
+
 
 def spreads_weights(strategy: Strategy | str) -> bool:
     """Whether each process holds a part of the weights only, so that a pass on one of them waits for the others."""
@@ -24,7 +26,7 @@ class FullyShard(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Take all processes for the data: Lightning counts nodes."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
 

@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from cnnlab.analysis.meta import copy_without_values, describe_failure, first_tensor
 from cnnlab.errors import InputError
+from cnnlab.torch_compat import FakeTensorMode, TorchDispatchMode, tree_leaves
 
 PRECISIONS = {
     "32-true": (torch.float32, None),

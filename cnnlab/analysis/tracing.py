@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from cnnlab.analysis.field_state import Factor, FieldState, broadcast, merge, normalize_strides, size_of
 from cnnlab.analysis.receptive_field import PIXEL
 from cnnlab.analysis.rules import RULES, SHAPE_ONLY, Call, is_pointwise
+from cnnlab.torch_compat import TorchDispatchMode, is_mutable, tree_leaves, view_base
 
 
 class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -53,8 +52,8 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _record_write(self, operation: Any, args: tuple[Any, ...], states: Sequence[FieldState]) -> None:
         """After a write into a view, merge the written state into that of the whole tensor."""
-        view = args[0] if args and isinstance(args[0], Tensor) and operation._schema.is_mutable else None
-        whole = None if view is None else view._base
+        view = args[0] if args and isinstance(args[0], Tensor) and is_mutable(operation) else None
+        whole = None if view is None else view_base(view)
         if whole is None or not states:
             return
         known = self.state_of(whole)

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
+from cnnlab.lightning_compat import is_accumulating
 from cnnlab.run import Run
 from cnnlab.writing import remove_unfinished
 
@@ -161,13 +162,13 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop where that is due, and possible."""
-        if trainer.fit_loop._should_accumulate() or _validation_follows(trainer, batch_idx):
+        if is_accumulating(trainer) or _validation_follows(trainer, batch_idx):
             return
         self._save_or_stop(trainer, self._is_due(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save and stop where that is due, after a validation in the middle of an epoch."""
-        if not self._training or trainer.fit_loop._should_accumulate():
+        if not self._training or is_accumulating(trainer):
             return
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save_or_stop(trainer, self._is_due(trainer))

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric, MetricCollection
 
+from cnnlab.lightning_compat import load_metric
 from cnnlab.loggers import MetricsCsv
 
 _KEY = "exact_resume"
@@ -100,14 +101,11 @@ def _metric_states(pl_module: LightningModule) -> dict[str, Any]:
     found = {}
     for name, metric in _train_metrics(pl_module).items():
         with metric.sync_context(should_unsync=True, distributed_available=metric.distributed_available_fn):
-            found[name] = {"updates": metric._update_count, "states": dict(metric.metric_state)}
+            found[name] = {"updates": metric.update_count, "states": dict(metric.metric_state)}
     return found
 
 
 def _load_metric_states(pl_module: LightningModule, saved: dict[str, Any]) -> None:
     for name, metric in _train_metrics(pl_module).items():
         if name in saved and saved[name]["updates"]:
-            for state in metric.metric_state:
-                setattr(metric, state, saved[name]["states"][state].to(metric.device))
-            metric._update_count = saved[name]["updates"]
-            metric._computed = None
+            load_metric(metric, saved[name]["states"], saved[name]["updates"])

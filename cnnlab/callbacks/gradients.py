@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from cnnlab.errors import InputError
 from cnnlab.loggers import write_metrics
+from cnnlab.torch_compat import steps_scaled
 
 _ABSENT = "trained, but the loss did not reach them: freeze them, or remove them from the network"
 _ZERO = (
@@ -133,14 +134,14 @@ def _norms(
     names, gradients, weights = zip(*found, strict=True)
     # Half precision's own norms have three digits, and end at 65,504.
     dtype = reduce(torch.promote_types, {weight.dtype for weight in weights}, torch.float32)
-    norms = torch._foreach_norm([*gradients, *weights], 2, dtype)
+    norms = [torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in (*gradients, *weights)]
     one = torch.ones_like(norms[0])
     scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
     is_scaled = scaler is not None and scaler.is_enabled()
     # All in one tensor, since each that is read makes the device wait.
     *values, scale = torch.stack([*norms, scaler.scale(one) if is_scaled else one]).tolist()
     # Lightning has unscaled the gradients, but for optimizers that do so in their step: the fused ones.
-    remaining = scale if getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
+    remaining = scale if steps_scaled(optimizer) else 1.0
     return (
         _by_layer(names, [value / remaining for value in values[: len(names)]]),
         _by_layer(names, values[len(names) :]),

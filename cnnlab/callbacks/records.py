@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cnnlab.checkpoint import make_portable
 from cnnlab.figures import confusion_matrix
-from cnnlab.loggers import InRun, write_picture, write_table
+from cnnlab.loggers import RunLogger, write_picture, write_table
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.versions import versions
@@ -53,7 +53,7 @@ class RunRecords(Callback):
         for logger in trainer.loggers:
             if config is not None:
                 logger.log_hyperparams(config)
-            if isinstance(logger, InRun) and trainer.global_step:
+            if isinstance(logger, RunLogger) and trainer.global_step:
                 logger.replay(trainer.global_step)
         manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
         if callable(manifest):
@@ -78,7 +78,7 @@ class RunRecords(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let loggers that would begin with nothing know what the training has logged."""
         for logger in trainer.loggers if trainer.is_global_zero else []:
-            if isinstance(logger, InRun):
+            if isinstance(logger, RunLogger):
                 logger.replay()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,8 +15,10 @@ from torch import nn
 
 from cnnlab.callbacks.checkpoints import Mode, monitored
 from cnnlab.errors import InputError
+from cnnlab.lightning_compat import is_trial_run
 from cnnlab.loggers import write_metrics
 from cnnlab.models.groups import LayerGroup, layer_groups
+from cnnlab.models.norms_and_checkpointing import BATCH_NORMS
 
 
 @dataclass
@@ -173,7 +175,7 @@ class ProgressiveUnfreezing(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say it if training (by early stopping, say) has ended before the last phase."""
-        if self._phase + 1 < len(self.phases) and not vars(trainer).get("fast_dev_run"):
+        if self._phase + 1 < len(self.phases) and not is_trial_run(trainer):
             rank_zero_warn(
                 f"training ended in phase {self._phase + 1} of {len(self.phases)} of callbacks.unfreezing: layers that "
                 "the later phases would have trained are as they were (more epochs, earlier phases, or more patience "
@@ -215,7 +217,7 @@ class ProgressiveUnfreezing(Callback):
         network = network_of(pl_module)
         for group, trained in self._groups():
             for module in group.modules_of(network):
-                if isinstance(module, nn.modules.batchnorm._NormBase):
+                if isinstance(module, (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)):
                     module.train(trained)
 
     def _set_rates(self, trainer: Trainer, head_before: float) -> None:

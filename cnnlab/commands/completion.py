@@ -2,84 +2,73 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
+import argparse
 from typing import Literal
 
-_BASH = """\
-_cnnlab() {{
-  local word="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" options=""
-  case "${{COMP_WORDS[1]}}" in
-{cases}
-  esac
-  if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W "{commands} --help --version" -- "$word"))
-  elif [ "$previous" = --config ] || [ "$previous" = -c ]; then
-    COMPREPLY=($(compgen -W "{recipes}" -f -- "$word"))
-  elif [ "${{word#-}}" != "$word" ]; then
-    COMPREPLY=($(compgen -W "$options" -- "$word"))
-  else
-    COMPREPLY=($(compgen -f -- "$word"))
-  fi
-}}
-complete -o nospace -F _cnnlab cnnlab
-"""
-_ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
+from cnnlab.errors import InputError
+
+_PREAMBLE = {
+    "bash": """_cnnlab_configs() {{ compgen -W "{recipes}" -- "$1"; _shtab_compgen_files "$1"; }}""",
+    "zsh": """_cnnlab_configs() {{ _alternative "recipes:recipe:({recipes})" "files:file:_files" }}""",
+}
+"""Shell functions that complete the value of --config: recipes and files."""
 
 
 def completion(shell: Literal["bash", "zsh"]) -> None:
-    """Print a completion script: source <(cnnlab completion bash).
+    """Print a completion script for the shell to evaluate: eval "$(cnnlab completion bash)".
 
-    It knows the commands, the recipes, and the options of this version.
+    It completes commands, recipes, options and files; the options are those of the installed version.
 
     Args:
-        shell: Whose.
+        shell: The shell.
+
+    Raises:
+        InputError: If shtab is not installed.
     """
+    try:
+        import shtab
+    except ModuleNotFoundError as error:
+        raise InputError('completion needs shtab: pip install "cnnlab[completion]"') from error
     from cnnlab import recipes
     from cnnlab.commands import COMMANDS
 
-    cases = [f'    {command}) options="{" ".join(names)}" ;;' for command, names in _options().items()]
-    script = _BASH.format(cases="\n".join(cases), commands=" ".join(COMMANDS), recipes=" ".join(recipes.names()))
-    print(_ZSH + script if shell == "zsh" else script, end="")
+    options = _options()
+    parser = argparse.ArgumentParser("cnnlab")
+    commands = parser.add_subparsers()
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.purpose)
+        _complete(subparser.add_argument("paths", nargs="*"), shtab.FILE)
+        _complete(subparser.add_argument("-c", "--config"), dict.fromkeys(_PREAMBLE, "_cnnlab_configs"))
+        for option in options.get(name, ()):
+            subparser.add_argument(f"--{option}")
+    print(shtab.complete(parser, shell, preamble=_PREAMBLE[shell].format(recipes=" ".join(recipes.names()))), end="")
+
+
+def _complete(action: argparse.Action, functions: object) -> None:
+    """Tell shtab which shell function completes an argument."""
+    action.complete = functions  # type: ignore[attr-defined]
 
 
 def _options() -> dict[str, list[str]]:
-    """The options of each command, those of cnnlab's own tasks and data included."""
-    import inspect
+    """The options of LightningCLI's commands, those of cnnlab's own tasks and data included."""
+    import contextlib
+    from pathlib import Path
 
-    from lightning.pytorch import LightningDataModule, LightningModule
     from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
-    import cnnlab.data
-    import cnnlab.tasks
     from cnnlab.commands.arguments import Plan
     from cnnlab.commands.training import VisionCLI
     from cnnlab.run import Run
 
     found: dict[str, list[str]] = {}
 
-    class SampleIndex(VisionCLI):
-        """Stops when the parsers are made."""
+    class ParsersOnly(VisionCLI):
+        """Stops after the parsers are made."""
 
         def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-            for command, subparser in self._subcommand_parsers.items():
-                found[command] = [name for action in subparser._actions for name in action.option_strings]
-            raise _ListedError
+            found.update({name: sorted(self.option_names(name) - {"config"}) for name in self.parsers})
+            raise SystemExit
 
-    with contextlib.suppress(_ListedError):
-        SampleIndex(Plan(Run(Path()), []))
-    for room, package in (("model", cnnlab.tasks), ("data", cnnlab.data)):
-        classes = [getattr(package, name) for name in package.__all__]
-        modules = [
-            kind
-            for kind in classes
-            if inspect.isclass(kind) and issubclass(kind, (LightningModule, LightningDataModule))
-        ]
-        names = {name for kind in modules for name in inspect.signature(kind).parameters}
-        for command in found:
-            found[command] += [f"--{room}.{name}" for name in sorted(names)]
+    with contextlib.suppress(SystemExit):
+        ParsersOnly(Plan(Run(Path()), []))
     return {**found, "resume": found["fit"]}
-
-
-class _ListedError(Exception):
-    """The parsers are made, and nothing is to be run."""

@@ -129,10 +129,20 @@ class ConfigOnlyCLI(VisionCLI):
         self.config[self.subcommand].trainer.logger = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """None: it might ask for an accelerator that this machine lacks."""
+        """Make none: a real one might ask for an accelerator that this machine lacks."""
+        return _NoTrainer()
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing."""
+
+class _NoTrainer:
+    """Takes the trainer's place, and runs nothing."""
+
+    is_global_zero = False
+    interrupted = False
+
+    def fit(self, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    validate = test = predict = fit
 
 
 @contextlib.contextmanager

@@ -54,9 +54,9 @@ def _rebuilt(run: Run) -> Path | str:
         raise InputError(f"there is no {run.metrics} to rebuild the run from")
     kept = json.loads(run.wandb.read_text()) if run.wandb.is_file() else {}
     logger = Wandb(project=kept.get("project", "cnnlab"), entity=kept.get("entity"))
-    logger.begin_in(run.folder)
-    logger.begin_anew()
-    logger.rebuild()
+    logger.attach(run.folder)
+    logger.restart()
+    logger.backfill()
     if run.test.is_file():
         logger.log_metrics(json.loads(run.test.read_text()))
     where = Path(logger.experiment.dir).parent if logger.is_offline else logger.experiment.url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import signal
@@ -12,7 +13,9 @@ from argparse import ArgumentError
 from typing import Any
 
 import yaml
+from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -28,7 +31,7 @@ from cnnlab.commands.arguments import Plan, class_paths_of, config_flags, parse_
 from cnnlab.commands.messages import differences, friendly, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path, parameters_of
-from cnnlab.loggers import InRun, MetricsCsv
+from cnnlab.loggers import MetricsCsv, RunLogger
 from cnnlab.models.weights import architecture_only
 from cnnlab.run import flat, global_rank
 from cnnlab.strategies import spreads_weights
@@ -72,27 +75,37 @@ class VisionCLI(LightningCLI):
 
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         self.plan = plan
+        self.parsers: dict[str, LightningArgumentParser] = {}
         parser = {"allow_abbrev": False, "exit_on_error": False}
-        super().__init__(
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            seed_everything_default=0,
-            # Samplers of cnnlab's own are distributed already, and never padded.
-            # Lightning's summary lists the metrics as layers; before_fit says what matters.
-            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-            parser_kwargs={
-                **parser,
-                **{command: {**parser, "description": COMMANDS[command].purpose} for command in _SUBCOMMANDS},
-            },
-            auto_configure_optimizers=False,
-            # Hyperparameters are saved by the task itself, linked values included.
-            load_from_checkpoint_support=False,
-            args=plan.arguments,
-            **kwargs,
-        )
+        descriptions = {command: {**parser, "description": COMMANDS[command].purpose} for command in _SUBCOMMANDS}
+        try:
+            super().__init__(
+                model_class=LightningModule,
+                datamodule_class=LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                seed_everything_default=0,
+                # cnnlab's own samplers are distributed already, and never padded.
+                # Lightning's summary lists the metrics as layers; before_fit says what matters.
+                trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
+                parser_kwargs={**parser, **descriptions},
+                auto_configure_optimizers=False,
+                # The task itself saves its hyperparameters, linked values included.
+                load_from_checkpoint_support=False,
+                args=plan.arguments,
+                **kwargs,
+            )
+        except SystemExit as stop:
+            # Lightning ends the process after a Ctrl-C outside training, or a second one.
+            if not getattr(getattr(self, "trainer", None), "interrupted", False):
+                raise
+            hint = (
+                f"; go on with: cnnlab resume {plan.run.folder}"
+                if self.subcommand == "fit" and plan.run.last.is_file()
+                else ""
+            )
+            raise InterruptionError(f"stopped by SIGINT at once{hint}", signal.SIGINT) from stop
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -103,6 +116,7 @@ class VisionCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callback slots, and hand what the data know to the model."""
+        self.parsers[_SUBCOMMANDS[len(self.parsers)]] = parser
         for name, slot in SLOTS.items():
             parser.add_argument(
                 f"--callbacks.{name}", type=bool | slot.callback, default=slot.default, help=slot.purpose
@@ -117,17 +131,17 @@ class VisionCLI(LightningCLI):
         """Parse, with errors of one line."""
         try:
             self.config = parser.parse_args(self.plan.arguments)
+            # Else Lightning lets the checkpoint's hyperparameters beat configs and flags (see commands.arguments).
+            settings = self.config[self.config.subcommand]
+            self._ckpt_path, settings.ckpt_path = settings.ckpt_path, None
         except ArgumentError as error:
-            command = self.plan.arguments[0]
-            keys = {action.dest for action in self._subcommand_parsers[command]._actions}
-            offered = [("model", vars(cnnlab.tasks)), ("data", vars(cnnlab.data))]
-            classes = [(key, kind) for key, names in offered for kind in names.values() if isinstance(kind, type)]
-            # The parser knows the classes' own arguments only once a class is chosen.
-            keys |= {f"{key}.{name}" for key, kind in classes for name in parameters_of(kind)}
-            raise InputError(friendly(str(error), keys, [kind.__name__ for _, kind in classes])) from error
+            classes = [kind.__name__ for _, kind in _own_classes()]
+            raise InputError(friendly(str(error), self.option_names(self.plan.arguments[0]), classes)) from error
 
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: what a checkpoint says comes first, below all configs and flags (see commands.arguments)."""
+    def option_names(self, command: str) -> set[str]:
+        """All options of a command; its parser knows a class's arguments only once the class is chosen."""
+        names = {*self.parsers[command].get_defaults(skip_validation=True).keys(), "print_config"}
+        return names | {f"{key}.{name}" for key, kind in _own_classes() for name in parameters_of(kind)}
 
     def instantiate_classes(self) -> None:
         """Make data, model and trainer, with errors of one line.
@@ -161,13 +175,13 @@ class VisionCLI(LightningCLI):
                 )
         except ValueError as error:
             raise (to_mend[0] if to_mend else error) from None
-        self.datamodule = self._get(self.config_init, "data")
-        self.model = self._get(self.config_init, "model")
+        self.datamodule, self.model = (self.config_init[self.subcommand].get(name) for name in ("data", "model"))
         self.trainer = self.instantiate_trainer()
 
     def before_instantiate_classes(self) -> None:
         """Keep what the user set although it comes from the data; take over what the checkpoint's run found out."""
         config = self.config[self.subcommand]
+        config.ckpt_path = self._ckpt_path
         self._take_what_was_found_out(config)
         self._typed = self._typed_of_data(config)
         self._resolved = self._dump(config)
@@ -239,22 +253,28 @@ class VisionCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the run's folder, its callbacks and its metrics.csv."""
-        config = {**self._get(self.config_init, "trainer")}
+        config = {**self.config_init[self.subcommand].trainer}
         config["default_root_dir"] = str(self.plan.run.folder)
-        plugins = [AtomicCheckpointIO(), *([callbacks.SyncNorm()] if config["sync_batchnorm"] else [])]
-        config["plugins"] = [*_as_list(config["plugins"]), *plugins]
+        plugins = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
+        if config["sync_batchnorm"]:
+            plugins.append(callbacks.SyncNorm())
+        in_job = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+        if in_job and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            # The job's script queues it again (cnnlab.cluster); Lightning would save inside its signal handler.
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        config["plugins"] = plugins
         loggers = [] if isinstance(config["logger"], bool) else _as_list(config["logger"])
         if self.subcommand in ("validate", "predict"):
             # They write files, and would begin an empty piece of an offline run.
-            loggers = [logger for logger in loggers if not isinstance(logger, InRun)]
+            loggers = [logger for logger in loggers if not isinstance(logger, RunLogger)]
         # A trial run of some batches leaves nothing behind.
         trial = self.is_trial = bool(config["fast_dev_run"])
         fitting = self.subcommand == "fit" and not trial
         # The CSV keeps the training; what a test finds is in test.json.
         config["logger"] = [*([MetricsCsv(self.plan.run.metrics)] if fitting else []), *loggers] or False
         for logger in loggers:
-            if isinstance(logger, InRun) and not trial:
-                logger.begin_in(self.plan.run.folder)
+            if isinstance(logger, RunLogger) and not trial:
+                logger.attach(self.plan.run.folder)
         records = callbacks.RunRecords(self._resolved, self._recipe()) if fitting else callbacks.RunRecords()
         always: list[Callback] = [] if trial else [records]
         if fitting:
@@ -273,17 +293,11 @@ class VisionCLI(LightningCLI):
         if spreads_weights(config["strategy"]):
             # What is gathered for the sanity check under inference mode could not be trained afterwards.
             config["inference_mode"] = False
-        trainer = self._instantiate_trainer(config, [])
-        # The strategy of a single process knows none.
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment):
-            # The job's script queues it again (cnnlab.cluster); Lightning would save inside its signal handler.
-            environment.auto_requeue = False
-        return trainer
+        return super().instantiate_trainer(**config)
 
     def _slots(self, trial: bool = False) -> list[Callback]:
         """The callbacks of the slots that are on, where the command has a use for them."""
-        given = self._get(self.config_init, "callbacks")
+        given = self.config_init[self.subcommand].callbacks
         goes_on = self.plan.checkpoint is not None
         wanted = [
             (slot, given[name])
@@ -311,7 +325,7 @@ class VisionCLI(LightningCLI):
         config = config.clone()
         for name in ("config", "run", "resume", "ckpt_path", "weights_only"):
             config.pop(name, None)
-        text: str = self._parser(self.subcommand).dump(config)
+        text: str = self.parsers[str(self.subcommand)].dump(config)
         return text
 
     def before_fit(self) -> None:
@@ -320,17 +334,6 @@ class VisionCLI(LightningCLI):
             count = sum(parameter.numel() for parameter in self.model.parameters())
             name = self.model.hparams.get("network", type(self.model).__name__)
             say(f"{name}: {count:,} parameters")
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; Lightning ends the process where Ctrl-C comes outside training, or twice."""
-        try:
-            super()._run_subcommand(subcommand)
-        except SystemExit as stop:
-            if not self.trainer.interrupted:
-                raise
-            run = self.plan.run
-            hint = f"; go on with: cnnlab resume {run.folder}" if subcommand == "fit" and run.last.is_file() else ""
-            raise InterruptionError(f"stopped by SIGINT at once{hint}", signal.SIGINT) from stop
 
     def predict(self, **kwargs: Any) -> None:
         """Predict; what comes out goes to the callbacks, batch by batch, and is not kept."""
@@ -367,6 +370,14 @@ def run_command(command: str, arguments: list[str]) -> None:
         decided.run.discard_if_empty()
     if cli.trainer.is_global_zero and not cli.is_trial:
         _tell(cli)
+
+
+def _own_classes() -> list[tuple[str, type]]:
+    """Cnnlab's tasks and data, each with its key in a configuration."""
+    rooms = (("model", vars(cnnlab.tasks)), ("data", vars(cnnlab.data)))
+    bases = (LightningModule, LightningDataModule)
+    own = [(key, kind) for key, names in rooms for kind in names.values() if inspect.isclass(kind)]
+    return [(key, kind) for key, kind in own if issubclass(kind, bases)]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -411,7 +422,7 @@ def _tell(cli: VisionCLI) -> None:
 
 
 def _subclasses(kind: type) -> list[type]:
-    own = kind.__subclasses__()
+    own: list[type] = kind.__subclasses__()
     return [*own, *(inner for one in own for inner in _subclasses(one))]
 
 

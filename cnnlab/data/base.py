@@ -20,6 +20,7 @@ from cnnlab.data.presets import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, preprocess
+from cnnlab.lightning_compat import is_overfitting
 
 _GRACE = 60.0
 """Seconds."""
@@ -226,7 +227,7 @@ class VisionDataModule(LightningDataModule):
             self.seed,
             drop_last=self.drop_last,
             weights=None if weights is None else weights.double().numpy(),
-            repeat_first=bool(self.trainer is not None and vars(self.trainer).get("overfit_batches")),
+            repeat_first=bool(self.trainer is not None and is_overfitting(self.trainer)),
             **self._place(),
         )
         sampler.resume_at(*self._resumed)

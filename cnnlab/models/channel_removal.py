@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnlab.errors import InputError
+from cnnlab.models.norms_and_checkpointing import BATCH_NORMS
 
 Removal = tuple[str, str, Sequence[int]]
 """A module's name, "in" or "out", and the indices of the channels to remove, counted at that moment."""
@@ -53,7 +53,7 @@ def can_remove_channels(module: nn.Module) -> bool:
     """Whether the channels of a layer of this kind can be removed."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return module.groups == 1 or _is_depthwise(module)
-    return isinstance(module, (nn.Linear, _BatchNorm, nn.LayerNorm, nn.PReLU))
+    return isinstance(module, (nn.Linear, *BATCH_NORMS, nn.LayerNorm, nn.PReLU))
 
 
 def _is_depthwise(module: nn.Module) -> bool:
@@ -76,7 +76,7 @@ def _remove(module: nn.Module, name: str, out: bool, indices: list[int]) -> None
         if out:
             _slice(module, "bias", 0, keep)
         setattr(module, attribute, len(keep))
-    elif isinstance(module, _BatchNorm):
+    elif isinstance(module, BATCH_NORMS):
         keep = _remaining_channels(module.num_features, indices, name)
         for part in ("weight", "bias", "running_mean", "running_var"):
             _slice(module, part, 0, keep)

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from cnnlab.errors import InputError, nearest
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def checkpoint_stages(network: nn.Module, names: Sequence[str]) -> None:
@@ -54,7 +55,7 @@ def _run_checkpointed(module: nn.Module, forward: Any, *args: Any, **kwargs: Any
 @contextlib.contextmanager
 def _freeze_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norm still normalizes by the batch, but does not update its running statistics."""
-    norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.training]
+    norms = [child for child in module.modules() if isinstance(child, BATCH_NORMS) and child.training]
     states = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, _, count in states:
         norm.momentum = 0.0
@@ -78,7 +79,7 @@ def batch_to_group_norm(network: nn.Module, groups: int = 32) -> int:
     Returns:
         The number of replaced norms.
     """
-    norms = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
+    norms = [(name, module) for name, module in network.named_modules() if isinstance(module, BATCH_NORMS)]
     for name, norm in norms:
         new = nn.GroupNorm(math.gcd(groups, norm.num_features), norm.num_features, eps=norm.eps, affine=norm.affine)
         if norm.affine:

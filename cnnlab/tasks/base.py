@@ -15,6 +15,7 @@ from torchmetrics import Metric, MetricCollection
 
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
+from cnnlab.lightning_compat import is_accumulating, log_every_n_steps
 from cnnlab.loggers import Row, write_metrics
 from cnnlab.models.channel_removal import read_removals, remove_channels
 from cnnlab.models.decoding import Answers, Decoder
@@ -295,9 +296,8 @@ class VisionTask(Optimization, StartingWeights):
         loss, _ = self._measure(batch, self.train_metrics)
         if self.trainer.progress_bar_callback is not None:
             self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
-        every = int(vars(self.trainer)["log_every_n_steps"])
-        accumulating = self.trainer.fit_loop._should_accumulate()
-        if every and not accumulating and (self.trainer.global_step + 1) % every == 0:
+        every = log_every_n_steps(self.trainer)
+        if every and not is_accumulating(self.trainer) and (self.trainer.global_step + 1) % every == 0:
             # Not through self.log, which would write it after a checkpoint of this step: a resumed run would miss it.
             of_all = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
             write_metrics(self.trainer, {"train/loss_step": of_all.item()}, self.trainer.global_step)

@@ -10,6 +10,7 @@ from torch import nn
 
 from cnnlab.checkpoint import make_portable
 from cnnlab.errors import InputError
+from cnnlab.lightning_compat import is_attached
 from cnnlab.models.backbone import backbone_prefix
 from cnnlab.tasks.optimizers import create_optimizer, decayed_rates, scaling_factor
 from cnnlab.tasks.schedules import create_schedules
@@ -91,7 +92,7 @@ class Optimization(LightningModule):
         Raises:
             InputError: If something was changed that the state cannot follow.
         """
-        if self._trainer is None or self.trainer.state.fn != "fit":
+        if not is_attached(self) or self.trainer.state.fn != "fit":
             return
         kept = checkpoint["hyper_parameters"]
         self._refuse_other_groups(checkpoint)

@@ -11,11 +11,12 @@ from torchmetrics import Metric
 
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
+from cnnlab.lightning_compat import is_attached
 from cnnlab.loggers import Row
 from cnnlab.losses import create_loss
 from cnnlab.models.decoding import Answers, MaskDecoder
 from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
-from cnnlab.models.windows import by_windows, split_into_windows
+from cnnlab.models.windows import predict_in_windows, split_into_windows
 from cnnlab.outputs import Masks
 from cnnlab.tasks.base import Stage
 from cnnlab.tasks.classes import ClassTask, precision_and_recall, quotient
@@ -201,9 +202,7 @@ class Segmentation(ClassTask):
 
         In test and prediction, flips makes them the logarithms of the mean probabilities of image and mirror image.
         """
-        trainer = self._trainer
-        validates = trainer is not None and (trainer.validating or trainer.sanity_checking or trainer.training)
-        if validates or not self.hparams["flips"]:
+        if not self.hparams["flips"] or (is_attached(self) and self.trainer.state.fn in ("fit", "validate")):
             return self._by_windows(images)
         probabilities = self._by_windows(images).float().softmax(dim=1)
         probabilities += self._by_windows(images.flip(-1)).float().softmax(dim=1).flip(-1)
@@ -214,4 +213,4 @@ class Segmentation(ClassTask):
         if window is None or not len(images):
             whole: Tensor = self(images)
             return whole
-        return by_windows(self, images, window, margin, getattr(self.network, "multiple", 1))
+        return predict_in_windows(self, images, window, margin, getattr(self.network, "multiple", 1))

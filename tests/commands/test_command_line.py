@@ -557,15 +557,18 @@ def test_other_classes_than_the_checkpoints_are_refused(fit: Cnnlab, cnnlab: Cnn
         (["cnnlab", "res"], ["resume"]),
         (["cnnlab", "fit", "--config", "mnist_"], ["mnist_fast"]),
         (["cnnlab", "fit", "--trainer.max_e"], ["--trainer.max_epochs"]),
-        (["cnnlab", "resume", "R", "--callbacks.em"], ["--callbacks.ema", "--callbacks.ema.help"]),
+        (["cnnlab", "resume", "R", "--callbacks.em"], ["--callbacks.ema"]),
         (["cnnlab", "fit", "--data.deg"], ["--data.degrees"]),
+        (["cnnlab", "test", "pho"], ["photo.jpg"]),
+        (["cnnlab", "fit", "-c", "pho"], ["photo.jpg"]),
     ],
 )
 def test_completion_completes(completion_script: Path, words: list[str], expected: list[str]) -> None:
     quoted = " ".join(words)
-    ask = f'COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _cnnlab; echo "${{COMPREPLY[@]}}"'
-    code = f"source {completion_script}; {ask}"
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    last = f"COMP_CWORD={len(words) - 1}; COMP_LINE='{quoted}'; COMP_POINT=${{#COMP_LINE}}"
+    code = f'source {completion_script}; COMP_WORDS=({quoted}); {last}; _shtab_cnnlab; echo "${{COMPREPLY[@]}}"'
+    folder = completion_script.parent
+    done = subprocess.run(["bash", "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert set(expected) <= set(done.stdout.split())
     assert all(found.startswith(words[-1]) for found in done.stdout.split())
 
@@ -573,6 +576,7 @@ def test_completion_completes(completion_script: Path, words: list[str], expecte
 @pytest.fixture(scope="module")
 def completion_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("completion") / "script"
+    path.with_name("photo.jpg").touch()
     done = subprocess.run(command("completion", "bash"), capture_output=True, text=True, check=True)
     path.write_text(done.stdout)
     return path

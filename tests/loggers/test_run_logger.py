@@ -189,7 +189,7 @@ def test_the_folder_is_found_wherever_wandb_began(tmp_path: Path, monkeypatch: p
         (tmp_path / name / "R").mkdir(parents=True)
         monkeypatch.chdir(tmp_path / name)
         logger = Wandb()
-        logger.begin_in(Path("R"))
+        logger.attach(Path("R"))
         logger.log_metrics({"loss": 1.0}, 0)
         logger.finalize("success")
         (piece,) = pieces(tmp_path / name / "R")
@@ -202,10 +202,10 @@ def test_trap_30_pictures_end_with_their_budget(tmp_path: Path) -> None:
         Image.effect_noise((200, 200), 80).save(picture)
     (tmp_path / "R").mkdir()
     logger = Wandb(media_budget=0.05)
-    logger.begin_in(tmp_path / "R")
+    logger.attach(tmp_path / "R")
     for step in range(2):
         logger.log_image("a", [str(pictures[step])], step)
-    with pytest.warns(UserWarning, match=r"the media_budget; b and what follows is left out"):
+    with pytest.warns(UserWarning, match=r"reach media_budget; b and later ones are left out"):
         logger.log_image("b", [str(pictures[2])], 2)
     logger.log_image("c", [str(pictures[3])], 3)
     logger.finalize("success")
@@ -217,7 +217,7 @@ def test_trap_30_pictures_end_with_their_budget(tmp_path: Path) -> None:
 def test_checkpoints_are_not_kept_where_nothing_is_sent(fit: Cnnlab, tmp_path: Path) -> None:
     done = fit(*FLAGS, "--trainer.logger.log_model", "true")
     assert done.code == 2
-    assert "log_model keeps checkpoints at W&B, and this run is offline" in done.err
+    assert "log_model uploads checkpoints to W&B, and this run is offline" in done.err
     with pytest.raises(InputError, match="media_budget is -1"):
         Wandb(media_budget=-1)
 
@@ -335,7 +335,7 @@ def test_a_run_saves_itself_although_wandb_s_own_process_has_ended(
     fit += ["--trainer.log_every_n_steps", every]
     stopped = run_process(*fit, "--data.num_workers", "2", cwd=tmp_path)
     assert stopped.returncode == 143, stopped.stderr
-    assert "wandb's own process has ended" in stopped.stderr
+    assert "W&B's own process has ended" in stopped.stderr
     assert "stopped by SIGTERM after step 5" in stopped.stderr
     resumed = run_process("resume", "R", "--model", "cnnlab.tasks.Classification", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
@@ -348,7 +348,7 @@ def test_whatever_says_that_wandb_s_own_process_has_ended_ends_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     logger = Wandb()
-    logger.begin_in(tmp_path)
+    logger.attach(tmp_path)
     logger.log_metrics({"a": 1.0}, 0)
 
     def finish(**kwargs: object) -> None:

@@ -1,0 +1,61 @@
+"""What cnnlab uses of Lightning, TorchMetrics and W&B under a private or undeclared name.
+
+Each function says which public name is missing. tests/test_lightning_compat.py fails when a meaning changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torchmetrics import Metric
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Whether the current batch ends without an optimizer step: no public name covers the last batch of an epoch."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def is_attached(module: LightningModule) -> bool:
+    """Whether a module has a trainer: the public ``trainer`` raises where there is none."""
+    return module._trainer is not None
+
+
+def is_trial_run(trainer: Trainer) -> bool:
+    """Whether fast_dev_run is on: Trainer has the attribute and does not declare it."""
+    return bool(vars(trainer)["fast_dev_run"])
+
+
+def is_overfitting(trainer: Trainer) -> bool:
+    """Whether overfit_batches is on: Trainer has the attribute and does not declare it."""
+    return bool(vars(trainer)["overfit_batches"])
+
+
+def log_every_n_steps(trainer: Trainer) -> int:
+    """Optimizer steps between two logs: Trainer has the attribute and does not declare it."""
+    return int(vars(trainer)["log_every_n_steps"])
+
+
+def set_data_parallel_size(strategy: ModelParallelStrategy, size: int) -> None:
+    """Set the processes that share the data: the public argument is needed before the processes are known."""
+    strategy._data_parallel_size = size
+
+
+def compute_locally(metric: Metric) -> None:
+    """Make a metric compute without the other processes: ``sync_on_compute`` is public only as an argument."""
+    metric.sync_on_compute = metric._to_sync = False
+
+
+def load_metric(metric: Metric, states: Mapping[str, Any], update_count: int) -> None:
+    """Load a metric's states: its public ``load_state_dict`` leaves out the number of updates."""
+    for name in metric.metric_state:
+        setattr(metric, name, states[name].to(metric.device))
+    metric._update_count = update_count
+    metric._computed = None
+
+
+def has_wandb_ended(error: Exception) -> bool:
+    """Whether an error says that W&B's own process has ended: two of its errors are in no public module."""
+    return isinstance(error, ConnectionError) or type(error).__name__ in ("MailboxClosedError", "HandleAbandonedError")

@@ -1,0 +1,37 @@
+"""What cnnlab uses of PyTorch under a private name; tests/test_torch_compat.py fails when its meaning changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+# There is no public name for tensors that have a shape and no values, other than those on the meta device.
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
+from torch.fx.node import map_aggregate
+from torch.optim import Optimizer
+
+# There is no public name for the base class of dispatch modes, which PyTorch's documentation tells to import from here.
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+
+
+def is_mutable(operation: Any) -> bool:
+    """Whether an ATen operation writes into its arguments: OpOverload has no public schema."""
+    return bool(operation._schema.is_mutable)
+
+
+def view_base(tensor: Tensor) -> Tensor | None:
+    """The tensor that a view is part of, or None: Tensor has no public attribute for it."""
+    return tensor._base
+
+
+def steps_scaled(optimizer: Optimizer) -> bool:
+    """Whether an optimizer unscales gradients in its step, as fused ones do: there is no public attribute for it."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def tree_leaves(values: Any) -> list[Any]:
+    """The values in nested tuples, lists and dicts: torch.utils has no public tree functions, but torch.fx has."""
+    leaves: list[Any] = []
+    map_aggregate(values, leaves.append)
+    return leaves

@@ -1,0 +1,68 @@
+"""What cnnlab takes for granted of PyTorch's private names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cnnlab.torch_compat import FakeTensorMode, TorchDispatchMode, is_mutable, steps_scaled, tree_leaves, view_base
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the operations that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.called: list[Any] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.called.append(operation)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_a_dispatch_mode_sees_operations_and_whether_they_write() -> None:
+    tensor = torch.zeros(3)
+    with Recorder() as recorder:
+        tensor.add_(1)
+        tensor + 1
+    assert [operation.overloadpacket for operation in recorder.called] == [torch.ops.aten.add_, torch.ops.aten.add]
+    assert [is_mutable(operation) for operation in recorder.called] == [True, False]
+    assert tensor.tolist() == [1, 1, 1]
+
+
+def test_a_view_knows_its_whole() -> None:
+    whole = torch.zeros(4)
+    assert view_base(whole) is None
+    assert view_base(whole[1:].view(3, 1)) is whole
+
+
+def test_fake_tensors_have_shapes_and_no_memory() -> None:
+    with FakeTensorMode():
+        network = nn.Linear(2**20, 2**20)
+        output = network(torch.empty(2, 2**20))
+        output.sum().backward()
+    assert output.shape == (2, 2**20)
+    assert network.weight.grad is not None
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_fused_optimizers_step_with_scaled_gradients(fused: bool) -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0, fused=fused)
+    assert steps_scaled(optimizer) is fused
+    if fused:
+        # What torch.amp.GradScaler hands to such an optimizer.
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor([4.0]), torch.tensor([0.0])  # type: ignore[attr-defined]
+        weight.grad = torch.tensor([8.0])
+        optimizer.step()
+        assert weight.item() == -2
+
+
+def test_leaves_of_nested_values() -> None:
+    a, b = torch.ones(1), torch.ones(2)
+    leaves = tree_leaves(((a, [b, {"key": a}], None), {"other": 3}))
+    assert [leaf is wanted for leaf, wanted in zip(leaves, [a, b, a, None, 3], strict=True)] == [True] * 5
+    assert len(tree_leaves(torch.ones(2, 3).max(0))) == 2
