@@ -4,6 +4,7 @@ from cnnlab.tasks.base import VisionTask
 from cnnlab.tasks.classes import ClassTask
 from cnnlab.tasks.classification import Classification
 from cnnlab.tasks.distillation import Distillation
+from cnnlab.tasks.regression import Regression
 from cnnlab.tasks.segmentation import Segmentation
 
-__all__ = ["ClassTask", "Classification", "Distillation", "Segmentation", "VisionTask"]
+__all__ = ["ClassTask", "Classification", "Distillation", "Regression", "Segmentation", "VisionTask"]

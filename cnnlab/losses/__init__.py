@@ -1,0 +1,30 @@
+"""Losses, one file a kind of task. No Lightning."""
+
+from cnnlab.losses.distillation import attention_transfer, soft_targets
+from cnnlab.losses.segmentation import (
+    LOSSES,
+    CrossEntropy,
+    CrossEntropyDice,
+    Dice,
+    Focal,
+    Tversky,
+    class_sums,
+    create_loss,
+)
+from cnnlab.losses.values import VALUE_LOSSES, OrdinalLoss, ValueLoss
+
+__all__ = [
+    "LOSSES",
+    "VALUE_LOSSES",
+    "CrossEntropy",
+    "CrossEntropyDice",
+    "Dice",
+    "Focal",
+    "OrdinalLoss",
+    "Tversky",
+    "ValueLoss",
+    "attention_transfer",
+    "class_sums",
+    "create_loss",
+    "soft_targets",
+]

@@ -1,0 +1,81 @@
+"""Losses for values: of standardized values, with or without a spread, and of levels with an order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError, nearest
+
+_LARGEST_LOG_VARIANCE = 15.0
+"""Of standardized values: beyond it a variance says nothing, and its inverse is out of range."""
+
+
+def _gaussian_nll(outputs: Tensor, targets: Tensor) -> Tensor:
+    mean, log_variance = outputs.chunk(2, dim=1)
+    variance = log_variance.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE).exp()
+    return F.gaussian_nll_loss(mean, targets, variance)
+
+
+VALUE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "smooth_l1": F.smooth_l1_loss,
+    "gaussian_nll": _gaussian_nll,
+}
+"""Losses of standardized values by name; gaussian_nll (Nix and Weigend 1994) learns a spread for each value too."""
+
+
+class ValueLoss(nn.Module):
+    """A loss of values, standardized by the training's mean and standard deviation.
+
+    Args:
+        name: A name in VALUE_LOSSES.
+        mean: Each value's mean in training.
+        std: Each value's standard deviation in training, above 0.
+
+    Raises:
+        InputError: If there is no such loss.
+
+    >>> ValueLoss("l1", [10.0], [2.0])(torch.tensor([[1.0]]), torch.tensor([[16.0]])).item()
+    2.0
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if name not in VALUE_LOSSES:
+            raise InputError(f"there is no loss {name!r} of values: {nearest(name, VALUE_LOSSES)}")
+        self.name = name
+        # The checkpoint has them among the hyperparameters.
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Standardized values (B, V), or (B, 2V) with gaussian_nll, and values (B, V) in their own unit, to a scalar."""
+        return VALUE_LOSSES[self.name](outputs.float(), (targets - self.mean) / self.std)
+
+
+class OrdinalLoss(nn.Module):
+    """Binary cross-entropy of a level being above each but the highest (Frank and Hall 2001), summed over them.
+
+    Args:
+        lowest: The number of the lowest level.
+        levels: How many there are, 2 or more.
+    """
+
+    def __init__(self, lowest: int, levels: int) -> None:
+        super().__init__()
+        self.lowest = lowest
+        self.levels = levels
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Logits (B, levels - 1) and levels (B, 1), to a scalar: the mean over the batch."""
+        steps = torch.arange(1, self.levels, device=targets.device)
+        above = (targets - self.lowest >= steps).float()
+        return F.binary_cross_entropy_with_logits(outputs.float(), above, reduction="none").sum(dim=1).mean()
