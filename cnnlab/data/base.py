@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cnnlab.batch import Batch
-from cnnlab.data.presets import as_tensor
+from cnnlab.data.augmentation import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, preprocess
@@ -217,10 +217,10 @@ class VisionDataModule(LightningDataModule):
         """(N,) how often each training sample is drawn, in proportion; None if each is drawn once an epoch."""
         return None
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled Batches."""
+    def create_train_sampler(self) -> TrainSampler:
+        """What draws the batches of training samples."""
         weights = self.train_weights()
-        sampler = TrainSampler(
+        return TrainSampler(
             len(self.train_set),
             self.batch_size,
             self.seed,
@@ -229,6 +229,10 @@ class VisionDataModule(LightningDataModule):
             repeat_first=bool(self.trainer is not None and vars(self.trainer).get("overfit_batches")),
             **self._place(),
         )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled Batches."""
+        sampler = self.create_train_sampler()
         sampler.resume_at(*self._resumed)
         self._train_sampler = sampler
         return self._loader(self.train_set, sampler)
