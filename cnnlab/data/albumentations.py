@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnlab.data.presets import Augmentation, InputSpec, Mask
+from cnnlab.data.augmentation import Annotated, Augmentation, InputSpec, as_tensor
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import ImageSource
 
@@ -19,7 +19,7 @@ from cnnlab.imaging import ImageSource
 class Albumentations(Augmentation):
     """Transforms of albumentations 2.0, seeded for each image by (seed, epoch, index).
 
-    The default crops and flips, then takes one change of colour, one of geometry, one of noise or blur, and cuts holes.
+    The default crops and flips, then takes one change of color, one of geometry, one of noise or blur, and cuts holes.
 
     Args:
         transforms: What is done, in order: {name: CLASS, ARGUMENT: VALUE, ...} each; "one_of" in place of "name"
@@ -44,46 +44,37 @@ class Albumentations(Augmentation):
         self._given = None if transforms is None else list(transforms)
         self._pipelines: dict[Any, Any] = {}
         self.mirrors = transforms is None or any("Flip" in str(transform) for transform in transforms)
-        self._pipeline((32, 32), (127.0,))
+        self._pipeline(InputSpec((32, 32), 3, torch.tensor([127.0]), 1.0, "bilinear"), None)
 
-    def __call__(self, image: ImageSource, target: InputSpec, numbers: Sequence[float]) -> Tensor:
-        """Read and augment an image."""
-        pipeline = self._pipeline(target.size, tuple(target.fill.tolist()))
+    def __call__(
+        self, image: ImageSource, annotation: Annotated, spec: InputSpec, numbers: Sequence[float]
+    ) -> tuple[Tensor, Annotated]:
+        """Read and augment an image, and its annotation in step; what is outside the image, or a hole, is ignored."""
+        pipeline = self._pipeline(spec, annotation.ignore_index)
         pipeline.set_random_seed(int(numbers[0] * 2**32))
-        made = pipeline(image=image.read(target.channels))["image"]
-        pixels = torch.from_numpy(made.copy())
-        return (pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
+        result = pipeline(image=image.read(spec.channels), **annotation.to_arrays())
+        pixels = result["image"]
+        return as_tensor(pixels if pixels.ndim == 3 else pixels[..., None]), annotation.from_arrays(result)
 
-    def together(
-        self, image: ImageSource, mask: Mask, target: InputSpec, numbers: Sequence[float]
-    ) -> tuple[Tensor, Tensor]:
-        """Read and augment an image, and its mask in step; what is outside the image, or a hole, is ignored."""
-        pipeline = self._pipeline(target.size, tuple(target.fill.tolist()), mask)
-        pipeline.set_random_seed(int(numbers[0] * 2**32))
-        # OpenCV knows no int64.
-        made = pipeline(image=image.read(target.channels), mask=mask.classes.to(torch.int16).numpy())
-        pixels, classes = (torch.from_numpy(made[name].copy()) for name in ("image", "mask"))
-        return (pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1), classes.to(torch.int64)
-
-    def _pipeline(self, size: tuple[int, int], fill: tuple[float, ...], mask: Mask | None = None) -> Any:
-        outside = None if mask is None else mask.ignore_index
-        native = mask is not None and mask.native
-        key = (size, outside, native)
+    def _pipeline(self, spec: InputSpec, outside: int | None) -> Any:
+        key = (spec.size, outside, spec.native)
         if key not in self._pipelines:
-            given = default_transforms(size, fill, native) if self._given is None else self._given
-            steps = [self._made(transform, outside) for transform in given]
-            last = _crop_of(size, fill) if native else {"name": "Resize", "height": size[0], "width": size[1]}
-            steps.append(self._made(last, outside))
+            fill = tuple(spec.fill.tolist())
+            given = default_transforms(spec.size, fill, spec.native) if self._given is None else self._given
+            last = {"name": "Resize", "height": spec.size[0], "width": spec.size[1]}
+            steps = [
+                self._create(step, outside) for step in (*given, _crop_of(spec.size, fill) if spec.native else last)
+            ]
             self._pipelines[key] = self._library.Compose(steps)
         return self._pipelines[key]
 
-    def _made(self, description: dict[str, Any], outside: int | None) -> Any:
+    def _create(self, description: dict[str, Any], outside: int | None) -> Any:
         settings = dict(description)
         if "one_of" in settings:
             if unknown := sorted(set(settings) - {"one_of", "p"}):
                 raise InputError(f"one_of has no {unknown[0]!r}, only p")
             return self._library.OneOf(
-                [self._made(inner, outside) for inner in settings["one_of"]], p=settings.get("p", 0.5)
+                [self._create(inner, outside) for inner in settings["one_of"]], p=settings.get("p", 0.5)
             )
         name = settings.pop("name", None)
         if not isinstance(name, str) or not hasattr(self._library, name):

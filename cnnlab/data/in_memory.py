@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -92,10 +92,7 @@ class InMemoryDataModule(ClassesMixin, VisionDataModule):
         degrees: Greatest rotation of a training image, in degrees.
         translate: Greatest shift of a training image, as a share of its sides.
         scale: Greatest change of size of a training image: 0.1 is from 0.9 to 1.1.
-        batch_size: See VisionDataModule.
-        num_workers: See VisionDataModule.
-        drop_last: See VisionDataModule.
-        seed: See VisionDataModule.
+        **kwargs: See VisionDataModule.
     """
 
     kind: ClassVar[str | None] = "labels"
@@ -110,12 +107,9 @@ class InMemoryDataModule(ClassesMixin, VisionDataModule):
         degrees: float = 0.0,
         translate: float = 0.0,
         scale: float = 0.0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        drop_last: bool = True,
-        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, drop_last=drop_last, seed=seed)
+        super().__init__(**kwargs)
         self.val_size = val_size
         self.split_seed = split_seed
         self.augment = RandomAffine(degrees, translate, scale)

@@ -1,4 +1,4 @@
-"""Which images there are: from folders or from a table, with one class map, divided into splits."""
+"""Which images there are, from folders or from a table, and which split each is in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +15,13 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import ImageError, LazyImage, list_images
+from cnnlab.imaging import ImageError, list_images
 from cnnlab.random import permutation
 
 SPLITS = ("train", "val", "test")
-_GOLDEN = 0.6180339887498949  # its multiples fill an interval evenly
-_LIKE_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+_GOLDEN_RATIO = 0.6180339887498949
+"""Its multiples, modulo 1, fill 0..1 evenly."""
+_SPLIT_LIKE_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -29,22 +30,28 @@ class Sample:
     """An image file and what is known of it."""
 
     path: str
-    labels: tuple[str, ...]
-    """Its classes' names: one, or any number with multi-label data."""
+    labels: tuple[str, ...] = ()
+    """The names of its classes: one, or any number with multi-label data."""
     split: str = ""
     """train, val or test; "" where it has not been decided."""
     group: str = ""
-    """Samples of a group (a patient, a scene) are never divided between splits."""
+    """Samples of a group (a patient, a scene) stay in one split."""
+    mask: str = ""
+    """The file of its mask, if it has one."""
+    values: tuple[float, ...] = ()
+    """Its values, if it has any."""
+    stratum: str = ""
+    """Samples of a stratum, or with the same labels, are spread evenly over the splits."""
 
 
 @dataclass
 class SampleIndex:
-    """Samples, and the classes' names in order."""
+    """Samples, and the names of the classes in order."""
 
     samples: list[Sample]
-    class_names: list[str]
+    class_names: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
-    """Files among them that are no images by their endings: how many of each."""
+    """Files that are no images by their endings: how many of each ending."""
     of: dict[str, list[Sample]] = field(init=False)
     """The samples by split."""
 
@@ -69,7 +76,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
     first = next(iter(places.values()))
     present = _subfolders(first)
     names = list(class_names) if class_names is not None else present
-    if class_names is None and present and all(name.lower() in _LIKE_SPLITS for name in present):
+    if class_names is None and present and all(name.lower() in _SPLIT_LIKE_NAMES for name in present):
         raise InputError(f"{first} has the folders {', '.join(present)}: call them train, val and test")
     if not present:
         loose = len(list_images(first))
@@ -132,7 +139,7 @@ def list_table(
         labels = tuple(part.strip() for part in text.split(";") if part.strip()) if multi_label else (text,)
         if not multi_label and not text:
             raise InputError(f"{table}, line {line}: {row['path']} has no label")
-        samples.append(sample_of(row, labels, root, f"{table}, line {line}"))
+        samples.append(replace(sample_of(row, root, f"{table}, line {line}"), labels=labels))
     present = sorted({label for sample in samples for label in sample.labels})
     names = list(class_names) if class_names is not None else present
     if strange := sorted(set(present) - set(names)):
@@ -168,26 +175,31 @@ def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def sample_of(row: dict[str, str], labels: tuple[str, ...], root: Path, place: str) -> Sample:
-    """A row of a table as a sample; its columns split and group may be absent.
+def sample_of(row: dict[str, str], root: Path, place: str) -> Sample:
+    """The path, split and group of a table's row; the columns split and group may be absent.
+
+    Args:
+        row: The row.
+        root: What a relative path starts from.
+        place: Where the row is, for errors.
 
     Raises:
-        InputError: If its split is a strange one; ``place`` says where that is.
+        InputError: If the split is none of train, val and test.
     """
     split = (row.get("split") or "").strip()
     if split not in ("", *SPLITS):
         raise InputError(f"{place}: split is {split!r}, expected train, val, test or nothing")
-    return Sample(str(root / (row["path"] or "")), labels, split, (row.get("group") or "").strip())
+    return Sample(str(root / (row["path"] or "")), split=split, group=(row.get("group") or "").strip())
 
 
 def split_samples(listing: SampleIndex, val_size: float, test_size: float, seed: int) -> SampleIndex:
-    """Give each sample without a split one, so that each class has its share in each, and no group is divided.
+    """Give each sample without a split one: each class or stratum has its share in each split, groups stay whole.
 
-    Where there is a training split but no validation, a part of the training is taken for it; a test split is made
-    only where nothing has been divided before.
+    With a training split but no validation split, a part of the training samples validates. A test split is made only
+    where no sample has a split.
 
     Args:
-        listing: What is to be divided.
+        listing: The samples.
         val_size: The share that validates, 0..1.
         test_size: The share that tests, 0..1.
         seed: Decides which.
@@ -249,7 +261,7 @@ def keep_splits(listing: SampleIndex, manifest: Path, root: Path) -> tuple[Sampl
 
 
 def folds(samples: Sequence[Sample], count: int, seed: int) -> np.ndarray:
-    """Divide samples into folds of equal size, each class evenly, groups whole.
+    """Divide samples into folds of equal size; each class or stratum is spread evenly, groups stay whole.
 
     Returns:
         (N,) each sample's fold, 0..count-1.
@@ -258,19 +270,22 @@ def folds(samples: Sequence[Sample], count: int, seed: int) -> np.ndarray:
 
 
 def _spread(samples: Sequence[Sample], seed: int) -> np.ndarray:
-    """Each sample's place in 0..1, so that any interval has its share of each class; the same for all of a group."""
+    """Give each sample a place in 0..1, so that any interval has its share of each class or stratum.
+
+    Samples of a group have the same place.
+    """
     groups: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
         groups.setdefault(f"g{sample.group}" if sample.group else f"s{i}", []).append(i)
     units = list(groups.values())
     order = permutation(seed, 0, len(units))
-    kinds: dict[tuple[str, ...], list[list[int]]] = {}
+    kinds: dict[tuple[tuple[str, ...], str], list[list[int]]] = {}
     for unit in order:
         members = units[unit]
-        labels = [samples[i].labels for i in members]
-        kinds.setdefault(max(set(labels), key=lambda label: (labels.count(label), label)), []).append(members)
+        own = [(samples[i].labels, samples[i].stratum) for i in members]
+        kinds.setdefault(max(set(own), key=lambda kind: (own.count(kind), kind)), []).append(members)
     places = np.empty(len(samples))
-    # Kinds follow each other around a circle: what rounding gives one too much, the next has too little of.
+    # Kinds follow each other around a circle, so that their roundings cancel.
     generator = np.random.Generator(np.random.Philox(key=[seed, 1]))
     start = generator.random()
     for kind in sorted(kinds.values(), key=len, reverse=True):
@@ -278,43 +293,46 @@ def _spread(samples: Sequence[Sample], seed: int) -> np.ndarray:
         for members in kind:
             places[members] = (start + (before + len(members) / 2) / total) % 1
             before += len(members)
-        start += _GOLDEN / total
+        start += _GOLDEN_RATIO / total
     return places
 
 
-def find_broken(samples: Sequence[Sample], channels: int) -> dict[str, str]:
-    """Decode all files, in threads, and say what is wrong with those that cannot be read.
+def find_broken(samples: Sequence[Sample], read: Callable[[Sample], None]) -> dict[str, str]:
+    """Read all files, in threads.
+
+    Args:
+        samples: The files.
+        read: Reads one; it raises ImageError where it cannot.
 
     Returns:
-        The error message by path.
+        The error message by path, of those that cannot be read.
     """
 
-    def trouble(sample: Sample) -> tuple[str, str] | None:
+    def message(sample: Sample) -> tuple[str, str] | None:
         try:
-            LazyImage(sample.path).read(channels, at_least=(1, 1))
+            read(sample)
         except ImageError as error:
             return sample.path, str(error)
         return None
 
     with ThreadPoolExecutor() as pool:
-        return dict(found for found in pool.map(trouble, samples) if found is not None)
+        return dict(found for found in pool.map(message, samples) if found is not None)
 
 
-def prediction_samples(place: Path, channels: int, on_error: str) -> list[Sample]:
+def prediction_samples(place: Path, read: Callable[[Sample], None] | None) -> list[Sample]:
     """The image, or the images of a folder, that a run is to predict.
 
     Args:
         place: A file or a folder.
-        channels: See imaging.
-        on_error: raise, which leaves it to whoever reads them, or skip, which leaves broken ones out, each named.
+        read: If given, reads each file; those where it raises ImageError are left out, each named in a warning.
 
     Raises:
         InputError: If there is no image to predict.
     """
     paths = [place] if place.is_file() else list_images(place)
-    samples = [Sample(str(path), ()) for path in paths]
-    if on_error == "skip":
-        broken = find_broken(samples, channels)
+    samples = [Sample(str(path)) for path in paths]
+    if read is not None:
+        broken = find_broken(samples, read)
         for text in broken.values():
             rank_zero_warn(f"left out: {text}")
         samples = [sample for sample in samples if sample.path not in broken]
@@ -324,22 +342,40 @@ def prediction_samples(place: Path, channels: int, on_error: str) -> list[Sample
 
 
 def manifest_row(sample: Sample, root: Path) -> dict[str, str]:
-    """A sample as a row of the manifest: path, label, split, group, size in bytes, SHA-256 of the file."""
+    """What a manifest says of any file: path, split, group, size in bytes, SHA-256."""
     path = Path(sample.path)
-    row = {
-        "path": os.path.relpath(path, root),
-        "label": ";".join(sample.labels),
-        "split": sample.split,
-        "group": sample.group,
-    }
+    row = {"path": os.path.relpath(path, root), "split": sample.split, "group": sample.group}
     if not path.is_file():
         return {**row, "bytes": "", "sha256": ""}
     with path.open("rb") as file:
         return {**row, "bytes": str(path.stat().st_size), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def select_fold(listing: SampleIndex, count: int, fold: int, seed: int) -> SampleIndex:
+    """Divide training and validation samples into folds: one validates, the others train. The test split stays.
+
+    Args:
+        listing: The samples, each with its split.
+        count: The number of folds.
+        fold: Which one validates, 0..count-1.
+        seed: Decides on the folds.
+
+    Raises:
+        InputError: If there are fewer samples than folds.
+    """
+    together = [sample for sample in listing.samples if sample.split != "test"]
+    if len(together) < count:
+        raise InputError(f"data.folds is {count}, and there are only {len(together)} images to divide")
+    places = folds(together, count, seed)
+    moved = [
+        replace(sample, split="val" if place == fold else "train")
+        for sample, place in zip(together, places, strict=True)
+    ]
+    return SampleIndex([*moved, *listing.of["test"]], listing.class_names)
+
+
 def find_problems(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """What a manifest tells of broken files, and of images that stand in several splits.
+    """The broken files of a manifest, and the images that stand in several splits.
 
     Returns:
         The errors; the paths of each image, by its hash, that is in more than one split.

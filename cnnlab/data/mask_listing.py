@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cnnlab.data.listing import Sample, read_table, sample_of, split_folders
@@ -12,7 +13,7 @@ _ENDINGS = ("", "_mask", "_gt", "_label", "_labels")
 """What a mask's name may have after its image's."""
 
 
-def list_pairs(root: Path) -> tuple[list[Sample], dict[str, str]]:
+def list_pairs(root: Path) -> list[Sample]:
     """List ROOT/images/SPLIT/**/NAME and ROOT/masks/SPLIT/**/NAME, or the same without splits.
 
     A mask has its image's name, perhaps with "_mask" or the like behind it, and any ending of an image.
@@ -21,7 +22,7 @@ def list_pairs(root: Path) -> tuple[list[Sample], dict[str, str]]:
         root: The folder.
 
     Returns:
-        The images, each with its split, "" where none has been decided; the mask of each image, by the image's path.
+        The images, each with its mask and its split, "" where none has been decided.
 
     Raises:
         InputError: If a folder is absent, or if an image has no mask, or several.
@@ -37,7 +38,6 @@ def list_pairs(root: Path) -> tuple[list[Sample], dict[str, str]]:
     for path in list_images(masks):
         stems.setdefault(path.relative_to(masks).with_suffix(""), []).append(str(path))
     samples: list[Sample] = []
-    found: dict[str, str] = {}
     lacking: list[str] = []
     for split, folder in (split_folders(images, ()) or {"": images}).items():
         for path in list_images(folder):
@@ -46,16 +46,15 @@ def list_pairs(root: Path) -> tuple[list[Sample], dict[str, str]]:
             if len(candidates) > 1:
                 raise InputError(f"{path} has several masks, {', '.join(candidates)}: keep one")
             lacking += [] if candidates else [f"{path} (expected as {masks / stem}.png)"]
-            found |= {str(path): mask for mask in candidates}
-            samples.append(Sample(str(path), (), split))
+            samples.append(Sample(str(path), split=split, mask="".join(candidates)))
     if lacking:
         raise InputError(f"{len(lacking)} of {len(samples)} images have no mask: " + ", ".join(lacking[:5]))
     if not samples:
         raise InputError(f"{images} has no images")
-    return samples, found
+    return samples
 
 
-def list_pair_table(table: Path, root: Path) -> tuple[list[Sample], dict[str, str]]:
+def list_pair_table(table: Path, root: Path) -> list[Sample]:
     """List the images of a CSV file with the columns path and mask, and perhaps split and group.
 
     Args:
@@ -63,18 +62,15 @@ def list_pair_table(table: Path, root: Path) -> tuple[list[Sample], dict[str, st
         root: What relative paths start from.
 
     Returns:
-        As list_pairs does.
+        See list_pairs.
 
     Raises:
-        InputError: If the file or a column is absent, or if a row has no mask, or a strange split.
+        InputError: If the file or a column is absent, if a row has no mask, or if its split is not known.
     """
     samples = []
-    found = {}
     for line, row in enumerate(read_table(table, ("path", "mask")), start=2):
         place = f"{table}, line {line}"
         if not row["mask"]:
             raise InputError(f"{place}: {row['path']} has no mask")
-        sample = sample_of(row, (), root, place)
-        samples.append(sample)
-        found[sample.path] = str(root / row["mask"])
-    return samples, found
+        samples.append(replace(sample_of(row, root, place), mask=str(root / row["mask"])))
+    return samples

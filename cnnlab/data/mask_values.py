@@ -1,4 +1,4 @@
-"""From what stands in a mask's file to classes: numbers, or colours."""
+"""Masks: their files, and which of their values (numbers or colors) is which class."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from cnnlab.data.annotations import ClassMask
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError
+from cnnlab.imaging import ImageError, ImageSource, read_mask
 
 Value = int | Sequence[int]
-"""A grey value or number of a palette, or a colour (red, green, blue), each 0..255."""
+"""A gray value or number of a palette, or a color (red, green, blue), each 0..255."""
 
 
 class MaskValues:
     """Which value of a mask is which class.
 
     Args:
-        values: The value of each class, in the order of the classes: numbers for all of them, or colours for all.
-        ignored: The value of pixels that count for nothing; None if all are of a class.
-        ignore_index: What those become.
+        values: The value of each class, in the order of the classes: numbers for all of them, or colors for all.
+        ignored: The value of pixels without a class; None if all have one.
+        ignore_index: The class that those pixels get.
 
     Raises:
-        InputError: If numbers and colours are mixed, or if two classes have the same value.
+        InputError: If numbers and colors are mixed, or if two classes have the same value.
 
     >>> MaskValues([0, 255], None, 7).classes(np.array([[0, 255]]), "a.png").tolist()
     [[0, 1]]
@@ -33,10 +36,10 @@ class MaskValues:
 
     def __init__(self, values: Sequence[Value], ignored: Value | None, ignore_index: int) -> None:
         known = [*values, *([ignored] if ignored is not None else [])]
-        self.coloured = not isinstance(known[0], int)
+        self.colored = not isinstance(known[0], int)
         codes = [_code(value) for value in known]
-        if any(isinstance(value, int) == self.coloured for value in known):
-            raise InputError(f"data.mask_values {known} are partly numbers and partly colours: give one kind")
+        if any(isinstance(value, int) == self.colored for value in known):
+            raise InputError(f"data.mask_values {known} are partly numbers and partly colors: give one kind")
         if len(set(codes)) < len(codes):
             raise InputError(f"data.mask_values and data.ignore_index name a value twice: {known}")
         order = np.argsort(codes)
@@ -47,30 +50,30 @@ class MaskValues:
         """The class of each pixel.
 
         Args:
-            mask: (H, W), or (H, W, 3) with colours.
+            mask: (H, W), or (H, W, 3) with colors.
             path: The file, for errors.
 
         Returns:
             (H, W), 0..K-1 or ignore_index.
 
         Raises:
-            ImageError: If it has values that are none of a class, or colours where numbers were expected.
+            ImageError: If it has values that belong to no class, or colors where numbers were expected.
         """
-        if (mask.ndim == 3) != self.coloured:
-            has, wants = ("colours", "numbers") if mask.ndim == 3 else ("numbers", "colours [red, green, blue]")
+        if (mask.ndim == 3) != self.colored:
+            has, wants = ("colors", "numbers") if mask.ndim == 3 else ("numbers", "colors [red, green, blue]")
             raise ImageError(
                 f"{path}: the mask has {has}, but its classes are known by {wants}: say in data.mask_values which "
                 "value is which class"
             )
-        codes = mask.astype(np.int64) @ [65536, 256, 1] if self.coloured else mask
+        codes = mask.astype(np.int64) @ [65536, 256, 1] if self.colored else mask
         places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        strange = self._codes[places] != codes
-        if strange.any():
-            raise ImageError(self._stranger(codes[strange], path))
+        unknown = self._codes[places] != codes
+        if unknown.any():
+            raise ImageError(self._unknown_values(codes[unknown], path))
         found: npt.NDArray[np.int64] = self._classes[places]
         return found
 
-    def _stranger(self, codes: npt.NDArray[np.int64], path: str) -> str:
+    def _unknown_values(self, codes: npt.NDArray[np.int64], path: str) -> str:
         found, counts = np.unique(codes, return_counts=True)
         named = ", ".join(
             f"{self._shown(code)} ({count:,} pixels)" for code, count in zip(found[:5], counts, strict=False)
@@ -83,13 +86,55 @@ class MaskValues:
         )
 
     def _shown(self, code: int) -> str:
-        return str([int(code) >> 16, int(code) >> 8 & 255, int(code) & 255] if self.coloured else int(code))
+        return str([int(code) >> 16, int(code) >> 8 & 255, int(code) & 255] if self.colored else int(code))
 
 
 def _code(value: Value) -> int:
     if isinstance(value, int):
         return value
     if len(value) != 3 or not all(0 <= level <= 255 for level in value):
-        raise InputError(f"data.mask_values: {list(value)} is no colour, expected red, green and blue, each 0..255")
+        raise InputError(f"data.mask_values: {list(value)} is no color, expected red, green and blue, each 0..255")
     red, green, blue = value
     return red << 16 | green << 8 | blue
+
+
+class MaskReader:
+    """Reads masks as annotations of their images.
+
+    Args:
+        paths: The file of each image's mask; "" where the truth is not known.
+        values: Which value is which class.
+        ignore_index: The class of pixels without one.
+        rare: See annotations.ClassMask.
+    """
+
+    draws = ClassMask.draws
+
+    def __init__(self, paths: Sequence[str], values: MaskValues, ignore_index: int, rare: float = 0.0) -> None:
+        self.paths = paths
+        self.values = values
+        self.ignore_index = ignore_index
+        self.rare = rare
+
+    def read(self, path: str) -> Tensor:
+        """The classes (H, W) int64 in a mask's file.
+
+        Raises:
+            ImageError: If it cannot be read, or if it has values that belong to no class.
+        """
+        return torch.from_numpy(self.values.classes(read_mask(path), path))
+
+    def __call__(self, index: int, image: ImageSource) -> ClassMask:
+        """The mask of an image; ignore_index everywhere if it has none.
+
+        Raises:
+            ImageError: If it cannot be read, or if it differs in size from the image.
+        """
+        path = self.paths[index]
+        classes = self.read(path) if path else torch.full(image.size, self.ignore_index)
+        if tuple(classes.shape) != image.size:
+            raise ImageError(
+                f"{getattr(image, 'path', 'an image')} has {image.size[0]} x {image.size[1]} pixels (height x width), "
+                f"its mask {path} {classes.shape[0]} x {classes.shape[1]}: make them equal"
+            )
+        return ClassMask(classes, self.ignore_index, self.rare)

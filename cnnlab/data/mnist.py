@@ -15,6 +15,7 @@ from cnnlab.errors import InputError
 from cnnlab.writing import write_atomically
 
 _DIGITS = [str(digit) for digit in range(10)]
+_CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 
 class _Facts(NamedTuple):
@@ -26,28 +27,13 @@ class _Facts(NamedTuple):
 # Mean and std are those of all pixels of the 60,000 training images, in 0..1 (a test computes MNIST's).
 _FACTS = {
     "MNIST": _Facts(_DIGITS, 0.1307, 0.3081),
-    "FashionMNIST": _Facts(
-        [
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ],
-        0.2860,
-        0.3530,
-    ),
+    "FashionMNIST": _Facts(_CLOTHES, 0.2860, 0.3530),
     "KMNIST": _Facts(["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"], 0.1918, 0.3483),
 }
 
 
 class MNIST(InMemoryDataModule):
-    """60,000 training and 10,000 test images, 28x28 grey, 10 classes.
+    """60,000 training and 10,000 test images, 28x28 gray, 10 classes.
 
     The files are torchvision's, under ROOT/NAME/raw, and are downloaded when they are absent. LeCun et al. 1998,
     "Gradient-based learning applied to document recognition"; Xiao et al. 2017 (FashionMNIST); Clanuwat et al. 2018
@@ -58,14 +44,7 @@ class MNIST(InMemoryDataModule):
         dataset: Which of the three.
         download: Fetch the files when they are absent.
         val_size: Training images kept for validation. The test set is never used for it.
-        split_seed: See InMemoryDataModule.
-        degrees: See InMemoryDataModule.
-        translate: See InMemoryDataModule.
-        scale: See InMemoryDataModule.
-        batch_size: See VisionDataModule.
-        num_workers: See VisionDataModule.
-        drop_last: See VisionDataModule.
-        seed: See VisionDataModule.
+        **kwargs: See InMemoryDataModule.
 
     Raises:
         InputError: In prepare_data(), if the files are absent and cannot be had.
@@ -79,26 +58,9 @@ class MNIST(InMemoryDataModule):
         dataset: Literal["MNIST", "FashionMNIST", "KMNIST"] = "MNIST",
         download: bool = True,
         val_size: int = 5000,
-        split_seed: int = 0,
-        degrees: float = 0.0,
-        translate: float = 0.0,
-        scale: float = 0.0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        drop_last: bool = True,
-        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            val_size=val_size,
-            split_seed=split_seed,
-            degrees=degrees,
-            translate=translate,
-            scale=scale,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            drop_last=drop_last,
-            seed=seed,
-        )
+        super().__init__(val_size=val_size, **kwargs)
         self.root = root
         self.dataset = dataset
         self.download = download

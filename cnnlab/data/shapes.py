@@ -132,8 +132,8 @@ def draw(
         kind = int(generator.integers(1, len(CLASSES))) if kinds is None else asked
         radius = generator.uniform(0.1, 0.25) * side
         x, y = generator.uniform(radius, side - radius, 2)
-        colour = tuple(int(level) for level in generator.integers(90, 256, 3))
-        for image, fill in ((picture, colour), (mask, kind)):
+        color = tuple(int(level) for level in generator.integers(90, 256, 3))
+        for image, fill in ((picture, color), (mask, kind)):
             pen = ImageDraw.Draw(image)
             box = (x - radius, y - radius, x + radius, y + radius)
             if kind == 1:

@@ -1,4 +1,4 @@
-"""Geometry in one warp and colour in one matrix: pure functions of an image and of numbers that come from outside."""
+"""Geometry in one warp and color in one matrix: pure functions of an image and of numbers that come from outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 Matrix = npt.NDArray[np.float64]
 
 _LUMA = (0.299, 0.587, 0.114)
-"""Rec. 601: what grey means to ColorJitter and to JPEG."""
+"""Rec. 601: what gray means to ColorJitter and to JPEG."""
 _TO_YIQ = np.array([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 # From RGB to RGB by way of YIQ: what keeps the luma alone, the chroma alone, and the chroma turned by 90 degrees.
 _KEEP_LUMA, _KEEP_CHROMA, _TURN_CHROMA = (
@@ -51,7 +51,7 @@ class Geometry(NamedTuple):
     """Down and to the right, in pixels of the result."""
 
 
-class Colour(NamedTuple):
+class Color(NamedTuple):
     """Factors as in torchvision's ColorJitter, 1 (hue: 0) changes nothing."""
 
     brightness: float = 1.0
@@ -100,7 +100,7 @@ def warp(
     """Apply a geometry in one interpolation.
 
     What lies outside the box stays outside, as if the image had been cut before it was turned. There
-    is no antialiasing: hand in an image that is not much larger than what comes out (see enough).
+    is no antialiasing: hand in an image that is not much larger than what comes out (see decode_size).
 
     Args:
         pixels: (H, W, C), uint8 or whatever float32 holds exactly.
@@ -148,7 +148,7 @@ def _centred(length: int) -> Tensor:
     return torch.arange(length, dtype=torch.float32).add_(0.5 - length / 2).to(torch.complex64)
 
 
-def enough(image_size: tuple[int, int], box: Box, size: tuple[int, int]) -> tuple[int, int]:
+def decode_size(image_size: tuple[int, int], box: Box, size: tuple[int, int]) -> tuple[int, int]:
     """The height and width in which an image may be decoded at the least, so that the warp need not shrink it much.
 
     A decoder that can halve (a JPEG's, in the frequency domain, without aliasing) then leaves the warp, which has no
@@ -159,59 +159,59 @@ def enough(image_size: tuple[int, int], box: Box, size: tuple[int, int]) -> tupl
         box: The part that is wanted, in its own pixels.
         size: What the part is brought to.
 
-    >>> enough((3000, 4000), Box(0, 0, 2240, 2240), (224, 224))
+    >>> decode_size((3000, 4000), Box(0, 0, 2240, 2240), (224, 224))
     (240, 320)
     """
     shrink = max(box.height / size[0], box.width / size[1], 0.8) * 1.25
     return math.floor(image_size[0] / shrink), math.floor(image_size[1] / shrink)
 
 
-def colour_matrix(colour: Colour, means: Sequence[float]) -> Matrix:
+def color_matrix(color: Color, means: Sequence[float]) -> Matrix:
     """One affine map for all four adjustments.
 
-    In YIQ they scale and shift the luma, and scale and turn the chroma: hue turns it, contrast pulls towards the grey
+    In YIQ they scale and shift the luma, and scale and turn the chroma: hue turns it, contrast pulls towards the gray
     of the image's own mean. So the whole is linear, and values are clipped once, at the end, not after each step.
 
     Args:
-        colour: What is wanted.
-        means: The image's mean of each channel (3, or 1 for grey), 0..255.
+        color: What is wanted.
+        means: The image's mean of each channel (3, or 1 for gray), 0..255.
 
     Returns:
         (C, C + 1): the matrix, and in the last column the offset, in units of 0..255.
     """
-    grey = len(means) == 1
-    mean = means[0] if grey else sum(share * level for share, level in zip(_LUMA, means, strict=True))
+    gray = len(means) == 1
+    mean = means[0] if gray else sum(share * level for share, level in zip(_LUMA, means, strict=True))
     luma, offset, chroma = 1.0, 0.0, 1.0
-    for which in colour.order:
+    for which in color.order:
         if which == 0:
-            luma, offset, chroma = (value * colour.brightness for value in (luma, offset, chroma))
+            luma, offset, chroma = (value * color.brightness for value in (luma, offset, chroma))
         elif which == 1:
             centre = luma * mean + offset
-            luma, offset, chroma = (value * colour.contrast for value in (luma, offset, chroma))
-            offset += (1 - colour.contrast) * centre
+            luma, offset, chroma = (value * color.contrast for value in (luma, offset, chroma))
+            offset += (1 - color.contrast) * centre
         elif which == 2:
-            chroma *= colour.saturation
+            chroma *= color.saturation
     found = np.full((len(means), len(means) + 1), offset)
-    if grey:
+    if gray:
         found[0, 0] = luma
     else:
-        cos, sin = math.cos(2 * math.pi * colour.hue), math.sin(2 * math.pi * colour.hue)
+        cos, sin = math.cos(2 * math.pi * color.hue), math.sin(2 * math.pi * color.hue)
         found[:, :-1] = luma * _KEEP_LUMA + chroma * cos * _KEEP_CHROMA + chroma * sin * _TURN_CHROMA
     return found
 
 
-def recolour(levels: Tensor, colour: Colour) -> Tensor:
-    """Apply colour changes.
+def recolor(levels: Tensor, color: Color) -> Tensor:
+    """Apply color changes.
 
     Args:
         levels: (C, H, W), float 0..255.
-        colour: What is wanted.
+        color: What is wanted.
 
     Returns:
         (C, H, W), float, not clipped.
     """
     flat = levels.flatten(1)
-    affine = torch.from_numpy(colour_matrix(colour, flat.mean(dim=1).tolist())).to(torch.float32)
+    affine = torch.from_numpy(color_matrix(color, flat.mean(dim=1).tolist())).to(torch.float32)
     return torch.addmm(affine[:, -1:], affine[:, :-1], flat).view_as(levels)
 
 
@@ -230,8 +230,8 @@ def fill_shifted(pixels: Tensor, shift: tuple[int, int], fill: Tensor) -> None:
         fill: (C,).
     """
     down, right = shift
-    colour = fill.to(pixels.dtype).view(-1, 1, 1)
+    color = fill.to(pixels.dtype).view(-1, 1, 1)
     if down:
-        pixels[:, slice(0, down) if down > 0 else slice(down, None)] = colour
+        pixels[:, slice(0, down) if down > 0 else slice(down, None)] = color
     if right:
-        pixels[:, :, slice(0, right) if right > 0 else slice(right, None)] = colour
+        pixels[:, :, slice(0, right) if right > 0 else slice(right, None)] = color

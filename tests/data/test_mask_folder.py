@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from cnnlab.batch import Batch
 from cnnlab.data import MaskFolder, Shapes
 from cnnlab.errors import InputError
 
@@ -27,7 +28,7 @@ def stripes(offset: int, side: int = SIDE) -> np.ndarray:
 
 
 def write(root: Path, name: str, classes: np.ndarray, split: str = "train") -> tuple[Path, Path]:
-    """An image that shows the classes as grey levels, and its mask."""
+    """An image that shows the classes as gray levels, and its mask."""
     image, mask = root / "images" / split / f"{name}.png", root / "masks" / split / f"{name}.png"
     for path, pixels in ((image, LEVELS[classes]), (mask, classes.astype(np.uint8))):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,13 +51,15 @@ def made(root: Path, **kwargs: Any) -> MaskFolder:
 
 
 def batch(data: MaskFolder) -> tuple[torch.Tensor, torch.Tensor]:
-    images, masks = next(iter(data.train_dataloader()))
-    return images, masks
+    batch: Batch = next(iter(data.train_dataloader()))
+    return batch.images, batch.targets
 
 
 def test_images_and_masks_come_as_they_are(root: Path) -> None:
     data = made(root)
-    images, masks = next(iter(data.val_dataloader()))
+    found = next(iter(data.val_dataloader()))
+    images, masks = found.images, found.targets
+    assert [Path(path).name for path in found.paths] == ["0.png", "1.png", "2.png"]
     assert images.dtype == torch.uint8
     assert images.shape == (3, 3, SIDE, SIDE)
     assert masks.dtype == torch.int64
@@ -112,7 +115,7 @@ def test_masks_go_in_step_with_their_images(root: Path, options: dict[str, Any])
 def test_what_comes_in_from_outside_is_ignored_and_never_a_class(root: Path) -> None:
     data = made(root, batch_size=6, augment_args={**STILL, "degrees": 45, "erase": 1.0})
     images, masks = batch(data)
-    fill = data.target().fill.round().to(torch.uint8).view(1, 3, 1, 1)
+    fill = data.input_spec().fill.round().to(torch.uint8).view(1, 3, 1, 1)
     outside = (images == fill).all(dim=1)
     assert outside.float().mean() > 0.05
     assert (masks[outside] == 255).float().mean() > 0.98
@@ -123,7 +126,7 @@ def test_what_comes_in_from_outside_is_ignored_and_never_a_class(root: Path) -> 
 def test_albumentations_own_steps_leave_masks_whole(root: Path, options: dict[str, Any]) -> None:
     pytest.importorskip("albumentations")
     data = made(root, augment="albumentations", batch_size=6, **options)
-    masks = torch.cat([masks for _ in range(3) for _, masks in data.train_dataloader()])
+    masks = torch.cat([batch.targets for _ in range(3) for batch in data.train_dataloader()])
     assert set(masks.flatten().tolist()) <= {0, 1, 2, 3, 255}
     again = made(root, augment="albumentations", batch_size=6, **options)
     assert all(one.equal(other) for one, other in zip(batch(data), batch(again), strict=True))
@@ -144,9 +147,9 @@ def test_albumentations_given_steps_keep_the_pixels_size(root: Path) -> None:
 
 def test_workers_change_nothing(root: Path) -> None:
     batches = [list(made(root, num_workers=workers, rare_crops=0.5).train_dataloader()) for workers in (0, 2)]
-    for (images, masks), (others, other_masks) in zip(*batches, strict=True):
-        assert images.equal(others)
-        assert masks.equal(other_masks)
+    for one, other in zip(*batches, strict=True):
+        assert one.images.equal(other.images)
+        assert one.targets.equal(other.targets)
 
 
 def test_crops_keep_the_pixels_size(root: Path) -> None:
@@ -172,7 +175,7 @@ def test_crops_prefer_rare_classes(tmp_path: Path) -> None:
     assert 0.4 < shares[1] < 0.85
 
 
-@pytest.mark.parametrize("kind", ["palette", "grey", "16 bits", "colours", "binary", "binary 0/1"])
+@pytest.mark.parametrize("kind", ["palette", "gray", "16 bits", "colors", "binary", "binary 0/1"])
 def test_masks_of_all_kinds(tmp_path: Path, kind: str) -> None:
     classes = stripes(0)
     options: dict[str, Any] = {}
@@ -182,13 +185,13 @@ def test_masks_of_all_kinds(tmp_path: Path, kind: str) -> None:
         _, path = write(tmp_path, "a", classes, split)
         mask = Image.fromarray(classes.astype(np.uint8))
         if kind == "palette":
-            mask.putpalette([value for colour in ((9, 9, 9), (9, 9, 9), (0, 0, 255), (3, 4, 5)) for value in colour])
+            mask.putpalette([value for color in ((9, 9, 9), (9, 9, 9), (0, 0, 255), (3, 4, 5)) for value in color])
         elif kind == "16 bits":
             mask = Image.fromarray(classes.astype(np.uint16))
-        elif kind == "colours":
-            colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [1, 2, 3]], dtype=np.uint8)
-            mask = Image.fromarray(colours[classes])
-            options = {"mask_values": colours.tolist(), "ignore_index": None, "class_names": list("abcd")}
+        elif kind == "colors":
+            colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [1, 2, 3]], dtype=np.uint8)
+            mask = Image.fromarray(colors[classes])
+            options = {"mask_values": colors.tolist(), "ignore_index": None, "class_names": list("abcd")}
         elif kind == "binary":
             mask = Image.fromarray((classes * 255).astype(np.uint8))
             options = {"mask_values": [0, 255], "ignore_index": None}
@@ -196,7 +199,7 @@ def test_masks_of_all_kinds(tmp_path: Path, kind: str) -> None:
             mask = Image.fromarray(classes.astype(bool))
         mask.save(path)
     data = made(tmp_path, batch_size=1, **options)
-    _, masks = next(iter(data.val_dataloader()))
+    masks = next(iter(data.val_dataloader())).targets
     assert masks[0].numpy().tolist() == classes.tolist()
     assert data.num_classes == classes.max() + 1
 
@@ -205,8 +208,8 @@ def test_an_ignored_value_among_the_classes(root: Path) -> None:
     data = made(root, ignore_index=3)
     assert data.num_classes == 3
     assert data.ignore_index == 3
-    colour = MaskFolder(root=str(root), mask_values=[0, 1, 2], ignore_index=3, num_workers=0)
-    assert colour.ignore_index == 3
+    color = MaskFolder(root=str(root), mask_values=[0, 1, 2], ignore_index=3, num_workers=0)
+    assert color.ignore_index == 3
 
 
 def test_a_void_of_0_is_no_class(tmp_path: Path) -> None:
@@ -215,16 +218,16 @@ def test_a_void_of_0_is_no_class(tmp_path: Path) -> None:
     data = made(tmp_path, ignore_index=0, batch_size=1)
     assert (data.class_names, data.ignore_index) == (["1", "2", "3"], 255)
     expected = torch.tensor([255, 0, 1, 2])[stripes(0)]
-    assert next(iter(data.val_dataloader()))[1][0].equal(expected)
+    assert next(iter(data.val_dataloader())).targets[0].equal(expected)
     # What was found out is kept, and goes back in where the masks are not looked at.
     kept = {name: data.hparams[name] for name in MaskFolder.RESOLVED}
     assert kept == {"class_names": ["1", "2", "3"], "mask_values": [1, 2, 3]}
-    assert next(iter(made(tmp_path, ignore_index=0, batch_size=1, **kept).val_dataloader()))[1][0].equal(expected)
+    assert next(iter(made(tmp_path, ignore_index=0, batch_size=1, **kept).val_dataloader())).targets[0].equal(expected)
     # Names alone would leave open whether the void is one of them.
     with pytest.raises(InputError, match=r"such as --data.mask_values '\[1, 2, 3\]'"):
         made(tmp_path, ignore_index=0, class_names=list("abc"))
     between = made(tmp_path, ignore_index=2, mask_values=[0, 1, 3], batch_size=1)
-    assert next(iter(between.val_dataloader()))[1][0].equal(torch.tensor([0, 1, 255, 2])[stripes(0)])
+    assert next(iter(between.val_dataloader())).targets[0].equal(torch.tensor([0, 1, 255, 2])[stripes(0)])
 
 
 @pytest.mark.parametrize("stray", [7, 128])
@@ -244,7 +247,7 @@ def test_masks_that_cannot_be_read_do_not_hide_the_classes(root: Path) -> None:
     (root / "masks/train/1.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"masks/train/1\.png: the file is empty"):
         MaskFolder(root=str(root))
-    with pytest.warns(UserWarning, match=r"1 of 12 pairs are broken"):
+    with pytest.warns(UserWarning, match=r"1 of 12 images cannot be read"):
         data = made(root, on_error="skip")
     assert data.class_names == ["0", "1", "2", "3"]
     assert len(data.train_set) == 5
@@ -276,7 +279,7 @@ def test_every_part_of_an_image_is_met(tmp_path: Path, augment: str) -> None:
     [
         ("size", r"images/train/0\.png has 48 x 48 pixels .* its mask .*masks/train/0\.png 24 x 48: make them equal"),
         ("label", r"masks/train/0\.png: the mask has 7 \(4 pixels\), expected 0, 1, 2, 3, 255: mend it"),
-        ("colours", r"masks/train/0\.png: the mask has colours, but its classes are known by numbers"),
+        ("colors", r"masks/train/0\.png: the mask has colors, but its classes are known by numbers"),
         ("broken mask", r"masks/train/0\.png: the file is empty"),
         ("broken image", r"images/train/0\.png: cannot be read as an image"),
         ("transparent", r"masks/train/0\.png: cannot be read .*RGBA"),
@@ -290,8 +293,8 @@ def test_what_does_not_fit_is_named_with_its_path(root: Path, kind: str, message
         classes = stripes(0).astype(np.uint8)
         classes[:2, :2] = 7
         Image.fromarray(classes).save(mask)
-    elif kind in ("colours", "transparent"):
-        Image.open(mask).convert("RGB" if kind == "colours" else "RGBA").save(mask)
+    elif kind in ("colors", "transparent"):
+        Image.open(mask).convert("RGB" if kind == "colors" else "RGBA").save(mask)
     elif kind == "broken mask":
         mask.write_bytes(b"")
     else:
@@ -299,7 +302,7 @@ def test_what_does_not_fit_is_named_with_its_path(root: Path, kind: str, message
     names = list("abcd")
     with pytest.raises(InputError, match=message):
         list(made(root, class_names=names).train_dataloader())
-    with pytest.warns(UserWarning, match=r"1 of 12 pairs are broken and left out:\n.*0\.png"):
+    with pytest.warns(UserWarning, match=r"1 of 12 images cannot be read and are left out:\n.*0\.png"):
         data = made(root, class_names=names, on_error="skip", batch_size=2)
     assert len(data.train_set) == 5
     assert len(list(data.train_dataloader())) == 2
@@ -351,9 +354,9 @@ def test_images_of_several_sizes(root: Path) -> None:
     with pytest.raises(InputError, match=r"differ in size: say data\.size"):
         made(root)
     data = made(root, crop=32)
-    assert [tuple(masks.shape) for _, masks in data.val_dataloader()] == [(1, 48, 48)] * 3 + [(1, 30, 30)]
+    assert [tuple(batch.targets.shape) for batch in data.val_dataloader()] == [(1, 48, 48)] * 3 + [(1, 30, 30)]
     data = made(root, size=[20, 30])
-    assert [tuple(masks.shape) for _, masks in data.val_dataloader()] == [(3, 20, 30), (1, 20, 30)]
+    assert [tuple(batch.targets.shape) for batch in data.val_dataloader()] == [(3, 20, 30), (1, 20, 30)]
 
 
 @pytest.mark.parametrize(
@@ -365,8 +368,8 @@ def test_images_of_several_sizes(root: Path) -> None:
         ({"rare_crops": 0.5, "augment": "none", "size": 32}, "data.augment none takes none of cnnlab's"),
         ({"rare_crops": 0.5, "augment": "albumentations"}, "data.augment albumentations takes none of cnnlab's"),
         ({"augment_args": {"policy": "randaugment"}}, "without their masks"),
-        ({"mask_values": [0, [1, 2, 3]]}, "partly numbers and partly colours"),
-        ({"mask_values": [[0, 0, 300]], "ignore_index": None}, "is no colour"),
+        ({"mask_values": [0, [1, 2, 3]]}, "partly numbers and partly colors"),
+        ({"mask_values": [[0, 0, 300]], "ignore_index": None}, "is no color"),
         ({"mask_values": [0, 1, 1]}, "twice"),
         ({"mask_values": [0, 1], "class_names": ["a"]}, "one for each class"),
         ({"interpolation": "cubic"}, "interpolation"),
@@ -403,8 +406,8 @@ def test_shapes_are_the_same_each_time(tmp_path: Path) -> None:
         data = Shapes(root=str(tmp_path / name), images=8, side=32, num_workers=0, batch_size=4)
         data.setup("fit")
         kinds.append(next(iter(data.train_dataloader())))
-    assert kinds[0][0].equal(kinds[1][0])
-    assert set(kinds[0][1].flatten().tolist()) > {0}
+    assert kinds[0].images.equal(kinds[1].images)
+    assert set(kinds[0].targets.flatten().tolist()) > {0}
     assert data.class_names == ["background", "circle", "square", "triangle"]
     with pytest.raises(InputError, match="has 8 training images of 32 pixels, not the 9 of 32"):
         Shapes(root=str(tmp_path / "a"), images=9, side=32)

@@ -20,14 +20,15 @@ def ready(root: Path, **kwargs: Any) -> MNIST:
 
 
 def test_batches_hold_pixels_and_classes(mnist_root: Path) -> None:
-    images, targets = next(iter(ready(mnist_root).train_dataloader()))
-    assert images.shape == (32, 1, 28, 28)
-    assert images.dtype == torch.uint8
-    assert targets.dtype == torch.int64
+    batch = next(iter(ready(mnist_root).train_dataloader()))
+    assert batch.images.shape == (32, 1, 28, 28)
+    assert batch.images.dtype == torch.uint8
+    assert batch.targets.dtype == batch.indices.dtype == torch.int64
+    assert batch.paths == [""] * 32
 
 
 def test_validation_comes_from_the_training_set_and_never_meets_it_or_the_test_set(mnist_root: Path) -> None:
-    """Trap 27: the test set mixed into training."""
+    """lightning-hydra-template's MNIST module mixes the test set into the training set."""
     data = ready(mnist_root)
     data.setup("test")
     train, val, test = data.train_set.source, data.val_set, data.test_set
@@ -54,15 +55,16 @@ def test_batches_are_the_same_with_and_without_workers(mnist_root: Path, workers
     for epoch in range(2):
         for loader in (expected, found):
             loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-        for (images, targets), (others, their_targets) in zip(expected, found, strict=True):
-            assert torch.equal(images, others)
-            assert torch.equal(targets, their_targets)
+        for one, other in zip(expected, found, strict=True):
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.targets, other.targets)
 
 
 def test_augmentation_changes_from_epoch_to_epoch(mnist_root: Path) -> None:
     dataset = ready(mnist_root, degrees=10.0).train_set
-    (first, _), (second, _) = dataset.__getitems__([(0, 5)]), dataset.__getitems__([(1, 5)])
-    assert not torch.equal(first, second)
+    first, second = dataset.__getitems__([(0, 5)]), dataset.__getitems__([(1, 5)])
+    assert not torch.equal(first.images, second.images)
+    assert first.indices.tolist() == second.indices.tolist() == [5]
 
 
 def test_making_a_loader_draws_nothing_from_the_global_generator(mnist_root: Path) -> None:

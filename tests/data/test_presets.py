@@ -1,4 +1,4 @@
-"""Augmentation of photographs against the same steps done one after the other, and its random numbers."""
+"""Augmentation against the same steps done one after the other, and its random numbers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from cnnlab.data.presets import Augmentation, InputSpec, Photograph, create_augmentation
+from cnnlab.data.annotations import FixedTarget
+from cnnlab.data.augmentation import Augmentation, InputSpec, RandomTransform
+from cnnlab.data.presets import create_augmentation
 from cnnlab.data.warp import (
     Box,
-    Colour,
+    Color,
     Geometry,
-    colour_matrix,
-    enough,
+    color_matrix,
+    decode_size,
     fill_shifted,
     random_box,
-    recolour,
+    recolor,
     to_bytes,
     warp,
 )
@@ -32,11 +34,12 @@ from cnnlab.imaging import LazyImage
 from cnnlab.random import uniform
 
 SIZE = (224, 224)
-GREY = torch.tensor([127.0, 127.0, 127.0])
-TARGET = InputSpec(SIZE, 3, GREY, 0.875, "bilinear")
+GRAY = torch.tensor([127.0, 127.0, 127.0])
+LABEL = FixedTarget(torch.tensor(0))
+SPEC = InputSpec(SIZE, 3, GRAY, 0.875, "bilinear")
 
 
-def photograph(height: int = 533, width: int = 400) -> Image.Image:
+def image_with_shapes(height: int = 533, width: int = 400) -> Image.Image:
     """Broad shapes with edges and shades, about as detailed as an enlarged photograph."""
     y, x = np.mgrid[0:height, 0:width]
     red = 120 + 90 * np.sin(x / 37) * np.cos(y / 53)
@@ -49,7 +52,7 @@ def photograph(height: int = 533, width: int = 400) -> Image.Image:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("image") / "photograph.jpg"
-    photograph().save(path, quality=92)
+    image_with_shapes().save(path, quality=92)
     return path
 
 
@@ -62,22 +65,22 @@ def psnr(one: Tensor, other: Tensor) -> float:
     return 10 * math.log10(255**2 / float((one.float() - other.float()).square().mean()))
 
 
-def one_after_the_other(path: Path, geometry: Geometry, colour: Colour) -> Tensor:
+def one_after_the_other(path: Path, geometry: Geometry, color: Color) -> Tensor:
     """The sequential, antialiased pipeline of torchvision, on a PIL image, with the hue of YIQ."""
     box = geometry.box
     image = functional.resized_crop(
         Image.open(path), int(box.top), int(box.left), int(box.height), int(box.width), list(SIZE), antialias=True
     )
     image = functional.horizontal_flip(image) if geometry.flip else image
-    grey = GREY.tolist()
+    gray = GRAY.tolist()
     image = functional.rotate(
-        image, geometry.angle, interpolation=functional.InterpolationMode.BILINEAR, fill=[int(g) for g in grey]
+        image, geometry.angle, interpolation=functional.InterpolationMode.BILINEAR, fill=[int(g) for g in gray]
     )
-    image = functional.adjust_brightness(image, colour.brightness)
-    image = functional.adjust_contrast(image, colour.contrast)
-    image = functional.adjust_saturation(image, colour.saturation)
-    pixels = to_bytes(recolour(functional.pil_to_tensor(image).float(), Colour(hue=colour.hue)))
-    shifted: Tensor = functional.affine(pixels, 0, [geometry.shift[1], geometry.shift[0]], 1, [0, 0], fill=grey)
+    image = functional.adjust_brightness(image, color.brightness)
+    image = functional.adjust_contrast(image, color.contrast)
+    image = functional.adjust_saturation(image, color.saturation)
+    pixels = to_bytes(recolor(functional.pil_to_tensor(image).float(), Color(hue=color.hue)))
+    shifted: Tensor = functional.affine(pixels, 0, [geometry.shift[1], geometry.shift[0]], 1, [0, 0], fill=gray)
     return shifted
 
 
@@ -86,53 +89,53 @@ def test_one_warp_and_one_matrix_equal_the_steps_one_after_the_other(file: Path)
     for row in draws(32, samples=40):
         image = LazyImage(file)
         box = random_box(row[:22], image.size, (0.8, 1.0), (3 / 4, 4 / 3))
-        angle, down, right, *colours = (2 * number - 1 for number in row[22:29])
+        angle, down, right, *colors = (2 * number - 1 for number in row[22:29])
         geometry = Geometry(box, row[29] < 0.5, False, 15 * angle, (round(22 * down), round(22 * right)))
-        brightness, contrast, saturation = (1 + 0.2 * change for change in colours[:3])
-        colour = Colour(brightness, contrast, saturation, hue=0.1 * colours[3])
-        pixels = image.read(at_least=enough(image.size, box, SIZE))
+        brightness, contrast, saturation = (1 + 0.2 * change for change in colors[:3])
+        color = Color(brightness, contrast, saturation, hue=0.1 * colors[3])
+        pixels = image.read(at_least=decode_size(image.size, box, SIZE))
         scale = pixels.shape[0] / image.size[0]
         scaled = geometry._replace(box=Box(*(value * scale for value in box)))
-        result = to_bytes(recolour(warp(torch.from_numpy(pixels.copy()), scaled, SIZE, GREY), colour))
-        fill_shifted(result, geometry.shift, GREY)
-        found.append(psnr(result, one_after_the_other(file, geometry, colour)))
+        result = to_bytes(recolor(warp(torch.from_numpy(pixels.copy()), scaled, SIZE, GRAY), color))
+        fill_shifted(result, geometry.shift, GRAY)
+        found.append(psnr(result, one_after_the_other(file, geometry, color)))
     assert min(found) > 30
     assert float(np.median(found)) > 33
 
 
 def test_a_large_image_that_is_no_jpeg_is_not_aliased(tmp_path: Path) -> None:
-    """Stripes of one pixel are grey from afar, not stripes of another width."""
+    """Stripes of one pixel are gray from afar, not stripes of another width."""
     stripes = np.zeros((1100, 1300, 3), np.uint8)
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
-    augmentation = Photograph(degrees=5.0, translate=0.01)
+    augmentation = RandomTransform(degrees=5.0, translate=0.01)
     for row in draws(augmentation.draws, 3):
-        image = augmentation(LazyImage(tmp_path / "stripes.png"), TARGET, row)[:, 30:-30, 30:-30]
+        image = sample(augmentation, tmp_path / "stripes.png", row)[:, 30:-30, 30:-30]
         assert image.float().std() < 12
 
 
 def test_brightness_contrast_and_saturation_are_torchvisions() -> None:
     pixels = (torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0)) * 120 + 60).round()
-    for colour, theirs in [
-        (Colour(brightness=1.2), functional.adjust_brightness(pixels / 255, 1.2)),
-        (Colour(contrast=0.7), functional.adjust_contrast(pixels / 255, 0.7)),
-        (Colour(saturation=1.3), functional.adjust_saturation(pixels / 255, 1.3)),
+    for color, theirs in [
+        (Color(brightness=1.2), functional.adjust_brightness(pixels / 255, 1.2)),
+        (Color(contrast=0.7), functional.adjust_contrast(pixels / 255, 0.7)),
+        (Color(saturation=1.3), functional.adjust_saturation(pixels / 255, 1.3)),
     ]:
-        assert (recolour(pixels, colour) - theirs * 255).abs().max() < 0.2
-    both = Colour(brightness=1.2, contrast=0.8)
+        assert (recolor(pixels, color) - theirs * 255).abs().max() < 0.2
+    both = Color(brightness=1.2, contrast=0.8)
     contrast_first = both._replace(order=(1, 0, 2, 3))
     sequential = functional.adjust_contrast(functional.adjust_brightness(pixels / 255, 1.2), 0.8) * 255
-    assert (recolour(pixels, both) - sequential).abs().max() < 0.2
-    assert torch.allclose(recolour(pixels, contrast_first), recolour(pixels, both), atol=1e-3)
+    assert (recolor(pixels, both) - sequential).abs().max() < 0.2
+    assert torch.allclose(recolor(pixels, contrast_first), recolor(pixels, both), atol=1e-3)
 
 
 def test_hue_turns_like_torchvisions_and_keeps_the_luma() -> None:
     red = torch.tensor([200.0, 60.0, 50.0]).view(3, 1, 1)
-    turned = recolour(red, Colour(hue=1 / 3)).flatten()
+    turned = recolor(red, Color(hue=1 / 3)).flatten()
     assert turned.argmax() == functional.adjust_hue(red / 255, 1 / 3).flatten().argmax() == 1
     luma = torch.tensor([0.299, 0.587, 0.114])
     assert float(turned @ luma) == pytest.approx(float(red.flatten() @ luma), abs=0.1)
-    assert np.allclose(colour_matrix(Colour(hue=1.0), [1.0, 2.0, 3.0]), np.eye(3, 4), atol=1e-9)
+    assert np.allclose(color_matrix(Color(hue=1.0), [1.0, 2.0, 3.0]), np.eye(3, 4), atol=1e-9)
 
 
 def test_boxes_are_distributed_as_torchvisions() -> None:
@@ -154,7 +157,9 @@ def test_boxes_are_distributed_as_torchvisions() -> None:
 
 
 def sample(augmentation: Augmentation, file: Path, numbers: Sequence[float]) -> Tensor:
-    return augmentation(LazyImage(file), TARGET, numbers)
+    pixels, annotation = augmentation(LazyImage(file), LABEL, SPEC, numbers)
+    assert annotation is LABEL
+    return pixels
 
 
 @pytest.mark.parametrize("name", ["none", "light", "standard", "strong", "albumentations"])
@@ -181,24 +186,25 @@ def test_random_states_are_left_alone(file: Path) -> None:
 
 
 def test_amounts_of_the_standard_preset_are_reached_and_not_exceeded(file: Path) -> None:
-    """Mission: erasing 0.2, flip 0.5: frequencies over many draws."""
-    erased = Photograph(scale=(1, 1), flip=0.0, erase=0.2)
-    plain = Photograph(scale=(1, 1), flip=0.0)
+    """Erasing has the probability 0.2 and flips 0.5: frequencies over many draws."""
+    erased = RandomTransform(scale=(1, 1), flip=0.0, erase=0.2)
+    plain = RandomTransform(scale=(1, 1), flip=0.0)
     rows = draws(erased.draws, 300)
     changed = [not torch.equal(sample(erased, file, row), sample(plain, file, row)) for row in rows[:150]]
     assert 0.1 < np.mean(changed) < 0.32
-    flipped = Photograph(scale=(1, 1), ratio=(0.75, 0.7500001), flip=0.5)
-    base = sample(Photograph(scale=(1, 1), ratio=(0.75, 0.7500001), flip=0.0), file, rows[0])
+    flipped = RandomTransform(scale=(1, 1), ratio=(0.75, 0.7500001), flip=0.5)
+    base = sample(RandomTransform(scale=(1, 1), ratio=(0.75, 0.7500001), flip=0.0), file, rows[0])
     results = [sample(flipped, file, row) for row in rows[:60]]
     mirrored = [torch.equal(result, base.flip(2)) for result in results]
     assert all(torch.equal(result, base) or mirror for result, mirror in zip(results, mirrored, strict=True))
     assert 0.25 < np.mean(mirrored) < 0.75
 
 
-def test_an_oblong_target_and_grey_work(file: Path) -> None:
+def test_an_oblong_target_and_gray_work(file: Path) -> None:
     augmentation = create_augmentation("standard")
     target = InputSpec((48, 96), 1, torch.tensor([100.0]), 1.0, "bilinear")
-    assert augmentation(LazyImage(file), target, draws(augmentation.draws, 1)[0]).shape == (1, 48, 96)
+    pixels, _ = augmentation(LazyImage(file), LABEL, target, draws(augmentation.draws, 1)[0])
+    assert pixels.shape == (1, 48, 96)
 
 
 def test_upside_down_turn_and_shift_do_what_they_say() -> None:

@@ -77,7 +77,7 @@ def test_a_step_without_a_sample_for_each_process_is_left_out() -> None:
 
 
 def test_two_processes_draw_together_what_one_draws_with_weights() -> None:
-    """Trap 24: a weighted sampler that Lightning would replace under DDP."""
+    """Under DDP Lightning replaces a weighted sampler (Lightning-AI/pytorch-lightning issues 12866 and 21447)."""
     weights = np.array([1.0] * 30 + [5.0] * 10)
     alone = epoch_of(TrainSampler(40, 8, seed=3, weights=weights), 2)
     parts = [epoch_of(TrainSampler(40, 4, seed=3, weights=weights, rank=rank, world_size=2), 2) for rank in (0, 1)]

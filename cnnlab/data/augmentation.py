@@ -1,0 +1,287 @@
+"""Augmentation: an opened image, its annotation and random numbers in, both at the network's size out."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnnlab.data.annotations import Annotation
+from cnnlab.data.warp import (
+    Box,
+    Color,
+    Geometry,
+    decode_size,
+    fill_shifted,
+    random_box,
+    recolor,
+    to_bytes,
+    warp,
+)
+from cnnlab.errors import InputError
+from cnnlab.imaging import EvalTransform, ImageSource, Pixels, preprocess
+
+Annotated = TypeVar("Annotated", bound=Annotation)
+
+_ORDERS = [(a, b, c, 6 - a - b - c) for a in range(4) for b in range(4) for c in range(4) if len({a, b, c}) == 3]
+_ATTEMPTS = 10
+"""Boxes that are tried, as in torchvision."""
+
+
+class InputSpec(NamedTuple):
+    """What an image is brought to."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    channels: int
+    """3 or 1."""
+    fill: Tensor
+    """(channels,) float, 0..255: what is outside the image, and what is erased."""
+    crop: float
+    """See imaging.Preprocessing; for images that are not augmented."""
+    interpolation: str
+    """See imaging.Preprocessing; for images that are not augmented."""
+    stretch: bool = False
+    """Whether the whole image is brought to the size, whatever its proportions, instead of the center that fits.
+    A training crop then has the proportions of the image, within its range."""
+    native: bool = False
+    """Whether a training crop has about the size in pixels that it is brought to; else a share of the image."""
+
+    def eval_transform(self) -> EvalTransform:
+        """How an image that is not augmented is brought to it."""
+        return EvalTransform(self.channels, self.size, self.crop, self.interpolation, self.stretch)
+
+    def crop_range(
+        self, image_size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float]
+    ) -> tuple[Sequence[float], Sequence[float]]:
+        """The least and greatest share of the area, and width / height, of a training crop of an image.
+
+        Args:
+            image_size: Its height and width.
+            scale: Least and greatest share that was asked for, of the image or (native) of the size.
+            ratio: Least and greatest width / height that were asked for.
+        """
+        height, width = self.size
+        if self.stretch:
+            ratio = [value * width / height for value in ratio]
+        share = height * width / (image_size[0] * image_size[1]) if self.native else 1.0
+        return [value * share for value in scale], ratio
+
+
+class Augmentation(ABC):
+    """What happens to a training image; the same numbers give the same image."""
+
+    draws: int = 0
+    """How many numbers an image needs."""
+    mirrors: bool = False
+    """Whether left and right, or above and below, may be exchanged."""
+
+    @abstractmethod
+    def __call__(
+        self, image: ImageSource, annotation: Annotated, spec: InputSpec, numbers: Sequence[float]
+    ) -> tuple[Tensor, Annotated]:
+        """Read and augment an image, and its annotation in step.
+
+        Args:
+            image: The opened file.
+            annotation: What is known of it.
+            spec: What both are brought to.
+            numbers: ``draws + annotation.draws`` numbers, uniform in [0, 1).
+
+        Returns:
+            (channels, *size), uint8, and the annotation of that.
+
+        Raises:
+            ImageError: If the file cannot be read.
+        """
+
+
+class NoAugmentation(Augmentation):
+    """The image as evaluation sees it; with a native spec, a crop of the spec's size at a random place."""
+
+    def __call__(
+        self, image: ImageSource, annotation: Annotated, spec: InputSpec, numbers: Sequence[float]
+    ) -> tuple[Tensor, Annotated]:
+        """Read and resize, or crop."""
+        if spec.native:
+            place = list(numbers[-2:]) or [0.5, 0.5]
+            own = [0.5] * (2 * _ATTEMPTS) + place + [0.5] * (_CROP.draws - 2 * _ATTEMPTS - 2)
+            return _CROP(image, annotation, spec, [*own, *numbers])
+        return as_tensor(preprocess(image, spec.eval_transform())), annotation.resize(spec.size)
+
+
+def as_tensor(pixels: Pixels) -> Tensor:
+    """(H, W, C) to (C, H, W)."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class RandomTransform(Augmentation):
+    """Crop, flip, rotate, shift, change colors, erase, in this order; one warp and one color matrix.
+
+    Args:
+        scale: Least and greatest share of the area that the crop keeps.
+        ratio: Least and greatest width / height of the crop.
+        flip: Probability of exchanging left and right.
+        vertical_flip: Probability of exchanging above and below.
+        degrees: Greatest rotation to either side.
+        translate: Greatest shift, as a share of height and width, 0..1.
+        brightness: Greatest change of brightness: 0.2 draws factors from 0.8 to 1.2.
+        contrast: Greatest change of contrast.
+        saturation: Greatest change of saturation.
+        hue: Greatest change of hue, in turns, 0..0.5.
+        erase: Probability of erasing a rectangle (Zhong et al. 2017).
+        policy: trivialaugment (Mueller and Hutter 2021) or randaugment (Cubuk et al. 2019) after all that.
+
+    Raises:
+        InputError: If an amount is out of range.
+    """
+
+    scale: tuple[float, float] = (0.8, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    degrees: float = 0.0
+    translate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    erase: float = 0.0
+    policy: Literal["trivialaugment", "randaugment"] | None = None
+
+    draws = 2 * _ATTEMPTS + 24
+
+    def __post_init__(self) -> None:
+        limits = {"degrees": 180.0, "hue": 0.5}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("scale", "ratio", "policy") and not isinstance(value, (int, float)):
+                raise InputError(f"augment_args.{field.name} is {value!r}, expected a number")
+            if isinstance(value, (int, float)) and not 0 <= value <= limits.get(field.name, 1.0):
+                raise InputError(f"augment_args.{field.name} is {value}, expected 0 to {limits.get(field.name, 1.0):g}")
+        for name, highest in (("scale", 1.0), ("ratio", float("inf"))):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= highest:
+                raise InputError(f"augment_args.{name} is {[low, high]}, expected two ascending numbers above 0")
+        if self.policy not in (None, "trivialaugment", "randaugment"):
+            raise InputError(f"augment_args.policy is {self.policy!r}, expected trivialaugment, randaugment or null")
+
+    @property
+    def mirrors(self) -> bool:  # type: ignore[override]
+        """Whether left and right, or above and below, may be exchanged."""
+        return bool(self.flip or self.vertical_flip or self.degrees > 90)
+
+    def __call__(
+        self, image: ImageSource, annotation: Annotated, spec: InputSpec, numbers: Sequence[float]
+    ) -> tuple[Tensor, Annotated]:
+        """Read and augment an image, and its annotation in step."""
+        drawn = iter(numbers)
+        scale, ratio = spec.crop_range(image.size, self.scale, self.ratio)
+        crop = random_box([next(drawn) for _ in range(2 * _ATTEMPTS + 2)], image.size, scale, ratio)
+        crop = annotation.move_crop(crop, numbers[self.draws :])
+        whole = self._geometry(crop, spec.size, drawn)
+        pixels = image.read(spec.channels, at_least=decode_size(image.size, crop, spec.size))
+        geometry = whole._replace(box=_in_pixels_of(pixels.shape, image.size, crop))
+        color = Color(
+            brightness=1 + self.brightness * _either(drawn),
+            contrast=1 + self.contrast * _either(drawn),
+            saturation=1 + self.saturation * _either(drawn),
+            hue=self.hue * _either(drawn),
+            order=_ORDERS[int(next(drawn) * len(_ORDERS))],
+        )
+        # Copied where it is read-only: torch warns of sharing such memory.
+        source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+        if self.degrees or self.translate:
+            source, geometry = _not_much_larger(source, geometry, spec.size)
+            levels = warp(source, geometry, spec.size, spec.fill)
+            result = to_bytes(recolor(levels, color) if self._colors else levels)
+            fill_shifted(result, geometry.shift, spec.fill)
+        else:
+            result = _resized(source, geometry, spec.size)
+            if self._colors:
+                result = to_bytes(recolor(result.to(torch.float32), color))
+        if self.policy:
+            result = _apply_policy(self.policy, result, next(drawn), spec.fill)
+        annotation = annotation.warp(whole, spec.size)
+        if next(drawn) < self.erase:
+            box = random_box([next(drawn) for _ in range(10)], spec.size, (0.02, 0.33), (0.3, 3.3))
+            top, left, height, width = map(int, box)
+            result[:, top : top + height, left : left + width] = spec.fill.to(torch.uint8).view(-1, 1, 1)
+            annotation = annotation.erase(box)
+        return result, annotation
+
+    @property
+    def _colors(self) -> bool:
+        return bool(self.brightness or self.contrast or self.saturation or self.hue)
+
+    def _geometry(self, box: Box, size: tuple[int, int], drawn: Iterator[float]) -> Geometry:
+        return Geometry(
+            box,
+            flip=next(drawn) < self.flip,
+            upside_down=next(drawn) < self.vertical_flip,
+            angle=self.degrees * _either(drawn),
+            shift=(round(size[0] * self.translate * _either(drawn)), round(size[1] * self.translate * _either(drawn))),
+        )
+
+
+def _either(drawn: Iterator[float]) -> float:
+    """Uniform in -1..1."""
+    return 2 * next(drawn) - 1
+
+
+def _in_pixels_of(shape: Sequence[int], size: tuple[int, int], box: Box) -> Box:
+    """A box of the whole image, in pixels of one that was decoded smaller."""
+    down, right = shape[0] / size[0], shape[1] / size[1]
+    return Box(box.top * down, box.left * right, box.height * down, box.width * right)
+
+
+def _not_much_larger(pixels: Tensor, geometry: Geometry, size: tuple[int, int]) -> tuple[Tensor, Geometry]:
+    """The box alone, shrunk with antialiasing, where the warp would shrink it by more than 2.
+
+    Only a JPEG can be decoded smaller.
+    """
+    if max(geometry.box.height / size[0], geometry.box.width / size[1]) <= 2:
+        return pixels, geometry
+    part = _resized(pixels, Geometry(geometry.box), size).permute(1, 2, 0)
+    return part, geometry._replace(box=Box(0, 0, *size))
+
+
+def _resized(pixels: Tensor, geometry: Geometry, size: tuple[int, int]) -> Tensor:
+    """Crop, resize with antialiasing and flip (H, W, C) uint8 to (C, *size) uint8."""
+    top, left, height, width = (round(value) for value in geometry.box)
+    part = pixels[top : top + max(height, 1), left : left + max(width, 1)].permute(2, 0, 1)[None]
+    resized = F.interpolate(part, size, mode="bilinear", antialias=True)[0]
+    mirrored = [axis for axis, wanted in ((2, geometry.flip), (1, geometry.upside_down)) if wanted]
+    return resized.flip(mirrored) if mirrored else resized
+
+
+def _apply_policy(name: str, image: Tensor, number: float, fill: Tensor) -> Tensor:
+    from torchvision.transforms import v2
+
+    kinds = {"trivialaugment": v2.TrivialAugmentWide, "randaugment": v2.RandAugment}
+    policy = kinds[name](interpolation=v2.InterpolationMode.BILINEAR, fill=fill.tolist())
+    with seeded(number):
+        changed: Tensor = policy(image)
+    return changed
+
+
+@contextmanager
+def seeded(number: float) -> Iterator[None]:
+    """Torch's generator of the CPU, seeded by a number in [0, 1), and put back afterwards."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(int(number * 2**53))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+_CROP = RandomTransform(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)

@@ -1,0 +1,355 @@
+"""FileDataModule: image files with answers, listed, divided into splits, read and recorded."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cnnlab.data.augmentation import InputSpec
+from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, cpu_count
+from cnnlab.data.cache import ImageCache
+from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
+from cnnlab.data.listing import (
+    SPLITS,
+    Sample,
+    SampleIndex,
+    find_broken,
+    find_problems,
+    keep_splits,
+    manifest_row,
+    prediction_samples,
+    select_fold,
+    split_samples,
+)
+from cnnlab.data.presets import create_augmentation
+from cnnlab.errors import InputError
+from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, resampling
+
+_CACHE = Path("~/.cache/cnnlab/images")
+
+
+class FileDataModule(VisionDataModule):
+    """Image files, each with an answer.
+
+    A subclass lists the samples and reads their annotations; splits, folds, broken files, prediction and the manifest
+    are done here. Without split folders or a column split, a fixed stratified split is made.
+
+    Args:
+        root: The folder; paths in a table start from it.
+        csv: A table with the columns path, those of the answer, and perhaps split (train, val, test) and group (images
+            of one group stay in one split). Without it, the folders say what there is.
+        val_size: The share of the training images that validates where no validation split is given.
+        test_size: The share of all images that tests where no split is given.
+        splits: The manifest.csv of a run, whose images keep the splits that they had there, while new ones for
+            training are left out; ``test``, ``predict`` and ``resume`` take that of their run, so that added files
+            move no image.
+        split_seed: Decides on splits and folds; apart from the run's seed, so that runs with different seeds are
+            comparable.
+        folds: Divide training and validation images into so many folds anew, for cross-validation.
+        fold: The fold that validates, 0..folds-1.
+        predict: What to predict: train, val or test, a folder of images, or one image.
+        channels: 3 for color, 1 for gray.
+        augment: See presets.create_augmentation.
+        augment_args: See presets.create_augmentation.
+        on_error: What happens to files that cannot be read, or that do not fit each other: raise, or skip, which reads
+            all files before the start and leaves the broken ones out, each named.
+        batch_size: Samples per process and step, 1 or greater.
+        num_workers: Processes that read ahead; as many as there are processors, up to 8, if None.
+        **kwargs: See VisionDataModule.
+
+    Raises:
+        InputError: If an argument is out of range.
+    """
+
+    train_set: AugmentedFiles
+
+    DIVIDING: ClassVar[tuple[str, ...]] = ("val_size", "test_size", "split_seed", "folds", "fold")
+    ANNOTATIONS_MOVE: ClassVar[bool] = False
+    """Whether what is known of an image moves with its pixels."""
+
+    def __init__(
+        self,
+        root: str,
+        csv: str | None = None,
+        val_size: float = 0.15,
+        test_size: float = 0.15,
+        splits: str | None = None,
+        split_seed: int = 0,
+        folds: int | None = None,
+        fold: int = 0,
+        predict: str = "test",
+        channels: Literal[1, 3] = 3,
+        augment: str = "standard",
+        augment_args: dict[str, Any] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        workers = min(8, cpu_count()) if num_workers is None else num_workers
+        super().__init__(batch_size=batch_size, num_workers=workers, **kwargs)
+        if folds is not None and not folds >= 2:
+            raise InputError(f"data.folds is {folds}, expected 2 or more")
+        if folds is not None and not 0 <= fold < folds:
+            raise InputError(f"data.fold is {fold}, expected 0 to {folds - 1}")
+        self.root = Path(root)
+        self.csv = Path(csv) if csv is not None else None
+        self.channels = channels
+        self.mean, self.std = IMAGENET[channels]
+        self.augmentation = create_augmentation(augment, augment_args, masks=self.ANNOTATIONS_MOVE)
+        # A run may be moved: its checkpoints do not keep where it was.
+        self._splits = Path(splits) if splits is not None else None
+        self.hparams["splits"] = None
+        self._broken: dict[str, str] | None = None
+
+    @abstractmethod
+    def list_samples(self) -> list[Sample]:
+        """All images, each with its split, "" where none is given.
+
+        Raises:
+            InputError: If a folder, a table or an answer is absent or wrong.
+        """
+
+    @abstractmethod
+    def read_annotations(self, samples: Sequence[Sample]) -> AnnotationReader:
+        """What reads the annotations of these samples, which may have no answer."""
+
+    @abstractmethod
+    def input_spec(self) -> InputSpec:
+        """What training images are brought to.
+
+        Raises:
+            InputError: If it can not be told.
+        """
+
+    @abstractmethod
+    def split_remedy(self, split: str) -> str:
+        """What to do if a split has no images."""
+
+    def try_reading(self, sample: Sample) -> None:
+        """Read a sample's files.
+
+        Raises:
+            ImageError: If one cannot be read, or does not fit the others.
+        """
+        LazyImage(sample.path).read(self.channels, at_least=(1, 1))
+
+    def opener(self, listing: SampleIndex, splits: Sequence[str]) -> Opener:
+        """What opens the images of these splits."""
+        return LazyImage
+
+    def create_train_set(self, source: FileDataset) -> AugmentedFiles:
+        """The training images, augmented."""
+        return AugmentedFiles(source, self.augmentation, self.input_spec(), self.seed)
+
+    def manifest_row(self, sample: Sample) -> dict[str, str]:
+        """What a manifest says of a sample: path, its answer, split, group, bytes, sha256."""
+        return manifest_row(sample, self.root)
+
+    def eval_transform(self) -> EvalTransform:
+        """As for training, without augmentation."""
+        return self.input_spec().eval_transform()
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """All images as they were listed."""
+        return self.list_samples()
+
+    @cached_property
+    def _divided(self) -> SampleIndex:
+        options = self.hparams
+        listing = SampleIndex(self.samples)
+        if self._splits is not None:
+            listing, count = keep_splits(listing, self._splits, self.root)
+            if count:
+                rank_zero_warn(f"{count} images of {self.root} are not in {self._splits}, and are left out")
+            return listing
+        listing = split_samples(listing, options["val_size"], options["test_size"], options["split_seed"])
+        if options["folds"] is None:
+            return listing
+        return select_fold(listing, options["folds"], options["fold"], options["split_seed"])
+
+    @property
+    def listing(self) -> SampleIndex:
+        """All images that can be used, each with its split."""
+        broken = self._broken or {}
+        return SampleIndex([sample for sample in self._divided.samples if sample.path not in broken])
+
+    def setup(self, stage: str) -> None:
+        """List the images of a stage, each with its split.
+
+        Raises:
+            InputError: If the stage has no images.
+        """
+        self.adopt_from_trainer()
+        if stage == "predict" and self._predicts_elsewhere:
+            skip = self.hparams["on_error"] == "skip"
+            samples = prediction_samples(Path(self.hparams["predict"]), self.try_reading if skip else None)
+            self.predict_set = self._files(samples, LazyImage)
+            return
+        self._leave_out_broken()
+        listing = self.listing
+        used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, (self.hparams["predict"],))
+        opener = self.opener(listing, used)
+        if stage == "fit":
+            self.train_set = self.create_train_set(self._split(listing, "train", opener))
+            counts = {split: len(samples) for split, samples in listing.of.items() if samples}
+            rank_zero_info(f"{self.describe_targets()}; images: {counts}")
+        if stage in ("fit", "validate"):
+            self.val_set = self._split(listing, "val", opener)
+        if stage == "test":
+            self.test_set = self._split(listing, "test", opener)
+        if stage == "predict":
+            self.predict_set = self._split(listing, self.hparams["predict"], opener)
+
+    @abstractmethod
+    def describe_targets(self) -> str:
+        """In some words, what there is to learn."""
+
+    @property
+    def _predicts_elsewhere(self) -> bool:
+        trainer = self.trainer
+        return self.hparams["predict"] not in SPLITS and (trainer is None or trainer.state.fn == "predict")
+
+    def _split(self, listing: SampleIndex, split: str, opener: Opener) -> FileDataset:
+        if not listing.of[split]:
+            raise InputError(f"{self.root} has no images for {split}: {self.split_remedy(split)}")
+        return self._files(listing.of[split], opener)
+
+    def _files(self, samples: Sequence[Sample], opener: Opener) -> FileDataset:
+        paths = [sample.path for sample in samples]
+        return FileDataset(paths, self.read_annotations(samples), self.eval_transform(), opener)
+
+    def _leave_out_broken(self) -> None:
+        if self.hparams["on_error"] == "raise" or self._broken is not None:
+            return
+        samples = self._divided.samples
+        self._broken = find_broken(samples, self.try_reading)
+        if self._broken:
+            named = "\n".join(f"  {text}" for text in self._broken.values())
+            rank_zero_warn(f"{len(self._broken)} of {len(samples):,} images cannot be read and are left out:\n{named}")
+
+    def _eval_loader(
+        self, dataset: BatchDataset, place: dict[str, int] | None = None, batch_size: int | None = None
+    ) -> DataLoader[Any]:
+        one_size = self.eval_transform().size is not None or (isinstance(dataset, FileDataset) and dataset.has_one_size)
+        return super()._eval_loader(dataset, place, batch_size or (self.batch_size if one_size else 1))
+
+    def check(self) -> tuple[list[str], list[list[str]]]:
+        """Read all files.
+
+        Returns:
+            The errors of those that cannot be read (with on_error skip); the paths of each image that stands in
+            several splits.
+        """
+        self._leave_out_broken()
+        return find_problems(self.manifest())
+
+    def manifest(self) -> list[dict[str, str]]:
+        """A row for each image: see manifest_row, and the error of those left out."""
+        divided = {sample.path: sample for sample in self._divided.samples}
+        rows = []
+        for sample in self.samples:
+            row = self.manifest_row(divided.get(sample.path, sample))
+            rows.append({**row, "error": (self._broken or {}).get(sample.path, "")})
+        return rows
+
+
+class CenterCropDataModule(FileDataModule):
+    """Image files with one answer for the whole image: evaluation resizes them and crops the center.
+
+    Args:
+        root: The folder; paths in a table start from it.
+        size: Height and width of what the network sees (or both in one number); the pretrained network's if
+            None, 224 without one.
+        crop: See imaging.Preprocessing; the pretrained network's if None, 0.875 without one.
+        interpolation: See imaging.INTERPOLATIONS; the pretrained network's if None, bilinear without one.
+        cache: Keep decoded images, no larger than evaluation needs them, in memory or on disk.
+        cache_folder: The folder of the cache on disk; ~/.cache/cnnlab/images if None.
+        **kwargs: See FileDataModule.
+
+    Raises:
+        InputError: If an argument is out of range.
+    """
+
+    RESOLVED: ClassVar[tuple[str, ...]] = ("size", "crop", "interpolation")
+
+    def __init__(
+        self,
+        root: str,
+        size: int | Sequence[int] | None = None,
+        crop: float | None = None,
+        interpolation: str | None = None,
+        cache: Literal["memory", "disk"] | None = None,
+        cache_folder: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root=root, **kwargs)
+        if crop is not None and not 0 < crop <= 1:
+            raise InputError(f"data.crop is {crop}, expected above 0, to 1")
+        if interpolation is not None:
+            resampling(interpolation)
+        sides = height_and_width("size", size)
+        # A checkpoint holds plain lists.
+        self.hparams["size"] = list(sides) if sides is not None else None
+        # adopt() changes the hyperparameters; another task may expect something else.
+        self._asked = {"size": self.hparams["size"], "crop": crop, "interpolation": interpolation}
+
+    def input_spec(self) -> InputSpec:
+        """As asked, else as the pretrained network expects it."""
+        given: dict[str, Any] = {"size": (224, 224), "crop": 0.875, "interpolation": "bilinear", "mean": self.mean}
+        if self.preprocessing is not None:
+            given |= self.preprocessing._asdict()
+        given |= {name: value for name, value in self._asked.items() if value is not None}
+        height, width = given["size"]
+        return InputSpec((height, width), self.channels, fill(given["mean"]), given["crop"], given["interpolation"])
+
+    def adopt(self, preprocessing: Preprocessing | None) -> None:
+        """Take over what a pretrained network expects, where nothing else was asked for."""
+        super().adopt(preprocessing)
+        spec = self.input_spec()
+        self.hparams["size"] = list(spec.size)
+        self.hparams["crop"], self.hparams["interpolation"] = spec.crop, spec.interpolation
+
+    def prepare_data(self) -> None:
+        """Write the cache on disk; Lightning calls this on one process of a machine."""
+        self.adopt_from_trainer()
+        if self.hparams["cache"] == "disk" and not self._predicts_elsewhere:
+            self._leave_out_broken()
+            self.opener(self.listing, SPLITS)
+
+    def opener(self, listing: SampleIndex, splits: Sequence[str]) -> Opener:
+        """What opens the images of these splits; the cache on disk holds all splits."""
+        if self.hparams["cache"] is None:
+            return LazyImage
+        if self.hparams["cache"] == "memory":
+            return ImageCache([sample.path for split in splits for sample in listing.of[split]], self.input_spec())
+        folder = Path(self.hparams["cache_folder"] or _CACHE).expanduser()
+        return ImageCache([sample.path for sample in listing.samples], self.input_spec(), folder)
+
+
+def height_and_width(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width of an option that may be one number.
+
+    Raises:
+        InputError: If it is not one number, or two, of 1 or more.
+    """
+    if value is None:
+        return None
+    sides = [value, value] if isinstance(value, int) else list(value)
+    if len(sides) != 2 or min(sides) < 1:
+        raise InputError(f"data.{name} is {value}, expected one number, or height and width, 1 or more")
+    return sides[0], sides[1]
+
+
+def fill(mean: Sequence[float]) -> Tensor:
+    """Mean pixels in 0..1 as the color of what is outside an image, (C,) float 0..255."""
+    return torch.tensor([255.0 * value for value in mean])
