@@ -106,7 +106,7 @@ class GradCamSnapshots(Callback):
                 self._shown = _chosen_images(trainer.val_dataloaders, self.images, pl_module)
                 standardised = pl_module.standardize(self._shown[0].image.to(pl_module.device))
                 layer = default_layer(pl_module.network, standardised) if self.layer is None else self.layer
-                self._cam = METHODS[self.method](pl_module, f"network.{layer}")
+                self._cam = METHODS[self.method](pl_module, f"network.{layer}", pl_module.decode.scores)
             paths = [self._draw(shown, trainer.current_epoch, folder / "gradcam", pl_module) for shown in self._shown]
         except InputError as error:
             self._off = True

@@ -44,6 +44,8 @@ class RunRecords(Callback):
             config = _with_what_was_found(yaml.safe_load(self.config), trainer, pl_module)
             write_atomically(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
         now = {**environment(), "device": str(trainer.strategy.root_device), "processes": trainer.world_size}
+        if isinstance(pl_module, VisionTask):
+            now["lower_is_better"] = list(pl_module.lower_is_better)
         if self.recipe is not None:
             now["recipe"] = self.recipe
         if trainer.ckpt_path is not None and run.environment.is_file():

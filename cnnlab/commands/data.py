@@ -11,6 +11,7 @@ from cnnlab.commands.arguments import take_option
 from cnnlab.commands.loading import load_config
 from cnnlab.commands.messages import say
 from cnnlab.data import VisionDataModule
+from cnnlab.data.file_data import FileDataModule
 from cnnlab.errors import InputError, nearest
 from cnnlab.pictures import as_rgb, numpy_targets
 from cnnlab.tasks import VisionTask
@@ -68,7 +69,7 @@ def _show(arguments: list[str]) -> None:
 
 def _check(arguments: list[str]) -> None:
     _, module, _ = load_config([*arguments, "--data.on_error", "skip"])
-    if not isinstance(module, VisionDataModule) or not callable(getattr(module, "check", None)):
+    if not isinstance(module, FileDataModule):
         raise InputError(f"{type(module).__name__} keeps no image files to check")
     trouble, copies = module.check()
     counts = {split: len(samples) for split, samples in module.listing.of.items()}

@@ -113,7 +113,7 @@ def _cams(
     wanted = output.to_explain([None])[0] if asked.wanted is None else output.index_of(asked.wanted)
     layer = asked.layer or default_layer(task.network, task.standardize(images[0][None]))
     get_layer(task.network, layer)
-    method = METHODS[asked.method](task, f"network.{layer}")
+    method = METHODS[asked.method](task, f"network.{layer}", task.decode.scores)
     pictures, titles = [], []
     for image, name, truth in zip(images, names, truths, strict=True):
         explained = method(image[None], wanted)

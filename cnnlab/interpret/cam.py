@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +35,18 @@ class CamMethod(ABC):
     Args:
         network: Images to logits (B, K), or (B, K, H, W) for segmentation.
         layer: A layer's name in named_modules; layers.default_layer of the first images if None.
+        scores: What makes such logits of the network's outputs, where they are something else.
 
     Raises:
         InputError: If there is no such layer.
     """
 
-    def __init__(self, network: nn.Module, layer: str | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, layer: str | None = None, scores: Callable[[Any], Tensor] = lambda outputs: outputs
+    ) -> None:
         self.network = network
         self.layer = layer
+        self.scores = scores
         if layer is not None:
             get_layer(network, layer)
 
@@ -100,8 +104,9 @@ class _GradientMethod(CamMethod):
             return outputs[-1].clone()
 
         predictions = self._run(images, detach_output)
-        chosen = _choose_classes(predictions, classes)
-        scores = _class_scores(predictions, chosen, _predicted_pixels(predictions, chosen))
+        logits = self.scores(predictions)
+        chosen = _choose_classes(logits, classes)
+        scores = _class_scores(logits, chosen, _predicted_pixels(logits, chosen))
         # Gradients of the activations only, never of the weights; 0 if the logits do not depend on them.
         gradients = torch.zeros_like(outputs[-1])
         if scores.requires_grad:
@@ -153,11 +158,18 @@ class ScoreCAM(CamMethod):
     Args:
         network: See CamMethod.
         layer: See CamMethod.
+        scores: See CamMethod.
         batch_size: The number of channels per forward pass.
     """
 
-    def __init__(self, network: nn.Module, layer: str | None = None, batch_size: int = 32) -> None:
-        super().__init__(network, layer)
+    def __init__(
+        self,
+        network: nn.Module,
+        layer: str | None = None,
+        scores: Callable[[Any], Tensor] = lambda outputs: outputs,
+        batch_size: int = 32,
+    ) -> None:
+        super().__init__(network, layer, scores)
         self.batch_size = batch_size
 
     def _explain(self, images: Tensor, classes: int | Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,8 +177,8 @@ class ScoreCAM(CamMethod):
         outputs: list[Tensor] = []
         predictions = self._run(images, lambda module, args, output: outputs.append(output.clone()))
         activations = self._to_grid(outputs[-1], images)
-        chosen = _choose_classes(predictions, classes)
-        pixel_masks = _predicted_pixels(predictions, chosen)
+        chosen = _choose_classes(self.scores(predictions), classes)
+        pixel_masks = _predicted_pixels(self.scores(predictions), chosen)
         pixels = images if images.is_floating_point() else images.float() / 255
         masks: list[Tensor | None] = [None] * len(images) if pixel_masks is None else list(pixel_masks)
         inputs = zip(pixels, activations, chosen, masks, strict=True)
@@ -179,7 +191,7 @@ class ScoreCAM(CamMethod):
         for part in torch.split(activations, self.batch_size):
             resized = F.interpolate(part[:, None], image.shape[1:], mode="bilinear", align_corners=False)
             masked = image * _normalize_maps(resized[:, 0])[:, None]
-            predictions = self.network(masked.to(image.dtype))
+            predictions = self.scores(self.network(masked.to(image.dtype)))
             # The pixels predicted as the class in the unmasked image, whatever they are in the masked one.
             own_pixels = None if mask is None else mask.expand(len(part), -1, -1)
             scores.append(_class_scores(predictions, chosen.expand(len(part)), own_pixels))

@@ -57,7 +57,7 @@ class ValueLoss(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Standardized values (B, V), or (B, 2V) with gaussian_nll, and values (B, V) in their own unit, to a scalar."""
+        """Outputs (B, V), or (B, 2V) with gaussian_nll, and values (B, V) in their own unit, to a scalar."""
         return VALUE_LOSSES[self.name](outputs.float(), (targets - self.mean) / self.std)
 
 

@@ -33,6 +33,11 @@ class Output(ABC):
     dense: ClassVar[bool] = False
     """Whether an answer covers the image's pixels, so that images may keep their own sizes."""
 
+    shares: ClassVar[tuple[str, ...]] = ()
+    """The columns of describe() that are shares of a whole, 0..1."""
+    noun: ClassVar[str] = "class"
+    """What one of the names is."""
+
     def __init__(self, names: Sequence[str]) -> None:
         self.names = [str(name) for name in names]
 
@@ -151,6 +156,3 @@ class Output(ABC):
         if name not in self.names:
             raise InputError(f"there is no {self.noun} {name!r}: {nearest(name, self.names)}")
         return self.names.index(name)
-
-    noun: ClassVar[str] = "class"
-    """What one of the names is."""

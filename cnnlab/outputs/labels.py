@@ -33,6 +33,7 @@ class Labels(Output):
     """
 
     kind = "labels"
+    shares = ("probability", "probability of the truth")
 
     def __init__(self, names: Sequence[str], multi_label: bool = False) -> None:
         super().__init__(names)

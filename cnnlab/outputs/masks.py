@@ -42,6 +42,7 @@ class Masks(Output):
 
     kind = "masks"
     dense = True
+    shares = ("wrong pixels",)
 
     def __init__(self, names: Sequence[str], ignore_index: int = 255) -> None:
         super().__init__(names)

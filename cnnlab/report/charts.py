@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +116,35 @@ def reliability(bins: Table) -> str:
 
     said = ", ".join(f"{p:.0%}: {a:.0%} right" for p, a in zip(probability, accuracy, strict=True))
     return _svg(draw, (4.2, 3.8), f"Reliability diagram. {said}")
+
+
+def values(pairs: Table, scores: Table) -> list[str]:
+    """Truth against prediction, and the errors against the truth, of each value. Returns SVGs."""
+    charts = []
+    for row in scores:
+        name = row["value"]
+        true = np.array([float(pair[f"target {name}"]) for pair in pairs])
+        predicted = np.array([float(pair[f"predicted {name}"]) for pair in pairs])
+        ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+        panels = {
+            "prediction": (predicted, (ends, ends), f"{name}: prediction over truth; R2 {float(row['r2']):.3f}"),
+            "error": (predicted - true, (ends, [0, 0]), f"{name}: error over truth; mean {float(row['mae']):.4g}"),
+        }
+        for label, (heights, line, title) in panels.items():
+            charts.append(_svg(partial(_draw_points, true, heights, line, label, title), (4.2, 3.8), title))
+    return charts
+
+
+def _draw_points(
+    true: npt.NDArray[np.float64], heights: npt.NDArray[np.float64], line: Any, label: str, title: str, figure: Figure
+) -> None:
+    axis = figure.subplots()
+    axis.plot(*line, color=_INK, alpha=0.35, linewidth=1, linestyle="--")
+    # More points than this are a cloud, and make the page large.
+    some = slice(None, None, max(1, len(true) // 3000))
+    axis.plot(true[some], heights[some], "o", color=COLOURS[0], markersize=3, alpha=0.5, markeredgewidth=0)
+    axis.set(xlabel="truth", ylabel=label, title=title)
+    axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
 
 
 def _thinned(points: Series) -> Series:

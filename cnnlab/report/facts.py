@@ -68,15 +68,23 @@ class Facts:
                     found.setdefault(name, []).append((int(row["step"]), float(value)))
         return found
 
-    @cached_property
-    def classes(self) -> Table:
-        """A row for each class."""
-        return _table(self.run.table("classes"))
+    def table(self, name: str) -> Table:
+        """One of the tables that the task has made of its test's results; empty where there is none."""
+        return _table(self.run.table(name))
 
-    @cached_property
-    def reliability(self) -> Table:
-        """How often predictions are right, by their probability."""
-        return _table(self.run.table("reliability"))
+    def picture(self, name: str) -> Path | None:
+        """One of the run's pictures, if it is there."""
+        path = self.run.pictures / name
+        return path if path.is_file() else None
+
+    def error_picture(self, row: dict[str, str]) -> Path:
+        """The picture of a row of errors."""
+        return self.run.errors(self.errors[0]).parent / row["picture"]
+
+    @property
+    def lower_is_better(self) -> set[str]:
+        """The metrics of which less is better, as the task has said."""
+        return set(self.environment.get("lower_is_better", ("loss", "calibration_error")))
 
     @cached_property
     def confusion(self) -> tuple[list[str], npt.NDArray[np.int64]] | None:

@@ -8,13 +8,16 @@ import io
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cnnlab.errors import InputError
+from cnnlab.outputs import OUTPUTS
 from cnnlab.report import charts
 from cnnlab.report.facts import Facts, Series
+from cnnlab.report.sections import sections_of
 from cnnlab.run import Run
 from cnnlab.writing import write_atomically
 
@@ -25,7 +28,8 @@ _WIDEST = 16383
 """WebP's limit, in pixels."""
 _HERE = Path(__file__).parent
 _RATES = "learning rate"
-_LESS_IS_BETTER = ("loss", "error")
+_WIDE = 1.5
+"""Pictures of a greater width / height have parts side by side."""
 
 
 def write_report(runs: Sequence[Run], path: Path) -> None:
@@ -65,7 +69,12 @@ def _filled(template: str, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters: dict[str, Callable[..., str]] = {"number": _number, "share": _share, "inline": _inlined}
+    filters: dict[str, Callable[..., Any]] = {
+        "number": _number,
+        "share": _share,
+        "inline": _inlined,
+        "is_wide": _is_wide,
+    }
     environment.filters |= filters
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(mark=_MARK, style=style, **values)
@@ -76,17 +85,18 @@ def _rendered(facts: Sequence[Facts], path: Path) -> str:
     return _filled(
         "page.html.jinja",
         runs=facts,
+        sections=sections_of(facts),
+        shares={name for kind in OUTPUTS.values() for name in kind.shares},
         one=facts[0] if len(facts) == 1 else None,
         title=" and ".join(one.name for one in facts) if len(facts) <= 3 else f"{len(facts)} runs",
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         results=_compared([one.results for one in facts]),
-        better=_better,
+        better=partial(_better, set.union(*(one.lower_is_better for one in facts))),
         curves=_curves(facts),
         charts=charts,
         settings=_differing([one.config for one in facts]),
         relative=lambda file: quote(Path(os.path.relpath(file, path.parent)).as_posix()),
-        picture=lambda one, name: _existing(one.run.pictures / name),
     )
 
 
@@ -101,13 +111,18 @@ def _differing(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: values for key, values in compared.items() if any(value != values[0] for value in values)}
 
 
-def _better(name: str, values: Sequence[float | None]) -> int | None:
-    """Which of several runs' values of a metric is the best; None where there is nothing to choose."""
+def _better(lower: set[str], name: str, values: Sequence[float | None]) -> int | None:
+    """Which of several runs' values of a metric is the best; None where there is nothing to choose.
+
+    Args:
+        lower: The metrics of which less is better.
+        name: The metric.
+        values: The runs'.
+    """
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(set(known)) < 2:
         return None
-    less = name.rpartition("/")[2].endswith(_LESS_IS_BETTER)
-    return list(values).index(min(known) if less else max(known))
+    return list(values).index(min(known) if name.rpartition("/")[2] in lower else max(known))
 
 
 def _curves(facts: Sequence[Facts]) -> list[str]:
@@ -138,10 +153,6 @@ def _metric(name: str) -> str:
     return _RATES if name.startswith("lr-") else name.partition("/")[2].removesuffix("_step") or name
 
 
-def _existing(path: Path) -> Path | None:
-    return path if path.is_file() else None
-
-
 def _number(value: Any) -> str:
     """A value as it stands in a table.
 
@@ -164,6 +175,13 @@ def _share(value: str) -> str:
     ('98.8 %', '100 %', '0.008 %')
     """
     return f"{float(value) * 100:.3g} %"
+
+
+def _is_wide(path: Path) -> bool:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.width > _WIDE * picture.height
 
 
 def _inlined(path: Path) -> str:

@@ -92,6 +92,8 @@ class VisionTask(Optimization, StartingWeights):
     """The metric that checkpoints, early stopping and plateau watch."""
     mode: ClassVar[Literal["min", "max"]] = "min"
     """Which of its values is better."""
+    lower_is_better: ClassVar[Sequence[str]] = ("loss",)
+    """Its metrics of which less is better, by their names without the stage."""
     kind: ClassVar[str | None] = None
     """The kind of its answers, a name in outputs.OUTPUTS; None for a task that can only be trained and measured."""
     charts: ClassVar[Mapping[str, Sequence[str]]] = {}

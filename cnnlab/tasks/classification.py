@@ -81,6 +81,7 @@ class Classification(ClassTask):
 
     monitor: ClassVar[str] = "val/accuracy"
     mode: ClassVar[Literal["min", "max"]] = "max"
+    lower_is_better: ClassVar[Sequence[str]] = ("loss", "calibration_error")
     kind: ClassVar[str | None] = "labels"
     charts: ClassVar[Mapping[str, Sequence[str]]] = {
         "Accuracy": ["train/accuracy", "val/accuracy", "val/accuracy_top5"],

@@ -46,6 +46,7 @@ class Regression(VisionTask):
 
     monitor: ClassVar[str] = "val/mae"
     mode: ClassVar[Literal["min", "max"]] = "min"
+    lower_is_better: ClassVar[Sequence[str]] = ("loss", "mae", "rmse")
     kind: ClassVar[str | None] = "values"
     charts: ClassVar[Mapping[str, Sequence[str]]] = {
         "Mean absolute error": ["train/mae", "val/mae"],

@@ -47,7 +47,7 @@ class ValueScores(Metric):
         self.places.append(places)
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores as scalars, float64; by_value (V, 4): the same of each value; pairs (N, 2V): true and predicted."""
+        """The scores, float64 scalars; by_value (V, 4): those of each value; pairs (N, 2V): true and predicted."""
         order = dim_zero_cat(self.places).cpu().argsort(stable=True)
         predicted, true = (dim_zero_cat(one).cpu().double()[order] for one in (self.predicted, self.true))
         errors = predicted - true
@@ -77,9 +77,9 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _mean_ranks(values: Tensor) -> Tensor:
-    _, groups, counts = values.unique(sorted=True, return_inverse=True, return_counts=True)
-    last = counts.cumsum(dim=0).double()
-    return (last - (counts - 1) / 2)[groups]
+    _, groups, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    ranks: Tensor = counts.cumsum(dim=0).double() - (counts - 1) / 2
+    return ranks[groups]
 
 
 def quadratic_kappa(predicted: Tensor, true: Tensor) -> Tensor:
