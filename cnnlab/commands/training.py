@@ -226,7 +226,8 @@ class VisionCLI(LightningCLI):
         if "splits" not in settings or settings.splits is not None or settings.get("root") != kept.get("root"):
             return
         for name in getattr(by_path(config.data.class_path), "DIVIDING", ()):
-            if settings.get(name) != kept.get(name):
+            # Runs of older versions have not divided by what their classes did not know.
+            if name in kept and settings.get(name) != kept[name]:
                 raise InputError(
                     f"data.{name} is {settings.get(name)!r}, but the run's images were divided with "
                     f"{kept.get(name)!r}, and keep their splits: leave it out, or begin a new run"
