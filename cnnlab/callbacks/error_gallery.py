@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from cnnlab.batch import Batch
+from cnnlab.callbacks.tables import results_of
 from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
 from cnnlab.figures import contact_sheet
@@ -22,7 +22,6 @@ from cnnlab.loggers import Row, write_picture, write_table
 from cnnlab.models.decoding import Answers
 from cnnlab.outputs import Output
 from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets, thumbnail
-from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.writing import write_csv
 
@@ -198,7 +197,7 @@ def _from_all(own: list[_T], world_size: int) -> list[_T]:
 def _write(
     trainer: Trainer, stage: Literal["val", "test"], shown: list[tuple[str, _Hard]], paths: Any, output: Output
 ) -> None:
-    run = Run(Path(trainer.default_root_dir))
+    run = results_of(trainer)
     table = run.errors(stage)
     folder = table.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)

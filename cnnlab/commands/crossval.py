@@ -46,7 +46,7 @@ def crossval(command: str, arguments: list[str]) -> None:
     begin_crossval(folder, count, options)
     runs = [Run(folder / f"fold-{fold}") for fold in range(count)]
     for fold, run in enumerate(runs):
-        if not (run.validation.is_file() and run.predictions.is_file()):
+        if not (run.validation.is_file() and _predictions(run).is_file()):
             _train(run, [*options, "--data.folds", str(count), "--data.fold", str(fold)])
     results = [json.loads(run.validation.read_text()) for run in runs]
     table = {
@@ -103,12 +103,16 @@ def _train(run: Run, options: list[str]) -> None:
             raise error
 
 
+def _predictions(run: Run) -> Path:
+    return run.results_of("val").predictions
+
+
 def _merged(runs: list[Run]) -> bytes:
     """The folds' tables as one, ordered by path, with the fold in the first column."""
     rows: list[list[str]] = []
     header: list[str] = []
     for fold, run in enumerate(runs):
-        with run.predictions.open(newline="", encoding="utf-8") as file:
+        with _predictions(run).open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = next(reader)
             # The index counts within a fold, and says nothing of the whole.

@@ -10,6 +10,7 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentError
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -238,6 +239,8 @@ class VisionCLI(LightningCLI):
         """Refuse what contradicts the data or does not fit the checkpoint; say what else differs from it."""
         hparams = self.model.hparams
         introduce(self.model, self.datamodule, self._typed)
+        if self.datamodule is not None:
+            self.datamodule.results_source = self._results_source()
         kept = self.plan.checkpoint.model if self.plan.checkpoint is not None else {}
         for name in ("class_names", "channels", "network", "encoder", "network_args", "head", "group_norm"):
             if name in kept and name in hparams and kept[name] != hparams[name]:
@@ -251,6 +254,16 @@ class VisionCLI(LightningCLI):
             settings = getattr(self.datamodule, "hparams", {})
             for line in differences(hparams, own, "model") + differences(settings, self.plan.checkpoint.data, "data"):
                 say(line)
+
+    def _results_source(self) -> str | None:
+        """The data that are measured or predicted, where they are not the run's own test set; else None."""
+        settings, kept = getattr(self.datamodule, "hparams", {}), self.plan.checkpoint
+        if self.subcommand == "predict" and settings.get("predict", "test") != "test":
+            return str(settings["predict"])
+        if self.subcommand == "fit" or kept is None or "root" not in kept.data or "root" not in settings:
+            return None
+        changed = [name for name in ("root", "csv") if not _same_path(settings.get(name), kept.data.get(name))]
+        return str(settings[changed[-1]]) if changed else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the run's folder, its callbacks and its metrics.csv."""
@@ -388,6 +401,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 def _tell(cli: VisionCLI) -> None:
     """Say where each thing lies, and what comes next."""
     run, trainer = cli.plan.run, cli.trainer
+    source = getattr(cli.datamodule, "results_source", None)
+    results = run if source is None else run.results_of(source)
     places = {
         "best": run.best,
         "last": run.last,
@@ -395,13 +410,13 @@ def _tell(cli: VisionCLI) -> None:
         "metrics": run.metrics,
         "manifest": run.manifest,
         "environment": run.environment,
-        "validation": run.validation,
-        "test": run.test,
-        "confusions": run.table("confusion_matrix"),
-        "classes": run.table("classes"),
-        "errors": run.folder / "errors",
-        "predictions": run.predictions,
-        **{name: run.folder / name for name in ("masks", "overlays")},
+        "validation": results.validation,
+        "test": results.test,
+        "confusions": results.table("confusion_matrix"),
+        "classes": results.table("classes"),
+        "errors": results.folder / "errors",
+        "predictions": results.predictions,
+        **{name: results.folder / name for name in ("masks", "overlays")},
         "pictures": run.pictures,
         "onnx": run.onnx,
         "report": run.report,
@@ -425,6 +440,10 @@ def _tell(cli: VisionCLI) -> None:
 def _subclasses(kind: type) -> list[type]:
     own: list[type] = kind.__subclasses__()
     return [*own, *(inner for one in own for inner in _subclasses(one))]
+
+
+def _same_path(one: Any, other: Any) -> bool:
+    return one == other or (one is not None and other is not None and Path(one).resolve() == Path(other).resolve())
 
 
 def _as_list(value: Any) -> list[Any]:
