@@ -19,6 +19,7 @@ from cnnlab.errors import InputError, nearest
 
 _OTHER_COLUMNS = ("path", "split", "group", "bytes", "sha256", "error")
 """Columns of a table or of a manifest that are no values."""
+_FIGURES = ("value_mean", "value_std", "value_levels")
 _BINS = 10
 """Splits and folds have the same share of each of so many ranges of the first value."""
 _MOST_LEVELS = 100
@@ -49,14 +50,8 @@ class ValueTable(CenterCropDataModule):
     """
 
     kind: ClassVar[str | None] = "values"
-    PROVIDES: ClassVar[tuple[str, ...]] = (
-        *VisionDataModule.PROVIDES,
-        *("value_names", "value_mean", "value_std", "value_levels"),
-    )
-    RESOLVED: ClassVar[tuple[str, ...]] = (
-        *("values", "value_mean", "value_std", "value_levels"),
-        *CenterCropDataModule.RESOLVED,
-    )
+    PROVIDES: ClassVar[tuple[str, ...]] = (*VisionDataModule.PROVIDES, "value_names", *_FIGURES)
+    RESOLVED: ClassVar[tuple[str, ...]] = ("values", *_FIGURES, *CenterCropDataModule.RESOLVED)
 
     def __init__(
         self,
