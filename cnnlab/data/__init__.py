@@ -2,19 +2,24 @@
 
 from cnnlab.data.base import VisionDataModule
 from cnnlab.data.digits import Digits
+from cnnlab.data.file_data import CenterCropDataModule, FileDataModule
 from cnnlab.data.image_folder import ImageFolder
 from cnnlab.data.in_memory import InMemoryDataModule
 from cnnlab.data.mask_folder import MaskFolder
 from cnnlab.data.mnist import MNIST
 from cnnlab.data.shapes import Shapes, write_photos
+from cnnlab.data.value_table import ValueTable
 
 __all__ = [
     "MNIST",
+    "CenterCropDataModule",
     "Digits",
+    "FileDataModule",
     "ImageFolder",
     "InMemoryDataModule",
     "MaskFolder",
     "Shapes",
+    "ValueTable",
     "VisionDataModule",
     "write_photos",
 ]

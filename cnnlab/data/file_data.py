@@ -22,7 +22,6 @@ from cnnlab.data.listing import (
     Sample,
     SampleIndex,
     find_broken,
-    find_problems,
     keep_splits,
     manifest_row,
     prediction_samples,
@@ -251,7 +250,13 @@ class FileDataModule(VisionDataModule):
             several splits.
         """
         self._leave_out_broken()
-        return find_problems(self.manifest())
+        rows = self.manifest()
+        same: dict[str, list[dict[str, str]]] = {}
+        for row in rows:
+            if row["sha256"] and not row["error"]:
+                same.setdefault(row["sha256"], []).append(row)
+        copies = [[row["path"] for row in group] for group in same.values() if len({row["split"] for row in group}) > 1]
+        return [row["error"] for row in rows if row["error"]], copies
 
     def manifest(self) -> list[dict[str, str]]:
         """A row for each image: see manifest_row, and the error of those left out."""

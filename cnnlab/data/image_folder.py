@@ -68,7 +68,7 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
                 "(with it and without it), and leave data.multi_label out"
             )
         if self.num_classes == 1 and not multi_label:
-            rank_zero_warn(f"{root} has one class, {self.class_names[0]!r}: there is nothing to tell apart")
+            rank_zero_warn(f"{root} has one class, {self.class_names[0]!r}: nothing can be learned from one")
         self._warn_of_mirrors()
 
     def _warn_of_mirrors(self) -> None:
@@ -125,10 +125,6 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
     def split_remedy(self, split: str) -> str:
         """Folders, or a table."""
         return f"make a folder {self.root / split} with one folder for each class, or a table with a column split"
-
-    def describe_targets(self) -> str:
-        """The number of classes."""
-        return f"{self.num_classes} classes"
 
     def describe_training(self) -> str:
         """How many training images each class has."""

@@ -372,17 +372,3 @@ def select_fold(listing: SampleIndex, count: int, fold: int, seed: int) -> Sampl
         for sample, place in zip(together, places, strict=True)
     ]
     return SampleIndex([*moved, *listing.of["test"]], listing.class_names)
-
-
-def find_problems(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """The broken files of a manifest, and the images that stand in several splits.
-
-    Returns:
-        The errors; the paths of each image, by its hash, that is in more than one split.
-    """
-    places: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        if row["sha256"] and not row["error"]:
-            places.setdefault(row["sha256"], []).append(row)
-    copies = [[row["path"] for row in same] for same in places.values() if len({row["split"] for row in same}) > 1]
-    return [row["error"] for row in rows if row["error"]], copies

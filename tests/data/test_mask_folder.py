@@ -278,7 +278,7 @@ def test_every_part_of_an_image_is_met(tmp_path: Path, augment: str) -> None:
     ("kind", "message"),
     [
         ("size", r"images/train/0\.png has 48 x 48 pixels .* its mask .*masks/train/0\.png 24 x 48: make them equal"),
-        ("label", r"masks/train/0\.png: the mask has 7 \(4 pixels\), expected 0, 1, 2, 3, 255: mend it"),
+        ("label", r"masks/train/0\.png: the mask has 7 \(4 pixels\), expected 0, 1, 2, 3, 255: correct it"),
         ("colors", r"masks/train/0\.png: the mask has colors, but its classes are known by numbers"),
         ("broken mask", r"masks/train/0\.png: the file is empty"),
         ("broken image", r"images/train/0\.png: cannot be read as an image"),
