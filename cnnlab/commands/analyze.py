@@ -19,7 +19,7 @@ from cnnlab.analysis.memory import OPTIMIZERS, PRECISIONS, TrainingMemory, train
 from cnnlab.analysis.normalisation import normalisations
 from cnnlab.analysis.scaling import family
 from cnnlab.analysis.skeleton import made_on_meta
-from cnnlab.commands.tables import Record, add_forms, show
+from cnnlab.commands.tables import Record, add_format_options, show
 from cnnlab.errors import InputError
 from cnnlab.models.directory import usual_image
 from cnnlab.models.factory import NETWORKS, create_network
@@ -331,5 +331,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=PRECISIONS, help="of training (32-true)")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="of training (adamw)")
     parser.add_argument("--picture", metavar="FILE", help="where to draw it (MODEL-layers.png; none for nowhere)")
-    add_forms(parser)
+    add_format_options(parser)
     return parser

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from cnnlab.analysis.catalogue import catalogue
 from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.skeleton import made_on_meta
-from cnnlab.commands.tables import Record, add_forms, show
+from cnnlab.commands.tables import Record, add_format_options, show
 from cnnlab.errors import InputError, nearest
 from cnnlab.models.directory import list_networks, top1, usual_image, weights_of
 from cnnlab.models.factory import NETWORKS, create_network
@@ -69,5 +69,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("pattern", nargs="?", default="*", help="a part of the name, or with * and ?")
     parser.add_argument("--all", action="store_true", help=f"count more than {_MOST}, too")
-    add_forms(parser)
+    add_format_options(parser)
     return parser
