@@ -1,4 +1,4 @@
-"""The panels of W&B's workspace for each task, laid out in code."""
+"""W&B workspaces: the panels for each task."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TABLES = ["val/hardest", "test/hardest", "test/classes"]
 
 
 def create_dashboard(task: str, entity: str, project: str) -> Any:
-    """Make a workspace: main figures, curves, pictures, tables. Its save() sends it.
+    """Create a workspace with main figures, curves, pictures and tables; its save() uploads it.
 
     Args:
         task: Classification or Segmentation.
@@ -51,7 +51,7 @@ def create_dashboard(task: str, entity: str, project: str) -> Any:
         raise InputError(f"there is no dashboard for {task}, only for {' and '.join(_MAIN)}")
     try:
         with warnings.catch_warnings():
-            # It is written for pydantic 1, and pydantic 2 says so.
+            # It uses pydantic 1's interface, which pydantic 2 deprecates.
             warnings.simplefilter("ignore", DeprecationWarning)
             panels: Any = import_module("wandb_workspaces.reports.v2")
             workspaces: Any = import_module("wandb_workspaces.workspaces")
