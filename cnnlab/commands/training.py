@@ -29,7 +29,7 @@ from cnnlab.callbacks.slots import SLOTS
 from cnnlab.checkpoint import LINKED, AtomicCheckpointIO
 from cnnlab.commands import COMMANDS
 from cnnlab.commands.arguments import Plan, class_paths_of, config_flags, parse_request, plan
-from cnnlab.commands.messages import differences, friendly, say, summary
+from cnnlab.commands.messages import differences, explain_parser_error, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path, parameters_of
 from cnnlab.loggers import MetricsCsv, RunLogger
@@ -137,7 +137,9 @@ class VisionCLI(LightningCLI):
             self._ckpt_path, settings.ckpt_path = settings.ckpt_path, None
         except ArgumentError as error:
             classes = [kind.__name__ for _, kind in _own_classes()]
-            raise InputError(friendly(str(error), self.option_names(self.plan.arguments[0]), classes)) from error
+            raise InputError(
+                explain_parser_error(str(error), self.option_names(self.plan.arguments[0]), classes)
+            ) from error
 
     def option_names(self, command: str) -> set[str]:
         """All options of a command; its parser knows a class's arguments only once the class is chosen."""
