@@ -110,8 +110,9 @@ class ErrorGallery(Callback):
         errors = found.error.float().nan_to_num(-math.inf).tolist()
         doubts = [-math.inf] * len(errors) if found.uncertainty is None else found.uncertainty.float().tolist()
         full = len(self._hard) >= self.images
-        least_error = self._worst()[-1].error if full else -math.inf
-        least_doubt = self._least_certain()[-1].uncertainty if full else -math.inf
+        least_error, least_doubt = (
+            _ranked(self._hard, field)[: self.images][-1][field] if full else -math.inf for field in (1, 2)
+        )
         candidates = [
             _Candidate(self._seen + i, error, doubt)
             for i, (error, doubt) in enumerate(zip(errors, doubts, strict=True))
@@ -129,7 +130,7 @@ class ErrorGallery(Callback):
         self._seen += len(errors)
 
     def _worst(self) -> list[_Hard]:
-        return _ranked(self._hard, 1)[: self.images]
+        return [one for one in _ranked(self._hard, 1)[: self.images] if one.error > -math.inf]
 
     def _least_certain(self) -> list[_Hard]:
         return [one for one in _ranked(self._hard, 2)[: self.images] if one.uncertainty > -math.inf]
