@@ -1,8 +1,9 @@
 """LightningDataModules: images and targets for the stages of a run."""
 
 from cnnlab.data.base import VisionDataModule
+from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.digits import Digits
-from cnnlab.data.file_data import CenterCropDataModule, FileDataModule
+from cnnlab.data.file_data import FileDataModule
 from cnnlab.data.image_folder import ImageFolder
 from cnnlab.data.in_memory import InMemoryDataModule
 from cnnlab.data.mask_folder import MaskFolder

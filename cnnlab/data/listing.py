@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import ImageError, list_images
@@ -317,28 +316,6 @@ def find_broken(samples: Sequence[Sample], read: Callable[[Sample], None]) -> di
 
     with ThreadPoolExecutor() as pool:
         return dict(found for found in pool.map(message, samples) if found is not None)
-
-
-def prediction_samples(place: Path, read: Callable[[Sample], None] | None) -> list[Sample]:
-    """The image, or the images of a folder, that a run is to predict.
-
-    Args:
-        place: A file or a folder.
-        read: If given, reads each file; those where it raises ImageError are left out, each named in a warning.
-
-    Raises:
-        InputError: If there is no image to predict.
-    """
-    paths = [place] if place.is_file() else list_images(place)
-    samples = [Sample(str(path)) for path in paths]
-    if read is not None:
-        broken = find_broken(samples, read)
-        for text in broken.values():
-            rank_zero_warn(f"left out: {text}")
-        samples = [sample for sample in samples if sample.path not in broken]
-    if not samples:
-        raise InputError(f"data.predict {place} has no images that can be read")
-    return samples
 
 
 def manifest_row(sample: Sample, root: Path) -> dict[str, str]:

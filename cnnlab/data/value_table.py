@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cnnlab.data.base import VisionDataModule
-from cnnlab.data.file_data import CenterCropDataModule
+from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.files import FixedTargets
 from cnnlab.data.listing import Sample, read_table, sample_of
 from cnnlab.errors import InputError, nearest

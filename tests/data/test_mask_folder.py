@@ -416,3 +416,5 @@ def test_shapes_are_the_same_each_time(tmp_path: Path) -> None:
     shares = data.class_shares()
     assert shares.sum() == pytest.approx(1)
     assert shares[0] > 0.5
+    assert data.describe_training().startswith(f"training pixels by class: background {shares[0]:.2%}, circle ")
+    assert data.provided()["ignore_index"] == 255
