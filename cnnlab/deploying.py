@@ -35,6 +35,7 @@ from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
 from cnnlab.deploy.timing import timed
 from cnnlab.errors import InputError
 from cnnlab.lightning_compat import compute_locally
+from cnnlab.models.decoding import Answers
 from cnnlab.tasks.base import VisionTask
 from cnnlab.versions import versions
 
@@ -298,14 +299,9 @@ def score(
         most: Of how many images, evenly spread; of all if None.
 
     Raises:
-        InputError: If the monitored metric is the loss.
+        InputError: If the monitored metric is the loss, and answers say nothing of the raw outputs that it needs.
     """
     name = task.monitor.partition("/")[2]
-    if name == "loss":
-        raise InputError(
-            f"{type(task).__name__} is watched by its loss ({task.monitor}), which no file computes: set its class's "
-            "monitor to one of its metrics"
-        )
     dataset = data.val_set if most is None else Subset(data.val_set, most)
     metrics = task.stage_metrics("val")
     for metric in metrics.values(copy_state=False):
@@ -315,9 +311,21 @@ def score(
         images = task.standardize(batch.images) if raw else batch.images
         arrays = predict(images.contiguous().numpy())
         decoded = task.output.decode(arrays) if raw else arrays
-        task.take_in(metrics, {key: torch.from_numpy(value) for key, value in decoded.items()}, batch, None)
-    del metrics["loss"]
+        answers = {key: torch.from_numpy(value) for key, value in decoded.items()}
+        task.take_in(metrics, answers, batch, _loss(task, answers, batch) if name == "loss" else None)
+    if name != "loss":
+        del metrics["loss"]
     return float(metrics.compute()[name])
+
+
+def _loss(task: VisionTask, answers: Answers, batch: Batch) -> Tensor:
+    outputs = task.decode.undo(answers)
+    if outputs is None:
+        raise InputError(
+            f"{type(task).__name__} is watched by its loss ({task.monitor}), which no file computes: set its class's "
+            "monitor to one of its metrics"
+        )
+    return task.loss(outputs, batch.targets)
 
 
 def training_images(data: VisionDataModule, count: int, batch_size: int = 16) -> list[npt.NDArray[np.uint8]]:

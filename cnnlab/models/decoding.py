@@ -42,6 +42,10 @@ class Decoder(nn.Module):
         """The part of the answers that pictures and words need, where that is much smaller."""
         return answers
 
+    def undo(self, answers: Answers) -> Any:
+        """Raw outputs of which forward() makes these answers, for the loss of exported files; None if there are none."""
+        return None
+
     def scores(self, outputs: Any) -> Tensor:
         """What explanations explain: (B, N), or (B, N, H, W), a score for each of the output's names."""
         scores: Tensor = outputs
@@ -63,6 +67,11 @@ class LabelDecoder(Decoder):
         """Decode a batch."""
         logits = outputs.float()
         return {"probabilities": logits.sigmoid() if self.multi_label else logits.softmax(dim=1)}
+
+    def undo(self, answers: Answers) -> Tensor:
+        """Logits whose probabilities these are."""
+        logits = _log(answers["probabilities"])
+        return logits - _log(1 - answers["probabilities"]) if self.multi_label else logits
 
     def difficulty(self, answers: Answers, targets: Tensor) -> Difficulty:
         """By cross-entropy, and by the predicted class's probability; with several labels by the mean over classes."""
@@ -92,6 +101,10 @@ class MaskDecoder(Decoder):
     def forward(self, outputs: Tensor) -> Answers:
         """Decode a batch."""
         return {"probabilities": outputs.float().softmax(dim=1)}
+
+    def undo(self, answers: Answers) -> Tensor:
+        """Logits whose probabilities these are."""
+        return _log(answers["probabilities"])
 
     def difficulty(self, answers: Answers, targets: Tensor) -> Difficulty:
         """By the share of pixels that are wrong, of those that count, and by their mean uncertainty."""
@@ -133,6 +146,11 @@ class ValueDecoder(Decoder):
         answers = {"values": outputs[:, :count] * self.std + self.mean}
         return answers | ({"spreads": (outputs[:, count:] / 2).exp() * self.std} if self.spread else {})
 
+    def undo(self, answers: Answers) -> Tensor:
+        """Standardized values, and the logarithms of their variances."""
+        values = (answers["values"] - self.mean) / self.std
+        return torch.cat([values, 2 * _log(answers["spreads"] / self.std)], dim=1) if self.spread else values
+
     def difficulty(self, answers: Answers, targets: Tensor) -> Difficulty:
         """By the mean absolute error, and by the mean spread, each in the value's standard deviations."""
         errors = (answers["values"] - targets).abs() / self.std
@@ -172,3 +190,8 @@ class OrdinalDecoder(Decoder):
     def scores(self, outputs: Tensor) -> Tensor:
         """The sum of the logits, (B, 1): the higher the level, the greater."""
         return outputs.sum(dim=1, keepdim=True)
+
+
+def _log(values: Tensor) -> Tensor:
+    """Logarithms; of 0 a very small number's."""
+    return values.clamp(min=torch.finfo(values.dtype).tiny).log()

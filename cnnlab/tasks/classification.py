@@ -20,7 +20,6 @@ from torchmetrics.classification import (
 
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
-from cnnlab.imports import parameters_of
 from cnnlab.loggers import Row
 from cnnlab.models.decoding import Answers, LabelDecoder
 from cnnlab.outputs import Labels
@@ -70,6 +69,7 @@ class Classification(ClassTask):
 
     Args:
         network: See VisionTask.
+        num_classes: See ClassTask.
         label_smoothing: The share of each target that is spread over all classes, 0..1.
         top_k: The k of the top-k accuracy; 5 if None and there are more than 5 classes.
         multi_label: Whether an image may have any number of classes; the data say.
@@ -97,6 +97,7 @@ class Classification(ClassTask):
     def __init__(
         self,
         network: str = "simple_cnn",
+        num_classes: int = 10,
         label_smoothing: float = 0.0,
         top_k: int | None = None,
         multi_label: bool = False,
@@ -104,9 +105,8 @@ class Classification(ClassTask):
     ) -> None:
         if not 0 <= label_smoothing <= 1:
             raise InputError(f"label_smoothing is {label_smoothing}, expected 0..1")
-        count = kwargs.get("num_classes", parameters_of(ClassTask)["num_classes"].default)
-        if top_k is not None and not 1 <= top_k < count:
-            raise InputError(f"top_k is {top_k}, expected from 1 to {count - 1} for {count} classes")
+        if top_k is not None and not 1 <= top_k < num_classes:
+            raise InputError(f"top_k is {top_k}, expected from 1 to {num_classes - 1} for {num_classes} classes")
         if multi_label and (top_k is not None or label_smoothing):
             raise InputError(
                 "model.top_k and model.label_smoothing are for images of one class, and these have several: set "
@@ -114,8 +114,8 @@ class Classification(ClassTask):
             )
         self.label_smoothing = label_smoothing
         self.multi_label = multi_label
-        self.top_k = (5 if count > 5 else None) if top_k is None else top_k
-        super().__init__(network=network, **kwargs)
+        self.top_k = (5 if num_classes > 5 else None) if top_k is None else top_k
+        super().__init__(network=network, num_classes=num_classes, **kwargs)
 
     def configure_loss(self) -> Callable[[Tensor, Any], Tensor]:
         """Cross-entropy of logits (B, num_classes) and classes (B,) or soft targets (B, num_classes).

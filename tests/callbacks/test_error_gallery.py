@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnlab.batch import Batch
 from cnnlab.callbacks import ErrorGallery
 from cnnlab.tasks import Classification
 from tests.conftest import TINY, Cnnlab, run_process
@@ -85,8 +86,8 @@ def test_segmentation_shows_the_masks_beside_the_image(cnnlab: Cnnlab, tmp_path:
 class Own(Classification):
     """A task that returns its loss, as tasks of Lightning do."""
 
-    def validation_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        return self.step(batch, self.val_metrics)[0]
+    def validation_step(self, batch: Any, batch_idx: int) -> torch.Tensor:  # type: ignore[override]
+        return self._measure(batch, self.val_metrics)[0]
 
 
 def test_a_task_of_ones_own_may_return_something_else(fit: Cnnlab, tmp_path: Path) -> None:
@@ -100,7 +101,8 @@ def test_images_are_kept_without_their_batches(mnist_root: Path) -> None:
     task = Classification(channels=1)
     images = torch.zeros(64, 1, 28, 28)
     for _ in range(3):
-        gallery._take(task, torch.randn(64, 10), (images, torch.randint(10, (64,))))
+        answers = task.decode(torch.randn(64, 10))
+        gallery._take(task, answers, Batch.of((images, torch.randint(10, (64,)))))
     assert len(pickle.dumps(gallery._hard)) < 4 * 2 * images[0].nbytes
     assert len({one.place for one in gallery._hard}) == len(gallery._hard) <= 4
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from cnnlab.callbacks import PredictionTable
-from cnnlab.figures import Prediction, confusion_matrix, prediction_sheet
+from cnnlab.figures import confusion_matrix, contact_sheet
 from tests.tasks.test_classification import data, task, trainer
 
 
@@ -39,8 +39,12 @@ def test_the_picture_shows_the_hardest_images(tmp_path: Path, mnist_root: Path) 
     trainer(tmp_path, callbacks=[table]).predict(model, datamodule=data(mnist_root), return_predictions=False)
     found = rows(tmp_path / "predictions.csv")
     truth = sorted(float(row[row["target"]]) for row in found)
-    shown = sorted(-sureness for sureness, _, _ in table._hardest)
+    shown = sorted(np.exp(-one.difficulty) for one in table._hardest)
     np.testing.assert_allclose(shown, truth[:5], rtol=1e-4)
+    for one in table._hardest:
+        row = found[-one.place]
+        assert one.is_right == (row["label"] == row["target"])
+        assert one.caption.startswith(f"{row['name']} {float(row[row['label']]):.0%}")
     with Image.open(tmp_path / "pictures/predictions.png") as picture:
         assert min(picture.size) > 100
 
@@ -54,9 +58,7 @@ def test_pictures_can_be_left_out(tmp_path: Path, mnist_root: Path) -> None:
 def test_names_that_look_like_mathematics_are_drawn_as_they_are(tmp_path: Path) -> None:
     image = np.zeros((3, 8, 8), dtype=np.uint8)
     names = ["$\\frac", "a_{b}$", "c"]
-    prediction_sheet(
-        [Prediction(image, names[0], 0.5, names[1]), Prediction(image, "c", 0.9, None)], tmp_path / "a.png"
-    )
+    contact_sheet([image, image], [f"{names[0]} 50%\nis {names[1]}", "c 90%"], tmp_path / "a.png", names[1])
     confusion_matrix(np.eye(3, dtype=np.int64), names, tmp_path / "b.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert (tmp_path / "b.png").stat().st_size > 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.runtime import OnnxPredictor
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform
+from cnnlab.models.decoding import LabelDecoder, MaskDecoder
 from cnnlab.models.factory import create_network
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.standardize import Standardize
 from cnnlab.models.unet import UNet
+from cnnlab.outputs import Labels, Masks
 
 
 def pixels(count: int, channels: int, height: int, width: int) -> torch.Tensor:
@@ -36,14 +39,14 @@ def pixels(count: int, channels: int, height: int, width: int) -> torch.Tensor:
 
 
 def whole(network: nn.Module, channels: int = 3) -> Pipeline:
-    return Pipeline(Standardize([0.4] * channels, [0.2] * channels), network, "softmax")
+    return Pipeline(Standardize([0.4] * channels, [0.2] * channels), network, LabelDecoder())
 
 
 def about(
     classes: int = 10, channels: int = 3, size: tuple[int, int] | None = None, **settings: object
 ) -> ModelMetadata:
     names = [f"class {i}" for i in range(classes)]
-    return ModelMetadata("classification", names, EvalTransform(channels, size), **settings)  # type: ignore[arg-type]
+    return ModelMetadata(Labels(names), EvalTransform(channels, size), **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -75,31 +78,34 @@ def test_a_file_computes_what_its_network_does_at_any_batch(tmp_path: Path, name
     assert expected.std(dim=0).max() > 1e-3  # else nothing is compared
     for batch in (1, 2, 5):
         found = load_onnx(tmp_path / "model.onnx")(inputs[:batch].numpy())
-        np.testing.assert_allclose(found, expected[:batch], atol=1e-4)
+        np.testing.assert_allclose(found["logits" if raw else "probabilities"], expected[:batch], atol=1e-4)
 
 
 def test_a_unet_s_file_takes_any_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    pipeline = whole(UNet(num_classes=3, base=4))
-    certificate = export(pipeline, pixels(5, 3, 48, 64), tmp_path / "model.onnx", about(3, dynamic_size=True))
+    pipeline = Pipeline(Standardize([0.4] * 3, [0.2] * 3), UNet(num_classes=3, base=4), MaskDecoder())
+    masks = ModelMetadata(Masks(["a", "b", "c"]), EvalTransform(3, None), dynamic_size=True)
+    certificate = export(pipeline, pixels(5, 3, 48, 64), tmp_path / "model.onnx", masks)
     assert any("37x49" in name for name in certificate["differences"])
     for shape in ((48, 64), (17, 33), (1, 1), (100, 40)):
         images = pixels(2, 3, *shape)
         with torch.inference_mode():
-            expected = pipeline(images)
-        np.testing.assert_allclose(load_onnx(tmp_path / "model.onnx")(images.numpy()), expected, atol=1e-4)
+            expected = pipeline(images)["probabilities"]
+        found = load_onnx(tmp_path / "model.onnx")(images.numpy())["probabilities"]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_an_example_of_one_image_freezes_no_batch(tmp_path: Path) -> None:
-    """Trap 35."""
+    """A batch that the example froze to 1 (pytorch/pytorch#148886, lightly-ai/lightly-train#752)."""
     example = pixels(1, 1, 28, 28)
     exporting.FORMATS["onnx"].write(whole(SimpleCNN(), 1), example, tmp_path / "model.onnx", about(channels=1), None)
     for batch in (1, 2, 5):
-        assert load_onnx(tmp_path / "model.onnx")(pixels(batch, 1, 28, 28).numpy()).shape == (batch, 10)
+        found = load_onnx(tmp_path / "model.onnx")(pixels(batch, 1, 28, 28).numpy())
+        assert found["probabilities"].shape == (batch, 10)
 
 
 def test_a_network_in_training_mode_is_exported_in_eval_mode_and_stays_as_it_was(tmp_path: Path) -> None:
-    """Trap 34."""
+    """A file with dropout inside, of a network that was exported while it was training."""
     network = SimpleCNN(dropout=0.9).train()
     network.compile()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -115,7 +121,7 @@ def test_a_network_in_training_mode_is_exported_in_eval_mode_and_stays_as_it_was
 
 @pytest.mark.parametrize("library", ["onnx", "onnxscript"])
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    """Trap 34."""
+    """The exporter needed onnxscript, and said so late (open-edge-platform/anomalib#3050)."""
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError, match=rf"{library}.*cnnlab\[deploy\]"):
         export(whole(SimpleCNN(), 1), pixels(5, 1, 28, 28), tmp_path / "model.onnx", about(channels=1))
@@ -123,7 +129,7 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("shift", [2e-4, float("nan")])
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
-    """Trap 36."""
+    """A file that predicts something else, and nobody is told (ultralytics/ultralytics#24893)."""
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an older one")
     certificate_of(path).write_text("its certificate")
@@ -132,9 +138,9 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.
     def load(file: Path) -> exporting.Predict:
         predict = honest.load(file)
 
-        def wrong(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        def wrong(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
             found = predict(images)
-            found[-1] += np.float32(shift) if len(found) == 5 else 0
+            found["probabilities"][-1] += np.float32(shift) if len(images) == 5 else 0
             return found
 
         return wrong
@@ -165,8 +171,7 @@ def test_a_network_that_cannot_be_exported_is_named_and_leaves_nothing(tmp_path:
 def test_the_file_says_all_that_it_takes_to_predict(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     said = ModelMetadata(
-        "classification",
-        ["Ä", '"; drop', "<b>"],
+        Labels(["Ä", '"; drop', "<b>"]),
         EvalTransform(1, (28, 20), 0.9, "bicubic"),
         mean=[0.4],
         std=[0.2],
@@ -174,7 +179,9 @@ def test_the_file_says_all_that_it_takes_to_predict(tmp_path: Path) -> None:
         versions={"cnnlab": "1"},
     )
     export(whole(SimpleCNN(3), 1), pixels(5, 1, 28, 20), path, said)
-    assert OnnxPredictor(path).about == said
+    found = OnnxPredictor(path).metadata
+    assert found.output.metadata() == said.output.metadata()
+    assert replace(found, output=said.output) == said
     assert [one.name for one in onnx.load(path).graph.input] == ["images"]
     assert [one.name for one in onnx.load(path).graph.output] == ["probabilities"]
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
@@ -211,7 +218,9 @@ def test_other_formats_compute_the_same(tmp_path: Path, kind: str) -> None:
     assert max(certificate["differences"].values()) < 1e-5
     assert verify(path) == certificate
     images = pixels(3, 1, 28, 28)
-    np.testing.assert_allclose(exporting.FORMATS[kind].load(path)(images.numpy()), pipeline(images), atol=1e-5)
+    found, expected = exporting.FORMATS[kind].load(path)(images.numpy()), pipeline(images)
+    assert set(found) == set(expected) == {"probabilities"}
+    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-5)
     if kind == "openvino":
         path.with_suffix(".bin").write_bytes(b"other weights")
         with pytest.raises(InputError, match=r"model\.bin is not the file"):

@@ -16,11 +16,13 @@ from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
 from cnnlab.deploy.runtime import OnnxPredictor
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform
+from cnnlab.models.decoding import LabelDecoder
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.standardize import Standardize
+from cnnlab.outputs import Labels
 from tests.conftest import patterns
 
-ABOUT = ModelMetadata("classification", [str(i) for i in range(10)], EvalTransform(1, (28, 28)), mean=[0.5], std=[0.5])
+ABOUT = ModelMetadata(Labels([str(i) for i in range(10)]), EvalTransform(1, (28, 28)), mean=[0.5], std=[0.5])
 
 
 def images(count: int = 64) -> np.ndarray:
@@ -28,7 +30,7 @@ def images(count: int = 64) -> np.ndarray:
 
 
 def exported(network: nn.Module, path: Path) -> Pipeline:
-    pipeline = Pipeline(Standardize([0.5], [0.5]), network, "softmax")
+    pipeline = Pipeline(Standardize([0.5], [0.5]), network, LabelDecoder())
     export(pipeline, torch.from_numpy(images()), path, ABOUT)
     return pipeline
 
@@ -70,7 +72,7 @@ def float_kernels(path: Path) -> list[tuple[int, ...]]:
 
 def accuracy(predict: Predict) -> float:
     pixels, labels = patterns(64, seed=3)
-    return float((predict(pixels[:, None]).argmax(axis=1) == labels).mean())
+    return float((predict(pixels[:, None])["probabilities"].argmax(axis=1) == labels).mean())
 
 
 def test_a_network_becomes_a_quarter_and_computes_nearly_the_same(tmp_path: Path) -> None:
@@ -86,10 +88,11 @@ def test_a_network_becomes_a_quarter_and_computes_nearly_the_same(tmp_path: Path
     consumers = {name: node.op_type for node in model.graph.node for name in node.input}
     assert consumers["images"] == "Cast"
     assert model.graph.node[-1].op_type == "Softmax"
-    difference = np.abs(load_onnx(tmp_path / "int8.onnx")(images()) - load_onnx(tmp_path / "float.onnx")(images()))
+    both = [load_onnx(tmp_path / name)(images())["probabilities"] for name in ("int8.onnx", "float.onnx")]
+    difference = np.abs(both[0] - both[1])
     assert 0 < difference.max() < 0.05
     # It still says how images are read.
-    assert OnnxPredictor(tmp_path / "int8.onnx").about == ABOUT
+    assert OnnxPredictor(tmp_path / "int8.onnx").metadata.to_json() == ABOUT.to_json()
     assert {path.name for path in tmp_path.iterdir()} >= {"float.onnx", "int8.onnx"}
     assert not (tmp_path / "prepared.onnx").exists()
 

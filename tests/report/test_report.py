@@ -56,17 +56,17 @@ def made_run(folder: Path) -> Run:
     write_json(run.test, {"test/accuracy": 0.9375, "test/loss": 0.25})
     counts = [[8, 2, 0], [1, 9, 0], [0, 3, 7]]
     write_csv(
-        run.confusion_matrix,
+        run.table("confusion_matrix"),
         [{"truth": n, **dict(zip(NAMES, row, strict=True))} for n, row in zip(NAMES, counts, strict=True)],
     )
     write_csv(
-        run.classes,
+        run.table("classes"),
         [{"class": n, "recall": r, "images": i} for n, r, i in zip(NAMES, (0.8, 0.9, 0.7), (9, 10, 100), strict=True)],
     )
     bins = [
         {"from": i / 4, "to": (i + 1) / 4, "images": 5 * i, "probability": i / 4, "accuracy": i / 4} for i in range(4)
     ]
-    write_csv(run.reliability, bins)
+    write_csv(run.table("reliability"), bins)
     write_json(
         run.environment,
         {
@@ -159,7 +159,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_odd_files_spoil_nothing(run: Run, tmp_path: Path) -> None:
-    run.confusion_matrix.write_text("")
+    run.table("confusion_matrix").write_text("")
     run.test.write_text("")
     (run.errors("test").with_suffix("") / "01.png").unlink()
     # A film-strip of many epochs is wider than WebP can be.
@@ -259,7 +259,7 @@ def test_a_browser_shows_it(browser: Any, run: Run, scheme: str, width: int) -> 
     run.pictures.mkdir()
     Image.new("RGB", (2000, 120)).save(run.pictures / "gradcam.png")
     many = {f"a class of a very long name, number {i}": i for i in range(40)}
-    write_csv(run.confusion_matrix, [{"truth": name, **many} for name in many])
+    write_csv(run.table("confusion_matrix"), [{"truth": name, **many} for name in many])
     write_report([run], run.report)
     page, trouble = opened(browser, run.report, color_scheme=scheme, viewport={"width": width, "height": 800})
     assert trouble == []

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnnlab.batch import Batch
 from cnnlab.data import MNIST
 from cnnlab.errors import InputError
 from cnnlab.tasks import Classification
@@ -50,7 +51,7 @@ def test_the_step_measures_what_it_says() -> None:
     loss = model.loss(logits, targets)
     expected = nn.functional.cross_entropy(logits, targets, label_smoothing=0.1)
     torch.testing.assert_close(loss, expected)
-    model.update_metrics(model.test_metrics, logits, targets, loss)
+    model.take_in(model.test_metrics, model.decode(logits), Batch.of((torch.zeros(4, 1, 28, 28), targets)), loss)
     values = model.test_metrics.compute()
     assert values["accuracy"].item() == 0.75
     assert values["loss"].item() == pytest.approx(expected.item())
@@ -99,7 +100,7 @@ def test_wrong_settings_are_named(kwargs: dict[str, Any], message: str) -> None:
 
 
 def test_hyperparameters_are_plain_values() -> None:
-    """Trap 3: a checkpoint that weights_only=True refuses."""
+    """Checkpoints that torch.load's safe mode refused (Lightning-AI/pytorch-lightning#20450, #21757)."""
     with pytest.raises(InputError, match=r"hyperparameter network_args\.dropout is a \w*Path"):
         task(network_args={"dropout": Path("x")})
 
@@ -172,14 +173,14 @@ def test_the_last_incomplete_group_counts(tmp_path: Path, mnist_root: Path) -> N
 
 
 def test_compiled_networks_keep_plain_names(tmp_path: Path, mnist_root: Path) -> None:
-    """Trap 12: _orig_mod in a checkpoint's keys."""
+    """Checkpoints of compiled models whose keys begin with _orig_mod (Lightning-AI/pytorch-lightning#17415)."""
     model = task(compile=True)
     assert model.network._compiled_call_impl is not None
     assert set(model.state_dict()) == set(task().state_dict())
 
 
 def test_init_from_takes_weights_and_nothing_else(tmp_path: Path, mnist_root: Path) -> None:
-    """Trap 2: weights to start from are not a run to go on with."""
+    """Loading weights went on with the old run instead (mehta-lab/VisCy#291)."""
     pl.seed_everything(0)
     first = task()
     run = trainer(tmp_path)
@@ -213,7 +214,7 @@ def test_init_from_leaves_a_head_that_does_not_fit(tmp_path: Path, mnist_root: P
 
 
 def test_a_checkpoint_makes_the_task_again_without_the_command_line(tmp_path: Path, mnist_root: Path) -> None:
-    """Trap 4: what came from the data is inside."""
+    """Values linked from the data were missing from checkpoints (Lightning-AI/pytorch-lightning#8981)."""
     source = data(mnist_root)
     model = task(class_names=[f"digit {i}" for i in range(10)], mean=source.mean, std=source.std)
     run = trainer(tmp_path)
@@ -226,14 +227,16 @@ def test_a_checkpoint_makes_the_task_again_without_the_command_line(tmp_path: Pa
 
 
 def test_metrics_of_several_labels_do_not_depend_on_the_batches() -> None:
-    """Trap 21: torchmetrics takes logits for probabilities where all of a batch lie in 0..1."""
+    """torchmetrics takes logits for probabilities where all of a batch lie in 0..1."""
     task = Classification("simple_cnn", 2, channels=1, multi_label=True)
     logits = torch.tensor([[0.3, -2.0], [0.4, 0.2], [3.0, 0.1]])
     targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    whole, parts = task.configure_metrics("val"), task.configure_metrics("val")
-    task.update_metrics(whole, logits, targets, torch.tensor(0.0))
-    for one, target in zip(logits, targets, strict=True):
-        task.update_metrics(parts, one[None], target[None], torch.tensor(0.0))
+    whole, parts = task.stage_metrics("val"), task.stage_metrics("val")
+    batch, loss = Batch.of((torch.zeros(3, 1, 8, 8), targets)), torch.tensor(0.0)
+    task.take_in(whole, task.decode(logits), batch, loss)
+    for i in range(3):
+        one = Batch.of((batch.images[i : i + 1], targets[i : i + 1]))
+        task.take_in(parts, task.decode(logits[i : i + 1]), one, loss)
     assert {name: value.tolist() for name, value in whole.compute().items()} == {
         name: value.tolist() for name, value in parts.compute().items()
     }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from cnnlab.batch import Batch
 from cnnlab.data import MNIST
 from cnnlab.errors import InputError
 from cnnlab.interpret import feature_maps
@@ -90,11 +91,11 @@ def test_the_loss_in_training_and_elsewhere() -> None:
     taught = torch.tensor([[3.0, 0.0, -1.0]])
     task._held = [Teacher(nn.Identity(), Constant(taught), None, "T", "0")]
     images, targets = torch.rand(2, 1, 28, 28), torch.tensor([0, 2])
-    logits = torch.randn(2, 3)
+    loss, logits = task.train().loss_and_outputs(Batch.of((images, targets)))
     hard = cross_entropy(logits, targets, label_smoothing=0.1)
-    expected = 0.7 * soft_targets(logits, taught.expand(2, -1), 4.0) + 0.3 * hard
-    torch.testing.assert_close(task.train().loss_of(images, logits, targets), expected)
-    torch.testing.assert_close(task.eval().loss_of(images, logits, targets), hard)
+    torch.testing.assert_close(loss, 0.7 * soft_targets(logits, taught.expand(2, -1), 4.0) + 0.3 * hard)
+    loss, logits = task.eval().loss_and_outputs(Batch.of((images, targets)))
+    torch.testing.assert_close(loss, cross_entropy(logits, targets, label_smoothing=0.1))
     # Switching the student to training leaves the teacher alone, and nothing of it is the student's.
     assert not task.train().teacher.training
     assert not any("logits" in name for name in task.state_dict())
@@ -104,7 +105,7 @@ def test_the_loss_in_training_and_elsewhere() -> None:
 def test_what_is_saved_is_a_plain_classifier_that_says_who_taught_it(
     teach: Cnnlab, cnnlab: Cnnlab, tmp_path: Path
 ) -> None:
-    """Trap 19."""
+    """A frozen teacher made every checkpoint larger (Lightning-AI/pytorch-lightning#17592, #19514)."""
     result = teach()
     assert not result.code, result.err
     for name in ("best", "last"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.segmentation import MeanIoU
 
-from cnnlab.data import PredictionBatch
+from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.tasks import Segmentation
 from cnnlab.tasks.segmentation import SegmentationScores
@@ -53,7 +53,7 @@ def task(**kwargs: Any) -> Segmentation:
 def test_windows_and_whole_images_agree() -> None:
     images = torch.randint(0, 256, (2, 3, 150, 90), dtype=torch.uint8)
     with torch.no_grad():
-        whole, parts = task().logits(images), task(window=72, margin=24).logits(images)
+        whole, parts = task().evaluate(images), task(window=72, margin=24).evaluate(images)
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
@@ -62,22 +62,24 @@ def test_flips_are_the_mean_of_both() -> None:
     model = task(flips=True)
     with torch.no_grad():
         both = [model(images).softmax(1), model(images.flip(-1)).softmax(1).flip(-1)]
-        torch.testing.assert_close(model.logits(images, flips=True).exp(), (both[0] + both[1]) / 2)
-        batch = PredictionBatch(images, torch.full((2, 32, 24), 255), torch.arange(2), ["a", "b"])
+        torch.testing.assert_close(model.evaluate(images).exp(), (both[0] + both[1]) / 2)
+        batch = Batch(images, torch.full((2, 32, 24), 255), torch.arange(2), ["a", "b"])
         made = model.predict_step(batch, 0)
-    torch.testing.assert_close(made.probabilities, (both[0] + both[1]) / 2)
-    assert made.classes.equal(made.probabilities.argmax(1))
+    torch.testing.assert_close(made.answers["probabilities"], (both[0] + both[1]) / 2)
+    assert made.batch is batch
+    assert model.decode.compact(made.answers)["classes"].equal(made.answers["probabilities"].argmax(1))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), pytest.param((2000, 3000), marks=pytest.mark.slow)])
 def test_images_of_any_size_go_through_a_training_step_and_through_predict(size: tuple[int, int]) -> None:
     model = task(network_args={"base": 2}, window=512)
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-    loss, _ = model.train().step((images, torch.zeros(2, *size, dtype=torch.int64)), model.train_metrics)
+    targets = torch.zeros(2, *size, dtype=torch.int64)
+    loss, _ = model.train()._measure((images, targets), model.train_metrics)
     torch.autograd.backward(loss)
     assert loss.isfinite()
-    batch = PredictionBatch(images, torch.zeros(2, *size), torch.arange(2), ["a", "b"])
-    assert model.eval().predict_step(batch, 0).classes.shape == (2, *size)
+    answers = model.eval().predict_step((images, targets), 0).answers
+    assert answers["probabilities"].shape == (2, 3, *size)
 
 
 def test_a_users_network_needs_no_stride() -> None:
@@ -85,7 +87,7 @@ def test_a_users_network_needs_no_stride() -> None:
     model.network = nn.Conv2d(3, 3, 1)
     with torch.no_grad():
         images = torch.randint(0, 256, (1, 3, 100, 41), dtype=torch.uint8)
-        torch.testing.assert_close(model.logits(images), model(images))
+        torch.testing.assert_close(model.evaluate(images), model(images))
 
 
 @pytest.mark.parametrize(
