@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,5 +236,6 @@ def test_every_parameter_receives_a_gradient() -> None:
     task = Regression(
         value_names=["a", "b"], value_mean=[1.0, 2.0], value_std=[1.0, 3.0], loss="gaussian_nll", channels=1
     )
-    task.loss(task(torch.rand(4, 1, 28, 28)), torch.rand(4, 2)).backward()
+    loss: Any = task.loss(task(torch.rand(4, 1, 28, 28)), torch.rand(4, 2))
+    loss.backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in task.network.parameters())
