@@ -25,7 +25,9 @@ from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cnnlab.data.presets import InputSpec, create_augmentation
+from cnnlab.data.annotations import FixedTarget
+from cnnlab.data.augmentation import InputSpec
+from cnnlab.data.presets import create_augmentation
 from cnnlab.imaging import LazyImage, list_images
 from cnnlab.models import Standardize
 from cnnlab.random import uniform
@@ -55,7 +57,7 @@ def ours(preset: str) -> Callable[[list[Path]], Tensor]:
     """cnnlab: what a batch of the loader is, standardised as the task does."""
     augmentation = create_augmentation(preset)
     target = InputSpec((SIZE, SIZE), 3, torch.tensor(MEAN) * 255, 0.875, "bilinear")
-    standardize = Standardize(MEAN, MEAN)
+    standardize, nothing = Standardize(MEAN, MEAN), FixedTarget(torch.tensor(0))
     epoch = 0
 
     def run(paths: list[Path]) -> Tensor:
@@ -63,7 +65,9 @@ def ours(preset: str) -> Callable[[list[Path]], Tensor]:
         epoch += 1
         count = len(paths)
         numbers = uniform(0, np.full(count, epoch), np.arange(count), augmentation.draws).tolist()
-        images = [augmentation(LazyImage(path), target, row) for path, row in zip(paths, numbers, strict=True)]
+        images = [
+            augmentation(LazyImage(path), nothing, target, row)[0] for path, row in zip(paths, numbers, strict=True)
+        ]
         standardised: Tensor = standardize(torch.stack(images))
         return standardised
 

@@ -105,7 +105,7 @@ def real_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _every_checkpoint_is_safe(tmp_path: Path) -> Iterator[None]:
-    """Trap 3: whatever a test has saved loads again with weights_only=True."""
+    """Whatever a test has saved loads again with weights_only=True (Lightning-AI/pytorch-lightning#20450, #21757)."""
     yield
     for path in [*tmp_path.rglob("best.ckpt"), *tmp_path.rglob("last.ckpt")]:
         if path.stat().st_size:

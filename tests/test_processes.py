@@ -129,7 +129,7 @@ class Logged(Classification):
 
 
 def test_what_a_run_writes_is_written_by_its_first_process(tmp_path: Path, photos: Path) -> None:
-    """Trap 23: unfreezing, averaged weights, Grad-CAM, the ONNX file and the report, without a hang."""
+    """Callbacks of one process alone let the others wait for ever (Lightning-AI/pytorch-lightning#18148, #16417)."""
     pytest.importorskip("onnxruntime")
     (tmp_path / "logged.py").write_text(LOGGED)
     fit: list[str | Path] = [
