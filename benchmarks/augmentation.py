@@ -56,8 +56,8 @@ def photographs(source: Path | None, folder: Path, count: int) -> list[Path]:
 def ours(preset: str) -> Callable[[list[Path]], Tensor]:
     """cnnlab: what a batch of the loader is, standardised as the task does."""
     augmentation = create_augmentation(preset)
-    target = InputSpec((SIZE, SIZE), 3, torch.tensor(MEAN) * 255, 0.875, "bilinear")
-    standardize, nothing = Standardize(MEAN, MEAN), FixedTarget(torch.tensor(0))
+    label, spec = FixedTarget(torch.tensor(0)), InputSpec((SIZE, SIZE), 3, torch.tensor(MEAN) * 255, 0.875, "bilinear")
+    standardize = Standardize(MEAN, MEAN)
     epoch = 0
 
     def run(paths: list[Path]) -> Tensor:
@@ -65,9 +65,7 @@ def ours(preset: str) -> Callable[[list[Path]], Tensor]:
         epoch += 1
         count = len(paths)
         numbers = uniform(0, np.full(count, epoch), np.arange(count), augmentation.draws).tolist()
-        images = [
-            augmentation(LazyImage(path), nothing, target, row)[0] for path, row in zip(paths, numbers, strict=True)
-        ]
+        images = [augmentation(LazyImage(path), label, spec, row)[0] for path, row in zip(paths, numbers, strict=True)]
         standardised: Tensor = standardize(torch.stack(images))
         return standardised
 

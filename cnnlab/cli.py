@@ -53,7 +53,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise InputError(f"there is no command {first!r}: {nearest(first, COMMANDS)} (cnnlab --help lists them)")
     command = COMMANDS[first]
     module, _, name = command.function.partition(":")
-    function = getattr(importlib.import_module(f"cnnlab.commands.{module}"), name)
+    function = getattr(importlib.import_module(module if "." in module else f"cnnlab.commands.{module}"), name)
     if command.raw:
         function(first, arguments[1:])
     else:

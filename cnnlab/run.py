@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,15 @@ from cnnlab.errors import InputError
 
 RUN_VARIABLE = "CNNLAB_RUN"
 """The environment variable that tells the processes which a run starts what its folder is."""
+
+
+_RESULTS = (
+    *("test.json", "validation.json", "predictions.csv", "report.html", "results", "explain", "benchmark.*"),
+    *("classes.csv", "confusion_matrix.csv", "reliability.csv", "values.csv", "value_pairs.csv"),
+    *("model*.onnx", "model*.onnx.json", "model.pt2*", "model.xml*", "model.bin"),
+    *("masks", "overlays", "probabilities", "errors/test*", "pictures/test_*", "pictures/predictions.png"),
+)
+"""What is made of a run's weights, and speaks of others once the run has gone on."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,38 @@ class Run:
     def jobs(self) -> Path:
         """The folder of its jobs on a cluster: the script, its numbers (jobs.json), what it has printed."""
         return self.folder / "slurm"
+
+    def results_of(self, source: str) -> Run:
+        """Where the results of other data than the run's own test set lie, laid out like the run itself.
+
+        Args:
+            source: Which data: a path, or a split's name. Another source of the same name gets a folder of its own.
+        """
+        name = re.sub(r"[^\w.-]+", "_", Path(source).absolute().name) or "data"
+        for count in range(1, 1000):
+            folder = self.folder / "results" / (name if count == 1 else f"{name}-{count}")
+            known = folder / "source.txt"
+            if not known.is_file() or known.read_text(encoding="utf-8") == source:
+                return Run(folder)
+        raise InputError(f"{self.folder / 'results'} has 999 folders called {name}: remove some")
+
+    def set_results_aside(self, step: int) -> Path | None:
+        """Move what was measured and made of the weights of a step into RUN/earlier/step-STEP, as training goes on.
+
+        Returns:
+            The folder; None where there was nothing.
+        """
+        made = [path for pattern in _RESULTS for path in sorted(self.folder.glob(pattern))]
+        if not made:
+            return None
+        folder = self.folder / "earlier" / f"step-{step}"
+        while folder.exists():
+            folder = folder.with_name(f"{folder.name}+")
+        for path in made:
+            place = folder / path.relative_to(self.folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+        return folder
 
     def discard_if_empty(self) -> None:
         """Remove the folder if nothing is in it: it was claimed for a run that never began."""

@@ -105,7 +105,7 @@ def real_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _every_checkpoint_is_safe(tmp_path: Path) -> Iterator[None]:
-    """Whatever a test has saved loads again with weights_only=True (Lightning-AI/pytorch-lightning#20450, #21757)."""
+    """Users met checkpoints that weights_only=True refuses (Lightning#20450, #21757): load all that tests save."""
     yield
     for path in [*tmp_path.rglob("best.ckpt"), *tmp_path.rglob("last.ckpt")]:
         if path.stat().st_size:

@@ -43,7 +43,7 @@ def fit_arguments(root: Path, run: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, mnist_root: Path) -> Path:
-    """A run that nothing interrupts."""
+    """A run without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     done = run_process(*fit_arguments(mnist_root, "R"), cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -90,7 +90,11 @@ def equal(a: Any, b: Any) -> bool:
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, mnist_root: Path, whole: Path, signum: signal.Signals, code: int, after: int
 ) -> None:
-    """Traps 6 and 32: nothing starts afresh, nothing is lost but the steps since the last save."""
+    """Users met runs that silently started from scratch (Lightning#18524), or lost their checkpoint at preemption.
+
+    The latter are Lightning#20542 and #21406, lightning-hydra-template#146. Here only the steps since the last save are
+    repeated.
+    """
     found, out = kill_in_the_middle(mnist_root, tmp_path, signum, after)
     assert found == code, out
     reached = len(rows(tmp_path / "R"))
@@ -112,7 +116,10 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 def test_two_processes_share_one_folder_and_predict_each_image_once(tmp_path: Path, mnist_root: Path) -> None:
-    """Traps 5, 20 and 28: a folder a run, a row an image, a table a run."""
+    """Users met a folder for each process, predictions in a wrong order, and tables that overwrote each other.
+
+    See Lightning#7679, torchgeo#1621; Lightning#10782, #13580 and #17521; Lightning#11380.
+    """
     two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     flags = ["--config", str(TINY), "--data.root", str(mnist_root), *two]
     done = run_process("fit", *flags, "--trainer.max_epochs=2", "--callbacks.ema=true", cwd=tmp_path)
@@ -202,12 +209,12 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, mnist_root: Path) -> None
 
 
 KILLS = int(os.environ.get("CNNLAB_KILLS", "5"))
-"""make drill makes it 30."""
+"""Kills in the test; make drill sets 30."""
 
 
 @pytest.mark.timeout(120 + 40 * KILLS)
 def test_kills_at_random_moments_cost_no_checkpoint(tmp_path: Path, mnist_root: Path) -> None:
-    """A run that saves after each step is killed again and again; it ends as one that was not."""
+    """A run that is killed repeatedly ends with the weights of an uninterrupted one."""
     flags = ["--trainer.max_epochs", str(8 * KILLS), "--callbacks.last.every_n_steps", "1", "--callbacks.ema", "true"]
     fit = ["fit", "--config", str(TINY), "--data.root", str(mnist_root), *flags, "--trainer.enable_progress_bar=false"]
     checkpoints = tmp_path / "R/checkpoints"

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.slow
 def test_any_number_of_processes_measures_and_predicts_the_same(
     tmp_path: Path, images: int, counts: tuple[int, ...]
 ) -> None:
-    """Traps 20 and 21; of 2 images two processes have none."""
+    """Users met predictions in a wrong order (Lightning#10782, #17521), and samples that were counted twice in a test.
+
+    The latter are Lightning#7929 and #12862. One case has fewer images than processes.
+    """
     write_mnist(tmp_path / "data", test=images)
     done = run_process("fit", "--config", TINY, "--data.root", "data", "--run", "R", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -50,7 +53,7 @@ class Watch(Classification):
 
 
 def test_two_processes_train_on_the_batches_of_one(tmp_path: Path, mnist_root: Path) -> None:
-    """The same samples, augmented alike, in each step; without batch norm the same losses."""
+    """Each step has the same samples with the same augmentation; without batch norm, the losses are equal."""
     (tmp_path / "watch.py").write_text(WATCH)
     fit: list[str | Path] = [
         "fit",
@@ -129,7 +132,10 @@ class Logged(Classification):
 
 
 def test_what_a_run_writes_is_written_by_its_first_process(tmp_path: Path, photos: Path) -> None:
-    """Callbacks of one process alone let the others wait for ever (Lightning-AI/pytorch-lightning#18148, #16417)."""
+    """Users met callbacks of the first process that blocked the others (Lightning#18148, #16417).
+
+    Unfreezing, averaged weights, Grad-CAM, the ONNX file and the report all run here.
+    """
     pytest.importorskip("onnxruntime")
     (tmp_path / "logged.py").write_text(LOGGED)
     fit: list[str | Path] = [
@@ -168,7 +174,7 @@ class Stop(Classification):
 
 
 def test_fully_sharded_networks_train_as_others_do(tmp_path: Path, mnist_root: Path) -> None:
-    """PyTorch's fully_shard on two processes: the weights of DDP, whole checkpoints, and a run that goes on."""
+    """PyTorch's fully_shard on two processes gives DDP's weights, whole checkpoints, and a run that can be resumed."""
     fit: list[str | Path] = [
         "fit",
         "--config",

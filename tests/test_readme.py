@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnlab.commands.slurm import _parsed
+from cnnlab.commands.slurm import parse_options
 from tests.conftest import Cnnlab
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -30,7 +30,7 @@ def test_the_options_of_jobs_are_valid() -> None:
     lines = [line.split("  #")[0] for line in README.splitlines() if line.startswith("cnnlab slurm") and " -- " in line]
     assert len(lines) >= 2
     for line in lines:
-        options = _parsed(shlex.split(line.partition(" -- ")[0])[2:])
+        options = parse_options(shlex.split(line.partition(" -- ")[0])[2:])
         assert all(option.startswith("--partition=") for option in options.sbatch)
 
 

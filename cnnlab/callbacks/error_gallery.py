@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from cnnlab.batch import Batch
+from cnnlab.callbacks.tables import results_of
 from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
 from cnnlab.figures import contact_sheet
@@ -22,7 +22,6 @@ from cnnlab.loggers import Row, write_picture, write_table
 from cnnlab.models.decoding import Answers
 from cnnlab.outputs import Output
 from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets, thumbnail
-from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.writing import write_csv
 
@@ -111,8 +110,9 @@ class ErrorGallery(Callback):
         errors = found.error.float().nan_to_num(-math.inf).tolist()
         doubts = [-math.inf] * len(errors) if found.uncertainty is None else found.uncertainty.float().tolist()
         full = len(self._hard) >= self.images
-        least_error = self._worst()[-1].error if full else -math.inf
-        least_doubt = self._least_certain()[-1].uncertainty if full else -math.inf
+        least_error, least_doubt = (
+            _ranked(self._hard, field)[: self.images][-1][field] if full else -math.inf for field in (1, 2)
+        )
         candidates = [
             _Candidate(self._seen + i, error, doubt)
             for i, (error, doubt) in enumerate(zip(errors, doubts, strict=True))
@@ -130,7 +130,7 @@ class ErrorGallery(Callback):
         self._seen += len(errors)
 
     def _worst(self) -> list[_Hard]:
-        return _ranked(self._hard, 1)[: self.images]
+        return [one for one in _ranked(self._hard, 1)[: self.images] if one.error > -math.inf]
 
     def _least_certain(self) -> list[_Hard]:
         return [one for one in _ranked(self._hard, 2)[: self.images] if one.uncertainty > -math.inf]
@@ -198,7 +198,7 @@ def _from_all(own: list[_T], world_size: int) -> list[_T]:
 def _write(
     trainer: Trainer, stage: Literal["val", "test"], shown: list[tuple[str, _Hard]], paths: Any, output: Output
 ) -> None:
-    run = Run(Path(trainer.default_root_dir))
+    run = results_of(trainer)
     table = run.errors(stage)
     folder = table.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)

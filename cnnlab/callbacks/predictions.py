@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cnnlab.batch import Batch
-from cnnlab.callbacks.tables import SharedTable
+from cnnlab.callbacks.tables import SharedTable, results_of
 from cnnlab.figures import CORRECT, WRONG, contact_sheet
 from cnnlab.models.decoding import Answers
 from cnnlab.outputs import AnswerWriter, Output
@@ -58,6 +58,7 @@ class PredictionTable(Callback):
         self._hardest: list[_Shown] = []
         self._table: SharedTable | None = None
         self._writer: AnswerWriter | None = None
+        self._run = Run(Path())
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
@@ -65,7 +66,7 @@ class PredictionTable(Callback):
         if not isinstance(pl_module, VisionTask) or pl_module.kind is None:
             return
         loaders: Any = trainer.predict_dataloaders
-        run = Run(Path(trainer.default_root_dir))
+        self._run = run = results_of(trainer)
         self._writer = AnswerWriter(
             pl_module.output,
             run.folder,
@@ -109,7 +110,7 @@ class PredictionTable(Callback):
         if self._hardest:
             hardest = sorted(self._hardest, reverse=True)
             colors = [{True: CORRECT, False: WRONG, None: "black"}[one.is_right] for one in hardest]
-            path = Run(Path(trainer.default_root_dir)).pictures / "predictions.png"
+            path = self._run.pictures / "predictions.png"
             images, captions = [one.picture for one in hardest], [one.caption for one in hardest]
             contact_sheet(images, captions, path, "Predictions, hardest first", colors=colors)
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
+from cnnlab.callbacks.tables import results_of
 from cnnlab.checkpoint import make_portable
 from cnnlab.figures import confusion_matrix
 from cnnlab.loggers import RunLogger, write_picture, write_table
@@ -39,6 +41,8 @@ class RunRecords(Callback):
         if not trainer.is_global_zero:
             return
         run = Run(Path(trainer.default_root_dir))
+        if trainer.ckpt_path is not None and (aside := run.set_results_aside(trainer.global_step)) is not None:
+            rank_zero_info(f"results of the weights so far are in {aside}")
         config = None
         if self.config is not None:
             config = _with_what_was_found(yaml.safe_load(self.config), trainer, pl_module)
@@ -70,7 +74,7 @@ class RunRecords(Callback):
         """Write validation.json where the validation was all that was asked for."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
             results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("val/")}
-            write_json(Run(Path(trainer.default_root_dir)).validation, results)
+            write_json(results_of(trainer).validation, results)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the last validation's confusion matrix."""
@@ -87,7 +91,7 @@ class RunRecords(Callback):
         """Write test.json, and the task's tables and pictures."""
         if not trainer.is_global_zero:
             return
-        run = Run(Path(trainer.default_root_dir))
+        run = results_of(trainer)
         results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("test/")}
         write_json(run.test, results)
         for logger in trainer.loggers:
@@ -104,7 +108,7 @@ def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step:
     tables = getattr(pl_module, "tables", {})
     if f"{stage}/confusion_matrix" not in tables:
         return
-    path = Run(Path(trainer.default_root_dir)).pictures / f"{stage}_confusion_matrix.png"
+    path = results_of(trainer).pictures / f"{stage}_confusion_matrix.png"
     unit = "images" if f"{stage}/iou" not in tables else "pixels"
     names = list(getattr(pl_module, "class_names", []))
     confusion_matrix(tables[f"{stage}/confusion_matrix"].numpy(), names, path, unit)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from cnnlab.callbacks.tables import results_of
 from cnnlab.report import write_report
 from cnnlab.run import Run
 
@@ -15,6 +16,7 @@ class Report(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, when all else has been written."""
-        if trainer.is_global_zero:
-            run = Run(Path(trainer.default_root_dir))
+        run = Run(Path(trainer.default_root_dir))
+        # A test of other data has its own folder, and says nothing of the run itself.
+        if trainer.is_global_zero and results_of(trainer) == run:
             write_report([run], run.report)

@@ -11,6 +11,21 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from cnnlab.run import Run
+from cnnlab.writing import write_atomically
+
+
+def results_of(trainer: Trainer) -> Run:
+    """Where what a trainer measures and predicts belongs: the run, or a folder in it for other data than its own."""
+    run = Run(Path(trainer.default_root_dir))
+    source = getattr(getattr(trainer, "datamodule", None), "results_source", None)
+    if source is None:
+        return run
+    results = run.results_of(source)
+    if trainer.is_global_zero:
+        write_atomically(results.folder / "source.txt", source.encode())
+    return results
+
 
 class SharedTable:
     """A CSV file with a row for each sample, begun by its index; each process writes its own part as it goes.

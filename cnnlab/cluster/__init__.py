@@ -1,21 +1,21 @@
-"""SLURM: a job's script, the tasks of a job array, and what the queue says of them."""
+"""SLURM: job scripts, the tasks of job arrays, and the queue's commands."""
 
-from cnnlab.cluster.arrays import ArrayTask, folds, of_sweep, seeds
-from cnnlab.cluster.queue import is_here, job_states, submit, unfinished
-from cnnlab.cluster.script import LEAD, REQUEUE, Job, minutes, render
+from cnnlab.cluster.arrays import ArrayTask, fold_tasks, seed_tasks, sweep_tasks
+from cnnlab.cluster.queue import active_jobs, is_available, job_states, submit
+from cnnlab.cluster.script import REQUEUE_STATUS, WARNING_SECONDS, Job, parse_minutes, render
 
 __all__ = [
-    "LEAD",
-    "REQUEUE",
+    "REQUEUE_STATUS",
+    "WARNING_SECONDS",
     "ArrayTask",
     "Job",
-    "folds",
-    "is_here",
+    "active_jobs",
+    "fold_tasks",
+    "is_available",
     "job_states",
-    "minutes",
-    "of_sweep",
+    "parse_minutes",
     "render",
-    "seeds",
+    "seed_tasks",
     "submit",
-    "unfinished",
+    "sweep_tasks",
 ]

@@ -1,4 +1,4 @@
-"""The tasks of a job array: the same command with seeds, folds or settings of their own."""
+"""The tasks of a job array: one command with different seeds, folds or settings."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ class ArrayTask(NamedTuple):
     """A task of a job array."""
 
     run: Path
-    """Its run's folder."""
+    """The folder of the task's run."""
     flags: tuple[str, ...]
-    """What it adds to the command."""
+    """Flags that the task adds to the command."""
 
     @property
     def line(self) -> str:
-        """Its flags as a shell reads them."""
+        """The flags, quoted for a shell."""
         return shlex.join([*self.flags, "--run", str(self.run.absolute())])
 
 
-def seeds(folder: Path, text: str) -> tuple[list[ArrayTask], int | None]:
-    """A run for each seed.
+def seed_tasks(folder: Path, text: str) -> tuple[list[ArrayTask], int | None]:
+    """List a run for each seed.
 
     Args:
-        folder: Where the runs lie.
-        text: The seeds as SLURM writes an array: 0-4, 1,3,7, 0-10:5; %2 for two at once.
+        folder: The parent folder of the runs.
+        text: Seeds in SLURM's array syntax: 0-4, 1,3,7, 0-10:5; with %2, two tasks run at a time.
 
     Returns:
-        The tasks, and how many at once, if it is said.
+        The tasks, and how many run at a time (None without a limit).
 
     Raises:
-        InputError: If it is of another form.
+        InputError: If the text has another syntax.
 
-    >>> tasks, at_once = seeds(Path("r"), "0-4:2,9%2")
-    >>> [task.flags[1] for task in tasks], at_once
+    >>> tasks, max_parallel = seed_tasks(Path("r"), "0-4:2,9%2")
+    >>> [task.flags[1] for task in tasks], max_parallel
     (['0', '2', '4', '9'], 2)
     """
-    wanted = f"--array is {text!r}, expected seeds as SLURM writes them: 0-4, 1,3,7, 0-10:5 (%2 for two at once)"
-    listed, percent, at_once = text.partition("%")
+    wanted = f"--array is {text!r}, expected seeds in SLURM's array syntax: 0-4, 1,3,7, 0-10:5 (with %2, two at a time)"
+    listed, percent, max_parallel = text.partition("%")
     found: dict[int, None] = {}
     for part in listed.split(","):
         bounds = re.fullmatch(r"(\d+)(?:-(\d+)(?::([1-9]\d*))?)?", part)
@@ -57,17 +57,17 @@ def seeds(folder: Path, text: str) -> tuple[list[ArrayTask], int | None]:
         first, last, step = (int(number) if number else None for number in bounds.groups())
         assert first is not None
         found |= dict.fromkeys(range(first, (first if last is None else last) + 1, step or 1))
-    if not found or (percent and not re.fullmatch(r"[1-9]\d*", at_once)):
+    if not found or (percent and not re.fullmatch(r"[1-9]\d*", max_parallel)):
         raise InputError(wanted)
     tasks = [ArrayTask(folder / f"seed-{seed}", ("--seed_everything", str(seed))) for seed in found]
-    return tasks, int(at_once) if percent else None
+    return tasks, int(max_parallel) if percent else None
 
 
-def folds(folder: Path, count: int) -> list[ArrayTask]:
-    """A run for each fold of a cross-validation, where cnnlab crossval looks for them.
+def fold_tasks(folder: Path, count: int) -> list[ArrayTask]:
+    """List a run for each fold of a cross-validation, in the folders that cnnlab crossval uses.
 
     Raises:
-        InputError: If there are less than two.
+        InputError: If count is below 2.
     """
     if count < 2:
         raise InputError(f"--folds is {count}, expected 2 or more")
@@ -77,16 +77,18 @@ def folds(folder: Path, count: int) -> list[ArrayTask]:
     ]
 
 
-def of_sweep(folder: Path, file: Path, count: int | None) -> list[ArrayTask]:
-    """A run for each point of a sweep: all of a grid; of any other method so many at random (bayes needs W&B's server).
+def sweep_tasks(folder: Path, file: Path, count: int | None) -> list[ArrayTask]:
+    """List a run for each point of a sweep.
+
+    A grid gives all of its points. Other methods give random points, since bayes needs W&B's server.
 
     Args:
-        folder: Where the runs lie.
-        file: A sweep of W&B's; its parameters count, the command does not.
-        count: How many are drawn; the file's run_cap if None.
+        folder: The parent folder of the runs.
+        file: A W&B sweep; only its parameters are used, not its command.
+        count: Number of random points; the file's run_cap if None.
 
     Raises:
-        InputError: If the file is none, or if its parameters cannot be drawn.
+        InputError: If the file is not a sweep, or if its parameters cannot be sampled.
     """
     try:
         sweep = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -94,7 +96,7 @@ def of_sweep(folder: Path, file: Path, count: int | None) -> list[ArrayTask]:
     except OSError as error:
         raise InputError(f"--sweep {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"--sweep {file} is no sweep of W&B's: expected YAML with parameters") from error
+        raise InputError(f"--sweep {file} is not a W&B sweep: expected YAML with parameters") from error
     if sweep.get("method") == "grid":
         for name, space in parameters.items():
             if "values" not in space and "value" not in space:
@@ -104,10 +106,10 @@ def of_sweep(folder: Path, file: Path, count: int | None) -> list[ArrayTask]:
     else:
         count = count or sweep.get("run_cap")
         if count is None:
-            raise InputError(f"--sweep {file} has no run_cap: say with --count how many points are drawn")
+            raise InputError(f"--sweep {file} has no run_cap: give the number of points with --count")
         generator = random.Random(str(sorted(sweep.items(), key=str)))
         points = [
-            tuple(_drawn(generator, f"--sweep {file}: {name}", space) for name, space in parameters.items())
+            tuple(_draw(generator, f"--sweep {file}: {name}", space) for name, space in parameters.items())
             for _ in range(count)
         ]
     return [
@@ -119,7 +121,7 @@ def of_sweep(folder: Path, file: Path, count: int | None) -> list[ArrayTask]:
     ]
 
 
-def _drawn(generator: random.Random, name: str, space: Mapping[str, Any]) -> Any:
+def _draw(generator: random.Random, name: str, space: Mapping[str, Any]) -> Any:
     if "value" in space:
         return space["value"]
     if "values" in space:
@@ -136,12 +138,12 @@ def _drawn(generator: random.Random, name: str, space: Mapping[str, Any]) -> Any
     if kind == "log_uniform_values":
         return math.exp(generator.uniform(math.log(low), math.log(high)))
     raise InputError(
-        f"{name}: distribution {kind!r} is drawn by W&B only; expected uniform, log_uniform_values or values"
+        f"{name}: distribution {kind!r} can only be sampled by W&B; expected uniform, log_uniform_values or values"
     )
 
 
 def _text(value: Any) -> str:
-    """A value as the command line reads it."""
+    """Format a value for the command line."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return (

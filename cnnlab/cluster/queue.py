@@ -1,4 +1,4 @@
-"""SLURM's own commands: to submit a script, and to ask for jobs."""
+"""SLURM's commands that submit a script and list jobs."""
 
 from __future__ import annotations
 
@@ -13,44 +13,43 @@ from cnnlab.run import RUN_VARIABLE
 
 
 def submit(script: Path) -> str:
-    """Hand a script to SLURM.
+    """Submit a script to SLURM.
 
     Returns:
         The job's id.
 
     Raises:
-        InputError: If there is no SLURM here, or if it refuses the script.
+        InputError: If this machine has no SLURM, or if SLURM refuses the script.
     """
     # ID, or ID;CLUSTER
-    return _asked("sbatch", "--parsable", str(script)).strip().partition(";")[0]
+    return _run("sbatch", "--parsable", str(script)).strip().partition(";")[0]
 
 
-_ENDED = (
+_FINISHED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"
 )  # fmt: skip
 
 
-def unfinished(ids: Sequence[str]) -> list[str]:
-    """Those of some jobs that wait or run."""
-    going = [row["job"].partition("_")[0] for row in job_states(ids) if row["state"] not in _ENDED]
+def active_jobs(ids: Sequence[str]) -> list[str]:
+    """Return the ids of the jobs that are waiting or running."""
+    going = [row["job"].partition("_")[0] for row in job_states(ids) if row["state"] not in _FINISHED]
     return list(dict.fromkeys(going))
 
 
-def is_here() -> bool:
+def is_available() -> bool:
     """Whether jobs can be submitted from this machine."""
     return shutil.which("sbatch") is not None
 
 
 def job_states(ids: Sequence[str]) -> list[dict[str, str]]:
-    """What SLURM says of jobs; of those that have ended it may say nothing.
+    """Query the states of jobs. SLURM forgets jobs some time after they have ended.
 
     Returns:
-        A row for each job, or task of a job array, that it knows: job, state, elapsed, limit, where (nodes, or why
-        it waits).
+        A row for each known job or array task: job, state, elapsed, limit, where (its nodes, or why it waits).
     """
     if not ids:
         return []
-    text = _asked("squeue", "--me", "--noheader", "--states=all", "--format=%i|%T|%M|%l|%R")
+    text = _run("squeue", "--me", "--noheader", "--states=all", "--format=%i|%T|%M|%l|%R")
     rows = [
         dict(zip(("job", "state", "elapsed", "limit", "where"), line.split("|", 4), strict=True))
         for line in text.splitlines()
@@ -58,10 +57,10 @@ def job_states(ids: Sequence[str]) -> list[dict[str, str]]:
     return [row for row in rows if row["job"].partition("_")[0] in ids]
 
 
-def _asked(*command: str) -> str:
+def _run(*command: str) -> str:
     if shutil.which(command[0]) is None:
-        raise InputError(f"there is no SLURM on this machine ({command[0]} is not found)")
-    # A job begins with this process's variables, and must choose its folder itself.
+        raise InputError(f"this machine has no SLURM ({command[0]} is not found)")
+    # A job inherits this process's variables, and must choose its own folder.
     environment = {name: value for name, value in os.environ.items() if name != RUN_VARIABLE}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""The script of a SLURM job, to be read before it is submitted, and to be submitted again."""
+"""The script of a SLURM job."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from pathlib import Path
 from cnnlab.cluster.arrays import ArrayTask
 from cnnlab.errors import InputError
 
-REQUEUE = 128 + signal.SIGUSR1
-"""The exit status of a run that has saved itself because its time is almost over: it is to be queued again."""
-LEAD = 90
-"""Seconds before the end of a job's time at which SLURM warns it."""
+REQUEUE_STATUS = 128 + signal.SIGUSR1
+"""The exit status of a run that saved itself shortly before its time limit; its job is queued again."""
+WARNING_SECONDS = 90
+"""Seconds between SLURM's warning signal and the time limit."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job: what it runs, and on what."""
+    """A job: its command and its resources."""
 
     name: str
     command: Sequence[str]
     """The arguments of cnnlab."""
     folder: Path
-    """Where the script and what the job prints are kept."""
+    """The folder of the script and of the job's output."""
     time: str
-    """Its time, in one of SLURM's forms."""
+    """The time limit, in one of SLURM's formats."""
     nodes: int = 1
     gpus_per_node: int = 1
-    """0 for the CPU."""
+    """0 to use CPUs only."""
     processes_per_node: int = 1
     cpus_per_process: int | None = None
     tasks: Sequence[ArrayTask] = ()
     """The tasks of a job array; a single job if empty."""
-    at_once: int | None = None
-    """How many of those run at the same time, at the most."""
+    max_parallel: int | None = None
+    """The most tasks that run at a time."""
     sbatch: Sequence[str] = ()
-    """Further options of sbatch, as they are: --partition=gpu."""
+    """Further options of sbatch, such as --partition=gpu."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables to be set."""
-    copied: Path | None = None
-    """A folder of data that each node copies to its own disk before it begins."""
-    goes_on: bool = True
-    """Whether it saves itself and queues up again when its time is almost over: a training does."""
+    """Environment variables to set."""
+    data_to_copy: Path | None = None
+    """A folder of data that each node first copies to its own disk."""
+    requeues: bool = True
+    """Whether the job saves its run before the time limit and queues itself again; only training does."""
 
 
-def minutes(time: str) -> float:
-    """A time in one of SLURM's forms, in minutes.
+def parse_minutes(time: str) -> float:
+    """Convert a time in one of SLURM's formats to minutes.
 
     Raises:
-        InputError: If it is in none.
+        InputError: If the time has another format.
 
-    >>> [minutes(time) for time in ("30", "30:30", "2:00:00", "1-12", "1-12:30", "1-00:00:30")]
+    >>> [parse_minutes(time) for time in ("30", "30:30", "2:00:00", "1-12", "1-12:30", "1-00:00:30")]
     [30.0, 30.5, 120.0, 2160.0, 2190.0, 1440.5]
     """
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
@@ -75,7 +75,7 @@ def minutes(time: str) -> float:
 
 
 def render(job: Job) -> str:
-    """The script."""
+    """Render the job's script."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -89,11 +89,11 @@ def render(job: Job) -> str:
     return environment.get_template("job.sh.jinja").render(
         job=job,
         command=shlex.join([sys.executable, "-m", "cnnlab", *job.command]),
-        # A comment ends with its line.
-        spoken=" ".join(shlex.join(["cnnlab", *job.command]).split()),
-        lead=LEAD,
-        requeue=REQUEUE,
-        ended=128 + signal.SIGTERM,
-        here=Path.cwd(),
+        # A comment is one line.
+        command_line=" ".join(shlex.join(["cnnlab", *job.command]).split()),
+        warning_seconds=WARNING_SECONDS,
+        requeue_status=REQUEUE_STATUS,
+        terminated_status=128 + signal.SIGTERM,
+        working_folder=Path.cwd(),
         output=job.folder.absolute() / ("%A_%a.out" if job.tasks else "%j.out"),
     )

@@ -11,7 +11,7 @@ class Command(NamedTuple):
     purpose: str
     """One line for the help."""
     function: str
-    """module:function inside cnnlab.commands."""
+    """module:function inside cnnlab.commands, or package.module:function."""
     raw: bool = False
     """Whether the function takes the command's name and arguments as they are (LightningCLI's, and those that take a
     configuration); else jsonargparse makes the arguments from the function's signature."""

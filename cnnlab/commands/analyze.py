@@ -19,7 +19,7 @@ from cnnlab.analysis.memory import OPTIMIZERS, PRECISIONS, TrainingMemory, train
 from cnnlab.analysis.meta import build_on_meta
 from cnnlab.analysis.normalization import normalizations
 from cnnlab.analysis.scaling import efficientnet_family
-from cnnlab.commands.tables import Record, add_forms, show
+from cnnlab.commands.tables import Record, add_format_options, show
 from cnnlab.errors import InputError
 from cnnlab.models.factory import NETWORKS, create_network
 from cnnlab.models.registry import default_image_shape
@@ -345,5 +345,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--picture", metavar="FILE", help="the file for the chart (MODEL-layers.png; none for no chart)"
     )
-    add_forms(parser)
+    add_format_options(parser)
     return parser

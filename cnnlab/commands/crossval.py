@@ -18,18 +18,21 @@ from cnnlab.writing import write_atomically, write_json
 _USAGE = """\
 usage: cnnlab crossval --config C [--folds K] [--run DIR] [OPTIONS OF fit]
 
-Divides training and validation images into K folds (5), each class evenly and groups whole, and trains K networks,
-each validated on a fold that it has not seen: DIR/fold-0, DIR/fold-1, ... Where DIR exists, what is done is kept and
-the rest goes on. In the end: DIR/crossval.json (each metric's mean and spread over the folds) and
-DIR/predictions.csv (each image as predicted by the network that has not seen it). Each network is the one of its best
-epoch on its fold, so the mean is a little too good: compare settings by it, and test the chosen one on a test set."""
+Splits the training and validation images into K folds (5), stratified by class, with groups kept together. Trains K
+networks in DIR/fold-0, DIR/fold-1, ...; each is validated on the fold that it was not trained on. If DIR exists,
+finished folds are kept and the others continue.
+
+Results: DIR/crossval.json (mean and spread of each metric over the folds) and DIR/predictions.csv (each image as
+predicted by the network that was not trained on it). Each network is from its best epoch on its own fold, so the mean
+is slightly optimistic. Use it to compare settings, and test the chosen one on a test set."""
 
 
 def crossval(command: str, arguments: list[str]) -> None:
-    """Train and validate a network a fold.
+    """Train and validate one network for each fold.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If an option is invalid, or if the folder belongs to other folds or options.
+        CnnlabError: If a fold stops with an error.
     """
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_USAGE)
@@ -40,13 +43,13 @@ def crossval(command: str, arguments: list[str]) -> None:
         raise InputError(f"--folds is {text}, expected a number, 2 or more")
     request = parse_request("fit", rest)
     if request.target is not None or request.ckpt_path is not None or request.resume != "never":
-        raise InputError("crossval takes --config, --folds, --run and options of fit; where DIR exists, it goes on")
+        raise InputError("crossval takes --config, --folds, --run and options of fit; it continues an existing DIR")
     folder = choose(request.run, f"crossval-{request.recipe}").folder
     options = [part for config in request.configs for part in ("--config", config)] + request.flags
-    begin_crossval(folder, count, options)
+    start_crossval(folder, count, options)
     runs = [Run(folder / f"fold-{fold}") for fold in range(count)]
     for fold, run in enumerate(runs):
-        if not (run.validation.is_file() and run.predictions.is_file()):
+        if not (run.validation.is_file() and _predictions(run).is_file()):
             _train(run, [*options, "--data.folds", str(count), "--data.fold", str(fold)])
     results = [json.loads(run.validation.read_text()) for run in runs]
     table = {
@@ -59,7 +62,7 @@ def crossval(command: str, arguments: list[str]) -> None:
         if (values := [result[name] for result in results])
     }
     write_json(folder / "crossval.json", {"folds": count, "options": options, "metrics": table})
-    write_atomically(folder / "predictions.csv", _merged(runs))
+    write_atomically(folder / "predictions.csv", _merge_predictions(runs))
     rows: dict[str, object] = {
         name: f"{value['mean']:.6g} +- {value['standard_deviation']:.3g}" for name, value in table.items()
     }
@@ -67,27 +70,25 @@ def crossval(command: str, arguments: list[str]) -> None:
     summary(f"{count} folds in {folder}", rows)
 
 
-def begin_crossval(folder: Path, count: int, options: list[str]) -> None:
-    """Remember what is asked for: folds of different settings must not be averaged.
+def start_crossval(folder: Path, count: int, options: list[str]) -> None:
+    """Save the folds and options, so that folds of different settings are never averaged.
 
     Raises:
-        InputError: If the folder holds something else.
+        InputError: If the folder has other folds or options, or is not a cross-validation.
     """
-    asked = {"folds": count, "options": options}
-    kept = folder / "request.json"
-    if kept.is_file():
-        if json.loads(kept.read_text()) != asked:
-            raise InputError(
-                f"{folder} was begun with other folds or options ({kept}): repeat those, or give another --run"
-            )
+    request = {"folds": count, "options": options}
+    saved = folder / "request.json"
+    if saved.is_file():
+        if json.loads(saved.read_text()) != request:
+            raise InputError(f"{folder} has other folds or options ({saved}): repeat those, or give another --run")
     elif Run(folder).exists():
-        raise InputError(f"{folder} exists already, and is no cross-validation: choose another --run")
+        raise InputError(f"{folder} exists and is not a cross-validation: choose another --run")
     else:
-        write_json(kept, asked)
+        write_json(saved, request)
 
 
 def _train(run: Run, options: list[str]) -> None:
-    """Train, validate and predict a fold, each in a process of its own, as a user would."""
+    """Train, validate and predict a fold, each in a process of its own."""
     say(f"-- {run.folder}")
     for arguments in (
         ["fit", *options, "--run", str(run.folder), "--resume", "auto"],
@@ -96,22 +97,26 @@ def _train(run: Run, options: list[str]) -> None:
     ):
         if status := run_cnnlab(*arguments):
             error = CnnlabError(
-                f"{run.folder}: cnnlab {arguments[0]} stopped with exit status {status} (see above); once that is "
-                "mended, the same cnnlab crossval goes on"
+                f"{run.folder}: cnnlab {arguments[0]} stopped with exit status {status} (see above); after a fix, "
+                "repeat the command to continue"
             )
             error.exit_code = status
             raise error
 
 
-def _merged(runs: list[Run]) -> bytes:
-    """The folds' tables as one, ordered by path, with the fold in the first column."""
+def _predictions(run: Run) -> Path:
+    return run.results_of("val").predictions
+
+
+def _merge_predictions(runs: list[Run]) -> bytes:
+    """Merge the folds' tables, sorted by path, with the fold in the first column."""
     rows: list[list[str]] = []
     header: list[str] = []
     for fold, run in enumerate(runs):
-        with run.predictions.open(newline="", encoding="utf-8") as file:
+        with _predictions(run).open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = next(reader)
-            # The index counts within a fold, and says nothing of the whole.
+            # The index counts within a fold only.
             rows += [[str(fold), *row[1:]] for row in reader]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What the commands print: errors in one line, differences from a checkpoint, where each thing lies."""
+"""Messages of the commands: errors in one line, differences from a checkpoint, summaries."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def say(text: str) -> None:
     Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
-def friendly(message: str, keys: Iterable[str], class_paths: Iterable[str]) -> str:
-    """Make one line of what jsonargparse says: the key, the value, what was expected, the nearest valid name.
+def explain_parser_error(message: str, keys: Iterable[str], class_paths: Iterable[str]) -> str:
+    """Convert jsonargparse's message to one line: the key, the value, what was expected, the nearest valid name.
 
     Args:
         message: jsonargparse's message.
         keys: All valid keys.
-        class_paths: The classes that may be named.
+        class_paths: Classes to suggest.
 
-    >>> friendly("unrecognized arguments: --trainer.max_epoch 3", ["trainer.max_epochs"], [])
+    >>> explain_parser_error("unrecognized arguments: --trainer.max_epoch 3", ["trainer.max_epochs"], [])
     "there is no option --trainer.max_epoch: did you mean 'trainer.max_epochs'?"
     """
     if found := re.match(r"unrecognized arguments: (?:--)?([^\s=]+)", message):
@@ -44,15 +44,15 @@ def friendly(message: str, keys: Iterable[str], class_paths: Iterable[str]) -> s
         choices = {path.rpartition(".")[2]: path for path in class_paths}
         return f"{key}: there is no class {found[1]!r}: {nearest(found[1], choices)} (or a class_path, package.Class)"
     if found := re.search(r'class_path \'[^\']+\'.*?Parser key "([^"]+)":\s*(.*)', message, re.DOTALL):
-        # What follows are the outer key's other alternatives.
-        return _wrong_value(f"{key}.{found[1]}", found[2].split("\n    - Expected")[0])
-    return _wrong_value(key, message)
+        # The rest of the message lists other types that the outer key accepts.
+        return _explain_value(f"{key}.{found[1]}", found[2].split("\n    - Expected")[0])
+    return _explain_value(key, message)
 
 
-def _wrong_value(key: str, text: str) -> str:
+def _explain_value(key: str, text: str) -> str:
     given = re.findall(r"(?:Given value|Got value|value): (.+)", text)
     if given:
-        # The outer given value is the whole class; the innermost comes first.
+        # The first value is the innermost; the outer one is the whole class.
         value = given[0].strip()
         wanted = re.findall(r"Expected an? (?:<class '|typing\.)([^'].*?)(?:'>|\.? Got value|$)", text, re.MULTILINE)
         if wanted:
@@ -67,7 +67,7 @@ def _parameters(class_path: str) -> list[str]:
 
 
 def differences(asked: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) -> list[str]:
-    """Say where the configuration in force differs from the checkpoint's.
+    """List the settings that differ from the checkpoint's.
 
     >>> differences({"lr": 0.1}, {"lr": 0.2, "other": 1}, "model")
     ["model.lr is 0.1 (the checkpoint's: 0.2)"]
@@ -80,7 +80,7 @@ def differences(asked: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) 
 
 
 def summary(title: str, rows: Mapping[str, object]) -> None:
-    """Print where each thing of a run lies, and what comes next."""
+    """Print a title, and a table of names and values."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

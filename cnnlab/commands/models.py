@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from cnnlab.analysis.catalog import catalog
 from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.meta import build_on_meta
-from cnnlab.commands.tables import Record, add_forms, show
+from cnnlab.commands.tables import Record, add_format_options, show
 from cnnlab.errors import InputError, nearest
 from cnnlab.models.factory import NETWORKS, create_network
 from cnnlab.models.registry import default_image_shape, list_networks, top1, weights_status
@@ -69,5 +69,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("pattern", nargs="?", default="*", help="a part of the name, or a pattern with * and ?")
     parser.add_argument("--all", action="store_true", help=f"count the costs of more than {_MAX_COUNTED}, too")
-    add_forms(parser)
+    add_format_options(parser)
     return parser

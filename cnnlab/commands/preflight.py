@@ -1,4 +1,4 @@
-"""What would fail, or surprise, once a job has waited for its turn."""
+"""Checks before a job is submitted: errors and surprises that would otherwise come after the wait in the queue."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from cnnlab.models.weights import find_weights, prefetched_folder
 from cnnlab.tasks import VisionTask
 
 
-def look_over(cli: ConfigOnlyCLI, command: str, processes: int, time: str, online: bool) -> list[str]:
-    """Look for what would fail, or surprise, once the job has waited for its turn.
+def check_job(cli: ConfigOnlyCLI, command: str, processes: int, time: str, online: bool) -> list[str]:
+    """Check a job before it is submitted.
 
     Args:
         cli: The configuration, task and data.
-        command: What is to be run.
-        processes: On how many processes.
-        time: The job's time, in one of SLURM's forms.
-        online: Whether it may use the network.
+        command: The command that the job runs.
+        processes: The number of processes.
+        time: The time limit, in one of SLURM's formats.
+        online: Whether the job may use the network.
 
     Returns:
-        What is good to know.
+        Notes for the user.
 
     Raises:
-        InputError: If something would fail.
+        InputError: If the job would fail.
     """
-    notes = _local(cli)
-    duration = cluster.minutes(time)
+    notes = _find_local_folders(cli)
+    duration = cluster.parse_minutes(time)
     if command in ("fit", "resume"):
-        notes += _of_saving(cli, duration) + _of_batches(cli, processes)
+        notes += _check_saving(cli, duration) + _check_batches(cli, processes)
     if command == "fit":
-        _find_weights(cli)
+        _check_weights(cli)
     if not online and logs_to_wandb(cli):
         if re.search(r"'log_model': (True|'all')", str(cli.settings["trainer"]["logger"])):
-            raise InputError("log_model keeps checkpoints at W&B, and jobs are offline: leave it out, or add --online")
-        notes.append("wandb is offline there: cnnlab sync RUN uploads (--online where compute nodes have internet)")
+            raise InputError("log_model uploads checkpoints to W&B, and jobs are offline: leave it out or add --online")
+        notes.append("wandb will be offline: cnnlab sync RUN uploads the run (--online if compute nodes have internet)")
     return notes
 
 
-def _local(cli: ConfigOnlyCLI) -> list[str]:
-    """Places that other machines will hardly see."""
+def _find_local_folders(cli: ConfigOnlyCLI) -> list[str]:
+    """Note folders that other machines probably cannot read."""
     root = data_setting(cli, "root")
     places = {
         "the run": cli.plan.run.folder,
@@ -55,28 +55,30 @@ def _local(cli: ConfigOnlyCLI) -> list[str]:
     }
     own = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")]
     found = [name for name, path in places.items() if any(path.absolute().is_relative_to(folder) for folder in own)]
-    return [f"{name} lies on this machine's own disk: compute nodes must see the same folder" for name in found]
+    return [f"{name} is on this machine's own disk: compute nodes must see the same folder" for name in found]
 
 
-def _of_saving(cli: ConfigOnlyCLI, duration: float) -> list[str]:
+def _check_saving(cli: ConfigOnlyCLI, duration: float) -> list[str]:
     last = cli.settings["callbacks"]["last"]
     if last is False:
-        raise InputError("callbacks.last is off, so that the run could not go on when its time is over: switch it on")
-    if duration * 60 <= cluster.LEAD:
-        raise InputError(f"--time is {duration:g} minutes: a job needs more than the {cluster.LEAD} seconds for saving")
+        raise InputError("callbacks.last is off, so the run could not continue after its time limit: switch it on")
+    if duration * 60 <= cluster.WARNING_SECONDS:
+        raise InputError(
+            f"--time is {duration:g} minutes: the last {cluster.WARNING_SECONDS} seconds are reserved for saving"
+        )
     slot = LastCheckpoint(**(last.get("init_args", {}) if isinstance(last, dict) else {}))
     every = slot.every_n_minutes
     if every is not None and every >= duration:
         raise InputError(
-            f"callbacks.last.every_n_minutes is {every:g}, and the job has {duration:g} minutes: a node that fails "
-            "would cost all of it; save more often"
+            f"callbacks.last.every_n_minutes is {every:g}, and the job has {duration:g} minutes: a node failure "
+            "would lose all of them; save more often"
         )
     if every is None and slot.every_n_steps is None:
-        return ["the run is saved after each epoch only: a node that fails costs an epoch (callbacks.last)"]
+        return ["the run is saved after each epoch only: a node failure loses up to an epoch (callbacks.last)"]
     return []
 
 
-def _of_batches(cli: ConfigOnlyCLI, processes: int) -> list[str]:
+def _check_batches(cli: ConfigOnlyCLI, processes: int) -> list[str]:
     data, model = cli.datamodule, cli.model
     if not isinstance(data, VisionDataModule):
         return []
@@ -85,26 +87,26 @@ def _of_batches(cli: ConfigOnlyCLI, processes: int) -> list[str]:
     images, step = len(data.train_set), data.batch_size * processes
     if step > images:
         raise InputError(
-            f"a step takes {data.batch_size} x {processes} = {step} images, and there are {images} for "
-            "training: a smaller data.batch_size, or fewer processes"
+            f"a step takes {data.batch_size} x {processes} = {step} images, and there are only {images} for "
+            "training: use a smaller data.batch_size or fewer processes"
         )
     if processes > 1 and getattr(data, "mixing", None) and data.batch_size % 2:
         raise InputError(
-            f"data.batch_size is {data.batch_size}, and data.mixing mixes pairs: make it even, so that no pair falls "
-            "to two processes"
+            f"data.batch_size is {data.batch_size}, and data.mixing mixes pairs: make it even, so that no pair is "
+            "split between two processes"
         )
     notes = [f"a step takes {data.batch_size} x {processes} = {step} of {images} images"]
     if images % step and data.drop_last:
-        notes[0] += f"; an epoch leaves out {images % step}, others each time"
+        notes[0] += f"; each epoch leaves out {images % step} different ones"
     if processes > 1 and model.hparams.get("lr_scaling", "") is None:
         notes.append(
-            f"model.lr is {model.hparams['lr']:g}, however many processes (--model.lr_scaling linear scales it)"
+            f"model.lr is {model.hparams['lr']:g}, for any number of processes (--model.lr_scaling linear scales it)"
         )
     return notes
 
 
-def _find_weights(cli: ConfigOnlyCLI) -> None:
-    """What a new run begins with must be there."""
+def _check_weights(cli: ConfigOnlyCLI) -> None:
+    """Check that the weights of a new run are available."""
     task = cli.model
     if not isinstance(task, VisionTask) or cli.plan.checkpoint is not None:
         return
@@ -120,10 +122,10 @@ def _find_weights(cli: ConfigOnlyCLI) -> None:
 
 
 def data_setting(cli: ConfigOnlyCLI, name: str) -> Any:
-    """A setting of the data, where they have it."""
+    """Return a setting of the data; None if the data have no such setting."""
     return cli.settings["data"].get("init_args", {}).get(name)
 
 
 def logs_to_wandb(cli: ConfigOnlyCLI) -> bool:
-    """Whether one of the loggers is W&B's."""
+    """Whether the run has a W&B logger."""
     return "cnnlab.loggers.Wandb" in str(cli.settings["trainer"].get("logger"))

@@ -1,4 +1,4 @@
-"""Commands that start commands, each in a process of its own."""
+"""Run cnnlab in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import FrameType
 
 
 def run_cnnlab(*arguments: str) -> int:
-    """Run ``cnnlab`` in a process of its own; its exit status.
+    """Run ``cnnlab`` in a process of its own, and return its exit status.
 
-    A signal lets it save and stop, as it would by itself: Ctrl-C reaches it anyway, SIGTERM is handed on.
+    The process receives SIGINT from the terminal, and SIGTERM from this function, so that it can save and stop.
     """
     process = subprocess.Popen([sys.executable, "-m", "cnnlab", *arguments])
-    with _handed_on(process):
+    with _forward_sigterm(process):
         while True:
             try:
                 return process.wait()
@@ -25,13 +25,13 @@ def run_cnnlab(*arguments: str) -> int:
 
 
 @contextmanager
-def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    def hand_on(signum: int, frame: FrameType | None) -> None:
+def _forward_sigterm(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    def forward(signum: int, frame: FrameType | None) -> None:
         process.send_signal(signum)
 
     try:
-        before = signal.signal(signal.SIGTERM, hand_on)
-    except ValueError:  # Not in the main thread, where Python takes no handlers.
+        before = signal.signal(signal.SIGTERM, forward)
+    except ValueError:  # Python sets signal handlers in the main thread only.
         yield
         return
     try:

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from cnnlab.analysis.recommendation import DEVICES, TASKS, Requirements, build_recommended, recommend
-from cnnlab.commands.tables import add_forms, show
+from cnnlab.commands.tables import add_format_options, show
 from cnnlab.data.listing import list_folder
 from cnnlab.data.mask_listing import list_pairs
 from cnnlab.deploy.timing import timed
@@ -113,5 +113,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory", type=float, metavar="GB", help="the limit for a training step")
     parser.add_argument("--device", default="cpu", choices=DEVICES, help="the device that it will run on (cpu)")
     parser.add_argument("--accuracy", action="store_true", help="only accuracy counts")
-    add_forms(parser)
+    add_format_options(parser)
     return parser

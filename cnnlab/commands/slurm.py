@@ -10,10 +10,10 @@ from pathlib import Path
 
 from cnnlab import cluster
 from cnnlab.commands.arguments import parse_request, plan, take_option
-from cnnlab.commands.crossval import begin_crossval
+from cnnlab.commands.crossval import start_crossval
 from cnnlab.commands.loading import ConfigOnlyCLI, configure
 from cnnlab.commands.messages import say, summary
-from cnnlab.commands.preflight import data_setting, logs_to_wandb, look_over
+from cnnlab.commands.preflight import check_job, data_setting, logs_to_wandb
 from cnnlab.errors import InputError, nearest
 from cnnlab.loggers import MetricsCsv
 from cnnlab.models.weights import FOLDER_VARIABLE, architecture_only, prefetched_folder
@@ -24,22 +24,22 @@ _USAGE = """\
 usage: cnnlab slurm [OPTIONS] -- fit --config C [OPTIONS OF fit]      (or resume, validate, test, predict)
        cnnlab slurm status RUN
 
-Writes a job's script into the run's folder, looks for what would fail on the cluster, and submits it. Shortly before
-its time is over, or when a signal comes, the run saves itself and queues up again, until it is done.
+Writes a job script into the run's folder, checks for errors that would occur on the cluster, and submits the script.
+Shortly before the time limit, or after a signal, the run saves itself and the job queues again, until it is finished.
 
-  --nodes N             machines (1)
-  --gpus-per-node N     GPUs of each, a process for each (1); 0 for the CPU
-  --ntasks-per-node N   processes of each, on the CPU (1)
-  --cpus-per-task N     processors of each process
-  --time T              how long: minutes, hours:minutes:seconds or days-hours (1-00)
-  --array SEEDS         a job array, a run for each seed: 0-4, 0-9%2 for two at once
-  --folds K             a job array, a run for each fold; cnnlab crossval gathers them
-  --sweep FILE          a job array, a run for each point of a grid, or --count N points at random
-  --copy-data           each node copies the folder of the data to its own disk first ($SLURM_TMPDIR, $TMPDIR or /tmp)
+  --nodes N             number of nodes (1)
+  --gpus-per-node N     GPUs per node, with one process each (1); 0 to use CPUs only
+  --ntasks-per-node N   processes per node without GPUs (1)
+  --cpus-per-task N     CPU cores per process
+  --time T              time limit: minutes, hours:minutes:seconds or days-hours (1-00)
+  --array SEEDS         job array with a run for each seed: 0-4; with 0-9%2, two run at a time
+  --folds K             job array with a run for each fold; cnnlab crossval collects them
+  --sweep FILE          job array with a run for each point of a grid, or for --count N random points
+  --copy-data           first copy the data's folder to each node's own disk ($SLURM_TMPDIR, $TMPDIR or /tmp)
   --online              let wandb use the network, which compute nodes seldom have
-  --dry-run             print the script, and submit nothing
+  --dry-run             print the script and submit nothing
 
-Any other option is sbatch's: --partition gpu, --account=NAME, --mem=64G."""
+Other options go to sbatch: --partition gpu, --account=NAME, --mem=64G."""
 
 _NUMBERS = ("nodes", "gpus-per-node", "ntasks-per-node", "cpus-per-task", "folds", "count")
 _TEXTS = ("time", "array", "sweep")
@@ -49,7 +49,7 @@ _COMMANDS = ("fit", "resume", "validate", "test", "predict")
 
 @dataclass
 class _Options:
-    """What stands before the two dashes."""
+    """The options before the two dashes."""
 
     nodes: int = 1
     gpus_per_node: int = 1
@@ -75,10 +75,10 @@ class _Options:
 
 
 def slurm(command: str, arguments: list[str]) -> None:
-    """Write and submit a job, or say how those of a run are.
+    """Write and submit a job, or show the status of a run's jobs.
 
     Raises:
-        InputError: If there is something to mend, or no SLURM.
+        InputError: If an argument is invalid, if the job would fail, or if this machine has no SLURM.
     """
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if not arguments or {"-h", "--help"} & set(own):
@@ -88,12 +88,17 @@ def slurm(command: str, arguments: list[str]) -> None:
             raise InputError("cnnlab slurm status takes a run's folder: cnnlab slurm status RUN")
         _status(Run(Path(own[1])))
     elif own == arguments:
-        raise InputError("what is to be run? cnnlab slurm --nodes 2 -- fit --config C (cnnlab slurm --help)")
+        raise InputError("no command after --: cnnlab slurm --nodes 2 -- fit --config C (cnnlab slurm --help)")
     else:
-        _submit(_parsed(own), arguments[len(own) + 1 :])
+        _submit(parse_options(own), arguments[len(own) + 1 :])
 
 
-def _parsed(arguments: list[str]) -> _Options:
+def parse_options(arguments: list[str]) -> _Options:
+    """Parse the options before the two dashes; unknown ones are kept for sbatch.
+
+    Raises:
+        InputError: If an option is invalid.
+    """
     options = _Options()
     rest = list(arguments)
     while rest:
@@ -101,7 +106,7 @@ def _parsed(arguments: list[str]) -> _Options:
         name = given.removeprefix("--").replace("_", "-")
         if not given.startswith("--"):
             raise InputError(
-                f"what is {given!r}? Options of cnnlab slurm begin with --; what is to be run stands after --"
+                f"{given!r} is no option: options of cnnlab slurm begin with --, and the command follows a lone --"
             )
         if name in _SWITCHES and not equals:
             setattr(options, name.replace("-", "_"), True)
@@ -122,38 +127,38 @@ def _parsed(arguments: list[str]) -> _Options:
     if sum(value is not None for value in (options.array, options.folds, options.sweep)) > 1:
         raise InputError("--array, --folds and --sweep each make a job array: choose one")
     if options.gpus_per_node and options.ntasks_per_node != 1:
-        raise InputError("a GPU has one process: leave out --ntasks-per-node, or say --gpus-per-node 0")
+        raise InputError("each GPU has one process: leave out --ntasks-per-node, or set --gpus-per-node 0")
     return options
 
 
 def _submit(options: _Options, arguments: list[str]) -> None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command not in _COMMANDS:
-        raise InputError(f"there is no command {command!r} to be run as a job: {nearest(command, _COMMANDS)}")
+        raise InputError(f"{command!r} cannot run as a job: {nearest(command, _COMMANDS)}")
     if command != "fit" and (options.array or options.folds or options.sweep):
         raise InputError(f"--array, --folds and --sweep are for fit, not for {command}")
     if command not in ("fit", "resume") and options.copy_data:
-        raise InputError(f"--copy-data is for training, {command} reads each image once")
+        raise InputError(f"--copy-data is for training: {command} reads each image only once")
     if options.count is not None and options.sweep is None:
-        raise InputError("--count is for --sweep: how many points are drawn")
+        raise InputError("--count is the number of random points of a --sweep, which is missing")
     asked = rest
-    rest = [*rest, *_placed(options, rest)]
+    rest = [*rest, *_trainer_flags(options, rest)]
     request = parse_request(command, rest)
     if command == "resume" and request.ckpt_path is not None:
-        raise InputError("a resume that is queued again would begin at --ckpt_path again: resume it here first")
+        raise InputError("a job that is queued again would start at --ckpt_path again: first resume without slurm")
     decided = plan(request)
     run = Run(decided.run.folder)
     try:
-        tasks, at_once = _tasks(options, run)
-        # Tasks with seeds or folds differ by a number only.
+        tasks, max_parallel = _array_tasks(options, run)
+        # Tasks of seeds or folds differ in a number only, so one is enough to check.
         flags = [task.flags for task in (tasks if options.sweep else tasks[:1])] or [()]
         with architecture_only():
-            made_of = [configure(replace(decided, arguments=[*decided.arguments, *own])) for own in flags]
-        told = [look_over(cli, command, options.processes, options.time, options.online) for cli in made_of]
-        notes = told[0]
-        job = _job(made_of[0], options, run, [command, *rest], tasks, at_once)
+            configurations = [configure(replace(decided, arguments=[*decided.arguments, *own])) for own in flags]
+        checks = [check_job(cli, command, options.processes, options.time, options.online) for cli in configurations]
+        notes = checks[0]
+        job = _create_job(configurations[0], options, run, [command, *rest], tasks, max_parallel)
         script = cluster.render(job)
-        _refuse_second_job(run)
+        _check_no_active_job(run)
     except InputError:
         run.discard_if_empty()
         raise
@@ -163,13 +168,13 @@ def _submit(options: _Options, arguments: list[str]) -> None:
             say(f"note: {note}")
         run.discard_if_empty()
         return
-    if not cluster.is_here():
+    if not cluster.is_available():
         run.discard_if_empty()
         raise InputError(
-            "there is no SLURM on this machine (sbatch is not found): log in to one that has it, or train without it: "
-            + _without_slurm(options, job)
+            "this machine has no SLURM (sbatch is not found): log in to one that has it, or train without SLURM: "
+            + _torchrun_line(options, job)
         )
-    number = _handed_over(run, script, options, asked)
+    number = _submit_script(run, script, options, asked)
     for note in notes:
         say(f"note: {note}")
     printed = job.folder / (f"{number}_*.out" if job.tasks else f"{number}.out")
@@ -182,28 +187,28 @@ def _submit(options: _Options, arguments: list[str]) -> None:
     summary(f"job {number}" + (f", {len(job.tasks)} tasks" if job.tasks else ""), rows)
 
 
-def _refuse_second_job(run: Run) -> None:
-    """Two jobs would write into the same files."""
-    if cluster.is_here() and (going := cluster.unfinished(_jobs(run))):
-        raise InputError(f"job {going[0]} of {run.folder} waits or runs: wait for its end, or scancel {going[0]}")
+def _check_no_active_job(run: Run) -> None:
+    """Refuse a second job of a run, since both would write the same files."""
+    if cluster.is_available() and (active := cluster.active_jobs(_job_ids(run))):
+        raise InputError(f"job {active[0]} of {run.folder} waits or runs: wait for its end, or scancel {active[0]}")
 
 
-def _jobs(run: Run) -> list[str]:
+def _job_ids(run: Run) -> list[str]:
     kept = run.jobs / "jobs.json"
     ids: list[str] = json.loads(kept.read_text()) if kept.is_file() else []
     return ids
 
 
-def _handed_over(run: Run, script: str, options: _Options, asked: list[str]) -> str:
-    """Keep the script, and submit it; leave nothing new behind where SLURM refuses it.
+def _submit_script(run: Run, script: str, options: _Options, asked: list[str]) -> str:
+    """Save the script and submit it; remove a new run's folder if SLURM refuses the script.
 
     Returns:
-        The job's number.
+        The job's id.
     """
     path = run.jobs / "job.sh"
     new = not run.exists()
     if options.folds:
-        begin_crossval(run.folder, options.folds, _of_crossval(asked))
+        start_crossval(run.folder, options.folds, _crossval_options(asked))
     write_atomically(path, script.encode())
     try:
         number = cluster.submit(path)
@@ -211,46 +216,46 @@ def _handed_over(run: Run, script: str, options: _Options, asked: list[str]) -> 
         if new:
             shutil.rmtree(run.folder)
         raise
-    write_json(run.jobs / "jobs.json", [*_jobs(run), number])
+    write_json(run.jobs / "jobs.json", [*_job_ids(run), number])
     return number
 
 
-def _placed(options: _Options, rest: list[str]) -> list[str]:
-    """What the trainer must know of the job."""
+def _trainer_flags(options: _Options, rest: list[str]) -> list[str]:
+    """Derive the trainer's flags from the job's resources."""
     names = {argument.partition("=")[0] for argument in rest}
     for name, own in (("devices", "--gpus-per-node"), ("num_nodes", "--nodes")):
         if f"--trainer.{name}" in names:
-            raise InputError(f"--trainer.{name} is what the job has: leave it out, and say {own} before the two dashes")
+            raise InputError(f"--trainer.{name} comes from the job: leave it out, and give {own} before the two dashes")
     flags = ["--trainer.num_nodes", str(options.nodes), "--trainer.devices", str(options.processes_per_node)]
     if "--trainer.accelerator" not in names:
         flags += ["--trainer.accelerator", "gpu" if options.gpus_per_node else "cpu"]
     return flags
 
 
-def _tasks(options: _Options, run: Run) -> tuple[list[cluster.ArrayTask], int | None]:
-    """The tasks of a job array, none for a single job; how many of them at once, where that is said."""
+def _array_tasks(options: _Options, run: Run) -> tuple[list[cluster.ArrayTask], int | None]:
+    """List the tasks of a job array (none for a single job), and how many run at a time (None without a limit)."""
     if options.array:
-        return cluster.seeds(run.folder, options.array)
+        return cluster.seed_tasks(run.folder, options.array)
     if options.folds is not None:
-        return cluster.folds(run.folder, options.folds), None
+        return cluster.fold_tasks(run.folder, options.folds), None
     if options.sweep:
-        return cluster.of_sweep(run.folder, Path(options.sweep), options.count), None
+        return cluster.sweep_tasks(run.folder, Path(options.sweep), options.count), None
     return [], None
 
 
-def _job(
+def _create_job(
     cli: ConfigOnlyCLI,
     options: _Options,
     run: Run,
     words: list[str],
     tasks: list[cluster.ArrayTask],
-    at_once: int | None,
+    max_parallel: int | None,
 ) -> cluster.Job:
     command, *rest = words
     if options.processes > 1 and cli.settings["trainer"].get("strategy") == "auto":
         rest = [*rest, "--trainer.strategy", "ddp"]
     if command == "fit":
-        # Queued again, or submitted again, it goes on.
+        # The job continues its run when it is queued or submitted again.
         for name in ("--run", "--resume"):
             _, rest = take_option(name, rest)
         rest += ["--resume", "auto", *([] if tasks else ["--run", str(run.folder.absolute())])]
@@ -269,53 +274,57 @@ def _job(
         processes_per_node=options.processes_per_node,
         cpus_per_process=options.cpus_per_task,
         tasks=tasks,
-        at_once=at_once,
+        max_parallel=max_parallel,
         sbatch=options.sbatch,
         environment=environment,
-        copied=_root(cli) if options.copy_data else None,
-        goes_on=command in ("fit", "resume"),
+        data_to_copy=_data_folder(cli) if options.copy_data else None,
+        requeues=command in ("fit", "resume"),
     )
 
 
-def _root(cli: ConfigOnlyCLI) -> Path:
-    """The folder of the data, to be copied."""
+def _data_folder(cli: ConfigOnlyCLI) -> Path:
+    """Return the data's folder, for --copy-data.
+
+    Raises:
+        InputError: If the data have no image files that are read repeatedly.
+    """
     root = data_setting(cli, "root")
     if root is None or not getattr(getattr(cli.datamodule, "val_set", None), "paths", ()):
         name = type(cli.datamodule).__name__
-        raise InputError(f"--copy-data: {name} has no image files that are read again and again; leave it out")
+        raise InputError(f"--copy-data: {name} has no image files that are read repeatedly; leave it out")
     return Path(root).absolute()
 
 
-def _of_crossval(rest: list[str]) -> list[str]:
-    """The options as cnnlab crossval would be given them."""
+def _crossval_options(rest: list[str]) -> list[str]:
+    """Return the options as cnnlab crossval would receive them."""
     for name in ("--run", "--resume"):
         _, rest = take_option(name, rest)
     request = parse_request("fit", rest)
     return [part for config in request.configs for part in ("--config", config)] + request.flags
 
 
-def _without_slurm(options: _Options, job: cluster.Job) -> str:
-    """The line of torchrun that does the same."""
+def _torchrun_line(options: _Options, job: cluster.Job) -> str:
+    """Return the torchrun command that does the same without SLURM."""
     where = ["--standalone"]
     if options.nodes > 1:
         where = ["--nnodes", str(options.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "FIRST_NODE:29500"]
         where += ["--rdzv-id", job.name]
     line = ["torchrun", *where, "--nproc-per-node", str(options.processes_per_node)]
-    # Without the dashes torchrun takes --run for an option of its own.
+    # Without the two dashes, torchrun reads --run as an option of its own.
     line += ["-m", "--", "cnnlab", *job.command]
     text = shlex.join(line) + (f" {job.tasks[0].line} (and so on for each task)" if job.tasks else "")
     return text + (" (on each node)" if options.nodes > 1 else "")
 
 
 def _status(run: Run) -> None:
-    ids = _jobs(run)
+    ids = _job_ids(run)
     if not ids:
         raise InputError(f"{run.folder} has no jobs: cnnlab slurm ... -- fit ... --run {run.folder} submits one")
     states = cluster.job_states(ids)
     for row in states:
         say(f"job {row['job']}  {row['state'].lower()}  {row['elapsed']} of {row['limit']}  {row['where']}")
     if gone := [number for number in ids if not any(row["job"].partition("_")[0] == number for row in states)]:
-        say(f"job {', '.join(gone)}  no longer known to SLURM: ended")
+        say(f"job {', '.join(gone)}  ended (SLURM no longer lists it)")
     for one in [run, *(Run(folder) for folder in sorted(run.folder.iterdir()) if (folder / "config.yaml").is_file())]:
         if one.config.is_file():
             say(f"{one.folder}  {_progress(one)}")
@@ -323,10 +332,10 @@ def _status(run: Run) -> None:
 
 
 def _progress(run: Run) -> str:
-    """The newest numbers."""
+    """Describe a run's latest step and validation metrics."""
     rows = MetricsCsv(run.metrics).read()
     if not rows:
-        return "has logged nothing yet"
+        return "has no metrics yet"
     measured = [
         {name: float(value) for name, value in row.items() if name.startswith("val/") and value} for row in rows
     ]

@@ -15,45 +15,45 @@ from cnnlab.run import Run
 
 
 def sync(run: Path, replay: bool = False, dashboard: bool = False) -> None:
-    """Upload what a run has logged for Weights & Biases without network.
+    """Upload a run that was logged offline to Weights & Biases.
 
     Args:
         run: The run's folder.
-        replay: Rebuild the run at W&B from metrics.csv, test.json and the pictures, whatever its pieces hold. Without a
-            key or with WANDB_MODE=offline that makes another piece, to be uploaded later.
-        dashboard: Lay out the panels for the run's task in its project, instead of uploading.
+        replay: Ignore the offline pieces, and replace W&B's run with metrics.csv, test.json and the pictures. Without
+            an API key or with WANDB_MODE=offline, this writes another offline piece.
+        dashboard: Create W&B panels for the run's task in its project, instead of uploading.
 
     Raises:
-        InputError: If there is nothing to upload, or if W&B does not take it.
+        InputError: If there is nothing to upload, or if W&B refuses the upload.
     """
     place = Run(run)
     if dashboard:
-        say(f"dashboard  {_laid_out(place)}")
+        say(f"dashboard  {_save_dashboard(place)}")
         return
     if replay:
-        say(f"rebuilt from {place.metrics}  {_rebuilt(place)}")
+        say(f"rebuilt from {place.metrics}  {_backfill(place)}")
         return
     if not place.wandb.is_file():
         raise InputError(f"{run} has logged nothing for W&B: train with --config logger/wandb, or give --replay true")
-    # Of those that were killed at once nothing was written.
+    # A piece of a run that was killed at once is empty.
     pieces = [str(file.parent) for file in sorted(run.glob("wandb/offline-run-*/*.wandb")) if file.stat().st_size > 7]
     if not pieces:
-        raise InputError(f"{run / 'wandb'} has no offline pieces: nothing is left to upload")
-    kept = json.loads(place.wandb.read_text())
-    names = [part for name in ("id", "project", "entity") if kept[name] for part in (f"--{name}", kept[name])]
+        raise InputError(f"{run / 'wandb'} has no offline pieces, so there is nothing to upload")
+    saved = json.loads(place.wandb.read_text())
+    names = [part for name in ("id", "project", "entity") if saved[name] for part in (f"--{name}", saved[name])]
     done = subprocess.run([sys.executable, "-m", "wandb", "sync", *names, *pieces], check=False)
     if done.returncode or not all(list(Path(piece).glob("*.synced")) for piece in pieces):
-        raise InputError("W&B has not taken the run (see above): wandb login, then cnnlab sync again")
-    say(f"uploaded  {len(pieces)} pieces of run {kept['id']}")
+        raise InputError("the upload to W&B failed (see above): wandb login, then cnnlab sync again")
+    say(f"uploaded  {len(pieces)} pieces of run {saved['id']}")
 
 
-def _rebuilt(run: Run) -> Path | str:
+def _backfill(run: Run) -> Path | str:
     from cnnlab.loggers import MetricsCsv, Wandb
 
     if not MetricsCsv(run.metrics).read():
         raise InputError(f"there is no {run.metrics} to rebuild the run from")
-    kept = json.loads(run.wandb.read_text()) if run.wandb.is_file() else {}
-    logger = Wandb(project=kept.get("project", "cnnlab"), entity=kept.get("entity"))
+    saved = json.loads(run.wandb.read_text()) if run.wandb.is_file() else {}
+    logger = Wandb(project=saved.get("project", "cnnlab"), entity=saved.get("entity"))
     logger.attach(run.folder)
     logger.restart()
     logger.backfill()
@@ -64,19 +64,19 @@ def _rebuilt(run: Run) -> Path | str:
     return where
 
 
-def _laid_out(run: Run) -> str:
+def _save_dashboard(run: Run) -> str:
     from cnnlab.loggers.dashboard import create_dashboard
 
     if not run.wandb.is_file():
         raise InputError(f"{run.folder} has logged nothing for W&B: train with --config logger/wandb")
-    kept = json.loads(run.wandb.read_text())
+    saved = json.loads(run.wandb.read_text())
     task = by_path(read_header(run.to_evaluate())["cnnlab"]["task"])
-    entity = kept["entity"] or _default_entity()
-    workspace = create_dashboard(task, entity, kept["project"])
+    entity = saved["entity"] or _default_entity()
+    workspace = create_dashboard(task, entity, saved["project"])
     try:
         workspace.save()
-    except Exception as error:  # Whatever W&B's library makes of a server that refuses or cannot be reached.
-        raise InputError(f"W&B has not taken the dashboard: {error}") from error
+    except Exception as error:  # W&B's library raises many types when the server refuses or is unreachable.
+        raise InputError(f"W&B did not accept the dashboard: {error}") from error
     return str(workspace.url)
 
 
@@ -86,4 +86,4 @@ def _default_entity() -> str:
     try:
         return str(wandb.Api().default_entity)
     except wandb.errors.Error as error:
-        raise InputError(f"W&B does not say whose the project is: {error}") from error
+        raise InputError(f"W&B did not return the default entity: {error}") from error

@@ -1,4 +1,4 @@
-"""Records as a table for people, or as JSON or CSV for programs."""
+"""Print records as a table, as JSON or as CSV."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from typing import Any
 Record = dict[str, Any]
 
 
-def add_forms(parser: argparse.ArgumentParser) -> None:
+def add_format_options(parser: argparse.ArgumentParser) -> None:
     """Add --json and --csv."""
-    forms = parser.add_mutually_exclusive_group()
-    forms.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    forms.add_argument("--csv", action="store_true", help="print CSV instead of a table")
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    formats.add_argument("--csv", action="store_true", help="print CSV instead of a table")
 
 
-def show(title: str, records: Sequence[Record], asked: argparse.Namespace, below: Sequence[str] = ()) -> None:
-    """Print records, as was asked for.
+def show(title: str, records: Sequence[Record], arguments: argparse.Namespace, notes: Sequence[str] = ()) -> None:
+    """Print records in the format that the arguments choose.
 
     Args:
-        title: Stands above a table.
-        records: With the same keys each; text and numbers.
-        asked: What add_forms has added.
-        below: Lines that stand below a table.
+        title: The title of a table.
+        records: Records with the same keys; their values are text and numbers.
+        arguments: Parsed arguments with the options of add_format_options.
+        notes: Lines below a table.
     """
-    if asked.json:
+    if arguments.json:
         print(json.dumps(list(records), indent=2))
-    elif asked.csv:
+    elif arguments.csv:
         writer = csv.DictWriter(sys.stdout, list(records[0]) if records else [])
         writer.writeheader()
         writer.writerows(records)
     else:
-        _table(title, records, below)
+        _table(title, records, notes)
 
 
-def _table(title: str, records: Sequence[Record], below: Sequence[str]) -> None:
+def _table(title: str, records: Sequence[Record], notes: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -49,16 +49,16 @@ def _table(title: str, records: Sequence[Record], below: Sequence[str]) -> None:
         table.add_column(name.replace("_", " "), justify="right" if numbers else "left", no_wrap=True)
     for record in records:
         table.add_row(*[Text(_cell(value)) for value in record.values()])
-    # A table that is folded cannot be read.
+    # A wrapped table is hard to read.
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 240)
     console.print(table)
-    for line in below:
+    for line in notes:
         console.print(Text(line))
 
 
 def _cell(value: Any) -> str:
-    """A value for people.
+    """Format a value for a table.
 
     >>> _cell(None), _cell(True), _cell(128714), _cell(0.5), _cell(4089184256)
     ('', 'yes', '128,714', '0.5', '4.089 G')

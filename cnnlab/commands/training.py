@@ -10,6 +10,7 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentError
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,7 +29,7 @@ from cnnlab.callbacks.slots import SLOTS
 from cnnlab.checkpoint import LINKED, AtomicCheckpointIO
 from cnnlab.commands import COMMANDS
 from cnnlab.commands.arguments import Plan, class_paths_of, config_flags, parse_request, plan
-from cnnlab.commands.messages import differences, friendly, say, summary
+from cnnlab.commands.messages import differences, explain_parser_error, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path, parameters_of
 from cnnlab.loggers import MetricsCsv, RunLogger
@@ -136,7 +137,9 @@ class VisionCLI(LightningCLI):
             self._ckpt_path, settings.ckpt_path = settings.ckpt_path, None
         except ArgumentError as error:
             classes = [kind.__name__ for _, kind in _own_classes()]
-            raise InputError(friendly(str(error), self.option_names(self.plan.arguments[0]), classes)) from error
+            raise InputError(
+                explain_parser_error(str(error), self.option_names(self.plan.arguments[0]), classes)
+            ) from error
 
     def option_names(self, command: str) -> set[str]:
         """All options of a command; its parser knows a class's arguments only once the class is chosen."""
@@ -226,7 +229,8 @@ class VisionCLI(LightningCLI):
         if "splits" not in settings or settings.splits is not None or settings.get("root") != kept.get("root"):
             return
         for name in getattr(by_path(config.data.class_path), "DIVIDING", ()):
-            if settings.get(name) != kept.get(name):
+            # Runs of older versions have not divided by what their classes did not know.
+            if name in kept and settings.get(name) != kept[name]:
                 raise InputError(
                     f"data.{name} is {settings.get(name)!r}, but the run's images were divided with "
                     f"{kept.get(name)!r}, and keep their splits: leave it out, or begin a new run"
@@ -237,6 +241,8 @@ class VisionCLI(LightningCLI):
         """Refuse what contradicts the data or does not fit the checkpoint; say what else differs from it."""
         hparams = self.model.hparams
         introduce(self.model, self.datamodule, self._typed)
+        if self.datamodule is not None:
+            self.datamodule.results_source = self._results_source()
         kept = self.plan.checkpoint.model if self.plan.checkpoint is not None else {}
         for name in ("class_names", "channels", "network", "encoder", "network_args", "head", "group_norm"):
             if name in kept and name in hparams and kept[name] != hparams[name]:
@@ -250,6 +256,16 @@ class VisionCLI(LightningCLI):
             settings = getattr(self.datamodule, "hparams", {})
             for line in differences(hparams, own, "model") + differences(settings, self.plan.checkpoint.data, "data"):
                 say(line)
+
+    def _results_source(self) -> str | None:
+        """The data that are measured or predicted, where they are not the run's own test set; else None."""
+        settings, kept = getattr(self.datamodule, "hparams", {}), self.plan.checkpoint
+        if self.subcommand == "predict" and settings.get("predict", "test") != "test":
+            return str(settings["predict"])
+        if self.subcommand == "fit" or kept is None or "root" not in kept.data or "root" not in settings:
+            return None
+        changed = [name for name in ("root", "csv") if not _same_path(settings.get(name), kept.data.get(name))]
+        return str(settings[changed[-1]]) if changed else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the run's folder, its callbacks and its metrics.csv."""
@@ -387,6 +403,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 def _tell(cli: VisionCLI) -> None:
     """Say where each thing lies, and what comes next."""
     run, trainer = cli.plan.run, cli.trainer
+    source = getattr(cli.datamodule, "results_source", None)
+    results = run if source is None else run.results_of(source)
     places = {
         "best": run.best,
         "last": run.last,
@@ -394,13 +412,13 @@ def _tell(cli: VisionCLI) -> None:
         "metrics": run.metrics,
         "manifest": run.manifest,
         "environment": run.environment,
-        "validation": run.validation,
-        "test": run.test,
-        "confusions": run.table("confusion_matrix"),
-        "classes": run.table("classes"),
-        "errors": run.folder / "errors",
-        "predictions": run.predictions,
-        **{name: run.folder / name for name in ("masks", "overlays")},
+        "validation": results.validation,
+        "test": results.test,
+        "confusions": results.table("confusion_matrix"),
+        "classes": results.table("classes"),
+        "errors": results.folder / "errors",
+        "predictions": results.predictions,
+        **{name: results.folder / name for name in ("masks", "overlays")},
         "pictures": run.pictures,
         "onnx": run.onnx,
         "report": run.report,
@@ -424,6 +442,10 @@ def _tell(cli: VisionCLI) -> None:
 def _subclasses(kind: type) -> list[type]:
     own: list[type] = kind.__subclasses__()
     return [*own, *(inner for one in own for inner in _subclasses(one))]
+
+
+def _same_path(one: Any, other: Any) -> bool:
+    return one == other or (one is not None and other is not None and Path(one).resolve() == Path(other).resolve())
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -189,18 +189,18 @@ class RandomTransform(Augmentation):
         crop = annotation.move_crop(crop, numbers[self.draws :])
         whole = self._geometry(crop, spec.size, drawn)
         pixels = image.read(spec.channels, at_least=decode_size(image.size, crop, spec.size))
-        geometry = whole._replace(box=_in_pixels_of(pixels.shape, image.size, crop))
+        geometry = whole._replace(box=_scale_box(pixels.shape, image.size, crop))
         color = Color(
-            brightness=1 + self.brightness * _either(drawn),
-            contrast=1 + self.contrast * _either(drawn),
-            saturation=1 + self.saturation * _either(drawn),
-            hue=self.hue * _either(drawn),
+            brightness=1 + self.brightness * _signed(drawn),
+            contrast=1 + self.contrast * _signed(drawn),
+            saturation=1 + self.saturation * _signed(drawn),
+            hue=self.hue * _signed(drawn),
             order=_ORDERS[int(next(drawn) * len(_ORDERS))],
         )
         # Copied where it is read-only: torch warns of sharing such memory.
         source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self.degrees or self.translate:
-            source, geometry = _not_much_larger(source, geometry, spec.size)
+            source, geometry = _shrink_to_size(source, geometry, spec.size)
             levels = warp(source, geometry, spec.size, spec.fill)
             result = to_bytes(recolor(levels, color) if self._colors else levels)
             fill_shifted(result, geometry.shift, spec.fill)
@@ -227,26 +227,26 @@ class RandomTransform(Augmentation):
             box,
             flip=next(drawn) < self.flip,
             upside_down=next(drawn) < self.vertical_flip,
-            angle=self.degrees * _either(drawn),
-            shift=(round(size[0] * self.translate * _either(drawn)), round(size[1] * self.translate * _either(drawn))),
+            angle=self.degrees * _signed(drawn),
+            shift=(round(size[0] * self.translate * _signed(drawn)), round(size[1] * self.translate * _signed(drawn))),
         )
 
 
-def _either(drawn: Iterator[float]) -> float:
-    """Uniform in -1..1."""
+def _signed(drawn: Iterator[float]) -> float:
+    """The next number, stretched to -1..1."""
     return 2 * next(drawn) - 1
 
 
-def _in_pixels_of(shape: Sequence[int], size: tuple[int, int], box: Box) -> Box:
-    """A box of the whole image, in pixels of one that was decoded smaller."""
+def _scale_box(shape: Sequence[int], size: tuple[int, int], box: Box) -> Box:
+    """Turn a box in pixels of the whole image into one in pixels of the image as it was decoded."""
     down, right = shape[0] / size[0], shape[1] / size[1]
     return Box(box.top * down, box.left * right, box.height * down, box.width * right)
 
 
-def _not_much_larger(pixels: Tensor, geometry: Geometry, size: tuple[int, int]) -> tuple[Tensor, Geometry]:
-    """The box alone, shrunk with antialiasing, where the warp would shrink it by more than 2.
+def _shrink_to_size(pixels: Tensor, geometry: Geometry, size: tuple[int, int]) -> tuple[Tensor, Geometry]:
+    """Crop the box and shrink it with antialiasing, if the warp would shrink it by more than 2.
 
-    Only a JPEG can be decoded smaller.
+    Only a JPEG can be decoded at a smaller size.
     """
     if max(geometry.box.height / size[0], geometry.box.width / size[1]) <= 2:
         return pixels, geometry

@@ -23,22 +23,15 @@ from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, preprocess
 from cnnlab.lightning_compat import is_overfitting
 
 _GRACE = 60.0
-"""Seconds."""
-
+"""Seconds that a reading process lives on after SIGTERM."""
 _KNOWN = (
-    "num_classes",
-    "class_names",
-    "multi_label",
-    "ignore_index",
-    "value_names",
-    "value_mean",
-    "value_std",
-    "value_levels",
+    *("num_classes", "class_names", "multi_label", "ignore_index"),
+    *("value_names", "value_mean", "value_std", "value_levels"),
 )
-"""What some kinds of data tell a task besides channels, mean and std."""
+"""What a data module of one's own may have without naming it in PROVIDES."""
 
 IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
-"""Mean and std of ImageNet's pixels, by the number of channels: what photographs have without a pretraining."""
+"""Mean and std of ImageNet's pixels, by the number of channels; used where no pretraining has its own."""
 
 
 class BatchDataset(Dataset[Batch]):
@@ -60,7 +53,7 @@ class Subset(BatchDataset):
     """Some samples of a data set, evenly spread over it.
 
     Args:
-        source: The whole; its samples are asked for by their indices.
+        source: The whole data set, read by indices.
         count: How many, at the most.
     """
 
@@ -115,18 +108,22 @@ class ClassesMixin:
         """The number of classes."""
         return len(self.class_names)
 
+    def describe_targets(self) -> str:
+        """The number of classes."""
+        return f"{self.num_classes} classes"
+
 
 def identity_collate(batch: Any) -> Any:
-    """The collate function of a BatchDataset: there is nothing left to collate."""
+    """The collate function of a BatchDataset, which makes whole batches."""
     return batch
 
 
 class VisionDataModule(LightningDataModule):
     """Images and their targets for the stages of a run.
 
-    A subclass sets train_set, val_set, test_set and predict_set in setup(), and knows what PROVIDES names once
-    it has been made; the command line hands that to the task. Loaders are
-    resumable: the module's state is how many batches of which epoch have been trained on.
+    A subclass sets train_set, val_set, test_set and predict_set in setup(). Once made, it has the attributes that
+    PROVIDES names; the command line hands them to the task. Loaders are resumable: the module's state is the epoch and
+    the number of its batches that have been trained on.
 
     Args:
         batch_size: Samples per process and step, 1 or greater.
@@ -153,15 +150,15 @@ class VisionDataModule(LightningDataModule):
     PROVIDES: ClassVar[tuple[str, ...]] = ("channels", "mean", "std")
     """The names of the attributes that a task is told."""
     RESOLVED: ClassVar[tuple[str, ...]] = ()
-    """The arguments whose None means that they are found out, and whose values a checkpoint keeps."""
+    """The arguments that are determined from the data or the network if None; a checkpoint keeps their values."""
     DIVIDING: ClassVar[tuple[str, ...]] = ()
-    """The arguments that decide which split a sample is in; a run's own are fixed by its manifest."""
+    """The arguments that decide on the splits; those of a run are fixed by its manifest."""
 
     def __init__(
         self, batch_size: int = 128, num_workers: int = 0, drop_last: bool = True, seed: int | None = None
     ) -> None:
         super().__init__()
-        # Of the subclass too: a checkpoint says what it takes to make its data again.
+        # Those of subclasses too: with a checkpoint, the same data can be made again.
         self.save_hyperparameters(logger=False)
         if batch_size < 1:
             raise InputError(f"data.batch_size is {batch_size}, expected 1 or more")
@@ -177,7 +174,7 @@ class VisionDataModule(LightningDataModule):
         self._train_sampler: TrainSampler | None = None
 
     def provided(self) -> dict[str, Any]:
-        """What a task is told: the attributes in PROVIDES, and those of other kinds of data, that this module has."""
+        """What a task is told: the attributes in PROVIDES and those of other data that this module has."""
         found = {name: getattr(self, name) for name in dict.fromkeys((*self.PROVIDES, *_KNOWN)) if hasattr(self, name)}
         if "class_names" in found:
             # A data module of one's own needs to say no more than the names.
@@ -206,11 +203,11 @@ class VisionDataModule(LightningDataModule):
         return as_tensor(preprocess(LazyImage(path), self.eval_transform()))
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
-        """Take over what a pretrained network expects of its images; data whose size is fixed have no use for it."""
+        """Take over what a pretrained network expects of its images; data of a fixed size ignore it."""
         self.preprocessing = preprocessing
 
     def adopt_from_trainer(self) -> None:
-        """The same, from the task that is about to be trained or evaluated."""
+        """Take over what the task that the trainer runs expects."""
         if self.trainer is not None:
             self.adopt(getattr(self.trainer.lightning_module, "preprocessing", None))
 
@@ -261,7 +258,7 @@ class VisionDataModule(LightningDataModule):
         return {"epoch": epochs.processed, "batches": batches, "step_size": self._step_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where state_dict() was called.
+        """Continue where state_dict() was called.
 
         Raises:
             InputError: If that was in the middle of an epoch whose batches were of another size.
@@ -316,9 +313,9 @@ class VisionDataModule(LightningDataModule):
 
 
 def _init_worker_signals(worker: int) -> None:
-    """Let a signal that schedulers send to all processes of a run stop its training process, and not its readers.
+    """Let a scheduler's signal to all processes stop the training process, and not those that read for it.
 
-    SIGTERM ends a reader a minute later: in that time the training process may finish its step and save.
+    SIGTERM ends a reader a minute later, so that the training process can finish its step and save.
     """
     if sys.platform == "win32":
         return
@@ -327,5 +324,5 @@ def _init_worker_signals(worker: int) -> None:
 
 
 def cpu_count() -> int:
-    """How many this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -35,7 +35,7 @@ class CachedImage:
 class ImageCache:
     """Decoded images, made no larger than evaluation needs them: in memory, or in a file that all processes map.
 
-    Evaluation gets the very pixels that it would get from the files.
+    Evaluation gets the same pixels as from the files.
 
     Args:
         paths: The image files.
@@ -118,7 +118,7 @@ class ImageCache:
             list(pool.map(fill, self._place))
 
     def _key(self) -> str:
-        """A name that changes with the files and with what they are brought to."""
+        """A name that depends on the files and on the input spec."""
         digest = hashlib.sha256(repr([*self._spec[:2], *self._spec[3:5]]).encode())
         for path in self._place:
             status = Path(path).stat()
@@ -127,6 +127,6 @@ class ImageCache:
 
 
 def _memory() -> int:
-    """Bytes of the machine's memory that a cache may take."""
+    """The bytes of memory that a cache may take."""
     total: Any = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(total * 0.6)

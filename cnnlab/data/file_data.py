@@ -15,25 +15,20 @@ from torch.utils.data import DataLoader
 
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, cpu_count
-from cnnlab.data.cache import ImageCache
 from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
 from cnnlab.data.listing import (
     SPLITS,
     Sample,
     SampleIndex,
     find_broken,
-    find_problems,
     keep_splits,
     manifest_row,
-    prediction_samples,
     select_fold,
     split_samples,
 )
 from cnnlab.data.presets import create_augmentation
 from cnnlab.errors import InputError
-from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, resampling
-
-_CACHE = Path("~/.cache/cnnlab/images")
+from cnnlab.imaging import EvalTransform, LazyImage, list_images
 
 
 class FileDataModule(VisionDataModule):
@@ -120,14 +115,14 @@ class FileDataModule(VisionDataModule):
 
     @abstractmethod
     def read_annotations(self, samples: Sequence[Sample]) -> AnnotationReader:
-        """What reads the annotations of these samples, which may have no answer."""
+        """What reads the annotations of these samples; the answer of samples without a split is unknown."""
 
     @abstractmethod
     def input_spec(self) -> InputSpec:
         """What training images are brought to.
 
         Raises:
-            InputError: If it can not be told.
+            InputError: If it cannot be told.
         """
 
     @abstractmethod
@@ -191,9 +186,7 @@ class FileDataModule(VisionDataModule):
         """
         self.adopt_from_trainer()
         if stage == "predict" and self._predicts_elsewhere:
-            skip = self.hparams["on_error"] == "skip"
-            samples = prediction_samples(Path(self.hparams["predict"]), self.try_reading if skip else None)
-            self.predict_set = self._files(samples, LazyImage)
+            self.predict_set = self._files(self._prediction_samples(), LazyImage)
             return
         self._leave_out_broken()
         listing = self.listing
@@ -218,6 +211,19 @@ class FileDataModule(VisionDataModule):
     def _predicts_elsewhere(self) -> bool:
         trainer = self.trainer
         return self.hparams["predict"] not in SPLITS and (trainer is None or trainer.state.fn == "predict")
+
+    def _prediction_samples(self) -> list[Sample]:
+        """The image, or the images of a folder, that the run is to predict."""
+        place = Path(self.hparams["predict"])
+        samples = [Sample(str(path)) for path in ([place] if place.is_file() else list_images(place))]
+        if self.hparams["on_error"] == "skip":
+            broken = find_broken(samples, self.try_reading)
+            for text in broken.values():
+                rank_zero_warn(f"left out: {text}")
+            samples = [sample for sample in samples if sample.path not in broken]
+        if not samples:
+            raise InputError(f"data.predict {place} has no images that can be read")
+        return samples
 
     def _split(self, listing: SampleIndex, split: str, opener: Opener) -> FileDataset:
         if not listing.of[split]:
@@ -251,7 +257,13 @@ class FileDataModule(VisionDataModule):
             several splits.
         """
         self._leave_out_broken()
-        return find_problems(self.manifest())
+        rows = self.manifest()
+        same: dict[str, list[dict[str, str]]] = {}
+        for row in rows:
+            if row["sha256"] and not row["error"]:
+                same.setdefault(row["sha256"], []).append(row)
+        copies = [[row["path"] for row in group] for group in same.values() if len({row["split"] for row in group}) > 1]
+        return [row["error"] for row in rows if row["error"]], copies
 
     def manifest(self) -> list[dict[str, str]]:
         """A row for each image: see manifest_row, and the error of those left out."""
@@ -261,79 +273,6 @@ class FileDataModule(VisionDataModule):
             row = self.manifest_row(divided.get(sample.path, sample))
             rows.append({**row, "error": (self._broken or {}).get(sample.path, "")})
         return rows
-
-
-class CenterCropDataModule(FileDataModule):
-    """Image files with one answer for the whole image: evaluation resizes them and crops the center.
-
-    Args:
-        root: The folder; paths in a table start from it.
-        size: Height and width of what the network sees (or both in one number); the pretrained network's if
-            None, 224 without one.
-        crop: See imaging.Preprocessing; the pretrained network's if None, 0.875 without one.
-        interpolation: See imaging.INTERPOLATIONS; the pretrained network's if None, bilinear without one.
-        cache: Keep decoded images, no larger than evaluation needs them, in memory or on disk.
-        cache_folder: The folder of the cache on disk; ~/.cache/cnnlab/images if None.
-        **kwargs: See FileDataModule.
-
-    Raises:
-        InputError: If an argument is out of range.
-    """
-
-    RESOLVED: ClassVar[tuple[str, ...]] = ("size", "crop", "interpolation")
-
-    def __init__(
-        self,
-        root: str,
-        size: int | Sequence[int] | None = None,
-        crop: float | None = None,
-        interpolation: str | None = None,
-        cache: Literal["memory", "disk"] | None = None,
-        cache_folder: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(root=root, **kwargs)
-        if crop is not None and not 0 < crop <= 1:
-            raise InputError(f"data.crop is {crop}, expected above 0, to 1")
-        if interpolation is not None:
-            resampling(interpolation)
-        sides = height_and_width("size", size)
-        # A checkpoint holds plain lists.
-        self.hparams["size"] = list(sides) if sides is not None else None
-        # adopt() changes the hyperparameters; another task may expect something else.
-        self._asked = {"size": self.hparams["size"], "crop": crop, "interpolation": interpolation}
-
-    def input_spec(self) -> InputSpec:
-        """As asked, else as the pretrained network expects it."""
-        given: dict[str, Any] = {"size": (224, 224), "crop": 0.875, "interpolation": "bilinear", "mean": self.mean}
-        if self.preprocessing is not None:
-            given |= self.preprocessing._asdict()
-        given |= {name: value for name, value in self._asked.items() if value is not None}
-        height, width = given["size"]
-        return InputSpec((height, width), self.channels, fill(given["mean"]), given["crop"], given["interpolation"])
-
-    def adopt(self, preprocessing: Preprocessing | None) -> None:
-        """Take over what a pretrained network expects, where nothing else was asked for."""
-        super().adopt(preprocessing)
-        spec = self.input_spec()
-        self.hparams["size"] = list(spec.size)
-        self.hparams["crop"], self.hparams["interpolation"] = spec.crop, spec.interpolation
-
-    def prepare_data(self) -> None:
-        """Write the cache on disk; Lightning calls this on one process of a machine."""
-        self.adopt_from_trainer()
-        if self.hparams["cache"] == "disk" and not self._predicts_elsewhere:
-            self._leave_out_broken()
-            self.opener(self.listing, SPLITS)
-
-    def opener(self, listing: SampleIndex, splits: Sequence[str]) -> Opener:
-        """What opens the images of these splits; the cache on disk holds all splits."""
-        if self.hparams["cache"] is None:
-            return LazyImage
-        if self.hparams["cache"] == "memory":
-            return ImageCache([sample.path for split in splits for sample in listing.of[split]], self.input_spec())
-        folder = Path(self.hparams["cache_folder"] or _CACHE).expanduser()
-        return ImageCache([sample.path for sample in listing.samples], self.input_spec(), folder)
 
 
 def height_and_width(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from cnnlab.data.base import ClassesMixin
-from cnnlab.data.file_data import CenterCropDataModule
+from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.files import AugmentedFiles, FileDataset, FixedTargets
 from cnnlab.data.listing import Sample, SampleIndex, list_folder, list_table
 from cnnlab.data.mixing import create_mixing
@@ -68,7 +68,7 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
                 "(with it and without it), and leave data.multi_label out"
             )
         if self.num_classes == 1 and not multi_label:
-            rank_zero_warn(f"{root} has one class, {self.class_names[0]!r}: there is nothing to tell apart")
+            rank_zero_warn(f"{root} has one class, {self.class_names[0]!r}: nothing can be learned from one")
         self._warn_of_mirrors()
 
     def _warn_of_mirrors(self) -> None:
@@ -98,7 +98,7 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
     def read_annotations(self, samples: Sequence[Sample]) -> FixedTargets:
         """The classes, (N,) int64 (-1 where unknown), or (N, K) float with multi-label data."""
         number = {name: i for i, name in enumerate(self.class_names)}
-        if not self.multi_label or not any(sample.labels for sample in samples):
+        if not self.multi_label or not any(sample.split for sample in samples):
             return FixedTargets(torch.tensor([number[s.labels[0]] if s.labels else -1 for s in samples]))
         targets = torch.zeros(len(samples), self.num_classes)
         for row, sample in zip(targets, samples, strict=True):
@@ -115,7 +115,8 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         """(N,) how often each training image is drawn, in proportion; None if each is drawn once an epoch."""
         if not self._balance:
             return None
-        targets = self.read_annotations(self.listing.of["train"]).targets
+        assert isinstance(self.train_set.source.annotations, FixedTargets)
+        targets = self.train_set.source.annotations.targets
         if targets.ndim == 1:
             targets = torch.nn.functional.one_hot(targets, self.num_classes).to(torch.float32)
         rarity = targets.sum(dim=0).clamp(min=1) ** -self._balance
@@ -125,10 +126,6 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
     def split_remedy(self, split: str) -> str:
         """Folders, or a table."""
         return f"make a folder {self.root / split} with one folder for each class, or a table with a column split"
-
-    def describe_targets(self) -> str:
-        """The number of classes."""
-        return f"{self.num_classes} classes"
 
     def describe_training(self) -> str:
         """How many training images each class has."""

@@ -142,7 +142,7 @@ class InMemoryDataModule(ClassesMixin, VisionDataModule):
 
 
 def check_part(name: str, size: int, whole: int) -> None:
-    """Raise InputError unless a part, and what it leaves of the whole, have something in them."""
+    """Raise InputError unless both a part and the rest have images."""
     if not 0 < size < whole:
         raise InputError(f"data.{name} is {size}, expected from 1 to {whole - 1}: there are {whole} images to divide")
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import ImageError, list_images
@@ -319,28 +318,6 @@ def find_broken(samples: Sequence[Sample], read: Callable[[Sample], None]) -> di
         return dict(found for found in pool.map(message, samples) if found is not None)
 
 
-def prediction_samples(place: Path, read: Callable[[Sample], None] | None) -> list[Sample]:
-    """The image, or the images of a folder, that a run is to predict.
-
-    Args:
-        place: A file or a folder.
-        read: If given, reads each file; those where it raises ImageError are left out, each named in a warning.
-
-    Raises:
-        InputError: If there is no image to predict.
-    """
-    paths = [place] if place.is_file() else list_images(place)
-    samples = [Sample(str(path)) for path in paths]
-    if read is not None:
-        broken = find_broken(samples, read)
-        for text in broken.values():
-            rank_zero_warn(f"left out: {text}")
-        samples = [sample for sample in samples if sample.path not in broken]
-    if not samples:
-        raise InputError(f"data.predict {place} has no images that can be read")
-    return samples
-
-
 def manifest_row(sample: Sample, root: Path) -> dict[str, str]:
     """What a manifest says of any file: path, split, group, size in bytes, SHA-256."""
     path = Path(sample.path)
@@ -372,17 +349,3 @@ def select_fold(listing: SampleIndex, count: int, fold: int, seed: int) -> Sampl
         for sample, place in zip(together, places, strict=True)
     ]
     return SampleIndex([*moved, *listing.of["test"]], listing.class_names)
-
-
-def find_problems(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[list[str]]]:
-    """The broken files of a manifest, and the images that stand in several splits.
-
-    Returns:
-        The errors; the paths of each image, by its hash, that is in more than one split.
-    """
-    places: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        if row["sha256"] and not row["error"]:
-            places.setdefault(row["sha256"], []).append(row)
-    copies = [[row["path"] for row in same] for same in places.values() if len({row["split"] for row in same}) > 1]
-    return [row["error"] for row in rows if row["error"]], copies

@@ -221,10 +221,6 @@ class MaskFolder(ClassesMixin, FileDataModule):
             "column split"
         )
 
-    def describe_targets(self) -> str:
-        """The number of classes."""
-        return f"{self.num_classes} classes"
-
     def describe_training(self) -> str:
         """The share of the training pixels that each class has."""
         shares = zip(self.class_names, self.class_shares().tolist(), strict=True)

@@ -81,8 +81,8 @@ class MaskValues:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         known = ", ".join(map(self._shown, self._codes[:12])) + (", ..." if len(self._codes) > 12 else "")
         return (
-            f"{path}: the mask has {named}{more}, expected {known}: mend it, or say in data.mask_values which value is "
-            "which class, and in data.ignore_index which counts for nothing"
+            f"{path}: the mask has {named}{more}, expected {known}: correct it, or say in data.mask_values which value "
+            "is which class, and in data.ignore_index which counts for nothing"
         )
 
     def _shown(self, code: int) -> str:

@@ -92,9 +92,9 @@ def _paste(image: Tensor, partner: Tensor, kept: float, place: Sequence[float]) 
     """Put a rectangle of the partner into an image, in place; return the share of the image that is left."""
     height, width = image.shape[-2:]
     side = math.sqrt(1 - kept)
-    centre_y, centre_x = place[0] * height, place[1] * width
-    top, bottom = (round(min(max(centre_y + sign * side * height / 2, 0), height)) for sign in (-1, 1))
-    left, right = (round(min(max(centre_x + sign * side * width / 2, 0), width)) for sign in (-1, 1))
+    center_y, center_x = place[0] * height, place[1] * width
+    top, bottom = (round(min(max(center_y + sign * side * height / 2, 0), height)) for sign in (-1, 1))
+    left, right = (round(min(max(center_x + sign * side * width / 2, 0), width)) for sign in (-1, 1))
     image[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
     return 1 - (bottom - top) * (right - left) / (height * width)
 

@@ -9,32 +9,17 @@ from cnnlab.data.albumentations import Albumentations
 from cnnlab.data.augmentation import Augmentation, NoAugmentation, RandomTransform
 from cnnlab.errors import InputError, nearest
 
+_COLORS = ("brightness", "contrast", "saturation")
+_STANDARD = {"degrees": 15.0, "translate": 0.1, **dict.fromkeys(_COLORS, 0.2), "hue": 0.1, "erase": 0.2}
 _RANDOM: dict[str, dict[str, Any]] = {
     "light": {},
-    "standard": {
-        "degrees": 15.0,
-        "translate": 0.1,
-        "brightness": 0.2,
-        "contrast": 0.2,
-        "saturation": 0.2,
-        "hue": 0.1,
-        "erase": 0.2,
-    },
+    "standard": _STANDARD,
     "strong": {"scale": (0.35, 1.0), "policy": "trivialaugment", "erase": 0.25},
 }
 # torchvision's policies would move images without their masks.
 _RANDOM_WITH_MASKS: dict[str, dict[str, Any]] = {
     **_RANDOM,
-    "strong": {
-        "scale": (0.25, 1.0),
-        "degrees": 15.0,
-        "translate": 0.1,
-        "brightness": 0.4,
-        "contrast": 0.4,
-        "saturation": 0.4,
-        "hue": 0.1,
-        "erase": 0.25,
-    },
+    "strong": {**_STANDARD, **dict.fromkeys(_COLORS, 0.4), "scale": (0.25, 1.0), "erase": 0.25},
 }
 PRESETS = ("none", *_RANDOM, "albumentations")
 

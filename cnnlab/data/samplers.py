@@ -12,7 +12,7 @@ from cnnlab.errors import InputError
 from cnnlab.random import permutation, weighted_choice
 
 Draw = tuple[int, int]
-"""(epoch, index): all that a training sample's augmentation depends on, besides the seed.
+"""(epoch, index): with the seed, all that a training sample's augmentation depends on.
 
 A sample that is drawn again in an epoch comes with an epoch of its own, far beyond all others.
 """
@@ -121,9 +121,9 @@ def _repetition(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 class EvalSampler(Sampler[list[int]]):
     """Batches of samples in order: each on exactly one process, none twice.
 
-    The batches are those of a single process, dealt out in turn: what a network makes of an image may differ in the
-    last digit with the others in its batch. All processes have as many: the last one may be without samples, since
-    what is measured is put together on all.
+    The batches are those of a single process, given to the processes in turn: an image's result may depend in its last
+    digit on the others in the batch. All processes have equally many batches, the last perhaps without samples, since
+    metrics are gathered from all processes.
 
     Args:
         size: The number of samples.

@@ -19,10 +19,10 @@ CLASSES = ("background", "circle", "square", "triangle")
 
 
 class Shapes(MaskFolder):
-    """Images with one to four shapes on noise; what is generated lies in ROOT as a MaskFolder's files.
+    """Images with one to four shapes on noise; the files lie in ROOT as MaskFolder reads them.
 
     Args:
-        root: Where the files lie; generated when they are not there.
+        root: The folder of the files; they are generated if it is absent.
         images: How many are generated for training; a quarter as many for validation and for test each.
         side: Height and width of the images.
         class_names: What background, circle, square and triangle are called.
@@ -74,14 +74,14 @@ def write_shapes(root: Path, images: int, side: int) -> None:
     try:
         aside.rename(root)
     except OSError:
-        # Another process was sooner, with the same files.
+        # Another process has written the same files first.
         shutil.rmtree(aside)
         if not root.is_dir():
             raise
 
 
 def write_photos(root: Path, images: int, side: int = 64) -> None:
-    """Write photographs of one shape each, as ImageFolder reads them: ROOT/SPLIT/CLASS/NUMBER.jpg.
+    """Write images of one shape each, as ImageFolder reads them: ROOT/SPLIT/CLASS/NUMBER.jpg.
 
     Args:
         root: The folder, which must not be there.
@@ -121,7 +121,7 @@ def draw(
     """Draw an image (side, side, 3) uint8 and its mask (side, side) uint8, 0 the background.
 
     Args:
-        generator: Decides on everything.
+        generator: Decides on kinds, places, sizes and colors.
         side: Height and width.
         kinds: Which shapes, by their classes; one to four of any kind if None.
     """

@@ -51,10 +51,10 @@ class RandomAffine:
         Returns:
             (B, C, H, W), uint8 0..255.
         """
-        centred = draws.to(torch.float32) * 2 - 1
-        angle = centred[:, 0] * math.radians(self.degrees)
-        factor = 1 + centred[:, 1] * self.scale
-        shift = centred[:, 2:4] * 2 * self.translate
+        centered = draws.to(torch.float32) * 2 - 1
+        angle = centered[:, 0] * math.radians(self.degrees)
+        factor = 1 + centered[:, 1] * self.scale
+        shift = centered[:, 2:4] * 2 * self.translate
         height, width = images.shape[-2:]
         cos, sin = torch.cos(angle) / factor, torch.sin(angle) / factor
         # affine_grid maps output to input positions in -1..1, so a rotation of an oblong image needs its aspect ratio.

@@ -39,7 +39,7 @@ class Box(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """A crop that is brought to a size, flipped, turned about the centre and shifted, in this order."""
+    """A crop that is brought to a size, flipped, turned about the center and shifted, in this order."""
 
     box: Box
     flip: bool = False
@@ -120,15 +120,15 @@ def warp(
     height, width = size
     angle = math.radians(geometry.angle)
     cos, sin = math.cos(angle), math.sin(angle)
-    # From a place in the result, about its centre, to one in the part in -1..1: shift, turn, flip and scale undone.
+    # From a place in the result, about its center, to one in the part in -1..1: shift, turn, flip and scale undone.
     across = box.width / width * (-1 if geometry.flip else 1) * 2 / columns
     along = box.height / height * (-1 if geometry.upside_down else 1) * 2 / rows
-    centre_x = (box.left - left + 1 + box.width / 2) * 2 / columns - 1
-    centre_y = (box.top - top + 1 + box.height / 2) * 2 / rows - 1
+    center_x = (box.left - left + 1 + box.width / 2) * 2 / columns - 1
+    center_y = (box.top - top + 1 + box.height / 2) * 2 / rows - 1
     # As complex numbers, x + iy: one addition that is vectorised.
-    xs = (_centred(width) - geometry.shift[1]) * complex(cos * across, sin * along)
-    ys = (_centred(height) - geometry.shift[0]) * complex(-sin * across, cos * along)
-    grid = torch.view_as_real(xs[None, :] + (ys + complex(centre_x, centre_y))[:, None])
+    xs = (_centered(width) - geometry.shift[1]) * complex(cos * across, sin * along)
+    ys = (_centered(height) - geometry.shift[0]) * complex(-sin * across, cos * along)
+    grid = torch.view_as_real(xs[None, :] + (ys + complex(center_x, center_y))[:, None])
     levels = framed.permute(2, 0, 1)[None]
     return F.grid_sample(levels, grid[None], mode=mode, padding_mode="border", align_corners=False)[0]
 
@@ -144,7 +144,7 @@ def _framed(pixels: Tensor, fill: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _centred(length: int) -> Tensor:
+def _centered(length: int) -> Tensor:
     return torch.arange(length, dtype=torch.float32).add_(0.5 - length / 2).to(torch.complex64)
 
 
@@ -186,9 +186,9 @@ def color_matrix(color: Color, means: Sequence[float]) -> Matrix:
         if which == 0:
             luma, offset, chroma = (value * color.brightness for value in (luma, offset, chroma))
         elif which == 1:
-            centre = luma * mean + offset
+            center = luma * mean + offset
             luma, offset, chroma = (value * color.contrast for value in (luma, offset, chroma))
-            offset += (1 - color.contrast) * centre
+            offset += (1 - color.contrast) * center
         elif which == 2:
             chroma *= color.saturation
     found = np.full((len(means), len(means) + 1), offset)

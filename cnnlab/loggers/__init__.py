@@ -1,4 +1,4 @@
-"""Where a run's numbers, pictures and tables go: metrics.csv always, and W&B or TensorBoard beside it."""
+"""Loggers of a run's metrics, pictures and tables: metrics.csv always, W&B and TensorBoard on request."""
 
 from cnnlab.loggers.media import Row, write_metrics, write_picture, write_table
 from cnnlab.loggers.metrics_csv import MetricsCsv

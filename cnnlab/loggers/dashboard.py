@@ -1,4 +1,4 @@
-"""The panels of W&B's workspace for each task, laid out in code."""
+"""W&B workspaces: the panels for each task."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def create_dashboard(task: Any, entity: str, project: str) -> Any:
         raise InputError(f"{task.__name__} has no charts, which say what a dashboard shows")
     try:
         with warnings.catch_warnings():
-            # It is written for pydantic 1, and pydantic 2 says so.
+            # It uses pydantic 1's interface, which pydantic 2 deprecates.
             warnings.simplefilter("ignore", DeprecationWarning)
             panels: Any = import_module("wandb_workspaces.reports.v2")
             workspaces: Any = import_module("wandb_workspaces.workspaces")

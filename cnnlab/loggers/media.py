@@ -1,4 +1,4 @@
-"""Numbers, pictures and tables to whichever of a trainer's loggers take them."""
+"""Send metrics, pictures and tables to those of a trainer's loggers that support them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 
 Row = dict[str, Any]
-"""A table's row, by column; a Path is a picture."""
+"""A table's row: column to value; a Path is a picture."""
 
 
 def write_metrics(trainer: Trainer, metrics: Mapping[str, float], step: int) -> None:
-    """Write metrics through all of a trainer's loggers, at once.
+    """Write metrics with all loggers, immediately.
 
     Args:
-        trainer: Whose loggers.
+        trainer: The trainer that has the loggers.
         metrics: Name to value.
-        step: The optimizer step that they belong to, 0 for the first.
+        step: The optimizer step of the metrics, 0 for the first.
     """
     for logger in trainer.loggers:
         logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step)
 
 
 def write_picture(trainer: Trainer, name: str, path: Path, step: int | None = None) -> None:
-    """Hand a picture to those of a trainer's loggers that show pictures: wandb's and TensorBoard's.
+    """Log a picture with W&B and TensorBoard, if the trainer has these loggers.
 
     Args:
-        trainer: Whose loggers.
-        name: What it is called there.
+        trainer: The trainer that has the loggers.
+        name: The picture's name in the loggers.
         path: The PNG file.
-        step: The optimizer step that it belongs to, 0 for the first; the end if None.
+        step: The optimizer step of the picture, 0 for the first; the last step if None.
     """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
@@ -46,13 +46,13 @@ def write_picture(trainer: Trainer, name: str, path: Path, step: int | None = No
 
 
 def write_table(trainer: Trainer, name: str, rows: Sequence[Row], step: int | None = None) -> None:
-    """Hand a table to those of a trainer's loggers that show tables: wandb's, and as text TensorBoard's.
+    """Log a table with W&B and, as text, with TensorBoard, if the trainer has these loggers.
 
     Args:
-        trainer: Whose loggers.
-        name: What it is called there.
-        rows: All with the first one's columns; None where there is no value.
-        step: The optimizer step that it belongs to, 0 for the first; the end if None.
+        trainer: The trainer that has the loggers.
+        name: The table's name in the loggers.
+        rows: Rows with the same columns; None marks a missing value.
+        step: The optimizer step of the table, 0 for the first; the last step if None.
     """
     for logger in trainer.loggers if rows else []:
         columns = list(rows[0])

@@ -1,4 +1,4 @@
-"""metrics.csv: a run's numbers in one table that a resumed run goes on with."""
+"""metrics.csv: one table of a run's metrics, which a resumed run continues."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cnnlab.writing import write_atomically
 
 
 class MetricsCsv(Logger):
-    """Writes a row a step (0 is the first optimizer step) as soon as it is logged.
+    """Writes one row for each step (0 is the first optimizer step) immediately.
 
-    What is logged twice for a step stands in one row; a metric that appears later adds a column.
+    Metrics of the same step share a row; a new metric adds a column.
 
     Args:
-        path: The file; rows that it has are kept.
+        path: The file; its rows are kept.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,11 +46,11 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's folder has its config.yaml."""
+        """Do nothing: config.yaml has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Write metrics of a step; what belongs to none (a test's results) is not for this table."""
+        """Write the metrics of a step; metrics without a step, such as a test's, are ignored."""
         if step is None:
             return
         new = {name: _text(value) for name, value in metrics.items()}
@@ -62,7 +62,7 @@ class MetricsCsv(Logger):
         same_step = self._last.get("step") == new["step"]
         row = {**self._last, **new} if same_step else new
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
-            # A merged row is never shorter than the one that it is written over.
+            # A merged row is never shorter than the row that it replaces.
             end = file.seek(0, io.SEEK_END)
             if end == 0:
                 end = file.write(_line(self._columns, dict(zip(self._columns, self._columns, strict=True))))
@@ -74,18 +74,18 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def forget_from(self, step: int) -> None:
-        """Drop the rows of this step and later ones: a resumed run writes them anew."""
+        """Drop the rows from this step on; a resumed run writes them again."""
         if self.path.exists():
             with self.path.open(newline="") as file:
                 self._columns = next(csv.reader(file), self._columns)
         self._write([row for row in self.read() if int(row["step"]) < step])
 
     def read(self) -> list[dict[str, str]]:
-        """All rows, by column; "" where a step has no such metric."""
+        """Return all rows, by column; "" marks a missing metric."""
         if not self.path.exists():
             return []
         with self.path.open(newline="") as file:
-            # A kill may have cut the last line short.
+            # A killed process may leave an incomplete last line.
             return [row for row in csv.DictReader(file) if None not in row.values()]
 
     def _write(self, rows: list[dict[str, str]]) -> None:

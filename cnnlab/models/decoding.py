@@ -43,7 +43,7 @@ class Decoder(nn.Module):
         return answers
 
     def undo(self, answers: Answers) -> Any:
-        """Raw outputs of which forward() makes these answers, for the loss of files; None if there are none."""
+        """Raw outputs that forward() makes these answers of, for the loss of exported files; None if there are none."""
         return None
 
     def scores(self, outputs: Any) -> Tensor:

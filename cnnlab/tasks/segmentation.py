@@ -80,6 +80,7 @@ class Segmentation(ClassTask):
         network: A name for models.segmentation.create_segmenter: unet, deeplabv3plus, or the import path of one's own.
         encoder: A timm network that the decoder is built on; the network's own encoder if None.
         num_classes: See ClassTask.
+        channels: See VisionTask.
         ignore_index: What targets of pixels that count for nothing are; the data say.
         weights: The encoder's pretrained weights: see VisionTask.
         loss: A name in losses.LOSSES: cross_entropy_dice, cross_entropy, dice, tversky, focal.
@@ -115,6 +116,8 @@ class Segmentation(ClassTask):
         network: str = "unet",
         encoder: str | None = None,
         num_classes: int = 2,
+        channels: int = 3,
+        *,
         ignore_index: int = 255,
         weights: str | None = None,
         loss: str = "cross_entropy_dice",
@@ -135,7 +138,7 @@ class Segmentation(ClassTask):
             raise InputError(
                 f"loss_args.class_weights are {len(weights_given)}, expected one for each of {num_classes}"
             )
-        super().__init__(network=network, num_classes=num_classes, weights=weights, **kwargs)
+        super().__init__(network=network, num_classes=num_classes, channels=channels, weights=weights, **kwargs)
         if window is not None:
             # Raises if nothing would be left between the margins.
             split_into_windows(window + 1, window, margin, getattr(self.network, "multiple", 1))

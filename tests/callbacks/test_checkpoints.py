@@ -43,7 +43,7 @@ def same(a: dict[str, Any], b: dict[str, Any], *keys: str) -> bool:
 
 
 def test_best_keeps_the_best_and_the_sanity_check_does_not_count(tmp_path: Path, mnist_root: Path) -> None:
-    """The sanity check counted as the best value (ashleve/lightning-hydra-template#287)."""
+    """Users met best metrics that came from the sanity check (lightning-hydra-template#287)."""
     watch: list[float] = []
 
     class Watch(Callback):

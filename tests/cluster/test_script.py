@@ -1,4 +1,4 @@
-"""What a job's script says, and what is refused before it is submitted."""
+"""Job scripts, and jobs that are refused before submission."""
 
 from __future__ import annotations
 
@@ -86,20 +86,20 @@ def test_only_a_run_that_has_saved_itself_is_queued_again(job: Cnnlab, status: i
 
 
 def test_only_a_training_goes_on(fit: Cnnlab, cnnlab: Cnnlab) -> None:
-    """A test that takes too long would begin anew each time."""
+    """A requeued test would start from the beginning each time."""
     assert fit().code == 0
     tests = cnnlab("slurm", *CPU, "--dry-run", "--", "test", "R").out
     assert "SIGUSR1" not in tests
     assert "scontrol requeue" not in tests
     assert "scontrol requeue" in cnnlab("slurm", *CPU, "--dry-run", "--", "resume", "R").out
     refused = cnnlab("slurm", *CPU, "--dry-run", "--", "resume", "R", "--ckpt_path", "best")
-    assert "would begin at --ckpt_path again" in refused.err
+    assert "would start at --ckpt_path again" in refused.err
 
 
 def test_the_data_are_read_from_their_copy(
     tmp_path: Path, photos: Path, cnnlab: Cnnlab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The names stay; the files of the original may be slow, or (here) be gone."""
+    """Names stay the same although the original files are slow, or (here) empty."""
     import shutil
 
     shutil.copytree(photos, tmp_path / "p")
@@ -129,26 +129,26 @@ def test_only_wandb_without_network_is_offline(job: Cnnlab) -> None:
     [
         (("--nodes", "many"), "--nodes is 'many', expected a number, 1 or more"),
         (("--time", "soon"), "--time is 'soon', expected minutes"),
-        (("--time", "1"), "a job needs more than the 90 seconds"),
-        (("nodes",), "what is 'nodes'?"),
+        (("--time", "1"), "the last 90 seconds are reserved for saving"),
+        (("nodes",), "'nodes' is no option"),
         (("--array", "1-x"), "--array is '1-x', expected seeds"),
         (("--folds", "1"), "--folds is 1, expected 2 or more"),
         (("--array", "0-1", "--folds", "2"), "choose one"),
-        (("--ntasks-per-node", "2"), "a GPU has one process"),
+        (("--ntasks-per-node", "2"), "each GPU has one process"),
         (("--sweep", "none.yaml"), "--sweep none.yaml: No such file"),
-        (("--copy-data",), "MNIST has no image files that are read again"),
-        (("--", "--trainer.devices", "2"), "leave it out, and say --gpus-per-node"),
-        (("--nodes", "9"), "a step takes 32 x 9 = 288 images, and there are 256 for training"),
+        (("--copy-data",), "MNIST has no image files that are read repeatedly"),
+        (("--", "--trainer.devices", "2"), "leave it out, and give --gpus-per-node"),
+        (("--nodes", "9"), "a step takes 32 x 9 = 288 images, and there are only 256 for training"),
         (("--", "--callbacks.last", "false"), "callbacks.last is off"),
         (("--time", "4"), "callbacks.last.every_n_minutes is 5, and the job has 4 minutes"),
         (("--", "--model.lrr", "1"), "did you mean"),
         (("--folds", "5"), "folds"),
-        (("--count", "5"), "--count is for --sweep"),
+        (("--count", "5"), "--count is the number of random points of a --sweep"),
         (("--", "--model", "Distillation", "--model.teacher", "nobody"), "model.teacher nobody: there is no such run"),
         (("--", "--model.init_from", "none.ckpt"), "model.init_from none.ckpt: there is no such file"),
         (
             ("--", "--config", "logger/wandb", "--trainer.logger.log_model", "true"),
-            "log_model keeps checkpoints at W&B",
+            "log_model uploads checkpoints to W&B",
         ),
         (("--", "--data.root", "nowhere"), "nowhere"),
     ],
@@ -165,7 +165,7 @@ def test_what_would_fail_later_is_refused(
 def test_weights_that_nodes_could_not_fetch_are_missed(
     cnnlab: Cnnlab, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trap 33."""
+    """Compute nodes have no internet (huggingface/diffusers#5519): the missing weights are named before submission."""
     monkeypatch.setenv("CNNLAB_WEIGHTS", str(tmp_path / "w"))
     fit = ("fit", "--config", TINY_PHOTOS, "--data.root", photos, "--model.weights", "pretrained")
     arguments = ("slurm", *CPU, "--dry-run", "--", *fit)
@@ -183,11 +183,11 @@ def test_weights_that_nodes_could_not_fetch_are_missed(
 def test_without_slurm_torchrun_is_named(
     cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "is_here", lambda: False)
+    monkeypatch.setattr(cluster, "is_available", lambda: False)
     arguments = ("--", "fit", "--config", TINY, "--data.root", mnist_root, "--run", "R")
     one = cnnlab("slurm", *CPU, "--ntasks-per-node", "2", *arguments)
     assert one.code == 2
-    assert "there is no SLURM on this machine" in one.err
+    assert "this machine has no SLURM" in one.err
     assert "torchrun --standalone --nproc-per-node 2 -m -- cnnlab fit" in one.err
     array = cnnlab("slurm", *CPU, "--array", "3-4", *arguments)
     assert f"--seed_everything 3 --run {tmp_path}/R/seed-3 (and so on for each task)" in array.err
@@ -205,7 +205,7 @@ def test_an_old_run_is_not_overwritten_by_a_job(fit: Cnnlab, job: Cnnlab) -> Non
 
 
 def test_the_script_alone_queues_a_job_again(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path) -> None:
-    """Lightning would do it from a signal handler, also in a test, which would begin anew for ever."""
+    """Lightning requeues from a signal handler, also in a test, which would then restart for ever."""
     (tmp_path / "looks.py").write_text(
         "from pathlib import Path\n"
         "from cnnlab.tasks import Classification\n"
@@ -231,7 +231,7 @@ def test_a_sweep_is_a_run_for_each_point(tmp_path: Path) -> None:
         "x": {"values": [True, [1, 2]]},
     }
     grid.write_text(yaml.safe_dump({"method": "grid", "parameters": parameters}, sort_keys=False))
-    tasks = cluster.of_sweep(tmp_path / "S", grid, None)
+    tasks = cluster.sweep_tasks(tmp_path / "S", grid, None)
     assert [task.flags for task in tasks][1:3] == [
         ("--model.lr", "0.1", "--data.augment", "light", "--x", "[1, 2]"),
         ("--model.lr", "1e-05", "--data.augment", "light", "--x", "true"),
@@ -239,26 +239,28 @@ def test_a_sweep_is_a_run_for_each_point(tmp_path: Path) -> None:
     assert tasks[3].run == tmp_path / "S/point-3"
     space = {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1}, "n": {"min": 1, "max": 3}}
     grid.write_text(yaml.safe_dump({"method": "bayes", "parameters": space}, sort_keys=False))
-    with pytest.raises(InputError, match="has no run_cap: say with --count"):
-        cluster.of_sweep(tmp_path, grid, None)
-    drawn = cluster.of_sweep(tmp_path, grid, 200)
-    assert drawn == cluster.of_sweep(tmp_path, grid, 200)
+    with pytest.raises(InputError, match="has no run_cap: give the number of points with --count"):
+        cluster.sweep_tasks(tmp_path, grid, None)
+    drawn = cluster.sweep_tasks(tmp_path, grid, 200)
+    assert drawn == cluster.sweep_tasks(tmp_path, grid, 200)
     rates = [float(task.flags[1]) for task in drawn]
     assert sum(rate < 10**-2.5 for rate in rates) == pytest.approx(100, abs=30)
     assert {task.flags[3] for task in drawn} == {"1", "2", "3"}
     grid.write_text("just text")
-    with pytest.raises(InputError, match="is no sweep of W&B's"):
-        cluster.of_sweep(tmp_path, grid, 2)
+    with pytest.raises(InputError, match="is not a W&B sweep"):
+        cluster.sweep_tasks(tmp_path, grid, 2)
 
 
 def test_seeds_are_written_as_slurm_writes_arrays(tmp_path: Path) -> None:
-    tasks, at_once = cluster.seeds(tmp_path, "3,5-6")
+    tasks, max_parallel = cluster.seed_tasks(tmp_path, "3,5-6")
     assert tasks[0] == ArrayTask(tmp_path / "seed-3", ("--seed_everything", "3"))
     assert [task.run.name for task in tasks] == ["seed-3", "seed-5", "seed-6"]
-    assert at_once is None
+    assert max_parallel is None
     with pytest.raises(InputError, match="expected seeds"):
-        cluster.seeds(tmp_path, "0-4%0")
+        cluster.seed_tasks(tmp_path, "0-4%0")
 
 
 def test_folds_lie_where_crossval_gathers_them(tmp_path: Path) -> None:
-    assert cluster.folds(tmp_path, 2)[1] == ArrayTask(tmp_path / "fold-1", ("--data.folds", "2", "--data.fold", "1"))
+    assert cluster.fold_tasks(tmp_path, 2)[1] == ArrayTask(
+        tmp_path / "fold-1", ("--data.folds", "2", "--data.fold", "1")
+    )

@@ -50,14 +50,14 @@ def wait(until: Callable[[], bool], what: str, log: Path) -> None:
 
 
 def submitted(slurm: Slurm, folder: Path, *arguments: str | Path) -> str:
-    """Submit by cnnlab slurm; the job's number."""
+    """Submit with cnnlab slurm, and return the job's number."""
     done = run_process("slurm", *arguments, cwd=folder, **slurm.environment)
     assert done.returncode == 0, done.stderr
     return str(json.loads(next(folder.rglob("slurm/jobs.json")).read_text())[-1])
 
 
 def test_folds_are_trained_as_an_array_and_gathered(slurm: Slurm, tmp_path: Path, photos: Path) -> None:
-    """In a folder whose name a shell would take apart; a second job in the same run is refused."""
+    """The folder's name has spaces; a second job in the same run is refused."""
     folder = tmp_path / "it's a folder"
     folder.mkdir()
     recipe = TINY.with_name("image_folder.yaml")
@@ -85,7 +85,11 @@ def test_folds_are_trained_as_an_array_and_gathered(slurm: Slurm, tmp_path: Path
 
 
 def test_the_drill(slurm: Slurm, tmp_path: Path, mnist_root: Path) -> None:
-    """Queued again by three signals and a kill, a run ends as if nothing had been: traps 28, 29 and 32."""
+    """A run that is requeued by three signals and killed once ends with the weights of an uninterrupted one.
+
+    Users met lost checkpoints and hangs after preemption (Lightning#20542, #21406; lightning-hydra-template#146), a W&B
+    run for each process (Lightning#11380), and offline W&B runs that kept their last piece only (wandb#2423, #4624).
+    """
     (tmp_path / "slow.py").write_text(SLOW)
     fit: list[str | Path] = [
         "fit",

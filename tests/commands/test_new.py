@@ -15,7 +15,7 @@ import pytest
 
 import cnnlab as package
 from cnnlab.commands.new import requirement
-from cnnlab.commands.slurm import _parsed
+from cnnlab.commands.slurm import parse_options
 from tests.conftest import Cnnlab
 
 
@@ -45,7 +45,7 @@ def test_the_project_is_whole(cnnlab: Cnnlab, tmp_path: Path) -> None:
     # The job is one that cnnlab slurm takes.
     line = " ".join((project / "slurm.sh").read_text().replace("\\\n", "").splitlines()[-1].split())
     options = shlex.split(line.partition(" -- ")[0].replace('"$@"', ""))[2:]
-    assert _parsed(options).sbatch == []
+    assert parse_options(options).sbatch == []
 
 
 def test_nothing_is_overwritten(cnnlab: Cnnlab, tmp_path: Path) -> None:

@@ -153,7 +153,10 @@ def test_a_table_says_path_label_split_and_labels(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has one label, \['a'\]"):
         ImageFolder(str(tmp_path), csv=str(table), class_names=["a"], multi_label=True)
     assert several.class_names == ["striped", "wide"]
-    assert several.read_annotations(several.samples).targets.tolist() == [[1, 1], [0, 0], [1, 0]]
+    by_path = sorted(several.listing.samples, key=lambda sample: sample.path, reverse=True)
+    assert several.read_annotations(by_path).targets.tolist() == [[0, 0], [1, 0], [1, 1]]
+    # Images without any label are no images of unknown labels.
+    assert several.read_annotations(by_path[:1]).targets.tolist() == [[0, 0]]
     with pytest.raises(InputError, match=r"line 3: x/spots/00\.jpg has no label"):
         ImageFolder(str(tmp_path), csv=str(table))
     table.write_text("path,label\nx/a.jpg,one\nx/a.jpg,two\n")
@@ -180,6 +183,7 @@ def test_rare_classes_are_drawn_more_often_and_augmented_anew(tmp_path: Path) ->
     for path in sorted((tmp_path / "train" / "spots").iterdir())[3:]:
         path.unlink()
     data = module(tmp_path, balance=1.0, drop_last=False)
+    assert data.describe_training() == "training images by class: across 24, along 24, spots 3"
     drawn = batches(data)
     counts = torch.bincount(torch.cat([batch.targets for batch in drawn]), minlength=3)
     assert all(abs(count - 17) <= 3 for count in counts.tolist())

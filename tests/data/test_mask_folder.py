@@ -278,7 +278,7 @@ def test_every_part_of_an_image_is_met(tmp_path: Path, augment: str) -> None:
     ("kind", "message"),
     [
         ("size", r"images/train/0\.png has 48 x 48 pixels .* its mask .*masks/train/0\.png 24 x 48: make them equal"),
-        ("label", r"masks/train/0\.png: the mask has 7 \(4 pixels\), expected 0, 1, 2, 3, 255: mend it"),
+        ("label", r"masks/train/0\.png: the mask has 7 \(4 pixels\), expected 0, 1, 2, 3, 255: correct it"),
         ("colors", r"masks/train/0\.png: the mask has colors, but its classes are known by numbers"),
         ("broken mask", r"masks/train/0\.png: the file is empty"),
         ("broken image", r"images/train/0\.png: cannot be read as an image"),
@@ -416,3 +416,5 @@ def test_shapes_are_the_same_each_time(tmp_path: Path) -> None:
     shares = data.class_shares()
     assert shares.sum() == pytest.approx(1)
     assert shares[0] > 0.5
+    assert data.describe_training().startswith(f"training pixels by class: background {shares[0]:.2%}, circle ")
+    assert data.provided()["ignore_index"] == 255

@@ -15,7 +15,7 @@ def blob(height: int = 28, width: int = 28) -> Tensor:
     return image.to(torch.uint8)[None, None]
 
 
-def centre_of_mass(image: Tensor) -> tuple[float, float]:
+def center_of_mass(image: Tensor) -> tuple[float, float]:
     weights = image.double().squeeze()
     y, x = torch.meshgrid(*(torch.arange(size) for size in weights.shape), indexing="ij")
     return float((weights * x).sum() / weights.sum()), float((weights * y).sum() / weights.sum())
@@ -40,7 +40,7 @@ def test_a_rotation_equals_pillows(shape: tuple[int, int]) -> None:
 
 def test_a_shift_moves_by_the_share_of_the_side() -> None:
     moved = RandomAffine(translate=0.1)(blob(), torch.tensor([[0.5, 0.5, 0.0, 0.5]]))
-    before, after = centre_of_mass(blob()), centre_of_mass(moved)
+    before, after = center_of_mass(blob()), center_of_mass(moved)
     assert after[0] - before[0] == pytest.approx(2.8, abs=0.05)
     assert after[1] - before[1] == pytest.approx(0, abs=0.05)
 

@@ -1,4 +1,4 @@
-"""Loggers of other makers: real W&B without network, and TensorBoard."""
+"""W&B without network, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.conftest import TINY, Cnnlab, command, run_process
 
 FLAGS = ("--config", "logger/wandb", "--callbacks.throughput", "false", "--callbacks.gradcam", "false")
 History = dict[int, dict[str, float]]
-"""By step, what was logged."""
+"""Logged values by step."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def _nobody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def records(piece: Path) -> list[dict[str, Any]]:
-    """What W&B's own program reads in a piece."""
+    """Read a piece with W&B's own program."""
     inspect = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(piece)]
     done = subprocess.run(inspect, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -73,7 +73,7 @@ def identity(piece: Path) -> str:
 
 
 def logged(run: Path) -> History:
-    """The same of metrics.csv."""
+    """The values of metrics.csv, by step."""
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {
@@ -136,7 +136,11 @@ def test_a_run_without_a_key_is_kept_whole_in_its_folder(fit: Cnnlab, cnnlab: Cn
 
 
 @pytest.mark.slow
-def test_trap_28_and_29_two_processes_killed_and_resumed_are_one_run(tmp_path: Path, mnist_root: Path) -> None:
+def test_two_processes_killed_and_resumed_are_one_run(tmp_path: Path, mnist_root: Path) -> None:
+    """Users met a W&B run for each process (Lightning#11380), and resumed offline runs that kept their last piece only.
+
+    The latter are wandb/wandb#2423 and #4624.
+    """
     devices = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "4")
     flags = (*FLAGS, *devices, "--data.batch_size", "8", "--callbacks.last.every_n_steps", "3")
     run = tmp_path / "R"
@@ -196,7 +200,8 @@ def test_the_folder_is_found_wherever_wandb_began(tmp_path: Path, monkeypatch: p
         assert history(piece)[0]["loss"] == 1
 
 
-def test_trap_30_pictures_end_with_their_budget(tmp_path: Path) -> None:
+def test_pictures_end_with_their_budget(tmp_path: Path) -> None:
+    """Users met home folders full of W&B's pictures and artifacts (wandb/wandb#1383, #6360, #7066)."""
     pictures = [tmp_path / f"{number}.png" for number in range(4)]
     for picture in pictures:
         Image.effect_noise((200, 200), 80).save(picture)
@@ -223,10 +228,11 @@ def test_checkpoints_are_not_kept_where_nothing_is_sent(fit: Cnnlab, tmp_path: P
 
 
 @pytest.mark.parametrize("path", sorted((recipes.folder() / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
-def test_trap_31_the_command_of_a_sweep_is_understood(
-    cnnlab: Cnnlab, mnist_root: Path, photos: Path, path: Path
-) -> None:
-    """What W&B's agent would start with the first value of each parameter, made by its own code."""
+def test_the_command_of_a_sweep_is_understood(cnnlab: Cnnlab, mnist_root: Path, photos: Path, path: Path) -> None:
+    """Users met sweeps whose arguments LightningCLI refused (wandb/wandb#1059, lightning-hydra-template#531).
+
+    W&B's own code makes the command here, with the first and the last value of each parameter.
+    """
     from wandb.sdk.launch.sweeps import utils
 
     sweep = yaml.safe_load(path.read_text())
@@ -303,7 +309,7 @@ def test_tensorboard_has_curves_pictures_and_tables(fit: Cnnlab, cnnlab: Cnnlab,
 def test_a_run_saves_itself_although_wandb_s_own_process_has_ended(
     tmp_path: Path, mnist_root: Path, every: str
 ) -> None:
-    """A scheduler's SIGTERM goes to all processes of a job; what the training logs then goes nowhere."""
+    """A scheduler sends SIGTERM to W&B's process too, before the training has saved itself."""
     (tmp_path / "ends.py").write_text(
         "import os, signal, subprocess, time\n"
         "from pathlib import Path\n"

@@ -180,7 +180,7 @@ def test_compiled_networks_keep_plain_names(tmp_path: Path, mnist_root: Path) ->
 
 
 def test_init_from_takes_weights_and_nothing_else(tmp_path: Path, mnist_root: Path) -> None:
-    """Loading weights went on with the old run instead (VisCy#291)."""
+    """Loading weights went on with the old run instead (mehta-lab/VisCy#291)."""
     pl.seed_everything(0)
     first = task()
     run = trainer(tmp_path)
@@ -227,7 +227,7 @@ def test_a_checkpoint_makes_the_task_again_without_the_command_line(tmp_path: Pa
 
 
 def test_metrics_of_several_labels_do_not_depend_on_the_batches() -> None:
-    """Logits are taken for probabilities by torchmetrics where all of a batch lie in 0..1."""
+    """Torchmetrics takes logits for probabilities where all of a batch lie in 0..1."""
     task = Classification("simple_cnn", 2, channels=1, multi_label=True)
     logits = torch.tensor([[0.3, -2.0], [0.4, 0.2], [3.0, 0.1]])
     targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])

@@ -1,0 +1,213 @@
+"""ValueTable: images and one or more values each, from a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from cnnlab.data.base import VisionDataModule
+from cnnlab.data.center_crop import CenterCropDataModule
+from cnnlab.data.files import FixedTargets
+from cnnlab.data.listing import Sample, read_table, sample_of
+from cnnlab.errors import InputError, nearest
+
+_OTHER_COLUMNS = ("path", "split", "group", "bytes", "sha256", "error")
+"""Columns of a table or of a manifest that are no values."""
+_FIGURES = ("value_mean", "value_std", "value_levels")
+_BINS = 10
+"""Splits and folds have the same share of each of so many ranges of the first value."""
+_MOST_LEVELS = 100
+_LARGEST = 3.4e38
+"""Of float32."""
+
+
+class ValueTable(CenterCropDataModule):
+    """Images and their values: a table with the columns path and those of the values, and perhaps split and group.
+
+    Without a column split, a fixed split is made that spreads the first value evenly. Targets are (B, V) float32 in the
+    table's own units, NaN where unknown. A checkpoint keeps mean, std and levels, so that a later run on other images
+    is told the training's own.
+
+    Args:
+        root: The folder that paths in the table start from.
+        csv: The table.
+        values: The columns of the values: a list, or names separated by commas.
+        value_mean: The mean of each value; that of the training images if None.
+        value_std: The (population) standard deviation of each value; that of the training images if None.
+        value_levels: For each value the numbers that it takes, ascending, or None; found out if None: a value has
+            levels where all its numbers are whole, and at most 100 distinct.
+        **kwargs: See CenterCropDataModule.
+
+    Raises:
+        InputError: If the table lacks a column, if a value is missing or is no finite number, if it is the same for
+            all training images, or if an argument is out of range.
+    """
+
+    kind: ClassVar[str | None] = "values"
+    PROVIDES: ClassVar[tuple[str, ...]] = (*VisionDataModule.PROVIDES, "value_names", *_FIGURES)
+    RESOLVED: ClassVar[tuple[str, ...]] = ("values", *_FIGURES, *CenterCropDataModule.RESOLVED)
+
+    def __init__(
+        self,
+        root: str,
+        csv: str,
+        values: Sequence[str] | str | None = None,
+        value_mean: Sequence[float] | None = None,
+        value_std: Sequence[float] | None = None,
+        value_levels: Sequence[Sequence[int] | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root=root, csv=csv, **kwargs)
+        self.table = csv
+        self.value_names = self._names(values)
+        given = {"value_mean": value_mean, "value_std": value_std, "value_levels": value_levels}
+        for name, numbers in given.items():
+            if numbers is not None and len(numbers) != len(self.value_names):
+                raise InputError(f"data.{name} has {len(numbers)} items, but data.values are {self.value_names}")
+        if value_mean is None or value_std is None:
+            mean, std = self._training_mean_and_std()
+            value_mean, value_std = value_mean or mean, value_std or std
+        self.value_mean, self.value_std = list(value_mean), list(value_std)
+        if value_levels is None:
+            value_levels = [_levels(column) for column in zip(*(sample.values for sample in self.samples), strict=True)]
+        self.value_levels = [None if levels is None else list(levels) for levels in value_levels]
+        self.hparams["values"] = self.value_names
+        self.hparams.update({name: getattr(self, name) for name in given})
+
+    def _names(self, values: Sequence[str] | str | None) -> list[str]:
+        names = [name.strip() for name in values.split(",")] if isinstance(values, str) else list(values or ())
+        if not names:
+            assert self.csv is not None
+            found = _value_columns(read_table(self.csv, ("path",))[0])
+            raise InputError(
+                f"data.values is missing: say which columns of {self.table} are to be learned, such as --data.values "
+                f"{found[0] if found else 'NAME'} (it has {', '.join(map(repr, found)) or 'none besides path'})"
+            )
+        for name in names:
+            if name in _OTHER_COLUMNS:
+                raise InputError(f"data.values names {name!r}, which is no value: name other columns of {self.table}")
+            if names.count(name) > 1:
+                raise InputError(f"data.values names {name!r} twice: name each column once")
+        return names
+
+    def _training_mean_and_std(self) -> tuple[list[float], list[float]]:
+        training = [sample.values for sample in self._divided.of["train"]]
+        if not training:
+            raise InputError(f"{self.table} has no images for train: {self.split_remedy('train')}")
+        numbers = np.array(training)
+        for name, column in zip(self.value_names, numbers.T, strict=True):
+            if column.min() == column.max():
+                raise InputError(
+                    f"{self.table}: {name} is {column[0]:g} for all {len(column)} training images, so there is nothing "
+                    "to learn: name another column with data.values, or add images with other values"
+                )
+        return numbers.mean(axis=0).tolist(), numbers.std(axis=0).tolist()
+
+    def list_samples(self) -> list[Sample]:
+        """All images, each with its values.
+
+        Raises:
+            InputError: If a column is absent, or if a value is missing or is no finite number.
+        """
+        assert self.csv is not None
+        rows = read_table(self.csv, ("path",))
+        for name in self.value_names:
+            if name not in rows[0]:
+                near = nearest(name, _value_columns(rows[0]))
+                raise InputError(f"{self.table} has no column {name!r} (data.values): {near}")
+        samples = []
+        for line, row in enumerate(rows, start=2):
+            place = f"{self.table}, line {line}"
+            values = tuple(_number(row[name], f"{place}: {name} of {row['path']}") for name in self.value_names)
+            samples.append(replace(sample_of(row, self.root, place), values=values))
+        strata = _strata(samples)
+        return [replace(sample, stratum=stratum) for sample, stratum in zip(samples, strata, strict=True)]
+
+    def read_annotations(self, samples: Sequence[Sample]) -> FixedTargets:
+        """The values, (N, V) float32, NaN where unknown."""
+        unknown = (math.nan,) * len(self.value_names)
+        return FixedTargets(torch.tensor([sample.values or unknown for sample in samples], dtype=torch.float32))
+
+    def level_gap(self) -> str | None:
+        """Where the whole numbers of a value leave one out, in words; None if none does.
+
+        Tasks for ordered levels need levels without gaps.
+        """
+        for column, (name, levels) in enumerate(zip(self.value_names, self.value_levels, strict=True)):
+            for low, high in pairwise(levels or ()):
+                if high - low > 1:
+                    rows = enumerate((sample.values[column] for sample in self.samples), start=2)
+                    line = next((f", line {line}" for line, value in rows if value == high), "")
+                    return f"{self.table}{line}: {name} is {high}, but no image has {low + 1}"
+        return None
+
+    def split_remedy(self, split: str) -> str:
+        """A column of the table, or a share."""
+        return f"give {self.table} a column split that names {split}, or none and a share (data.{split}_size)"
+
+    def describe_targets(self) -> str:
+        """The names of the values."""
+        return f"values: {', '.join(self.value_names)}"
+
+    def describe_training(self) -> str:
+        """Range, mean and standard deviation of each value of the training images."""
+        columns = zip(*(sample.values for sample in self.listing.of["train"]), strict=True)
+        return "training values: " + "; ".join(
+            f"{name} {min(numbers):g} to {max(numbers):g}, mean {np.mean(numbers):.4g}, std {np.std(numbers):.4g}"
+            for name, numbers in zip(self.value_names, columns, strict=True)
+        )
+
+    def manifest_row(self, sample: Sample) -> dict[str, str]:
+        """Path, the values, split, group, bytes, sha256."""
+        row = super().manifest_row(sample)
+        texts = (repr(value).removesuffix(".0") for value in sample.values)
+        return {"path": row["path"], **dict(zip(self.value_names, texts, strict=True)), **row}
+
+
+def _value_columns(row: Mapping[str, str]) -> list[str]:
+    return [column for column in row if column and column not in _OTHER_COLUMNS]
+
+
+def _number(text: str | None, place: str) -> float:
+    """A table's text as a number.
+
+    Raises:
+        InputError: If it is empty, or no finite number.
+    """
+    if not (text or "").strip():
+        raise InputError(f"{place} is missing: fill it in, or remove the row")
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not abs(number) < _LARGEST:
+        raise InputError(f"{place} is {text!r}, expected a finite number: correct it, or remove the row")
+    return number
+
+
+def _levels(numbers: Sequence[float]) -> list[int] | None:
+    """The distinct numbers, ascending, where all are whole and they are few; else None."""
+    distinct = sorted(set(numbers))
+    whole = len(distinct) <= _MOST_LEVELS and all(number.is_integer() for number in distinct)
+    return [int(number) for number in distinct] if whole else None
+
+
+def _strata(samples: Sequence[Sample]) -> list[str]:
+    """For each sample the name of the range that its first value, or its group's mean, is in.
+
+    The ranges hold about as many samples each.
+    """
+    of_group: dict[str, list[float]] = {}
+    for sample in samples:
+        of_group.setdefault(sample.group, []).append(sample.values[0])
+    mean = {group: float(np.mean(numbers)) for group, numbers in of_group.items()}
+    numbers = np.array([mean[sample.group] if sample.group else sample.values[0] for sample in samples])
+    distinct = np.unique(numbers)
+    edges = distinct[1:] if len(distinct) <= _BINS else np.unique(np.quantile(numbers, np.arange(1, _BINS) / _BINS))
+    return [f"{place:02}" for place in np.searchsorted(edges, numbers, side="right")]
