@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,10 @@ _PATHS = ("path", "paths", "filename")
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images, what is known of them, and where they come from."""
+    """Images, what is known of them, and where they come from.
+
+    LightningModules of one's own may take it for a pair too: ``images, targets = batch``.
+    """
 
     images: Tensor
     """(B, C, H, W), uint8 0..255 or float 0..1."""
@@ -33,6 +36,14 @@ class Batch:
     def __len__(self) -> int:
         """The number of images."""
         return len(self.images)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Images and targets."""
+        return iter((self.images, self.targets))
+
+    def __getitem__(self, place: int) -> Any:
+        """The images at 0, the targets at 1."""
+        return (self.images, self.targets)[place]
 
     @classmethod
     def of(cls, batch: Any) -> Batch:

@@ -27,10 +27,11 @@ from PIL import Image
 
 from cnnlab.callbacks import Phase, ProgressiveUnfreezing, default_callbacks
 from cnnlab.data import ImageFolder, write_photos
-from cnnlab.figures import as_rgb, contact_sheet
+from cnnlab.figures import contact_sheet
 from cnnlab.imaging import overlay_heatmap
 from cnnlab.interpret import GradCAM
 from cnnlab.loggers import MetricsCsv
+from cnnlab.pictures import as_rgb
 from cnnlab.run import Run
 from cnnlab.tasks import Classification
 
@@ -93,7 +94,7 @@ Image.open(run.pictures / "gradcam.png")
 
 # %%
 batch = next(iter(data.val_dataloader()))
-images, targets = batch[0][::2], batch[1][::2]
+images, targets = batch.images[::2], batch.targets[::2]
 maps = GradCAM(task.eval().network)(task.standardize(images)).maps
 pictures = [overlay_heatmap(as_rgb(image), heat) for image, heat in zip(images, maps.numpy(), strict=True)]
 contact_sheet(

@@ -64,7 +64,7 @@ trainer.predict(task, datamodule=data, return_predictions=False)
 # Each class for itself:
 
 # %%
-print(run.classes.read_text())
+print(run.table("classes").read_text())
 
 # %% [markdown]
 # Validation images, their masks, and what is predicted, as they were drawn while it trained:
@@ -76,5 +76,5 @@ Image.open(run.pictures / "validation.png")
 # `predict` writes masks with a palette, and overlays: the original beside the classes.
 
 # %%
-print(len(list(run.masks.iterdir())), "masks")
-Image.open(sorted(run.overlays.iterdir())[2])
+print(len(list((run.folder / "masks").iterdir())), "masks")
+Image.open(sorted((run.folder / "overlays").iterdir())[2])

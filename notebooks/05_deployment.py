@@ -104,6 +104,6 @@ for name, said in (("float", certificate), ("int8", integers)):
 
 # %%
 predictor = OnnxPredictor(student.onnx)
-images = torch.cat([images for images, _ in data.val_dataloader()])[::60].numpy()
+images = torch.cat([batch.images for batch in data.val_dataloader()])[::60].numpy()
 for found in predictor(list(np.moveaxis(images, 1, -1))):
     print(found.names[0], round(float(found.probabilities.max()), 3))

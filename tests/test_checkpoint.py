@@ -79,7 +79,7 @@ def test_foreign_files_are_named(tmp_path: Path) -> None:
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
-    """Trap 3: only weights are ever loaded."""
+    """Files that hold more than weights need an unsafe load (Lightning-AI/pytorch-lightning#20450)."""
     torch.save({"cnnlab": {}, "state_dict": {}, "surprise": Path("/")}, tmp_path / "x.ckpt")
     with pytest.raises(InputError, match="cannot be read"):
         read_checkpoint(tmp_path / "x.ckpt")

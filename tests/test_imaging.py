@@ -92,7 +92,7 @@ def test_floats_between_0_and_1_are_levels_and_others_are_refused(tmp_path: Path
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """Trap 26."""
+    """A corrupt file raised without saying which (pytorch/vision#4925)."""
     scene().save(tmp_path / "whole.jpg", quality=95)
     whole = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])

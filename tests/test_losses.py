@@ -140,7 +140,8 @@ def test_each_of_the_sums_has_its_gradient() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_trap_38_where_all_is_ignored_loss_and_gradients_are_0(name: str, dtype: torch.dtype) -> None:
+def test_where_all_is_ignored_loss_and_gradients_are_0(name: str, dtype: torch.dtype) -> None:
+    """An all-ignored target gave a loss above zero (kornia#839, mmsegmentation#2996)."""
     logits = torch.randn(2, 4, 5, 6).to(dtype).requires_grad_()
     loss = create_loss(name, IGNORED, {})(logits, torch.full((2, 5, 6), IGNORED))
     loss.backward()
@@ -151,7 +152,8 @@ def test_trap_38_where_all_is_ignored_loss_and_gradients_are_0(name: str, dtype:
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("level", [60_000.0, -60_000.0])
-def test_trap_37_large_half_precision_logits_stay_finite(name: str, level: float) -> None:
+def test_large_half_precision_logits_stay_finite(name: str, level: float) -> None:
+    """Dice overflowed in half precision (qubvel-org/segmentation_models.pytorch#463)."""
     logits = torch.full((1, 3, 64, 64), 0.0, dtype=torch.float16)
     logits[:, 0] = level
     logits.requires_grad_()

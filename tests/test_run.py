@@ -45,7 +45,7 @@ def test_torchrun_without_an_id_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_launched_processes_inherit_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trap 5: one folder a run, chosen by the first process and told to the others."""
+    """Each process chose a folder of its own, or waited for the others (Lightning-AI/pytorch-lightning#7679)."""
     first = choose(None, "mnist", tmp_path)
     assert os.environ[RUN_VARIABLE] == str(first.folder)
     monkeypatch.setenv("LOCAL_RANK", "1")

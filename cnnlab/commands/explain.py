@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -159,18 +158,23 @@ def _features(task: VisionTask, image: Tensor, layer: str, folder: Path) -> Path
 
 def _embedding(task: VisionTask, data: VisionDataModule, folder: Path) -> Path:
     data.num_workers = 0
-    truths: list[npt.NDArray[Any]] = []
+    groups: list[int] = []
+    _groups(task, Batch.of(data.val_set.__getitems__([0])))
 
     def batches() -> Iterator[Tensor]:
         for batch in map(Batch.of, data.val_dataloader()):
-            truths.extend(numpy_targets(batch.targets))
+            groups.extend(_groups(task, batch))
             yield batch.images
 
     found = embeddings(task, batches())
-    groups = [task.output.group(truth) for truth in truths[: len(found)]]
-    if None in groups:
-        raise InputError("--tsne is for images of one class each")
     path = folder / "tsne.png"
     heading = f"{len(found)} validation images by their features, t-SNE"
-    scatter(project(found), np.array(groups), task.output.names, path, heading)
+    scatter(project(found), np.array(groups[: len(found)]), task.output.names, path, heading)
     return path
+
+
+def _groups(task: VisionTask, batch: Batch) -> list[int]:
+    groups = [task.output.group(target) for target in numpy_targets(batch.targets)]
+    if None in groups:
+        raise InputError("--tsne is for images of one class each")
+    return [group for group in groups if group is not None]

@@ -94,7 +94,8 @@ class Telling(GradCamSnapshots):
 
 
 @pytest.mark.slow
-def test_trap_23_two_processes_draw_once_and_do_not_wait_for_each_other(recipes: Recipes, tmp_path: Path) -> None:
+def test_two_processes_draw_once_and_do_not_wait_for_each_other(recipes: Recipes, tmp_path: Path) -> None:
+    """Callbacks of one process alone let the others wait for ever (Lightning-AI/pytorch-lightning#18148)."""
     flags = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "2")
     telling = ("--callbacks.gradcam", "tests.callbacks.test_gradcam.Telling")
     done = run_process("fit", *recipes["classification"], "--run", "R", *flags, *telling, cwd=tmp_path)

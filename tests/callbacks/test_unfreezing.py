@@ -42,7 +42,7 @@ class Witness(Callback):
                 for name, module in network.named_modules()
                 if "BatchNorm" in type(module).__name__ and module.training
             ],
-            "batch": hashlib.sha256(batch[0].numpy().tobytes()).hexdigest(),
+            "batch": hashlib.sha256(batch.images.numpy().tobytes()).hexdigest(),
             "hash": hashlib.sha256(
                 b"".join(parameter.detach().numpy().tobytes() for parameter in network.parameters())
             ).hexdigest(),
@@ -89,7 +89,7 @@ WATCH = ("--trainer.callbacks+=witnesses.Witness",)
 def test_a_groups_rate_is_its_phases_rate_times_one_factor(
     fit_photos: Cnnlab, tmp_path: Path, schedule: dict[str, Any]
 ) -> None:
-    """Trap 14: schedules and groups that appear half-way."""
+    """Schedules broke when parameter groups appeared half-way (Lightning-AI/pytorch-lightning#12141, #8720)."""
     overlay = tmp_path / "schedule.yaml"
     overlay.write_text(yaml.safe_dump({"model": {"init_args": schedule}}))
     assert fit_photos("--config", overlay, *WATCH).code == 0
@@ -149,7 +149,7 @@ def test_what_is_frozen_stays_and_its_norms_do_not_count(
 def test_a_run_interrupted_in_any_phase_ends_with_the_same_weights(
     fit_photos: Cnnlab, cnnlab: Cnnlab, tmp_path: Path, step: int, options: tuple[str, ...]
 ) -> None:
-    """Trap 14."""
+    """Resuming failed on parameter groups added half-way (Lightning-AI/pytorch-lightning#6891, #8502)."""
     if options:
         step = step // 2
     assert fit_photos(*options, *WATCH, "--run", "whole").code == 0

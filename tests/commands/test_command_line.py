@@ -17,7 +17,7 @@ from tests.conftest import TINY, Cnnlab, command
 
 
 def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
-    """Trap 10: help that takes seconds."""
+    """The help took four seconds (anomalib#3535)."""
     code = (
         "import sys; from cnnlab.cli import main; main(['--help']); main(['--version']);"
         "print([m for m in ('torch', 'lightning', 'numpy', 'matplotlib', 'jsonargparse') if m in sys.modules])"
@@ -42,7 +42,7 @@ def test_recipes_lists_each_with_a_line(cnnlab: Cnnlab) -> None:
 
 @pytest.mark.parametrize("name", [name for name in recipes.names() if "/" not in name])
 def test_every_recipe_prints_its_configuration(cnnlab: Cnnlab, name: str) -> None:
-    """Trap 9: a shipped file that no longer parses."""
+    """Shipped configurations no longer parsed."""
     result = cnnlab("fit", "--config", name, "--print_config")
     assert result.code == 0
     printed = yaml.safe_load(result.out)
@@ -143,7 +143,7 @@ def test_a_run_without_a_name_is_called_after_its_recipe(cnnlab: Cnnlab, mnist_r
 
 
 def test_an_existing_run_is_never_overwritten(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
-    """Trap 5: an existing configuration that aborts or is overwritten."""
+    """An old config.yaml ended the run (Lightning-AI/pytorch-lightning#7679, torchgeo#1621)."""
     assert fit().code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "R").rglob("*") if path.is_file()}
     refused = fit("--model.lr", "0.5")
@@ -170,7 +170,7 @@ def test_resuming_a_finished_run_says_so(fit: Cnnlab, cnnlab: Cnnlab) -> None:
 
 
 def test_resume_fails_where_there_is_nothing_to_resume(cnnlab: Cnnlab, tmp_path: Path) -> None:
-    """Trap 6: ckpt_path=last that silently starts afresh."""
+    """ckpt_path=last began anew, and said nothing, where there was nothing (Lightning-AI/pytorch-lightning#18524)."""
     for arguments, message in (
         (["resume", "R"], "there is no run or checkpoint R"),
         (["resume"], "resume needs a run"),
@@ -192,7 +192,7 @@ def test_resume_fails_where_there_is_nothing_to_resume(cnnlab: Cnnlab, tmp_path:
 def test_flag_beats_config_beats_checkpoint_and_the_difference_is_printed(
     fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path
 ) -> None:
-    """Trap 1: saved hyperparameters that are ignored, or that beat flags."""
+    """Saved hyperparameters were ignored, or beat flags (Lightning-AI/pytorch-lightning#20310, #20801, #21455)."""
     assert fit("--model.lr", "0.02", "--model.label_smoothing", "0.1").code == 0
     checkpoint = tmp_path / "R/checkpoints/last.ckpt"
     moved = tmp_path / "elsewhere.ckpt"
@@ -221,7 +221,7 @@ def test_a_checkpoint_alone_is_enough_to_predict(fit: Cnnlab, cnnlab: Cnnlab, tm
 
 
 def test_what_comes_from_the_data_is_in_the_checkpoint(fit: Cnnlab, tmp_path: Path) -> None:
-    """Trap 4: values linked from the data that are missing."""
+    """Values linked from the data were missing (Lightning-AI/pytorch-lightning#8981, py4cast#163)."""
     assert fit().code == 0
     kept = torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
     assert kept["num_classes"] == 10
@@ -237,7 +237,7 @@ def test_a_value_that_contradicts_the_data_is_refused(fit: Cnnlab) -> None:
 
 
 def test_slots_are_switched_and_set_one_by_one(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
-    """Trap 8: adding one callback drops the others."""
+    """Adding one callback dropped the defaults (Lightning-AI/pytorch-lightning#15256)."""
     flags = ["--callbacks.ema", "true", "--callbacks.last.every_n_minutes", "5", "--callbacks.best", "false"]
     printed = yaml.safe_load(cnnlab("fit", "--config", "mnist", *flags, "--print_config").out)["callbacks"]
     assert set(printed) == set(SLOTS)
@@ -265,7 +265,7 @@ def test_a_trial_run_leaves_nothing_behind(cnnlab: Cnnlab, mnist_root: Path, tmp
 def test_wandb_has_the_resolved_configuration_once(
     fit: Cnnlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trap 11: a configuration that is missing from wandb, or there twice."""
+    """The configuration was missing from wandb, or there twice (Lightning-AI/pytorch-lightning#19728, #14628)."""
     import wandb
 
     logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"offline": True, "save_dir": "R"}}
@@ -283,7 +283,7 @@ def test_wandb_has_the_resolved_configuration_once(
 
 
 def test_checkpoints_lie_in_no_sub_folders(fit: Cnnlab, tmp_path: Path) -> None:
-    """Trap 13: a slash in a metric's name."""
+    """A slash in a metric's name made sub-folders (Lightning-AI/pytorch-lightning#4012, #5301)."""
     assert fit().code == 0
     assert {path.name for path in (tmp_path / "R/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
@@ -375,7 +375,7 @@ def test_a_users_task_need_not_be_one_of_cnnlabs(cnnlab: Cnnlab, mnist_root: Pat
 def test_bad_input_gets_one_line_that_names_it(
     cnnlab: Cnnlab, tmp_path: Path, arguments: list[str], message: str, mnist_root: Path
 ) -> None:
-    """Trap 9: obscure errors."""
+    """Errors about class_path named everything but the key (Lightning-AI/pytorch-lightning#10859)."""
     if "--data.root" not in arguments and "mnist" in arguments[2:]:
         sized = [] if "--data.val_size" in arguments else ["--data.val_size", "64"]
         arguments = [*arguments, "--data.root", str(mnist_root), *sized]
@@ -457,7 +457,7 @@ def test_what_would_not_fit_the_checkpoint_is_refused(
 
 
 def test_a_learning_rate_changed_on_resume_counts(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
-    """Trap 1: a flag that is printed, and ignored."""
+    """A flag on resuming was printed, and ignored (Lightning-AI/pytorch-lightning#20801)."""
     assert fit("--model.schedule", "constant", "--model.weight_decay", "0.1").code == 0
     flags = ["--trainer.max_epochs", "3", "--model.lr", "0.005", "--model.weight_decay", "0.2"]
     result = cnnlab("resume", "R", *flags)
@@ -491,7 +491,7 @@ def test_a_run_goes_on_after_the_file_that_it_started_from_is_gone(
 
 
 def test_a_schedule_that_moves_each_step_is_a_flag(fit: Cnnlab, tmp_path: Path) -> None:
-    """Trap 7: OneCycle wants total_steps, which nobody can know on the command line."""
+    """OneCycle wants total_steps, which nobody knows on the command line (Lightning-AI/pytorch-lightning#15340)."""
     assert fit("--model.schedule", "onecycle", "--model.warmup", "0.5").code == 0
     with (tmp_path / "R/metrics.csv").open(newline="") as file:
         rates = [float(row["lr-AdamW/pg1"]) for row in csv.DictReader(file)]

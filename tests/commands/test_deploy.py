@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import json
 import shutil
@@ -25,6 +24,7 @@ from cnnlab.data.base import Subset
 from cnnlab.deploy.certificate import verify
 from cnnlab.deploy.export import load_onnx, torch_predict
 from cnnlab.deploying import pipeline, score
+from cnnlab.imports import parameters_of
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.tasks import Classification
 from tests.conftest import TINY, Cnnlab, command, run_process
@@ -152,7 +152,8 @@ def test_the_slot_exports_the_best_checkpoint(fit: Cnnlab, cnnlab: Cnnlab, tmp_p
     assert not cnnlab("export", "R", "--out", "R/last.onnx", "--ckpt_path", "last").code
     assert verify(tmp_path / "R/last.onnx")["checkpoint"]["file"] == "last.ckpt"
     images = np.random.default_rng(0).integers(0, 256, (3, 1, 28, 28)).astype(np.uint8)
-    np.testing.assert_array_equal(load_onnx(by_command)(images), load_onnx(tmp_path / "R/model.onnx")(images))
+    one, other = (load_onnx(path)(images)["probabilities"] for path in (by_command, tmp_path / "R/model.onnx"))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_the_slot_says_what_is_missing_before_it_trains(
@@ -334,8 +335,7 @@ def test_a_way_that_fails_costs_no_other(cnnlab: Cnnlab, tmp_path: Path) -> None
 
 def own_task() -> str:
     """A class that lists what Classification took before it could be pruned."""
-    parameters = inspect.signature(Classification.__init__).parameters
-    known = {name: p.default for name, p in parameters.items() if name not in ("self", "pruned")}
+    known = {name: p.default for name, p in parameters_of(Classification).items() if name != "pruned"}
     listed = ", ".join(f"{name}={default!r}" for name, default in known.items())
     handed = ", ".join(f"{name}={name}" for name in known)
     return (

@@ -29,7 +29,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_a_checkpoint_knows_its_classes_and_its_size(
     fit_photos: Cnnlab, cnnlab: Cnnlab, photos: Path, tmp_path: Path
 ) -> None:
-    """Trap 4; and no weights are looked for when a checkpoint brings them."""
+    """What came from the data was missing in checkpoints (Lightning-AI/pytorch-lightning#8981)."""
     (tmp_path / "w").mkdir()
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w/resnet10t.pth")
     fitted = fit_photos(*SHORT, "--model.weights", tmp_path / "w", "--data.size", "null", "--data.batch_size", "12")
@@ -59,7 +59,7 @@ def test_a_checkpoint_knows_its_classes_and_its_size(
 
 
 def test_a_test_set_with_other_classes_is_refused(fit_photos: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
-    """Trap 26: class order differs between splits."""
+    """The order of the classes differed between splits, and nobody was told."""
     assert fit_photos(*SHORT).code == 0
     write_photos(tmp_path / "other", {"train": 2, "test": 2})
     (tmp_path / "other/test/spots").rename(tmp_path / "other/test/aaa")
@@ -70,7 +70,7 @@ def test_a_test_set_with_other_classes_is_refused(fit_photos: Cnnlab, cnnlab: Cn
 
 
 def test_added_files_move_no_image_between_splits(cnnlab: Cnnlab, tmp_path: Path) -> None:
-    """Trap 27: a test set that is divided anew after the training holds images that were trained on."""
+    """A test set divided anew after the training holds images that were trained on."""
     write_photos(tmp_path / "p", {"": 20})
     assert cnnlab("fit", "--config", TINY_PHOTOS, "--data.root", "p", "--run", "R", *SHORT).code == 0
     before = (tmp_path / "R/manifest.csv").read_text()
@@ -158,7 +158,7 @@ def test_data_show_writes_a_contact_sheet(fit_photos: Cnnlab, cnnlab: Cnnlab, ph
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read and are left out.*")
 def test_data_check_names_broken_files_and_copies(cnnlab: Cnnlab, tmp_path: Path) -> None:
-    """Trap 26; and a test image among the training images."""
+    """A corrupt file ended an epoch without a name (pytorch/vision#4925); a test image was trained on."""
     write_photos(tmp_path / "p", {"train": 3, "val": 2, "test": 2})
     arguments = ("data", "check", "--config", TINY_PHOTOS, "--data.root", "p")
     good = cnnlab(*arguments)
@@ -175,7 +175,7 @@ def test_data_check_names_broken_files_and_copies(cnnlab: Cnnlab, tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read and are left out.*")
 def test_training_goes_on_without_broken_files_and_stops_with_them(cnnlab: Cnnlab, tmp_path: Path) -> None:
-    """Trap 26."""
+    """A corrupt file ended a training without saying which (pytorch/vision#4925, #8297)."""
     write_photos(tmp_path / "p", {"train": 8, "val": 2, "test": 2})
     whole = (tmp_path / "p/train/spots/00.jpg").read_bytes()
     (tmp_path / "p/train/spots/truncated.jpg").write_bytes(whole[:500])
@@ -191,7 +191,7 @@ def test_training_goes_on_without_broken_files_and_stops_with_them(cnnlab: Cnnla
 
 
 def test_a_task_that_arrives_in_evaluation_mode_is_trained_in_training_mode(photos: Path, tmp_path: Path) -> None:
-    """Trap 17."""
+    """Since Lightning 2.2 a module in eval mode is trained in it (Lightning-AI/pytorch-lightning#18951, #20573)."""
     task = Classification("resnet10t", 3, class_names=["across", "along", "spots"]).eval()
     data = ImageFolder(str(photos), size=32, batch_size=8, num_workers=0)
     before = task.network.state_dict()["bn1.running_mean"].clone()
@@ -206,7 +206,7 @@ def test_a_task_that_arrives_in_evaluation_mode_is_trained_in_training_mode(phot
 def test_fetch_finds_what_is_there(
     cnnlab: Cnnlab, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trap 33."""
+    """Compute nodes without internet looked for weights there (diffusers#5519)."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     arguments = ("--config", TINY_PHOTOS, "--data.root", photos, "--model.weights", "pretrained")

@@ -107,7 +107,7 @@ def test_a_contact_sheet_and_a_check(cnnlab: Cnnlab, tmp_path: Path) -> None:
     assert (tmp_path / "batch.png").is_file()
     assert cnnlab("data", "check", "--config", TINY).code == 0
     (tmp_path / "data/shapes/images/train/0003.jpg").write_bytes(b"")
-    with pytest.warns(UserWarning, match="1 of 36 pairs are broken"):
+    with pytest.warns(UserWarning, match="1 of 36 images cannot be read and are left out"):
         checked = cnnlab("data", "check", "--config", TINY)
     assert checked.code == 2
     assert "0003.jpg: the file is empty" in checked.out
@@ -115,7 +115,7 @@ def test_a_contact_sheet_and_a_check(cnnlab: Cnnlab, tmp_path: Path) -> None:
 
 def test_pictures_of_validation_images_change_nothing(cnnlab: Cnnlab, tmp_path: Path) -> None:
     for name, on in (("R", "true"), ("S", "false")):
-        flags = ("--model.dropout", "0.5", "--callbacks.validation_masks", on)
+        flags = ("--model.dropout", "0.5", "--callbacks.validation_pictures", on)
         trained = cnnlab("fit", "--config", TINY, "--run", name, *flags)
         assert trained.code == 0, trained.err
     weights = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in "RS"]
@@ -126,9 +126,8 @@ def test_pictures_of_validation_images_change_nothing(cnnlab: Cnnlab, tmp_path: 
 
 
 @pytest.mark.slow
-def test_trap_21_any_number_of_processes_gives_the_same_scores_to_the_last_digit(
-    cnnlab: Cnnlab, tmp_path: Path
-) -> None:
+def test_any_number_of_processes_gives_the_same_scores_to_the_last_digit(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Samples that fill up the last batch counted twice (Lightning-AI/pytorch-lightning#7929, #12862)."""
     short = ("--config", TINY, "--run", "R", "--trainer.max_epochs", "1", "--data.images", "52")
     trained = run_process("fit", *short, *processes(2), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr

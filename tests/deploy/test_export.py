@@ -96,7 +96,7 @@ def test_a_unet_s_file_takes_any_size(tmp_path: Path) -> None:
 
 
 def test_an_example_of_one_image_freezes_no_batch(tmp_path: Path) -> None:
-    """A batch that the example froze to 1 (pytorch/pytorch#148886, lightly-ai/lightly-train#752)."""
+    """A batch that the example froze to 1 (pytorch/pytorch#148886, lightly-train#752)."""
     example = pixels(1, 1, 28, 28)
     exporting.FORMATS["onnx"].write(whole(SimpleCNN(), 1), example, tmp_path / "model.onnx", about(channels=1), None)
     for batch in (1, 2, 5):
@@ -121,7 +121,7 @@ def test_a_network_in_training_mode_is_exported_in_eval_mode_and_stays_as_it_was
 
 @pytest.mark.parametrize("library", ["onnx", "onnxscript"])
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    """The exporter needed onnxscript, and said so late (open-edge-platform/anomalib#3050)."""
+    """The exporter needed onnxscript, and said so late (anomalib#3050)."""
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError, match=rf"{library}.*cnnlab\[deploy\]"):
         export(whole(SimpleCNN(), 1), pixels(5, 1, 28, 28), tmp_path / "model.onnx", about(channels=1))
@@ -129,7 +129,7 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("shift", [2e-4, float("nan")])
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
-    """A file that predicts something else, and nobody is told (ultralytics/ultralytics#24893)."""
+    """A file that predicts something else, and nobody is told (ultralytics#24893)."""
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an older one")
     certificate_of(path).write_text("its certificate")
