@@ -46,7 +46,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def run_all(cnnlab: Cnnlab, images: Path, *flags: str) -> None:
     """fit, resume, test, predict, explain, export, infer and report."""
-    done = cnnlab("fit", "--run", "R", "--trainer.max_epochs", "1", *_SMALL, *flags)
+    done = cnnlab("fit", "--run", "R", "--trainer.max_epochs", "1", *flags, *_SMALL)
     assert done.code == 0, done.err
     for command in (
         ("resume", "R", "--trainer.max_epochs", "2"),
