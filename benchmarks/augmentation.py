@@ -54,7 +54,7 @@ def photographs(source: Path | None, folder: Path, count: int) -> list[Path]:
 
 
 def ours(preset: str) -> Callable[[list[Path]], Tensor]:
-    """cnnlab: what a batch of the loader is, standardised as the task does."""
+    """cnnlab: what a batch of the loader is, standardized as the task does."""
     augmentation = create_augmentation(preset)
     label, spec = FixedTarget(torch.tensor(0)), InputSpec((SIZE, SIZE), 3, torch.tensor(MEAN) * 255, 0.875, "bilinear")
     standardize = Standardize(MEAN, MEAN)
@@ -66,14 +66,14 @@ def ours(preset: str) -> Callable[[list[Path]], Tensor]:
         count = len(paths)
         numbers = uniform(0, np.full(count, epoch), np.arange(count), augmentation.draws).tolist()
         images = [augmentation(LazyImage(path), label, spec, row)[0] for path, row in zip(paths, numbers, strict=True)]
-        standardised: Tensor = standardize(torch.stack(images))
-        return standardised
+        standardized: Tensor = standardize(torch.stack(images))
+        return standardized
 
     return run
 
 
 def sequential(*steps: v2.Transform) -> Callable[[list[Path]], Tensor]:
-    """torchvision: one step after the other, on PIL images, then a normalised tensor."""
+    """torchvision: one step after the other, on PIL images, then a normalized tensor."""
     to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, MEAN)]
     before = [step for step in steps if not isinstance(step, v2.RandomErasing)]
     after = [step for step in steps if isinstance(step, v2.RandomErasing)]
@@ -91,14 +91,14 @@ def timms() -> Callable[[list[Path]], Tensor]:
 
 
 def describe(images: Tensor) -> str:
-    """Brightness, contrast and colourfulness, and how much images of one batch of draws differ from the next."""
+    """Brightness, contrast and colorfulness, and how much images of one batch of draws differ from the next."""
     levels = images * 0.5 + 0.5
-    colourfulness = (levels.amax(dim=1) - levels.amin(dim=1)).mean()
+    colorfulness = (levels.amax(dim=1) - levels.amin(dim=1)).mean()
     detail = (levels[..., 1:] - levels[..., :-1]).abs().mean()
-    grey = ((levels - 0.5).abs().amax(dim=1) < 0.003).float().mean()
+    gray = ((levels - 0.5).abs().amax(dim=1) < 0.003).float().mean()
     return (
-        f"mean {levels.mean():.3f}  std {levels.std():.3f}  colourfulness {colourfulness:.3f}  detail {detail:.4f}  "
-        f"filled {grey:.3f}"
+        f"mean {levels.mean():.3f}  std {levels.std():.3f}  colorfulness {colorfulness:.3f}  detail {detail:.4f}  "
+        f"filled {gray:.3f}"
     )
 
 
@@ -112,15 +112,15 @@ def main() -> None:
     torch.set_num_threads(1)
     crop = v2.RandomResizedCrop(SIZE, scale=(0.8, 1.0))
     flip = v2.RandomHorizontalFlip()
-    grey = [127, 127, 127]
+    gray = [127, 127, 127]
     contestants = {
         "cnnlab standard": ours("standard"),
         "torchvision standard": sequential(
             crop,
             flip,
-            v2.RandomRotation(15, interpolation=v2.InterpolationMode.BILINEAR, fill=grey),
+            v2.RandomRotation(15, interpolation=v2.InterpolationMode.BILINEAR, fill=gray),
             v2.ColorJitter(0.2, 0.2, 0.2, 0.1),
-            v2.RandomAffine(0, translate=(0.1, 0.1), fill=grey),
+            v2.RandomAffine(0, translate=(0.1, 0.1), fill=gray),
             v2.RandomErasing(0.2),
         ),
         "timm (no rotation, no shift)": timms(),

@@ -124,7 +124,7 @@ def timms(name: str, images: Tensor, targets: Tensor, options: argparse.Namespac
 
 
 def fitted(name: str, images: Tensor, targets: Tensor, options: argparse.Namespace) -> list[float]:
-    """The task of cnnlab in Lightning's trainer, standardisation and metrics included."""
+    """The task of cnnlab in Lightning's trainer, standardization and metrics included."""
     pixels = (images * 255).to(torch.uint8)
     clock = Clock(options.steps, images.device)
     count = options.steps * (options.rounds + 1)

@@ -1,7 +1,7 @@
 """What cnnlab adds to a training step: ``cnnlab fit``'s loop against the barest loop over the same tensors.
 
 Same network, same fused optimizer, same batches, no augmentation. The two take turns, a step each; the figure is the
-ratio of the medians of the seconds that a step takes. cnnlab's includes indexing the batch, standardising it, metrics,
+ratio of the medians of the seconds that a step takes. cnnlab's includes indexing the batch, standardizing it, metrics,
 logging and all default callbacks; the barest loop gets the tensors ready.
 
     python benchmarks/overhead.py [--batch 128] [--steps 300]

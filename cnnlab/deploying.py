@@ -124,7 +124,7 @@ def export_task(
     elif images.dtype != torch.uint8:
         raise InputError(
             f"{type(data).__name__} yields images of {images.dtype}, and an exported file takes uint8 pixels: yield "
-            "those, and leave it to the task to standardise them; or export the bare network with --raw"
+            "those, and leave it to the task to standardize them; or export the bare network with --raw"
         )
 
     def proven(predict: Predict) -> Mapping[str, Any]:
@@ -174,7 +174,7 @@ def quantize_task(
 
     Args:
         task: With the weights that are exported.
-        data: Set up for fit: static quantisation calibrates with training images, and both are measured on validation.
+        data: Set up for fit: static quantization calibrates with training images, and both are measured on validation.
         checkpoint: Where the weights are from.
         path: The file, whose certificate has the float file's metric, size and latency beside its own.
         method: static, or dynamic for networks of linear layers.
@@ -183,13 +183,13 @@ def quantize_task(
         images: How many training images calibrate.
         calibration: See deploy.quantize.quantize_static.
         reduce_range: See deploy.quantize.quantize_static.
-        tolerance: How much the float file that is quantised may differ from the network.
+        tolerance: How much the float file that is quantized may differ from the network.
 
     Returns:
         The certificate.
 
     Raises:
-        InputError: If the task cannot be exported, or has nothing to quantise.
+        InputError: If the task cannot be exported, or has nothing to quantize.
         DifferenceError: If the metric falls by more than max_drop, whatever is left in float; nothing is written then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ def quantize_task(
         else:
             if quantize_dynamic(floats, draft) == "part":
                 rank_zero_warn(
-                    "dynamic quantisation leaves convolutions in float, and makes a convolutional network no faster: "
+                    "dynamic quantization leaves convolutions in float, and makes a convolutional network no faster: "
                     "take static"
                 )
             after, said = score(task, data, load_onnx(draft)), {}

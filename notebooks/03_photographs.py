@@ -41,7 +41,7 @@ write_photos(scratch / "photos", images=16, side=192)
 run = Run(scratch / "run")
 
 # %% [markdown]
-# The network's pretraining says how its images were standardised, and the task does the same: `weights="pretrained"`
+# The network's pretraining says how its images were standardized, and the task does the same: `weights="pretrained"`
 # looks into the folder of prefetched weights, then asks the hub.
 
 # %%

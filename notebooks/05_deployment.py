@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # From a big network to a small file: distil, export, quantise, compare
+# # From a big network to a small file: distil, export, quantize, compare
 #
 # A teacher, a student of a fifteenth of its size, and the student as a file that runs without PyTorch, in 8-bit
 # integers as well. Each file is compared with the network that it came from before it takes its place.

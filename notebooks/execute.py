@@ -41,7 +41,7 @@ def execute(text: Path) -> None:
 
 
 def smaller(picture: str) -> str:
-    """A PNG in base64 with 128 colours and no more than 800 pixels a side, since all that is committed stays."""
+    """A PNG in base64 with 128 colors and no more than 800 pixels a side, since all that is committed stays."""
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
         file = io.BytesIO()
         image.thumbnail((800, 800))

@@ -69,8 +69,8 @@ def write_photos(root: Path, splits: dict[str, int], size: tuple[int, int] = (40
     for split, count in splits.items():
         for name, shape in shapes.items():
             for i in range(count):
-                colour = generator.integers(60, 200, 3)
-                pixels = 40 + shape[..., None] * colour + generator.integers(0, 15, (*size, 3))
+                color = generator.integers(60, 200, 3)
+                pixels = 40 + shape[..., None] * color + generator.integers(0, 15, (*size, 3))
                 path = root / split / name / f"{i:02}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)

@@ -13,7 +13,7 @@ from cnnlab.imaging import ImageError, LazyImage, cover_size, evaluated, read, r
 
 
 def scene(height: int = 60, width: int = 90) -> Image.Image:
-    """Smooth colours that differ at each corner."""
+    """Smooth colors that differ at each corner."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     return Image.fromarray((np.stack([y, x, 1 - y * x], axis=-1) * 255).astype(np.uint8))
 
@@ -51,7 +51,7 @@ def test_exif_turns_the_image_and_its_size(tmp_path: Path) -> None:
         ("animation.gif", None, 40),
     ],
 )
-def test_colours_of_all_kinds_become_rgb(
+def test_colors_of_all_kinds_become_rgb(
     tmp_path: Path, name: str, made: Callable[[], Image.Image] | None, tolerance: int
 ) -> None:
     path = tmp_path / name

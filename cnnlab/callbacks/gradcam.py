@@ -104,8 +104,8 @@ class GradCamSnapshots(Callback):
         try:
             if self._cam is None:
                 self._shown = _chosen_images(trainer.val_dataloaders, self.images, pl_module)
-                standardised = pl_module.standardize(self._shown[0].image.to(pl_module.device))
-                layer = default_layer(pl_module.network, standardised) if self.layer is None else self.layer
+                standardized = pl_module.standardize(self._shown[0].image.to(pl_module.device))
+                layer = default_layer(pl_module.network, standardized) if self.layer is None else self.layer
                 self._cam = METHODS[self.method](pl_module, f"network.{layer}", pl_module.decode.scores)
             paths = [self._draw(shown, trainer.current_epoch, folder / "gradcam", pl_module) for shown in self._shown]
         except InputError as error:

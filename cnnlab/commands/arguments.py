@@ -136,7 +136,7 @@ def _content(config: str) -> dict[str, Any]:
 def modern_flags(arguments: list[str], renamed: Mapping[str, str]) -> list[str]:
     """Replace the old names of flags, and print one line to stderr for each that was given.
 
-    >>> modern_flags(["R", "--colour=red"], {"--colour": "--color"})
+    >>> modern_flags(["R", "--color=red"], {"--color": "--color"})
     ['R', '--color=red']
     """
     modern = []

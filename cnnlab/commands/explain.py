@@ -136,7 +136,7 @@ def _cams(
 
 def _filters(task: VisionTask, layer: str | None, folder: Path) -> Path:
     kernels = filters(task.network, layer)[:_MOST]
-    # Of more channels than colours each kernel's mean is drawn.
+    # Of more channels than colors each kernel's mean is drawn.
     shown = kernels if kernels.shape[1] in (1, 3) else kernels.mean(dim=1, keepdim=True)
     path = folder / "filters.png"
     contact_sheet(

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
     parser.add_argument("--format", default="onnx", choices=list(FORMATS), help="pt2 is torch.export's (onnx)")
     parser.add_argument("--out", metavar="FILE", help="instead of RUN/model.onnx (or .pt2, .xml)")
-    parser.add_argument("--raw", action="store_true", help="the bare network: standardised floats in, logits out")
+    parser.add_argument("--raw", action="store_true", help="the bare network: standardized floats in, logits out")
     parser.add_argument(
         "--dynamic_size",
         default="auto",

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_drop", type=float, default=0.01, help="how much worse the metric may become (0.01)")
     parser.add_argument("--images", type=int, default=128, help="training images to calibrate with (128)")
     parser.add_argument("--calibration", default="minmax", choices=list(CALIBRATIONS), help="of activations (minmax)")
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="of the float file that is quantised (1e-4)")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="of the float file that is quantized (1e-4)")
     parser.add_argument(
         "--reduce_range", action="store_true", help="7 bits of weights, for processors without VNNI instructions"
     )

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: neighbours of a batch become one image, with a label for each in its share."""
+"""Mixup and CutMix: neighbors of a batch become one image, with a label for each in its share."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cnnlab.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), each image with its neighbour in the batch.
+    """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), each image with its neighbor in the batch.
 
-    Images 0 and 1 are each other's partners, 2 and 3, and so on: neighbours in the order of the
+    Images 0 and 1 are each other's partners, 2 and 3, and so on: neighbors in the order of the
     epoch, so that the number of processes changes nothing where each has an even batch. The last of an
     odd number stays as it is. Each pair has a share of its own, the same for both.
 

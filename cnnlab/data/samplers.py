@@ -22,7 +22,7 @@ _AGAIN = 2**32
 class TrainSampler(Sampler[list[Draw]]):
     """Batches of shuffled training samples, a different order each epoch.
 
-    A step takes ``batch_size * world_size`` neighbours of the epoch's order, and each process a
+    A step takes ``batch_size * world_size`` neighbors of the epoch's order, and each process a
     contiguous part of them: one process with batch 128 and two with 64 see the same samples in each step.
 
     Args:

@@ -125,7 +125,7 @@ def warp(
     along = box.height / height * (-1 if geometry.upside_down else 1) * 2 / rows
     center_x = (box.left - left + 1 + box.width / 2) * 2 / columns - 1
     center_y = (box.top - top + 1 + box.height / 2) * 2 / rows - 1
-    # As complex numbers, x + iy: one addition that is vectorised.
+    # As complex numbers, x + iy: one addition that is vectorized.
     xs = (_centered(width) - geometry.shift[1]) * complex(cos * across, sin * along)
     ys = (_centered(height) - geometry.shift[0]) * complex(-sin * across, cos * along)
     grid = torch.view_as_real(xs[None, :] + (ys + complex(center_x, center_y))[:, None])
@@ -217,7 +217,7 @@ def recolor(levels: Tensor, color: Color) -> Tensor:
 
 def to_bytes(levels: Tensor) -> Tensor:
     """(..., H, W) float to uint8: rounded, and clipped to 0..255. Changes what it is given."""
-    # By way of int16: torch vectorises both steps, but not the direct one.
+    # By way of int16: torch vectorizes both steps, but not the direct one.
     return levels.add_(0.5).clamp_(0, 255.5).to(torch.int16).to(torch.uint8)
 
 

@@ -24,7 +24,7 @@ def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere
 
     Args:
         network: The network, in eval mode.
-        example: Standardised images (B, C, H, W).
+        example: Standardized images (B, C, H, W).
         share: Of the channels of each layer, above 0, below 1.
         everywhere: Let layers compete: the share is that of all channels together, and no layer loses more than 90 %.
 

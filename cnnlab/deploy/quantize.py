@@ -26,7 +26,7 @@ _FEW = 16
 
 
 class Quantized(NamedTuple):
-    """What came of a quantisation."""
+    """What came of a quantization."""
 
     metric: float
     """The metric of the file."""
@@ -48,10 +48,10 @@ def quantize_static(
     calibration: str = "minmax",
     reduce_range: bool = False,
 ) -> Quantized:
-    """Quantise weights (per channel, int8) and activations (uint8) by QuantizeLinear and DequantizeLinear nodes.
+    """Quantize weights (per channel, int8) and activations (uint8) by QuantizeLinear and DequantizeLinear nodes.
 
     Ranges of activations come from the given images. Where the metric falls by more than max_drop, the layers that
-    change the output most when only they are quantised are left in float, as few of them as it takes.
+    change the output most when only they are quantized are left in float, as few of them as it takes.
 
     Args:
         source: The float file.
@@ -64,14 +64,14 @@ def quantize_static(
         reduce_range: Use 7 bits of weights: older processors (AVX2, AVX-512 without VNNI) add up 8 with saturation.
 
     Raises:
-        InputError: If there is nothing to quantise, or no such calibration.
+        InputError: If there is nothing to quantize, or no such calibration.
     """
     if calibration not in CALIBRATIONS:
         raise InputError(f"there is no calibration {calibration!r}: {nearest(calibration, CALIBRATIONS)}")
     prepared = path.with_name("prepared.onnx")
     layers, around, takers = _prepare(source, prepared)
     if not layers:
-        raise InputError(f"{source} has no convolution or linear layer to quantise")
+        raise InputError(f"{source} has no convolution or linear layer to quantize")
 
     def write(target: Path, images: Batches, in_float: Sequence[str]) -> None:
         from onnxruntime import quantization
@@ -93,7 +93,7 @@ def quantize_static(
             )
 
     def attempt(float_layers: Sequence[str]) -> Quantized:
-        # And what takes their output: between two quantised tensors ONNX Runtime would quantise their weights itself.
+        # And what takes their output: between two quantized tensors ONNX Runtime would quantize their weights itself.
         write(path, batches, [*float_layers, *(name for layer in float_layers for name in takers[layer])])
         found = measure(load_onnx(path))
         drop = before - found if higher_is_better else found - before
@@ -138,9 +138,9 @@ def fewest(good: Callable[[int], bool], most: int) -> int:
 
 
 def quantize_dynamic(source: Path, path: Path) -> Literal["all", "part"]:
-    """Quantise the weights of linear layers; their activations are quantised as they come, image by image.
+    """Quantize the weights of linear layers; their activations are quantized as they come, image by image.
 
-    Convolutions stay in float: quantising those at run time is slower than float (recipes of ONNX Runtime say so too).
+    Convolutions stay in float: quantizing those at run time is slower than float (recipes of ONNX Runtime say so too).
 
     Returns:
         "part" where there are convolutions, "all" where there are none.
@@ -153,7 +153,7 @@ def quantize_dynamic(source: Path, path: Path) -> Literal["all", "part"]:
 
     kinds = {node.op_type for node in onnx.load(str(source)).graph.node}
     if not kinds & {"Gemm", "MatMul"}:
-        raise InputError(f"{source} has no linear layer, and dynamic quantisation reaches no others: take static")
+        raise InputError(f"{source} has no linear layer, and dynamic quantization reaches no others: take static")
     with _quiet():
         quantization.quantize_dynamic(
             str(source),
@@ -169,7 +169,7 @@ def _prepare(source: Path, path: Path) -> tuple[list[str], list[str], dict[str, 
     """Fold and infer shapes.
 
     Returns:
-        The names of the layers; of what is before the first and after the last of them: the standardisation, whose
+        The names of the layers; of what is before the first and after the last of them: the standardization, whose
         input has 8 bits already, and what makes probabilities; and of what takes each layer's output.
     """
     import onnx

@@ -173,7 +173,7 @@ def session(path: Path, providers: Sequence[str] | None = None, threads: int | N
         if name not in available:
             raise InputError(f"this ONNX Runtime has no {name}: it has {', '.join(available)}")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # Errors only: it warns of what it optimises.
+    options.log_severity_level = 3  # Errors only: it warns of what it optimizes.
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -1,4 +1,4 @@
-"""Charts of the report: matplotlib's SVG, made to stand inside a page of light or dark colours."""
+"""Charts of the report: matplotlib's SVG, made to stand inside a page of light or dark colors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK = "#010203"
-"""Stands for the page's own text colour until the SVG is written."""
+"""Stands for the page's own text color until the SVG is written."""
 _HUE = (0.23, 0.51, 0.96)
-COLOURS = ["#3b82f6", "#e0692b", "#2a9d5c", "#b455c9", "#c7425b", "#1aa3a8", "#8a8f3a", "#7c6f64"]
+COLORS = ["#3b82f6", "#e0692b", "#2a9d5c", "#b455c9", "#c7425b", "#1aa3a8", "#8a8f3a", "#7c6f64"]
 """Legible on white and on black."""
 _MOST_POINTS = 600
 _NUMBER = itertools.count()
@@ -54,12 +54,12 @@ def lines(series: Mapping[str, Series], title: str, legend: bool = True) -> str:
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
-        for (name, points), colour in zip(series.items(), itertools.cycle(COLOURS), strict=False):
+        for (name, points), color in zip(series.items(), itertools.cycle(COLORS), strict=False):
             steps, values = np.array(_thinned(points), dtype=np.float64).T
             finite = np.isfinite(values)
-            axis.plot(steps[finite] + 1, values[finite], color=colour, label=name, linewidth=1.4)
+            axis.plot(steps[finite] + 1, values[finite], color=color, label=name, linewidth=1.4)
             if finite.sum() == 1:
-                axis.plot(steps[finite] + 1, values[finite], "o", color=colour, markersize=4)
+                axis.plot(steps[finite] + 1, values[finite], "o", color=color, markersize=4)
         axis.set(xlabel="step", title=title)
         axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
         if legend:
@@ -70,7 +70,7 @@ def lines(series: Mapping[str, Series], title: str, legend: bool = True) -> str:
 
 
 def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
-    """A confusion matrix (K, K), coloured by the share of each true class; rows are the truth. Returns SVG."""
+    """A confusion matrix (K, K), colored by the share of each true class; rows are the truth. Returns SVG."""
     count = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
@@ -106,10 +106,10 @@ def reliability(bins: Table) -> str:
     def draw(figure: Figure) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         above.plot([0, 1], [0, 1], color=_INK, alpha=0.35, linewidth=1, linestyle="--")
-        above.plot(probability, accuracy, "o-", color=COLOURS[0], linewidth=1.4, markersize=4)
+        above.plot(probability, accuracy, "o-", color=COLORS[0], linewidth=1.4, markersize=4)
         above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
         edges = [float(row["from"]) for row in bins]
-        below.bar(edges, counts / counts.sum(), width=1 / len(bins), align="edge", color=COLOURS[0], alpha=0.6)
+        below.bar(edges, counts / counts.sum(), width=1 / len(bins), align="edge", color=COLORS[0], alpha=0.6)
         below.set(xlabel="probability of the predicted class", ylabel="images")
         for axis in (above, below):
             axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
@@ -142,13 +142,13 @@ def _draw_points(
     axis.plot(*line, color=_INK, alpha=0.35, linewidth=1, linestyle="--")
     # More points than this are a cloud, and make the page large.
     some = slice(None, None, max(1, len(true) // 3000))
-    axis.plot(true[some], heights[some], "o", color=COLOURS[0], markersize=3, alpha=0.5, markeredgewidth=0)
+    axis.plot(true[some], heights[some], "o", color=COLORS[0], markersize=3, alpha=0.5, markeredgewidth=0)
     axis.set(xlabel="truth", ylabel=label, title=title)
     axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
 
 
 def _thinned(points: Series) -> Series:
-    """No more points than a line can show: the mean of neighbours."""
+    """No more points than a line can show: the mean of neighbors."""
     if len(points) <= _MOST_POINTS:
         return points
     parts = np.array_split(np.array(points, dtype=np.float64), _MOST_POINTS)
@@ -156,7 +156,7 @@ def _thinned(points: Series) -> Series:
 
 
 def _svg(draw: Any, size: tuple[float, float], description: str) -> str:
-    """What draw() makes of a figure, with names of its own and in the page's colour.
+    """What draw() makes of a figure, with names of its own and in the page's color.
 
     >>> _svg(lambda figure: figure.text(0, 0, "<b>"), (1, 1), "a & b")[:53]
     '<svg role="img" aria-label="a &amp; b" class="chart" '

@@ -24,7 +24,7 @@ class Distillation(Classification):
 
     The loss is alpha x T^2 x KL(teacher / T, student / T) + (1 - alpha) x cross-entropy (Hinton et al. 2015,
     arXiv:1503.02531); validation and test measure what Classification measures. The teacher is looked for when the
-    training starts. It sees the same augmented images, standardised and resized as it was trained; it is in no
+    training starts. It sees the same augmented images, standardized and resized as it was trained; it is in no
     checkpoint: those are plain ones of Classification, which also say where the teacher was from and its hash.
 
     Args:

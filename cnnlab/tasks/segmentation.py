@@ -149,7 +149,7 @@ class Segmentation(ClassTask):
         return encoder_of(self.hparams["network"], self.hparams["encoder"]) or str(self.hparams["network"])
 
     def configure_network(self) -> nn.Module:
-        """Make the network: standardised images to logits (B, num_classes, H, W)."""
+        """Make the network: standardized images to logits (B, num_classes, H, W)."""
         hparams = self.hparams
         settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
         return create_segmenter(hparams["network"], self.num_classes, **settings, **(hparams["network_args"] or {}))

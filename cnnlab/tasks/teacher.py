@@ -20,11 +20,11 @@ from cnnlab.tasks.loading import load_task
 
 
 class Teacher(nn.Module):
-    """A trained classifier with its own standardisation and its own size of images; frozen, and in eval mode.
+    """A trained classifier with its own standardization and its own size of images; frozen, and in eval mode.
 
     Args:
         standardize: Pixels to what the network expects.
-        network: Standardised images to logits.
+        network: Standardized images to logits.
         size: Height and width that it was trained with; whatever comes if None.
         origin: Where it is from, for people.
         sha256: The hash of its weights.
@@ -107,7 +107,7 @@ def _check_classes(name: str, teacher: ClassTask, student: ClassTask) -> None:
         )
     raise InputError(
         f"model.teacher {name} tells {teacher.num_classes} classes apart ({both[0]}), and the data have "
-        f"{student.num_classes} ({both[1]}): a teacher must have learnt the same classes"
+        f"{student.num_classes} ({both[1]}): a teacher must have learned the same classes"
     )
 
 

@@ -38,7 +38,7 @@ class Sum(nn.Module):
 
 
 class Task(LightningModule):
-    """Minimises what its network says, by default without moving."""
+    """Minimizes what its network says, by default without moving."""
 
     def __init__(self, network: nn.Module, loss: Loss = Tensor.sum, **sgd: Any) -> None:
         super().__init__()

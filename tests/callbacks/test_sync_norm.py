@@ -21,7 +21,7 @@ def test_synchronised_norms_keep_timms_activations() -> None:
 
 
 def test_the_trainers_flag_takes_it(fit_photos: Cnnlab) -> None:
-    """One process needs no synchronisation; the flag and the plugin must not exclude each other."""
+    """One process needs no synchronization; the flag and the plugin must not exclude each other."""
     result = fit_photos(
         "--trainer.sync_batchnorm", "true", "--trainer.max_epochs", "1", "--callbacks.unfreezing", "false"
     )

@@ -482,7 +482,7 @@ def test_a_run_goes_on_after_the_file_that_it_started_from_is_gone(
     started = fit("--run", "S", "--model.init_from", weights, "--trainer.max_epochs", "1")
     assert started.code == 0, started.err
     assert "tensors" in caplog.text
-    assert "as initialised" not in caplog.text
+    assert "as initialized" not in caplog.text
     caplog.clear()
     weights.unlink()
     result = cnnlab("resume", "S", "--trainer.max_epochs", "2")

@@ -45,7 +45,7 @@ def test_a_checkpoint_knows_its_classes_and_its_size(
     assert len(manifest) == 48
     assert {row["split"] for row in manifest} == {"train", "val", "test"}
     assert cnnlab("test", "R").code == 0
-    other = tmp_path / "unlabelled"
+    other = tmp_path / "unlabeled"
     other.mkdir()
     for i, path in enumerate(sorted((photos / "test/spots").iterdir())):
         shutil.copy(path, other / f"{i}.jpg")
@@ -248,7 +248,7 @@ def test_crossval_predicts_each_image_by_a_network_that_has_not_seen_it(
     assert "begun with other folds or options" in other.err
 
 
-def test_one_batch_can_be_learnt_by_heart(fit_photos: Cnnlab, tmp_path: Path) -> None:
+def test_one_batch_can_be_learned_by_heart(fit_photos: Cnnlab, tmp_path: Path) -> None:
     """Trap-like: with a new batch an epoch the loss would not fall to 0."""
     options = ("--config", "trainer/overfit", "--callbacks.unfreezing", "false", "--trainer.max_epochs", "25")
     flags = (

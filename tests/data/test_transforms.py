@@ -50,7 +50,7 @@ def test_a_scale_changes_the_area() -> None:
     assert float(larger.sum()) / float(blob().sum()) == pytest.approx(1.2**2, rel=0.02)
 
 
-def test_each_image_has_its_own_warp_whatever_its_neighbours() -> None:
+def test_each_image_has_its_own_warp_whatever_its_neighbors() -> None:
     images, draws = blob().expand(3, -1, -1, -1), torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
     augment = RandomAffine(10, 0.1, 0.1)
     together = augment(images, draws)

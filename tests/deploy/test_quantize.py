@@ -64,7 +64,7 @@ class Bright(nn.Module):
 
 
 def float_kernels(path: Path) -> list[tuple[int, ...]]:
-    """The shapes of the convolutions' weights that are not quantised."""
+    """The shapes of the convolutions' weights that are not quantized."""
     graph = onnx.load(path).graph
     floats = {one.name: tuple(one.dims) for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT}
     return [floats[node.input[1]] for node in graph.node if node.op_type == "Conv" and node.input[1] in floats]
@@ -84,7 +84,7 @@ def test_a_network_becomes_a_quarter_and_computes_nearly_the_same(tmp_path: Path
     model = onnx.load(tmp_path / "int8.onnx")
     kinds = [node.op_type for node in model.graph.node]
     assert kinds.count("QuantizeLinear") >= 4
-    # Standardisation and softmax are as they were: 8 bits went in, and probabilities come out.
+    # Standardization and softmax are as they were: 8 bits went in, and probabilities come out.
     consumers = {name: node.op_type for node in model.graph.node for name in node.input}
     assert consumers["images"] == "Cast"
     assert model.graph.node[-1].op_type == "Softmax"
@@ -106,7 +106,7 @@ def test_the_layer_that_hurts_most_is_left_in_float(tmp_path: Path) -> None:
     assert found.drop <= 0.01
     assert accuracy(load_onnx(tmp_path / "int8.onnx")) == found.metric
     assert len(found.float_layers) == 1
-    # And what takes its output: else ONNX Runtime quantises its weights when it opens the file.
+    # And what takes its output: else ONNX Runtime quantizes its weights when it opens the file.
     assert float_kernels(tmp_path / "int8.onnx") == [(10, 2, 28, 28), (10, 10, 1, 1)]
     # Nothing is left over where nothing hurts.
     exported(Bright(1.0), tmp_path / "float.onnx")

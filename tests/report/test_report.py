@@ -268,7 +268,7 @@ def test_a_browser_shows_it(browser: Any, run: Run, scheme: str, width: int) -> 
     assert page.evaluate("document.images.length") == 2
     brightness = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert (sum(brightness) > 600) == (scheme == "light")
-    # Charts are drawn in the page's colour.
+    # Charts are drawn in the page's color.
     ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill.match(/[0-9]+/g).map(Number)")
     assert (sum(ink[:3]) < 300) == (scheme == "light")
 

@@ -189,9 +189,9 @@ def test_a_teacher_of_other_classes_or_images_is_refused(
     turned = Distillation("T", channels=1, num_classes=10, class_names=[str(9 - i) for i in range(10)])
     with pytest.raises(InputError, match="the same classes in another order"):
         find_teacher("T", turned)
-    coloured = Distillation("T", channels=3, num_classes=10)
+    colored = Distillation("T", channels=3, num_classes=10)
     with pytest.raises(InputError, match="takes images of 1 channels, not 3"):
-        find_teacher("T", coloured)
+        find_teacher("T", colored)
 
 
 def test_a_teacher_by_its_name_brings_its_own_preprocessing(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_teacher_by_its_name_brings_its_own_preprocessing(tmp_path: Path) -> N
         find_teacher("resnet10t", Distillation("resnet10t", channels=3, num_classes=5), str(tmp_path), None)
 
 
-def test_where_the_teacher_s_features_are_strong_is_learnt_too(teach: Cnnlab, tmp_path: Path) -> None:
+def test_where_the_teacher_s_features_are_strong_is_learned_too(teach: Cnnlab, tmp_path: Path) -> None:
     pair = ("--model.features", '{"features.4": "features.4"}', "--model.alpha", "0")
     distance = {}
     for weight in (0, 100):
