@@ -113,11 +113,14 @@ def _check_weights(cli: ConfigOnlyCLI) -> None:
     start = task.hparams.get("init_from")
     if start is not None and not Path(start).is_file():
         raise InputError(f"model.init_from {start}: there is no such file")
-    for name, weights in task.fetched_networks():
+    for argument, (name, weights) in task.fetched_networks().items():
         if find_weights(name, weights) is None:
+            no_run = (
+                "" if argument == "network" else f"model.{argument} {name}: there is no such run or checkpoint, and "
+            )
             raise InputError(
-                f"the pretrained weights of {name} are not in {prefetched_folder()}, and compute nodes seldom have "
-                "internet: cnnlab fetch --config ... brings them (a run or checkpoint of that name is not there either)"
+                f"{no_run}the pretrained weights of {name} are not in {prefetched_folder()}, and compute nodes seldom "
+                "have internet: cnnlab fetch --config ... brings them"
             )
 
 

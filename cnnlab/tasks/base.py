@@ -257,10 +257,10 @@ class VisionTask(Optimization, StartingWeights):
         """The stage's latest results as tables, by the names of their files in the run's folder."""
         return {}
 
-    def fetched_networks(self) -> list[tuple[str, str]]:
-        """The networks whose pretrained weights the training starts from: (name, where they are), see weights."""
+    def fetched_networks(self) -> dict[str, tuple[str, str]]:
+        """The networks whose pretrained weights the training needs: (name, where they are) by the argument's name."""
         weights = self.hparams["weights"]
-        return [] if weights is None else [(self.backbone, weights)]
+        return {} if weights is None else {"network": (self.backbone, weights)}
 
     def forward(self, images: Tensor) -> Any:
         """Images (B, C, H, W), uint8 0..255 or float 0..1, to raw outputs.

@@ -141,11 +141,11 @@ class Distillation(Classification):
             loss = loss + self.hparams["features_weight"] * pair
         return loss, outputs
 
-    def fetched_networks(self) -> list[tuple[str, str]]:
-        """Those of VisionTask, and a teacher by its network's name."""
+    def fetched_networks(self) -> dict[str, tuple[str, str]]:
+        """Those of VisionTask, and a teacher that is no run and no checkpoint."""
         teacher = self.hparams["teacher"]
-        own = [] if Path(teacher).exists() else [(teacher, self.hparams["teacher_weights"])]
-        return [*super().fetched_networks(), *own]
+        own = {} if Path(teacher).exists() else {"teacher": (teacher, self.hparams["teacher_weights"])}
+        return {**super().fetched_networks(), **own}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave a plain checkpoint of Classification, which says where the teacher was from."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import wandb
 import yaml
+from lightning import LightningModule
 from PIL import Image
 from wandb.sdk.mailbox.mailbox import MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError
@@ -24,6 +25,7 @@ from cnnlab import recipes
 from cnnlab.errors import InputError
 from cnnlab.loggers import Wandb, dashboard
 from cnnlab.loggers.dashboard import create_dashboard
+from cnnlab.tasks import Classification, Segmentation, VisionTask
 from tests.conftest import TINY, Cnnlab, command, run_process
 
 FLAGS = ("--config", "logger/wandb", "--callbacks.throughput", "false", "--callbacks.gradcam", "false")
@@ -262,8 +264,8 @@ def test_an_agent_says_which_run_it_is(fit: Cnnlab, tmp_path: Path, monkeypatch:
     assert identity(piece) == "abcd1234"
 
 
-@pytest.mark.parametrize("task", ["Classification", "Segmentation"])
-def test_a_dashboard_shows_what_runs_log(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path, task: str) -> None:
+@pytest.mark.parametrize("task", [Classification, Segmentation])
+def test_a_dashboard_shows_what_runs_log(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path, task: type[VisionTask]) -> None:
     workspace = create_dashboard(task, "team", "cnnlab")
     view = workspace._to_model().model_dump()
     sections = view["spec"]["section"]["panel_bank_config"]["sections"]
@@ -271,7 +273,7 @@ def test_a_dashboard_shows_what_runs_log(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: 
     panels = [panel["config"] for section in sections for panel in section["panels"]]
     metrics = {name for panel in panels for name in panel.get("metrics") or []}
     segmentation = ("fit", "--config", TINY.with_name("segmentation.yaml"), "--run", "R")
-    done = fit() if task == "Classification" else cnnlab(*segmentation)
+    done = fit() if task is Classification else cnnlab(*segmentation)
     assert done.code == 0, done.err
     assert cnnlab("test", "R").code == 0
     names = {name for row in logged(tmp_path / "R").values() for name in row}
@@ -285,8 +287,8 @@ def test_a_dashboard_shows_what_runs_log(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: 
 
 
 def test_a_dashboard_is_for_tasks_that_have_one() -> None:
-    with pytest.raises(InputError, match="no dashboard for Detection"):
-        create_dashboard("Detection", "team", "cnnlab")
+    with pytest.raises(InputError, match="LightningModule has no charts, which say what a dashboard shows"):
+        create_dashboard(LightningModule, "team", "cnnlab")
 
 
 def test_tensorboard_has_curves_pictures_and_tables(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
