@@ -70,8 +70,6 @@ class Classification(ClassTask):
     Args:
         network: See VisionTask.
         num_classes: See ClassTask.
-        channels: See VisionTask.
-        num_classes: See ClassTask.
         label_smoothing: The share of each target that is spread over all classes, 0..1.
         top_k: The k of the top-k accuracy; 5 if None and there are more than 5 classes.
         multi_label: Whether an image may have any number of classes; the data say.
