@@ -6,13 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from cnnlab import recipes
 from cnnlab.callbacks.slots import SLOTS
 from cnnlab.commands import COMMANDS
+from cnnlab.data import Shapes
+from cnnlab.errors import InputError
+from cnnlab.tasks import Classification
 from tests.conftest import TINY, Cnnlab, command
 
 
@@ -234,6 +239,99 @@ def test_a_value_that_contradicts_the_data_is_refused(fit: Cnnlab) -> None:
     result = fit("--model.num_classes", "7")
     assert result.code == 2
     assert "model.num_classes is 7, but the data have 10" in result.err
+
+
+OWN_TASK = """
+from typing import Any
+from cnnlab.tasks import Classification
+
+class Own(Classification):
+    def __init__(self, weight: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", TINY.with_name("distillation.yaml"), "--model.num_classes", "7"], "num_classes is 7"),
+        (["--config", TINY, "--model", "own_task.Own", "--model.num_classes", "7"], "num_classes is 7"),
+        (["--config", TINY, "--model", "own_task.Own", "--model.channels", "1"], None),
+        (
+            ["--config", TINY.with_name("distillation.yaml"), "--model.class_names", "[a, b]"],
+            "class_names is ['a', 'b']",
+        ),
+        (["--config", TINY.with_name("segmentation.yaml"), "--model.num_classes", "7"], "num_classes is 7"),
+    ],
+)
+def test_a_contradiction_is_refused_whoever_takes_the_argument(
+    cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path, arguments: list[str | Path], message: str | None
+) -> None:
+    """A task that hands its arguments on by **kwargs dropped what contradicts the data, and trained."""
+    (tmp_path / "own_task.py").write_text(OWN_TASK)
+    root = [] if "segmentation" in str(arguments[1]) else ["--data.root", mnist_root]
+    result = cnnlab("fit", *arguments, *root, "--run", "R", "--trainer.max_epochs", "1")
+    if message is None:
+        assert result.code == 0, result.err
+        return
+    assert result.code == 2
+    assert re.search(rf"model\.{re.escape(message)}.*, but the data have", result.err)
+    assert "leave it out, it is taken from the data" in result.err
+    assert result.err.count("cnnlab: ") == 1
+    assert not (tmp_path / "R").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "data"])
+def test_a_task_and_data_of_other_answers_are_refused_in_one_line(cnnlab: Cnnlab, tmp_path: Path, command: str) -> None:
+    """Classes of images were trained on masks until the loss failed with a message about shapes."""
+    halves = np.arange(32, dtype=np.uint8).repeat(32).reshape(32, 32) // 16
+    for split in ("train", "val", "test"):
+        for kind, pixels in (("images", 90 * halves), ("masks", halves)):
+            path = tmp_path / "m" / kind / split / "a.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(pixels).save(path)
+    first = ["data", "show"] if command == "data" else [command]
+    result = cnnlab(*first, "--model", "Classification", "--data", "MaskFolder", "--data.root", "m")
+    assert result.code == 2
+    (line,) = [line for line in result.err.splitlines() if line.startswith("cnnlab: ")]
+    assert "the data have masks (MaskFolder), but Classification answers with labels: choose a task for masks" in line
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def test_data_of_other_answers_are_refused_in_python_too(tmp_path: Path) -> None:
+    data = Shapes(root=str(tmp_path / "shapes"), images=8, side=32)
+    with pytest.raises(InputError, match=r"the data have masks \(Shapes\), but Classification answers with labels"):
+        Classification.for_data(data)
+
+
+@pytest.mark.parametrize(
+    ("flags", "now", "slot", "settings"),
+    [
+        (["--callbacks.masks", "false"], "--callbacks.predictions.files", "predictions", {"files": False}),
+        (["--callbacks.masks.overlays=false"], "--callbacks.predictions.overlays", "predictions", {"overlays": False}),
+        (
+            ["--callbacks.masks.probabilities", "true"],
+            "--callbacks.predictions.probabilities",
+            "predictions",
+            {"probabilities": True},
+        ),
+        (
+            ["--callbacks.validation_masks.images", "7"],
+            "--callbacks.validation_pictures.images",
+            "validation_pictures",
+            {"images": 7},
+        ),
+    ],
+)
+def test_old_names_of_slots_are_understood_and_say_the_new_one(
+    cnnlab: Cnnlab, flags: list[str], now: str, slot: str, settings: dict[str, object]
+) -> None:
+    result = cnnlab("fit", "--config", "shapes", *flags, "--print_config")
+    assert result.code == 0, result.err
+    old = flags[0].partition("=")[0]
+    assert [line for line in result.err.splitlines() if "is called" in line] == [f"{old} is called {now} now"]
+    assert settings.items() <= yaml.safe_load(result.out)["callbacks"][slot]["init_args"].items()
 
 
 def test_slots_are_switched_and_set_one_by_one(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
