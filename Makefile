@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
+# Tests run in so many processes at once; a number, or auto for one a core.
+WORKERS ?= auto
 BIN := $(VENV)/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
@@ -28,10 +30,10 @@ demo: install ## train on 5,000 real digits, test, predict, and say where the re
 	$(BIN)/cnnlab predict $(RUN)
 
 test: install ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 test-fast: install ## run the tests that take no more than some seconds each
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m "not slow"
 
 drill: install ## kill a run 30 times at random moments, and queue one again on a real SLURM
 	CNNLAB_KILLS=30 $(BIN)/python -m pytest -k "kills_at_random or the_drill"

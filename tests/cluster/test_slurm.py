@@ -16,7 +16,8 @@ import torch
 from tests.cluster.conftest import Slurm
 from tests.conftest import TINY, run_process
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+# One cluster for all of them.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("slurm")]
 
 OPTIONS = ("--nodes", "2", "--gpus-per-node", "0", "--time", "30")
 DEADLINE = 240
