@@ -33,6 +33,16 @@ def test_a_batch_stays_as_it_is() -> None:
     assert Batch.of(batch) is batch
 
 
+def test_a_lightning_module_of_ones_own_may_take_it_for_a_pair() -> None:
+    """Modules that unpack their batch, as those of most tutorials do, failed on cnnlab's data."""
+    batch = full()
+    images, targets = batch
+    assert images is batch[0] is IMAGES
+    assert targets is batch[1] is LABELS
+    with pytest.raises(IndexError):
+        batch[2]
+
+
 @pytest.mark.parametrize("key", ["label", "labels", "target", "bbox_xyxy"])
 def test_torchgeos_dictionaries_become_batches(key: str) -> None:
     """A callback that read batch[0] failed with a KeyError on torchgeo's batches."""
