@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.conftest import Cnnlab, write_photos
@@ -52,7 +53,9 @@ def test_a_test_of_other_data_does_not_overwrite_the_metrics(
     assert json.loads((tmp_path / "R/results/other/test.json").read_text())
 
 
-def test_results_of_earlier_weights_are_set_aside(fit_photos: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
+def test_results_of_earlier_weights_are_set_aside(
+    fit_photos: Cnnlab, cnnlab: Cnnlab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """After a run had gone on, its test.json and its exported file were still those of the old weights."""
     assert fit_photos(*ONE_EPOCH).code == 0
     for command in (("test", "R"), ("predict", "R"), ("export", "R")):
@@ -63,7 +66,7 @@ def test_results_of_earlier_weights_are_set_aside(fit_photos: Cnnlab, cnnlab: Cn
     assert done.code == 0, done.err
     (aside,) = (tmp_path / "R/earlier").iterdir()
     assert aside.name.startswith("step-")
-    assert str(Path("R/earlier", aside.name)) in done.err
+    assert str(Path("R/earlier", aside.name)) in caplog.text
     for name in made:
         assert not (tmp_path / "R" / name).exists()
         assert (aside / name).read_bytes() == before[name]
