@@ -47,10 +47,9 @@ class ErrorGallery(Callback):
     """Shows the images with the largest errors, and those with the largest uncertainty.
 
     ``errors/val.csv`` is for the last validation of a training, or for a validation by itself; ``errors/test.csv`` is
-    for a test. They have a row for each image: the truth, the prediction and its probability. The pictures are in the
-    same folder, and ``pictures/`` has a contact sheet of all. Each process keeps its own images, and the first one
-    writes. Wrong labels often show up here first.
-    show up here first.
+    for a test. They have a row for each image: the truth, the prediction and its probability. A folder of the same
+    name (``errors/val``) has the pictures, and ``pictures/`` a contact sheet of all. Each process keeps its own images,
+    and the first one writes. Wrong labels often show up here first.
 
     Args:
         images: The number of images of each of the two groups.

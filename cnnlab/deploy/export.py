@@ -241,7 +241,7 @@ def _write_onnx(
 ) -> dict[str, Any]:
     try:
         import onnx
-        import onnxscript  # noqa: F401  # What the exporter needs, and says late.
+        import onnxscript  # noqa: F401  # The exporter needs it, but reports that late.
     except ImportError as error:
         raise InputError(f'exporting needs {error.name}: pip install "cnnlab[deploy]"') from error
     program = _program(pipeline, example, metadata)
