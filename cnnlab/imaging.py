@@ -28,7 +28,7 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 COPY_VARIABLE = "CNNLAB_COPY"
-"""An environment variable, FOLDER=COPY: files of FOLDER are read from COPY, on this machine."""
+"""The environment variable with the value FOLDER=COPY: files of FOLDER are read from COPY, on this machine."""
 _ORIENTATION = 0x0112  # The Exif tag.
 _TURNED = (5, 6, 7, 8)  # Its values that exchange width and height.
 _HEAT_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)

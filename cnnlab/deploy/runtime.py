@@ -1,9 +1,11 @@
 """Predict with an exported file, with only NumPy, Pillow and ONNX Runtime.
 
-from cnnlab.deploy.runtime import OnnxPredictor
+For example:
 
-for found in OnnxPredictor("model.onnx").predict(["a.jpg", "b.jpg"]):
-print(found.path, found.names, found.probabilities.max())
+    from cnnlab.deploy.runtime import OnnxPredictor
+
+    for answer in OnnxPredictor("model.onnx").predict(["a.jpg", "b.jpg"]):
+        print(answer.path, answer.names, answer.probabilities.max())
 """
 
 from __future__ import annotations
