@@ -1,4 +1,4 @@
-"""EvalTransform and writing checkpoint files: safely (weights only), and whole or not at all."""
+"""Reading of checkpoint files, safely (weights only), and atomic writing of them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from cnnlab.imports import parameters_of
 from cnnlab.writing import write_atomically
 
 LINKED = ("num_classes", "class_names", "channels", "mean", "std", "multi_label", "ignore_index")
-"""What a data module that does not say it itself (VisionDataModule.PROVIDES) may tell the task."""
+"""Settings that a data module gives to the task, unless it declares its own (VisionDataModule.PROVIDES)."""
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """Read what a checkpoint says without reading its tensors: see read_checkpoint."""
+    """Read a checkpoint's content without its tensors: see read_checkpoint."""
     return read_checkpoint(path, mmap=True)
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """Read a checkpoint that cnnlab wrote, onto the CPU, with weights_only=True.
+    """Read a checkpoint that cnnlab wrote, on the CPU, with weights_only=True.
 
     Args:
         path: The file.
-        mmap: Leave the tensors in the file until they are used.
+        mmap: Keep the tensors in the file until they are used.
 
     Raises:
-        InputError: If the file is absent, truncated, or nothing that cnnlab wrote.
+        InputError: If the file is missing, is truncated, or was not written by cnnlab.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -43,7 +43,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         raise InputError(f"there is no checkpoint {path}") from error
     except IsADirectoryError as error:
         raise InputError(f"{path} is a folder, expected a checkpoint file") from error
-    except Exception as error:  # Whatever the unpickler stumbles over, the file is not what it should be.
+    except Exception as error:  # The unpickler can raise any error if the file is not a checkpoint.
         size = Path(path).stat().st_size
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
@@ -59,12 +59,12 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
 
 
 def make_portable(checkpoint: dict[str, Any], task: object, data: object | None) -> None:
-    """Say in a checkpoint, under the key "cnnlab", which classes made it, and keep only what they take.
+    """Add the classes of task and data to a checkpoint, under the key "cnnlab", and keep only their hyperparameters.
 
-    Lightning keeps the hyperparameters of the classes above them too, with which they could not be made again.
+    Lightning also saves hyperparameters of their base classes, which the classes themselves do not accept.
 
     Args:
-        checkpoint: About to be written; changed in place.
+        checkpoint: The checkpoint before it is written; changed in place.
         task: The LightningModule.
         data: The LightningDataModule, if there is one.
     """
@@ -79,7 +79,7 @@ def make_portable(checkpoint: dict[str, Any], task: object, data: object | None)
 
 
 def takes(kind: type, name: str) -> bool:
-    """Whether a class is made with an argument of this name."""
+    """Whether a class's constructor takes an argument of this name."""
     return name in parameters_of(kind)
 
 
@@ -88,19 +88,19 @@ def _class_path(instance: object) -> str:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint: names as in the task, averaged ones where the run averaged."""
+    """Read the weights of a checkpoint, with names as in the task; averaged weights if the run averaged them."""
     weights: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
     return weights
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written whole or not at all, and read with errors that name the file."""
+    """Writes Lightning's checkpoint files atomically, and reads them with errors that name the file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
         Raises:
-            TrainingError: If it cannot be written; an older file of that name is as it was.
+            TrainingError: If it cannot be written; an older file of that name is unchanged.
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)

@@ -1,6 +1,6 @@
-"""The command line: dispatch to a command, and the one place where errors become a line and an exit status.
+"""The command line: dispatch to a command, and conversion of errors to a message and an exit status.
 
-Nothing heavy is imported before a command needs it: ``cnnlab --help`` takes a fraction of a second.
+Large libraries are imported only by commands that need them: ``cnnlab --help`` takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command line; this process's if None.
 
     Returns:
-        The exit status: 0; 2 where the user has something to mend; 128 + n where signal n stopped a run.
+        The exit status: 0; 2 for an error that the user can fix; 128 + n if signal n stopped a run.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    # The user's own classes in the working folder are found by class_path.
+    # Makes the user's own classes in the working folder available by class_path.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:

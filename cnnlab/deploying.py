@@ -1,4 +1,4 @@
-"""A task and its data to files that predict, each with a certificate of what it was measured to do."""
+"""Export a task with its data to files for prediction, each with a certificate of its measurements."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from cnnlab.versions import versions
 
 
 def metadata(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool = False) -> ModelMetadata:
-    """What a file that is made of a task says of itself.
+    """Return the metadata of a file that is made from a task.
 
     Args:
         task: The task.
-        data: What it was trained on: says how images are read.
-        checkpoint: Where its weights are from.
+        data: The data that it was trained on, which define the preprocessing.
+        checkpoint: The source of its weights.
         raw: Whether the file is the bare network.
 
     Raises:
-        InputError: If the task has no kind of answers, or if its data do not say how they are read.
+        InputError: If the task has no kind of answers, or if its data do not define the preprocessing.
     """
     return ModelMetadata(
         output=task.output,
@@ -68,9 +68,9 @@ def metadata(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bo
 
 
 def pipeline(task: VisionTask, raw: bool = False) -> Pipeline:
-    """A task's path from uint8 pixels to answers; from standardized floats to raw outputs if raw.
+    """Return a task's computation from uint8 pixels to answers; if raw, from standardized floats to raw outputs.
 
-    Where a task predicts each image mirrored as well (model.flips), so does this; images are taken whole.
+    If a task also predicts each image mirrored (model.flips), so does the pipeline; it takes images whole.
     """
     if raw:
         return Pipeline(None, task.network, None, task.output.raw_arrays)
@@ -89,20 +89,20 @@ def export_task(
     tolerance: float = 1e-4,
     most: int | None = None,
 ) -> dict[str, Any]:
-    """Export a trained task, proven on its validation images.
+    """Export a trained task, and check the file on its validation images.
 
     Args:
-        task: With the weights that are exported.
-        data: Set up for validation.
-        checkpoint: Where the weights are from.
+        task: The task, with the weights to export.
+        data: The data, set up for validation.
+        checkpoint: The source of the weights.
         path: See deploy.export.export.
         kind: A name in deploy.export.FORMATS.
         raw: See ModelMetadata.
-        dynamic_size: Whether the file takes images of any size. If None, it does where it can if answers cover the
-            image (segmentation), and not for others, whose images are all brought to one size.
+        dynamic_size: Whether the file takes images of any size. If None, it does for dense predictions (segmentation)
+            if possible, and not for others, whose images are all resized to one size.
         opset: See deploy.export.export.
         tolerance: See deploy.export.export.
-        most: How many validation images, evenly spread, the metric is measured on; all if None.
+        most: The maximum number of validation images, evenly spaced, to compute the metric on; all if None.
 
     Returns:
         The certificate.
@@ -173,24 +173,25 @@ def quantize_task(
     """Export a trained task as an ONNX file of 8-bit integers.
 
     Args:
-        task: With the weights that are exported.
-        data: Set up for fit: static quantization calibrates with training images, and both are measured on validation.
-        checkpoint: Where the weights are from.
-        path: The file, whose certificate has the float file's metric, size and latency beside its own.
+        task: The task, with the weights to export.
+        data: The data, set up for fit: static quantization calibrates with training images; metrics use validation.
+        checkpoint: The source of the weights.
+        path: The file; its certificate has the float file's metric, size and latency too.
         method: static, or dynamic for networks of linear layers.
-        max_drop: How much worse than the float file's the monitored metric may be; layers are left in float until it
-            is.
-        images: How many training images calibrate.
+        max_drop: How much worse than the float file's the monitored metric may be; static quantization leaves layers in
+            float to reach that.
+        images: The number of training images for calibration.
         calibration: See deploy.quantize.quantize_static.
         reduce_range: See deploy.quantize.quantize_static.
-        tolerance: How much the float file that is quantized may differ from the network.
+        tolerance: The largest difference between the float file, which is then quantized, and the network.
 
     Returns:
         The certificate.
 
     Raises:
         InputError: If the task cannot be exported, or has nothing to quantize.
-        DifferenceError: If the metric falls by more than max_drop, whatever is left in float; nothing is written then.
+        DifferenceError: If the float file differs from the network, or if the metric falls by more than max_drop even
+            with layers in float; nothing is written then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside(path.with_name("float.onnx")) as floats, aside(path) as draft:
@@ -238,7 +239,7 @@ def _quantize_static(
     calibration: str,
     reduce_range: bool,
 ) -> tuple[float, dict[str, Any]]:
-    """The metric of what came of it, and what the certificate says of how."""
+    """Return the metric of the quantized file, and the certificate's entries about the quantization."""
     found = quantize_static(
         source,
         path,
@@ -254,7 +255,7 @@ def _quantize_static(
 
 
 def latency(calls: Mapping[str, Predict], image: npt.NDArray[Any]) -> dict[str, Any]:
-    """How long one image takes each of them, in milliseconds."""
+    """Return the time that each function takes for one image, in milliseconds."""
     spent = timed({name: partial(call, image) for name, call in calls.items()})
     return {
         "batch": 1,
@@ -264,18 +265,18 @@ def latency(calls: Mapping[str, Predict], image: npt.NDArray[Any]) -> dict[str, 
 
 
 def example_images(task: VisionTask, data: VisionDataModule, count: int = max(BATCHES)) -> Tensor:
-    """So many validation images that are as large as the first one, (count, C, H, W), repeated where there are fewer.
+    """Return validation images of the first one's size, (count, C, H, W), repeated if there are too few.
 
-    Of images that the task takes window by window, a window.
+    If the task takes images window by window, the images are cut to one window.
 
     Args:
         task: The task.
-        data: Set up for validation.
-        count: How many.
+        data: The data, set up for validation.
+        count: The number of images.
     """
     window = task.hparams.get("window")
     found: list[Tensor] = []
-    # Where sizes differ, not all of them are read in search of the same one.
+    # If sizes differ, only the first images are searched for ones of the same size.
     for place in range(min(len(data.val_set), 10 * count)):
         image = Batch.of(data.val_set.__getitems__([place])).images[0]
         image = image if window is None else image[:, :window, :window]
@@ -289,23 +290,23 @@ def example_images(task: VisionTask, data: VisionDataModule, count: int = max(BA
 def score(
     task: VisionTask, data: VisionDataModule, predict: Predict, raw: bool = False, most: int | None = None
 ) -> float:
-    """The task's monitored metric on the validation set, of whatever predicts.
+    """Compute the task's monitored metric on the validation set for a prediction function.
 
     Args:
-        task: Whose metric it is.
-        data: Set up for validation.
-        predict: A file or a network.
+        task: The task with the metric.
+        data: The data, set up for validation.
+        predict: A file or a network, as a function.
         raw: Whether it takes standardized images and returns raw outputs.
-        most: Of how many images, evenly spread; of all if None.
+        most: The maximum number of images, evenly spaced; all if None.
 
     Raises:
-        InputError: If the monitored metric is the loss, and answers say nothing of the raw outputs that it needs.
+        InputError: If the monitored metric is the loss, and the raw outputs cannot be restored from the answers.
     """
     name = task.monitor.partition("/")[2]
     dataset = data.val_set if most is None else Subset(data.val_set, most)
     metrics = task.stage_metrics("val")
     for metric in metrics.values(copy_state=False):
-        # This process does it alone, while others may wait for the end of the training.
+        # Only this process computes it, while others may wait for the end of the training.
         compute_locally(metric)
     for batch in map(Batch.of, data.whole(dataset)):
         images = task.standardize(batch.images) if raw else batch.images
@@ -329,25 +330,25 @@ def _loss(task: VisionTask, answers: Answers, batch: Batch) -> Tensor:
 
 
 def training_images(data: VisionDataModule, count: int, batch_size: int = 16) -> list[npt.NDArray[np.uint8]]:
-    """So many training images, evenly spread, as evaluation would see them: batches (B, C, H, W).
+    """Return evenly spaced training images without augmentation, in batches (B, C, H, W).
 
     Args:
-        data: Set up for fit.
-        count: How many.
-        batch_size: B, at most.
+        data: The data, set up for fit.
+        count: The number of images.
+        batch_size: The maximum of B.
 
     Raises:
-        InputError: If the data do not offer their training images without augmentation.
+        InputError: If the data do not provide their training images without augmentation.
     """
     batches = map(Batch.of, data.whole(Subset(unaugmented(data), count)))
     return [part.contiguous().numpy() for batch in batches for part in torch.split(batch.images, batch_size)]
 
 
 def unaugmented(data: VisionDataModule) -> BatchDataset:
-    """The training images as evaluation would see them.
+    """Return the training images as evaluation would read them, without augmentation.
 
     Raises:
-        InputError: If the data do not offer them.
+        InputError: If the data do not provide them.
     """
     source = getattr(data.train_set, "source", None)
     if not isinstance(source, BatchDataset):

@@ -1,4 +1,4 @@
-"""What cnnlab raises when the user, not the code, has something to mend."""
+"""Errors that the user can fix, without a change of cnnlab's code."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterable
 
 
 class CnnlabError(Exception):
-    """Something for the user to mend: the command line prints it as one line, without a traceback, and exits with 2."""
+    """An error that the user can fix: the command line prints it as one line, without a traceback, and exits with 2."""
 
     exit_code = 2
 
 
 class InputError(CnnlabError, ValueError):
-    """Bad input: the message names the thing and the remedy."""
+    """Bad input: the message says what is wrong and how to fix it."""
 
 
 class TrainingError(CnnlabError, RuntimeError):
-    """A run that cannot go on: a loss that is not finite, a full disk."""
+    """A run that cannot continue, for example because of a loss that is not finite, or a full disk."""
 
 
 class InterruptionError(CnnlabError, RuntimeError):
@@ -30,16 +30,16 @@ class InterruptionError(CnnlabError, RuntimeError):
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
-    """Say which of the choices come nearest to a name that is not among them.
+    """Suggest the choices that are closest to a name that is not among them.
 
     Args:
         name: What the user wrote.
         choices: The valid names.
-        count: How many names to suggest at the most.
+        count: The maximum number of names to suggest.
 
     Returns:
-        ``"did you mean 'a' or 'b'?"``: choices that are alike, then those that have the name for a part (lr: model.lr);
-        or all choices where none is near and they are few.
+        ``"did you mean 'a' or 'b'?"``: similar choices, then those that contain the name as a part (lr: model.lr);
+        or all choices if none is similar and there are few.
 
     >>> nearest("cosin", ["cosine", "constant", "step"])
     "did you mean 'cosine'?"

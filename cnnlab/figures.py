@@ -34,18 +34,18 @@ def contact_sheet(
 
     Args:
         images: (C, H, W) each, C 1 or 3; uint8 0..255 or float 0..1.
-        titles: As many.
+        titles: A title for each image.
         path: The PNG file.
-        heading: What stands above all.
-        columns: Images in a row; where they are wide, a part of it.
-        colors: The titles' colors; black if None.
+        heading: The heading of the figure.
+        columns: Images in a row; for wide images, a divisor of it.
+        colors: The colors of the titles; black if None.
     """
     from matplotlib.figure import Figure
 
-    # All in one axes, in inches: as many axes as images would take a second to lay out.
+    # All images in one axes, in units of inches: one axes per image would take a second to lay out.
     ratio = max(image.shape[2] / image.shape[1] for image in images)
     width, side, line = 1.4 * min(max(ratio, 1.0), 4.0), 1.4, 0.15
-    # A divisor, so that groups that belong together stay so.
+    # A divisor of columns, so that groups stay together.
     columns = max(count for count in range(1, columns + 1) if columns % count == 0 and count <= max(16 / width, 1))
     columns = min(columns, len(images))
     room = line * max(title.count("\n") + 1 for title in titles) + 0.1
@@ -85,7 +85,7 @@ def scatter(
         classes: (N,).
         names: The classes' names.
         path: The PNG file.
-        heading: What stands above.
+        heading: The heading of the figure.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -103,13 +103,13 @@ def scatter(
 
 
 def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path, unit: str = "images") -> None:
-    """Draw a confusion matrix, colored by the share of each true class, with the counts where they are legible.
+    """Draw a confusion matrix, colored by the share of each true class, with the counts if they are legible.
 
     Args:
-        counts: (K, K), rows are the truth.
-        names: The K classes.
+        counts: (K, K), with the truth in rows.
+        names: The K classes' names.
         path: The PNG file.
-        unit: What is counted.
+        unit: What is counted, such as images or pixels.
     """
     from matplotlib.figure import Figure
 
@@ -133,13 +133,13 @@ def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: 
 
 
 def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, title: str, path: Path) -> None:
-    """Draw a group of bars for each name, the longer the more.
+    """Draw a group of horizontal bars for each name.
 
     Args:
-        names: What is compared, from the top down.
-        values: A value for each name, by what was measured.
-        unit: Of the values.
-        title: Over the picture.
+        names: The names of the groups, from the top down.
+        values: A value for each name, by measurement.
+        unit: The unit of the values.
+        title: The title of the figure.
         path: The PNG file.
     """
     from matplotlib.figure import Figure
@@ -162,11 +162,11 @@ def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, ti
 
 
 def layers_chart(cost: NetworkCost, title: str, path: Path) -> None:
-    """Draw what a network's layers cost and see, from the input to the output.
+    """Draw the cost and the receptive field of a network's layers, from the input to the output.
 
     Args:
-        cost: The network's.
-        title: Over the picture.
+        cost: The network's cost.
+        title: The title of the figure.
         path: The PNG file.
     """
     from matplotlib.figure import Figure
@@ -181,7 +181,7 @@ def layers_chart(cost: NetworkCost, title: str, path: Path) -> None:
     figure = Figure(figsize=(9, 8), layout="constrained")
     axes = figure.subplots(4, 1, sharex=True)
     for axis, (label, values) in zip(axes, panels.items(), strict=False):
-        axis.stairs(values, borders, fill=True)  # Hundreds of bars would take their time.
+        axis.stairs(values, borders, fill=True)  # Hundreds of bars would be slow.
         axis.set_title(label, loc="left", fontsize=10)
     fields = [layer.receptive_field.fields for layer in layers]
     sizes = [np.nan if field is None else field[0].size for field in fields]
@@ -199,7 +199,7 @@ def layers_chart(cost: NetworkCost, title: str, path: Path) -> None:
 
 
 def _short(count: int) -> str:
-    """A count that fits into a field.
+    """Format a count so that it fits into a field.
 
     >>> _short(9999), _short(123456), _short(12345678)
     ('9999', '123k', '12M')
@@ -208,7 +208,7 @@ def _short(count: int) -> str:
 
 
 def _literal(text: str) -> str:
-    r"""Text that matplotlib does not take for mathematics.
+    r"""Escape text so that matplotlib does not read it as mathematics.
 
     >>> print(_literal("a$b$"))
     a\$b\$

@@ -1,4 +1,4 @@
-"""Film-strips: pictures that grow at the right by a frame at a time, with a caption below each."""
+"""Filmstrips: pictures to which frames are added on the right, with a caption below each."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _KEY = "frames"
 
 
 def add_frame(path: Path, number: int, frame: Pixels, caption: Sequence[str], side: int = 112) -> None:
-    """Add a frame to a strip, behind those of lower numbers; those of the same and of higher ones go.
+    """Add a frame to a strip after those with lower numbers; frames with the same or higher numbers are removed.
 
-    So a run that is resumed goes on with the strip of the one that was interrupted.
+    So a resumed run continues the strip of the interrupted one.
 
     Args:
-        path: The PNG file; a new one if there is none.
-        number: The frame's, such as that of the epoch.
+        path: The PNG file; created if it does not exist.
+        number: The number of the frame, such as its epoch.
         frame: (H, W, 3).
-        caption: No more than two lines, cut where they are too wide.
+        caption: At most two lines, cut off if they are too wide.
         side: The frame's height in the strip, in pixels.
     """
     width = max(1, round(frame.shape[1] * side / frame.shape[0]))
@@ -46,7 +46,7 @@ def add_frame(path: Path, number: int, frame: Pixels, caption: Sequence[str], si
 
 
 def stack_strips(paths: Sequence[Path], path: Path) -> None:
-    """Put strips below each other into one picture.
+    """Stack strips below each other in one picture.
 
     Args:
         paths: The strips.
@@ -59,7 +59,7 @@ def stack_strips(paths: Sequence[Path], path: Path) -> None:
 
 
 def _frames(path: Path) -> tuple[list[int], Pixels]:
-    """The numbers of a strip's frames, and its pixels."""
+    """Return the numbers of a strip's frames, and its pixels."""
     if not path.is_file():
         return [], np.zeros((0, 0, 3), dtype=np.uint8)
     with Image.open(path) as picture:

@@ -1,4 +1,4 @@
-"""Read, orient, resize and crop images: NumPy and Pillow only, shared by evaluation and by the runtime."""
+"""Read, orient, resize and crop images with NumPy and Pillow only; used by evaluation and by the runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cnnlab.errors import InputError, nearest
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
 )
-"""What counts as an image in a folder, in lower case."""
+"""File name extensions of images, in lower case."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -28,9 +28,9 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 COPY_VARIABLE = "CNNLAB_COPY"
-"""The environment variable FOLDER=COPY that tells where the files of a folder are read instead, on this machine."""
-_ORIENTATION = 0x0112  # Exif's tag
-_TURNED = (5, 6, 7, 8)  # its values that exchange width and height
+"""The environment variable with the value FOLDER=COPY: files of FOLDER are read from COPY, on this machine."""
+_ORIENTATION = 0x0112  # The Exif tag.
+_TURNED = (5, 6, 7, 8)  # Its values that exchange width and height.
 _HEAT_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HEAT = ((20, 30, 140), (0, 150, 200), (70, 200, 80), (250, 200, 0), (200, 20, 20))
 _WHITE = (255, 255, 255, 255)
@@ -39,21 +39,21 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def list_images(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
-    """All image files below a folder, by name; hidden ones left out.
+    """List all image files below a folder, sorted by name, without hidden ones.
 
     Args:
-        folder: The folder; links are followed, each folder counts once.
-        left_out: Counts the other files that are not hidden, by their endings.
+        folder: The folder; links are followed, and each folder is read once.
+        left_out: Counts the other files that are not hidden, by extension.
 
     Raises:
-        InputError: If there is no such folder.
+        InputError: If the folder does not exist.
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
     found = []
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := Path(place).resolve()) in seen:  # A link to a folder that has been here.
+        if (real := Path(place).resolve()) in seen:  # A link to a folder that was already read.
             folders.clear()
             continue
         seen.add(real)
@@ -70,10 +70,10 @@ def list_images(folder: Path, left_out: Counter[str] | None = None) -> list[Path
 
 
 def collect_images(names: Iterable[str | Path]) -> list[Path]:
-    """Image files, and those below folders, in this order.
+    """Return the given image files, and those below given folders, in this order.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is no image.
     """
     names = list(names)
     found: list[Path] = []
@@ -88,12 +88,12 @@ class ImageError(InputError):
     """A file that cannot be read as an image; the message begins with its path."""
 
     def __init__(self, message: str) -> None:
-        # A worker of a DataLoader hands it on as a text with its whole traceback: the last line is ours.
+        # A DataLoader worker passes it on as text with the whole traceback: the last line is the message.
         super().__init__(message.rstrip().rpartition(f"{type(self).__name__}: ")[2])
 
 
 class Preprocessing(NamedTuple):
-    """What a network expects of its images."""
+    """The preprocessing that a network expects."""
 
     size: tuple[int, int]
     """Height and width."""
@@ -108,7 +108,7 @@ class Preprocessing(NamedTuple):
 
 
 class EvalTransform(NamedTuple):
-    """How an image file becomes the pixels that a network takes."""
+    """The conversion of an image file to a network's input pixels."""
 
     channels: int
     """3 for RGB, 1 for gray."""
@@ -119,7 +119,7 @@ class EvalTransform(NamedTuple):
     interpolation: str = "bilinear"
     """A name in INTERPOLATIONS."""
     stretch: bool = False
-    """Whether all of an image is brought to the size, whatever its proportions, instead of the center that fits."""
+    """Whether the whole image is resized to the size, whatever its aspect ratio, instead of a center crop."""
 
 
 class ImageSource(Protocol):
@@ -129,37 +129,37 @@ class ImageSource(Protocol):
     """Height and width."""
 
     def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
-        """The pixels (H, W, channels), 0..255; perhaps smaller, where at_least (height, width) is enough."""
+        """Return pixels (H, W, channels), 0..255; they may be smaller, but not below at_least (height, width)."""
 
 
 class LazyImage:
-    """An image file whose header has been read: its size is known, its pixels are decoded by read().
+    """An image file with its header read: its size is known, and read() decodes its pixels.
 
-    Only the first frame of an animation counts.
+    Only the first frame of an animation is used.
 
     Args:
         path: The file.
 
     Raises:
-        ImageError: If it is absent, empty, or no image that Pillow knows.
+        ImageError: If the file is missing, empty, or not an image that Pillow can read.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
         try:
-            # Read at once: the decoder would ask for it in small pieces, and keep the file open.
+            # Read at once: the decoder would read small pieces, and keep the file open.
             content = _nearest(path).read_bytes()
             self._image = Image.open(io.BytesIO(content))
             self._orientation = self._read_orientation(content)
-        except Exception as error:  # Pillow's plugins raise whatever they stumble over.
+        except Exception as error:  # Pillow's plugins raise many types.
             raise _explained(path, error) from error
         width, height = self._image.size
         self._turned = self._orientation in _TURNED
         self.size = (width, height) if self._turned else (height, width)
-        """Height and width, as the camera was held."""
+        """Height and width of the upright image."""
 
     def _read_orientation(self, content: bytes) -> int:
-        # Most files have none, and getexif() takes as long as the rest of the header; of a PNG it decodes all pixels.
+        # Most files have none, and getexif() takes as long as the rest of the header; for a PNG it decodes all pixels.
         if "exif" not in self._image.info:
             if self._image.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM"):
                 return 1
@@ -168,14 +168,14 @@ class LazyImage:
         return int(self._image.getexif().get(_ORIENTATION, 1))
 
     def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
-        """Decode the pixels, upright, as 8 bits a channel.
+        """Decode the pixels, upright, with 8 bits per channel.
 
-        What is transparent becomes white; 16 bits become 8; CMYK, palettes and gray become RGB.
+        Transparent pixels become white; 16 bits become 8; CMYK, palettes and gray become RGB.
 
         Args:
             channels: 3 for RGB, 1 for gray.
-            at_least: Height and width that are enough: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where what
-                comes out is no smaller.
+            at_least: A sufficient height and width: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, if that is
+                still at least as large.
 
         Returns:
             (H, W, channels), 0..255.
@@ -184,7 +184,7 @@ class LazyImage:
             ImageError: If the file is truncated, broken or too large.
         """
         try:
-            # MPO: what some phones put several JPEGs into.
+            # MPO: the format in which some phones store several JPEGs.
             if at_least is not None and self._image.format in ("JPEG", "MPO"):
                 height, width = at_least
                 self._image.draft(None, (height, width) if self._turned else (width, height))
@@ -202,13 +202,13 @@ def read(path: str | Path, channels: int = 3, at_least: tuple[int, int] | None =
 
 
 class InMemoryImage:
-    """An image that is in memory already.
+    """An image that is already in memory.
 
     Args:
-        image: Pillow's, or an array (H, W), (H, W, 1) or (H, W, 3), uint8 0..255.
+        image: A Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3), uint8 0..255.
 
     Raises:
-        ImageError: If an array is something else.
+        ImageError: If an array has another type or shape.
     """
 
     def __init__(self, image: Image.Image | npt.NDArray[Any]) -> None:
@@ -226,7 +226,7 @@ class InMemoryImage:
         """Height and width."""
 
     def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
-        """The pixels: see LazyImage.read; at_least changes nothing."""
+        """Return the pixels: see LazyImage.read; at_least has no effect."""
         try:
             return _as_pixels(self._image, channels)
         except Exception as error:
@@ -234,17 +234,16 @@ class InMemoryImage:
 
 
 def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
-    """Read the values of a mask as they stand in the file.
+    """Read the values of a mask as they are in the file.
 
     Args:
-        path: An image of gray values (8 or 16 bits), of a palette, whose numbers count and not its colors, or of
-            colors.
+        path: A gray image (8 or 16 bits), a palette image (its numbers are used, not its colors), or an RGB image.
 
     Returns:
-        (H, W), or (H, W, 3) where the file has colors.
+        (H, W), or (H, W, 3) if the file has colors.
 
     Raises:
-        ImageError: If it cannot be read, or if it has transparency or another kind of pixels.
+        ImageError: If the file cannot be read, or if it has transparency or another kind of pixels.
     """
     try:
         with Image.open(io.BytesIO(_nearest(path).read_bytes())) as image:
@@ -256,7 +255,7 @@ def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
 
 
 def _nearest(path: str | Path) -> Path:
-    """The file, or its copy on this machine."""
+    """Return the path of the file, or of its copy on this machine."""
     if not (pair := os.environ.get(COPY_VARIABLE)):
         return Path(path)
     original, _, copy = pair.rpartition("=")
@@ -278,7 +277,7 @@ def _as_pixels(image: Image.Image, channels: int) -> Pixels:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    """Gray of more than 8 bits: whole numbers are taken as 0..65535, others as 0..1 where they lie in it."""
+    """Convert gray of more than 8 bits: integers are scaled from 0..65535, floats from 0..1."""
     values = np.asarray(image, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
     scale = 255.0 if image.mode == "F" and high <= 1 else 255.0 / 65535.0 if image.mode != "F" else None
@@ -305,7 +304,7 @@ def _explained(path: str | Path, error: Exception) -> ImageError:
 
 
 def palette(count: int) -> Pixels:
-    """Colors for classes, (count, 3): the first ten far apart, neighbors always of another hue.
+    """Return colors for classes, (count, 3): the first ten are very different, and neighbors differ in hue.
 
     >>> palette(2).tolist()
     [[217, 65, 65], [65, 109, 217]]
@@ -322,9 +321,9 @@ def overlay_mask(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, s
 
     Args:
         pixels: (H, W, C), C 1 or 3.
-        classes: (H, W), 0..count-1; pixels of others stay as they are.
+        classes: (H, W), 0..count-1; pixels with other values stay unchanged.
         count: The number of classes.
-        strength: The share of the color, 0..1.
+        strength: The share of the color in the result, 0..1.
 
     Returns:
         (H, W, 3).
@@ -338,12 +337,12 @@ def overlay_mask(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, s
 
 
 def overlay_heatmap(pixels: Pixels, heat: npt.NDArray[np.floating], strength: float = 0.5) -> Pixels:
-    """Lay a heat map over an image: blue where it is 0, by way of green and yellow to red where it is 1.
+    """Draw a heat map over an image: from blue at 0, through green and yellow, to red at 1.
 
     Args:
         pixels: (H, W, C), C 1 or 3.
         heat: (H, W), 0..1.
-        strength: The share of the map, 0..1.
+        strength: The share of the heat map in the result, 0..1.
 
     Returns:
         (H, W, 3).
@@ -354,25 +353,25 @@ def overlay_heatmap(pixels: Pixels, heat: npt.NDArray[np.floating], strength: fl
 
 
 def mask_as_png(classes: Pixels, count: int) -> bytes:
-    """A mask (H, W) of the numbers of classes as a PNG file, which shows them in the colors of palette()."""
+    """Return a mask (H, W) of class numbers as a PNG file, displayed in the colors of palette()."""
     image = Image.fromarray(classes)
     image.putpalette(palette(count).flatten().tolist())
     return as_png(image)
 
 
 def as_png(image: Image.Image) -> bytes:
-    """An image as a PNG file."""
+    """Return an image as a PNG file."""
     file = io.BytesIO()
     image.save(file, format="png")
     return file.getvalue()
 
 
 def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
-    """Bring an image to what a network takes: evaluation, prediction and the runtime all read their files like this.
+    """Convert an image to a network's input pixels; evaluation, prediction and the runtime all use this.
 
     Args:
         image: The opened image.
-        reading: How.
+        reading: The conversion.
 
     Returns:
         (H, W, channels), 0..255.
@@ -391,15 +390,15 @@ def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
 def evaluated(
     image: ImageSource, channels: int, size: tuple[int, int], crop: float = 1.0, interpolation: str = "bilinear"
 ) -> Pixels:
-    """Read an image and resize it so that it covers size / crop, then cut the center out: evaluation and runtime do it.
+    """Read an image, resize it so that it covers size / crop, and crop the center.
 
-    A JPEG is decoded at twice that size at the least, the rest is done with antialiasing.
+    A JPEG is decoded at no less than twice that size, or its own; the rest of the resizing is antialiased.
 
     Args:
         image: The opened image.
         channels: 3 for RGB, 1 for gray.
         size: Height and width of the result.
-        crop: The share of the resized image's sides that is kept.
+        crop: The share of the resized image's sides that the center crop keeps.
         interpolation: A name in INTERPOLATIONS.
 
     Returns:
@@ -430,7 +429,7 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str = "bilinear
 
 
 def cover_size(shape: Sequence[int], size: tuple[int, int], crop: float = 1.0) -> tuple[int, int]:
-    """The height and width, in the proportions of shape, that just cover size / crop.
+    """Return the smallest height and width that cover size / crop, with the aspect ratio of shape.
 
     >>> cover_size((400, 600), (224, 224), crop=0.875)
     (256, 384)
@@ -441,10 +440,10 @@ def cover_size(shape: Sequence[int], size: tuple[int, int], crop: float = 1.0) -
 
 
 def resampling(interpolation: str) -> Image.Resampling:
-    """Pillow's filter of this name.
+    """Return Pillow's filter of this name.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is no such interpolation.
     """
     if interpolation not in INTERPOLATIONS:
         raise InputError(f"there is no interpolation {interpolation!r}: {nearest(interpolation, INTERPOLATIONS)}")

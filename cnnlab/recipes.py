@@ -1,4 +1,4 @@
-"""The recipes that travel with cnnlab: complete configurations by name, and small overlays."""
+"""The recipes that come with cnnlab: complete configurations, and small overlays, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cnnlab.errors import InputError, nearest
 
 
 def folder() -> Path:
-    """The folder of the recipes: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the recipes: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parent
     for candidate in (package / "configs", package.parent / "configs"):
         if candidate.is_dir():
@@ -17,7 +17,7 @@ def folder() -> Path:
 
 
 def names() -> dict[str, str]:
-    """Each recipe's name ("mnist", "trainer/debug") and what its first comment line says; sweeps are W&B's files."""
+    """Return each recipe's name ("mnist", "trainer/debug") and first comment line, without W&B's sweep files."""
     found = {}
     for path in sorted(path for path in folder().rglob("*.yaml") if path.parent.name != "sweep"):
         first = path.read_text(encoding="utf-8").splitlines()[0]
@@ -26,14 +26,14 @@ def names() -> dict[str, str]:
 
 
 def resolve(name: str) -> str:
-    """The file that ``--config NAME`` stands for.
+    """Return the path of the file that ``--config NAME`` stands for.
 
     Args:
-        name: A path, which comes first, or a recipe's name; with or without ".yaml", and with or without "configs/"
-            before it.
+        name: A path, or a recipe's name, with or without ".yaml", and with or without "configs/" before it. An
+            existing path has priority.
 
     Raises:
-        InputError: If there is neither.
+        InputError: If there is neither such a file nor such a recipe.
     """
     if Path(name).is_file():
         return name
@@ -45,7 +45,7 @@ def resolve(name: str) -> str:
 
 
 def called(path: str) -> str:
-    """What a configuration file is called: a shipped recipe by its name, another one by its path."""
+    """Return the name of a configuration file: a recipe's name, or the path of another file."""
     file = Path(path).resolve()
     own = folder().resolve()
     return file.relative_to(own).with_suffix("").as_posix() if file.is_relative_to(own) else path

@@ -1,4 +1,4 @@
-"""A run's folder: where each thing lies, and how a new one gets its name."""
+"""A run's folder: the paths in it, and the name of a new one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cnnlab.checkpoint import read_header
 from cnnlab.errors import InputError
 
 RUN_VARIABLE = "CNNLAB_RUN"
-"""The environment variable that tells the processes which a run starts what its folder is."""
+"""The environment variable that gives the run's folder to the processes that a run starts."""
 
 
 _RESULTS = (
@@ -24,12 +24,12 @@ _RESULTS = (
     *("model*.onnx", "model*.onnx.json", "model.pt2*", "model.xml*", "model.bin"),
     *("masks", "overlays", "probabilities", "errors/test*", "pictures/test_*", "pictures/predictions.png"),
 )
-"""What is made of a run's weights, and speaks of others once the run has gone on."""
+"""Files that were made from a run's weights, and that are outdated once training continues."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run, and the places in it."""
+    """The folder of a run, and the paths in it."""
 
     folder: Path
 
@@ -45,17 +45,17 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The checkpoint that was best by the task's monitor."""
+        """The best checkpoint by the task's monitored metric."""
         return self.checkpoints / "best.ckpt"
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint."""
+        """The latest checkpoint."""
         return self.checkpoints / "last.ckpt"
 
     @property
     def metrics(self) -> Path:
-        """Everything that was logged, a row a step."""
+        """All logged metrics, one row per step."""
         return self.folder / "metrics.csv"
 
     @property
@@ -74,26 +74,26 @@ class Run:
         return self.folder / "manifest.csv"
 
     def table(self, name: str) -> Path:
-        """One of the tables that a task makes of its test's results, such as classes or confusion_matrix."""
+        """Return the path of a table that a task makes from its test results, such as classes or confusion_matrix."""
         return self.folder / f"{name}.csv"
 
     def errors(self, stage: Literal["val", "test"]) -> Path:
-        """The worst and the least certain images of a stage, a row each; the folder beside it has their pictures."""
+        """The table of a stage's worst and least certain images; the folder of the same name has their pictures."""
         return self.folder / "errors" / f"{stage}.csv"
 
     @property
     def wandb(self) -> Path:
-        """The run's id at Weights & Biases; the folder beside it of the same name has the pieces."""
+        """The run's id at Weights & Biases; the folder of the same name beside it has the pieces of offline runs."""
         return self.folder / "wandb.json"
 
     @property
     def explanations(self) -> Path:
-        """The folder of what cnnlab explain draws."""
+        """The folder of the pictures of cnnlab explain."""
         return self.folder / "explain"
 
     @property
     def report(self) -> Path:
-        """The page that shows all of it."""
+        """The HTML report of the run."""
         return self.folder / "report.html"
 
     @property
@@ -103,12 +103,12 @@ class Run:
 
     @property
     def pruning(self) -> Path:
-        """What cnnlab prune has removed, and what that did to accuracy and speed."""
+        """The channels or weights that cnnlab prune removed, and the effect on accuracy and speed."""
         return self.folder / "pruning.json"
 
     @property
     def benchmark(self) -> Path:
-        """The table of cnnlab benchmark; .csv and .png of the same name lie beside it."""
+        """The table of cnnlab benchmark; the .csv and .png files of the same name are beside it."""
         return self.folder / "benchmark.json"
 
     @property
@@ -128,14 +128,14 @@ class Run:
 
     @property
     def jobs(self) -> Path:
-        """The folder of its jobs on a cluster: the script, its numbers (jobs.json), what it has printed."""
+        """The folder of its jobs on a cluster: the script, the jobs' ids (jobs.json), and their output."""
         return self.folder / "slurm"
 
     def results_of(self, source: str) -> Run:
-        """Where the results of other data than the run's own test set lie, laid out like the run itself.
+        """Return the folder for results on data other than the run's own test set; its structure is that of a run.
 
         Args:
-            source: Which data: a path, or a split's name. Another source of the same name gets a folder of its own.
+            source: The data: a path, or a split's name. Another source of the same name gets a separate folder.
         """
         name = re.sub(r"[^\w.-]+", "_", Path(source).absolute().name) or "data"
         for count in range(1, 1000):
@@ -146,10 +146,10 @@ class Run:
         raise InputError(f"{self.folder / 'results'} has 999 folders called {name}: remove some")
 
     def set_results_aside(self, step: int) -> Path | None:
-        """Move what was measured and made of the weights of a step into RUN/earlier/step-STEP, as training goes on.
+        """Move results of the weights at a step into RUN/earlier/step-STEP when training continues.
 
         Returns:
-            The folder; None where there was nothing.
+            The folder; None if there were no results.
         """
         made = [path for pattern in _RESULTS for path in sorted(self.folder.glob(pattern))]
         if not made:
@@ -164,19 +164,19 @@ class Run:
         return folder
 
     def discard_if_empty(self) -> None:
-        """Remove the folder if nothing is in it: it was claimed for a run that never began."""
+        """Remove the folder if it is empty: it was created for a run that never began."""
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def exists(self) -> bool:
-        """Whether there is anything in the folder."""
+        """Whether the folder has any content."""
         return self.folder.is_dir() and any(self.folder.iterdir())
 
     def to_evaluate(self) -> Path:
-        """The checkpoint that test and predict take: the best one, else the last.
+        """Return the checkpoint for test and predict: the best one, else the last one.
 
         Raises:
-            InputError: If there is none.
+            InputError: If there is no checkpoint.
         """
         for path in (self.best, self.last):
             if path.is_file():
@@ -184,10 +184,10 @@ class Run:
         raise InputError(self._without_checkpoint("nothing to evaluate"))
 
     def to_resume(self) -> Path:
-        """The checkpoint that training goes on from: of last.ckpt and best.ckpt the one with more steps.
+        """Return the checkpoint to resume training from: of last.ckpt and best.ckpt, the one with more steps.
 
         Raises:
-            InputError: If there is none.
+            InputError: If there is no checkpoint.
         """
         found = [path for path in (self.last, self.best) if path.is_file()]
         if not found:
@@ -201,17 +201,17 @@ class Run:
 
 
 def find(path: str | Path, purpose: Literal["to_evaluate", "to_resume"] = "to_evaluate") -> tuple[Run | None, Path]:
-    """Find the run and the checkpoint that a folder or a checkpoint file stands for.
+    """Find the run and the checkpoint of a path.
 
     Args:
         path: A run's folder, or a checkpoint.
-        purpose: Which of a run's checkpoints is wanted.
+        purpose: Which of a run's checkpoints to return.
 
     Returns:
-        The run (None for a checkpoint that lies in no run's folder), and the checkpoint.
+        The run (None for a checkpoint outside of any run's folder), and the checkpoint.
 
     Raises:
-        InputError: If there is no such thing, or if it holds no checkpoint.
+        InputError: If the path does not exist, or if the folder has no checkpoint.
     """
     path = Path(path)
     if path.is_dir():
@@ -224,7 +224,7 @@ def find(path: str | Path, purpose: Literal["to_evaluate", "to_resume"] = "to_ev
 
 
 def global_rank() -> int:
-    """This process's number among all of a run, as its launcher said; 0 where there is one process."""
+    """Return this process's rank among all processes of a run, as set by its launcher; 0 if there is only one."""
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -241,12 +241,12 @@ def choose(requested: str | None, recipe: str, root: Path = Path("runs")) -> Run
 
     Args:
         requested: The folder that the user wants, or None for ROOT/RECIPE-SUFFIX. The suffix is the job's id under
-            SLURM and torchrun; elsewhere the time, and -2, -3, ... where that is taken.
+            SLURM and torchrun; otherwise the time, with -2, -3, ... if that is taken.
         recipe: The recipe's name.
-        root: Where runs are kept.
+        root: The folder of the runs.
 
     Returns:
-        The run. The environment variable CNNLAB_RUN tells it to the processes that this one starts.
+        The run. The environment variable CNNLAB_RUN passes its folder to the processes that this one starts.
     """
     inherited = os.environ.get(RUN_VARIABLE)
     if inherited and global_rank() > 0:
@@ -274,7 +274,7 @@ def _claim(root: Path, recipe: str) -> Path:
 
 
 def _job_id(environment: Mapping[str, str]) -> str | None:
-    """The id that all processes of a job share, over requeues too; None for a process that was started by hand.
+    """Return the id that all processes of a job share, even after a requeue; None for a process started by hand.
 
     >>> _job_id({"SLURM_JOB_ID": "12"})
     '12'
@@ -296,7 +296,7 @@ def _job_id(environment: Mapping[str, str]) -> str | None:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration's values by their dotted keys, class_path and init_args left out of the keys.
+    """Return a configuration's values by their dotted keys, without class_path and init_args in the keys.
 
     >>> flat({"model": {"class_path": "A", "init_args": {"lr": 0.1}}, "seed": 0})
     {'model': 'A', 'model.lr': 0.1, 'seed': 0}

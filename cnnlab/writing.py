@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, TextIO
 
 
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
-    """Write a file beside the old one, then put it in its place: a reader sees the old or the new, never a part.
+    """Write a file beside the old one, then replace that: a reader sees the old or the new content, never a part.
 
     Raises:
-        OSError: If it cannot be written (a full disk, no permission); the old file is as it was.
+        OSError: If it cannot be written (a full disk, no permission); the old file is unchanged.
     """
     path = Path(path)
     aside = _aside(path)
@@ -33,10 +33,10 @@ def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def written_row_by_row(path: Path) -> Iterator[TextIO]:
-    """A table to write into, which takes its place when it is whole."""
+    """Yield a table to write into, which replaces the file once it is complete."""
     aside = _aside(path)
     try:
-        # Names of files may be no text.
+        # File names may contain bytes that are not text.
         with aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             yield file
         aside.replace(path)
@@ -50,21 +50,21 @@ def _aside(path: Path) -> Path:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed processes have left of a file that they were writing."""
+    """Remove partial files that killed processes left while they wrote a file."""
     for part in path.parent.glob(f".{path.name}.*.part"):
         part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table whose columns are the first row's keys, whole or not at all."""
+    """Write a table atomically; its columns are the first row's keys."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    # Names of files may be no text.
+    # File names may contain bytes that are not text.
     write_atomically(path, text.getvalue().encode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""Thin adapters between a run and what happens around it, one each."""
+"""Callbacks: each connects a run to one task around it, such as saving or drawing."""
 
 from cnnlab.callbacks.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from cnnlab.callbacks.error_gallery import ErrorGallery

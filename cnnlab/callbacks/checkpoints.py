@@ -1,4 +1,4 @@
-"""When a run is saved: the best weights, and the newest ones to go on from."""
+"""Saving of a run: the best weights, and the latest state to resume from."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Mode = Literal["min", "max"]
 
 
 def monitored(pl_module: LightningModule, monitor: str | None, mode: Mode | None) -> tuple[str, Mode]:
-    """The metric to watch and which of its values is better: the task's own where no other is given.
+    """Return the metric to monitor and its mode; the task's own if none is given.
 
     Raises:
-        InputError: If nobody says.
+        InputError: If neither the caller nor the task names a metric, or if the mode of another metric is not given.
     """
     own: str | None = getattr(pl_module, "monitor", None)
     if monitor is None and own is None:
@@ -61,7 +61,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._mode_given = mode
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out what to monitor, and where to save."""
+        """Set what to monitor, and where to save."""
         self.monitor, self.mode = monitored(pl_module, self.monitor, self._mode_given)
         self.kth_value = torch.tensor(float("inf" if self.mode == "min" else "-inf"))
         self.dirpath = str(Run(Path(trainer.default_root_dir)).checkpoints)
@@ -69,11 +69,11 @@ class BestCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The same before and after setup()."""
+        """A fixed key: the same before and after setup()."""
         return "BestCheckpoint"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best so far, also where the run's folder has been moved; begin anew where it is absent."""
+        """Restore the best score so far, even if the run's folder has moved; start anew if best.ckpt is missing."""
         best = Path(str(self.dirpath)) / "best.ckpt"
         if best.is_file():
             score = state_dict["best_model_score"]
@@ -87,8 +87,8 @@ class EarlyStop(EarlyStopping):
     Args:
         monitor: The metric; the task's own if None.
         mode: "min" or "max"; the task's own if None.
-        patience: Validations without improvement.
-        min_delta: The least change that is an improvement.
+        patience: The number of validations without improvement before training stops.
+        min_delta: The smallest change that counts as an improvement.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class EarlyStop(EarlyStopping):
         self._mode_given = mode
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out what to monitor."""
+        """Set what to monitor."""
         self.monitor, self.mode = monitored(pl_module, self.monitor or None, self._mode_given)
         self.best_score = torch.tensor(float("inf" if self.mode == "min" else "-inf"))
         self.min_delta = abs(self.min_delta) * (1 if self.mode == "max" else -1)
@@ -106,22 +106,22 @@ class EarlyStop(EarlyStopping):
 
     @property
     def state_key(self) -> str:
-        """The same before and after setup()."""
+        """A fixed key: the same before and after setup()."""
         return "EarlyStop"
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps checkpoints/last.ckpt, from which a run goes on as if it had never stopped.
+    """Keeps checkpoints/last.ckpt, from which a run resumes as if it had never stopped.
 
-    It is saved after each epoch, every so many steps or minutes, on an error, and when Ctrl-C, SIGTERM or SIGUSR1
-    (by which SLURM warns of a job's end) asks the run to stop: the signal sets a flag, and the run is saved and
-    stopped at the end of the step, on all processes at the same one (a second Ctrl-C stops at once, and loses the
-    steps since the last save). It is saved between optimizer steps only, and after a validation that is due,
-    never before it, so that resuming leaves nothing out.
+    It is saved after each epoch, at fixed intervals of steps or minutes, and on an error. It is also saved when Ctrl-C,
+    SIGTERM or SIGUSR1 (SLURM's warning before a job's end) asks the run to stop. The signal sets a flag; the run is
+    saved and stopped at the end of the step, at the same step on all processes. A second Ctrl-C stops at once, and
+    loses the steps since the last save. It is saved only between optimizer steps, and after a validation that is due,
+    never before it, so that resuming skips nothing.
 
     Args:
-        every_n_steps: Optimizer steps between saves; None for none in between.
-        every_n_minutes: Minutes between saves; None for none in between.
+        every_n_steps: Optimizer steps between saves; None for no saves by steps.
+        every_n_minutes: Minutes between saves; None for no saves by time.
 
     Raises:
         InputError: If an interval is not above 0.
@@ -142,11 +142,11 @@ class LastCheckpoint(Checkpoint):
         self._replaced: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals; Lightning has set its own handlers, some of which wait for all processes."""
+        """Install the signal handlers; Lightning has set its own, some of which wait for all processes."""
         self._take_over_signals()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals, and stop where one has come before the first step."""
+        """Install the signal handlers, and stop if a signal arrived before the first step."""
         self._take_over_signals()
         if trainer.is_global_zero:
             run = Run(Path(trainer.default_root_dir))
@@ -161,42 +161,42 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop where that is due, and possible."""
+        """Save and stop if that is due and possible."""
         if is_accumulating(trainer) or _validation_follows(trainer, batch_idx):
             return
         self._save_or_stop(trainer, self._is_due(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save and stop where that is due, after a validation in the middle of an epoch."""
+        """Save and stop if that is due, after a validation in the middle of an epoch."""
         if not self._training or is_accumulating(trainer):
             return
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save_or_stop(trainer, self._is_due(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, and stop where that is due."""
+        """Save, and stop if that is due."""
         self._save_or_stop(trainer, due=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the steps before an unforeseen error, where Lightning can go on from there.
+        """Save the steps before an unexpected error, if Lightning can resume from there.
 
         That is between optimizer steps (outside an accumulated group), and not in a validation, which a resumed run
-        would leave out. An error inside a training step may have moved batch norm's statistics and random states,
-        so this resumes the run, but not bit for bit.
+        would skip. An error inside a training step may have changed batch norm's statistics and random states.
+        So this resumes the run, but not bit for bit.
         """
         self._restore_signals()
         if isinstance(exception, InterruptionError):
-            # The loggers are finished next: a second signal must not cut that short. Then Lightning puts its own back.
+            # The loggers are closed next: a second signal must not interrupt that. Then Lightning restores its own.
             with contextlib.suppress(ValueError):
                 for signum in _SIGNALS[1:]:
                     signal.signal(signum, lambda *_: None)
         in_step = self._training and trainer.training
         self._training = False
-        # What cnnlab itself stops for is saved already, or must not be.
+        # If cnnlab itself stops the run, its state is saved already, or must not be saved.
         unforeseen = isinstance(exception, Exception) and not isinstance(exception, CnnlabError)
         if not (in_step and unforeseen) or trainer.global_step == self._saved_step:
             return
-        # Other processes may not have met the error, and would wait for ever for a save on all.
+        # Other processes may not have met the error, and would wait forever for a save on all processes.
         steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         within_group = batches.processed % trainer.accumulate_grad_batches
@@ -205,7 +205,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._restore_signals()
         self._training = False
 
@@ -213,7 +213,7 @@ class LastCheckpoint(Checkpoint):
         if self._replaced:
             return
         self._signal = None
-        # Outside the main thread Python takes no handlers.
+        # Python sets signal handlers in the main thread only.
         with contextlib.suppress(ValueError):
             self._replaced = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
 
@@ -254,7 +254,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def _on_all(trainer: Trainer, due: bool, signum: int | None) -> tuple[bool, int]:
-    """What any process wishes, so that all of them save, and stop, at the same step."""
+    """Combine the requests of all processes, so that all of them save and stop at the same step."""
     if trainer.world_size == 1:
         return due, signum or 0
     wishes = torch.tensor([float(due), float(signum or 0)], device=trainer.strategy.root_device)
@@ -269,7 +269,7 @@ def _interruption(trainer: Trainer, signum: int, where: str) -> InterruptionErro
 
 
 def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a validation, or the end of the epoch, comes right after this batch."""
+    """Whether a validation or the end of the epoch comes right after this batch."""
     if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
         return True
     every = trainer.val_check_batch

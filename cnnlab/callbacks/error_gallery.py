@@ -1,4 +1,4 @@
-"""errors/: the worst and the least certain images of a validation or a test."""
+"""errors/: the images of a validation or a test with the largest error or uncertainty."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ _T = TypeVar("_T")
 
 
 class _Hard(NamedTuple):
-    """An image, and what was answered."""
+    """An image and its prediction."""
 
     place: int
-    """How many this process has seen before; later its place in the data set, -1 where that is not known."""
+    """The number of images that this process saw before it; later its index in the data set, -1 if that is unknown."""
     error: float
     uncertainty: float
-    """-inf where the network does not say."""
+    """-inf if the network does not give one."""
     pixels: Pixels
     """(H, W, 3)."""
     answer: Mapping[str, npt.NDArray[Any]]
-    """The decoder's arrays, B being 1."""
+    """The decoder's arrays, with B = 1."""
     target: npt.NDArray[Any]
 
 
 class ErrorGallery(Callback):
-    """Shows the images that a network is most wrong about, and those that it is least certain of.
+    """Shows the images with the largest errors, and those with the largest uncertainty.
 
-    ``errors/val.csv`` (of the last validation of a training, or of a validation by itself) and ``errors/test.csv`` have
-    a row for each: what is true, what is predicted, how probable that is; beside them lie the pictures, and in
-    ``pictures/`` a sheet of all. Each process looks at its own images, and the first one writes. Labels that are wrong
-    show up here first.
+    ``errors/val.csv`` is for the last validation of a training, or for a validation by itself; ``errors/test.csv`` is
+    for a test. They have a row for each image: the truth, the prediction and its probability. A folder of the same
+    name (``errors/val``) has the pictures, and ``pictures/`` a contact sheet of all. Each process keeps its own images,
+    and the first one writes. Wrong labels often show up here first.
 
     Args:
-        images: How many of either kind.
+        images: The number of images of each of the two groups.
 
     Raises:
-        InputError: If that is below 1.
+        InputError: If ``images`` is below 1.
     """
 
     def __init__(self, images: int = 16) -> None:
@@ -66,7 +66,7 @@ class ErrorGallery(Callback):
         self._hard: list[_Hard] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with none."""
+        """Start with no images."""
         self._seen, self._hard = 0, []
 
     on_test_epoch_start = on_validation_epoch_start
@@ -80,8 +80,8 @@ class ErrorGallery(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the hardest of the batch."""
-        # A task of one's own may keep its answers to itself.
+        """Keep the hardest images of the batch."""
+        # A user's own task may not return its answers.
         if dataloader_idx == 0 and not trainer.sanity_checking and _answers(pl_module, outputs):
             assert isinstance(pl_module, VisionTask)
             self._take(pl_module, outputs, Batch.of(batch))
@@ -89,16 +89,16 @@ class ErrorGallery(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the last validation's."""
+        """Show the images of the last validation."""
         self._show(trainer, pl_module, "val")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show them where the validation was all that was asked for."""
+        """Show the images if the command was validate."""
         if trainer.state.fn == "validate":
             self._show(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the test's."""
+        """Show the images of the test."""
         self._show(trainer, pl_module, "test")
 
     def _take(self, task: VisionTask, answers: Answers, batch: Batch) -> None:
@@ -116,7 +116,7 @@ class ErrorGallery(Callback):
         candidates = [
             _Candidate(self._seen + i, error, doubt)
             for i, (error, doubt) in enumerate(zip(errors, doubts, strict=True))
-            # Most are not among the hardest, and stay where they are.
+            # Most images are not among the hardest, and are not copied.
             if error > least_error or doubt > least_doubt
         ]
         everything: list[Any] = [*self._hard, *candidates]
@@ -136,13 +136,13 @@ class ErrorGallery(Callback):
         return [one for one in _ranked(self._hard, 2)[: self.images] if one.uncertainty > -math.inf]
 
     def _show(self, trainer: Trainer, task: LightningModule, stage: Literal["val", "test"]) -> None:
-        """Gather them, and let the first process write; every process calls it."""
+        """Gather the images, and let the first process write them; every process must call this."""
         if not isinstance(task, VisionTask) or task.kind is None:
             return
         loader: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
         loader = loader[0] if isinstance(loader, list) else loader
         sampler = getattr(loader, "batch_sampler", None)
-        # Which samples other samplers have drawn is not known afterwards.
+        # With other samplers, the drawn indices are not known afterwards.
         indices = sampler.indices if isinstance(sampler, EvalSampler) else None
         self._hard = [one._replace(place=-1 if indices is None else indices[one.place]) for one in self._hard]
         if trainer.world_size > 1:
@@ -157,7 +157,7 @@ class ErrorGallery(Callback):
         _write(trainer, stage, shown, paths, task.output)
 
     def _gather(self, world_size: int) -> None:
-        """Take in those of all processes; only what is among the hardest of all is sent."""
+        """Gather the images of all processes; only the hardest of all are sent."""
         known = _from_all([(one.error, one.uncertainty) for one in self._hard], world_size)
         bars = [sorted(values, reverse=True)[: self.images][-1] for values in zip(*known, strict=True)]
         own = [one for one in self._hard if one.error >= bars[0] or one.uncertainty >= bars[1]]
@@ -165,7 +165,7 @@ class ErrorGallery(Callback):
 
 
 class _Candidate(NamedTuple):
-    """What _Hard begins with, of an image that is still in its batch."""
+    """The first fields of _Hard, for an image that is still in its batch."""
 
     place: int
     error: float
@@ -173,12 +173,12 @@ class _Candidate(NamedTuple):
 
 
 def _ranked(images: list[_T], field: int) -> list[_T]:
-    """Images by their error (1) or uncertainty (2), the hardest first."""
+    """Sort images by their error (1) or uncertainty (2), the hardest first."""
     return sorted(images, key=lambda one: (-one[field], one[0]))  # type: ignore[index]
 
 
 def _copied(one: _Candidate, i: int, answers: Answers, batch: Batch) -> _Hard:
-    """An image of its own: a view would keep its whole batch."""
+    """Copy one image: a view would keep its whole batch in memory."""
     arrays = numpy_answers({name: value[i : i + 1].clone() for name, value in answers.items()})
     (target,) = numpy_targets(batch.targets[i : i + 1])
     return _Hard(*one, as_rgb(batch.images[i]).copy(), arrays, target.copy())
@@ -189,7 +189,7 @@ def _answers(task: LightningModule, outputs: Any) -> bool:
 
 
 def _from_all(own: list[_T], world_size: int) -> list[_T]:
-    """What each process has, in the processes' order; every process calls it."""
+    """Return the items of all processes, in the processes' order; every process must call this."""
     parts: list[list[_T]] = [[] for _ in range(world_size)]
     torch.distributed.all_gather_object(parts, own)
     return [one for part in parts for one in part]

@@ -1,4 +1,4 @@
-"""What a checkpoint of Lightning leaves out, and a resumed run needs to end with the very same weights."""
+"""State that Lightning's checkpoints leave out, and that a resumed run needs to end with identical weights."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _KEY = "exact_resume"
 
 
 class ExactResume(Callback):
-    """Saves the random states and the unfinished epoch's metrics, and takes up metrics.csv where it was.
+    """Saves the random states and the unfinished epoch's metrics, and continues metrics.csv where it was.
 
-    The data module keeps the position in the data, Lightning the rest.
+    The data module saves the position in the data, and Lightning the rest.
     """
 
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the states under a key of their own: the random ones of each process."""
+        """Add the random states of each process and the metrics, under a separate key."""
         checkpoint[_KEY] = {"random": _of_all(trainer, _random_states()), "train_metrics": _metric_states(pl_module)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -34,26 +34,26 @@ class ExactResume(Callback):
         self._saved = checkpoint.get(_KEY)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put back the metrics; drop what was logged after the checkpoint."""
+        """Restore the metrics; drop what was logged after the checkpoint."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.forget_from(trainer.global_step)
-        # The saved counts are those of all processes together.
+        # The saved counts are sums over all processes.
         if self._saved is not None and trainer.is_global_zero:
             _load_metric_states(pl_module, self._saved["train_metrics"])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Put back the random states at the last moment, after all else that draws at the start of a run."""
+        """Restore the random states as late as possible, after all else that draws numbers at the start of a run."""
         if self._saved is not None:
             states = self._saved["random"]
-            # Where there are more processes than before, no state is those of the additional ones.
+            # If there are more processes than before, the additional ones have no saved state.
             if isinstance(states, list) and trainer.global_rank < len(states):
                 _load_random_states(states[trainer.global_rank])
             self._saved = None
 
 
 def _of_all(trainer: Trainer, value: Any) -> list[Any]:
-    """The value of each process, in order, on all of them."""
+    """Return the value of each process, in order, on all processes."""
     if trainer.world_size == 1:
         return [value]
     values: list[Any] = [None] * trainer.world_size
@@ -62,7 +62,7 @@ def _of_all(trainer: Trainer, value: Any) -> list[Any]:
 
 
 def _random_states() -> dict[str, Any]:
-    """Plain values and tensors, so that weights_only=True loads them."""
+    """Return plain values and tensors, so that weights_only=True loads them."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     numpy_words = torch.from_numpy(np.asarray(keys).astype(np.int64))

@@ -1,4 +1,4 @@
-"""Stop a run whose loss is no longer a number, before it overwrites what was good."""
+"""Stop a run whose loss is not finite, before it overwrites good checkpoints."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cnnlab.run import Run
 
 
 class FiniteLoss(Callback):
-    """Stops at a loss that is NaN or infinite, naming the step.
+    """Stops at a loss that is NaN or infinite, and names the step.
 
-    On an accelerator, and with several processes, the losses are looked at every so many steps, before each save and at
-    the end of an epoch, since looking makes them wait.
+    On an accelerator, or with several processes, the losses are checked at intervals, before each save, and at the end
+    of an epoch, since each check makes the device or the processes wait.
 
     Args:
-        every_n_steps: Batches between two looks; one process on the CPU looks at each.
+        every_n_steps: Batches between two checks; a single process on the CPU checks each batch.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
@@ -28,13 +28,13 @@ class FiniteLoss(Callback):
         self._first_bad: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with a clean slate."""
+        """Reset the state."""
         self._first_bad = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the step of the first bad loss, on the device."""
+        """Record the step of the first bad loss, on the device."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None:
             return
@@ -48,7 +48,7 @@ class FiniteLoss(Callback):
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look once more, so that no epoch ends with a bad loss."""
+        """Check again, so that no epoch ends with a bad loss."""
         self._check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ class FiniteLoss(Callback):
     def _check(self, trainer: Trainer) -> None:
         if self._first_bad is None:
             return
-        # All processes stop together, also where only one has met it.
+        # All processes stop together, even if only one has a bad loss.
         batch = int(trainer.strategy.reduce(self._first_bad.clone(), reduce_op="max"))
         if batch < 0:
             return

@@ -1,4 +1,4 @@
-"""pictures/gradcam/: where the network looks in the same validation images, from epoch to epoch."""
+"""pictures/gradcam/: Grad-CAM of the same validation images over the epochs."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from cnnlab.strategies import spreads_weights
 from cnnlab.tasks import VisionTask
 
 _LARGEST = 1024
-"""Larger images of segmentation are shrunk: they may not fit into memory as a whole, and a frame is small."""
+"""Larger images of segmentation are shrunk: whole, they may not fit into memory, and a frame is small."""
 
 
 class _Shown(NamedTuple):
     """A validation image."""
 
     number: int
-    """Its place in the validation set."""
+    """Its index in the validation set."""
     image: Tensor
     """(1, C, H, W)."""
     chosen: Tensor | None
-    """(1,) the class to look for; the predicted one if None."""
+    """(1,) the class to explain; the predicted one if None."""
 
 
 class GradCamSnapshots(Callback):
-    """A film-strip for each of some validation images: Grad-CAM of its true class, epochs from left to right.
+    """Draws a filmstrip for each of some validation images: Grad-CAM of the true class, epochs from left to right.
 
-    The strips lie in the run's folder, pictures/gradcam/NUMBER.png, and all together in pictures/gradcam.png, which
-    wandb and TensorBoard get as well. They are drawn on the first process, of the weights that are validated. A
-    resumed run goes on with them. Nothing of the training changes; a network that has no maps is told of once.
+    The strips are in the run's folder, pictures/gradcam/NUMBER.png, and all together in pictures/gradcam.png, which is
+    also sent to wandb and TensorBoard. They are drawn on the first process, with the weights that are validated. A
+    resumed run continues them. The training is not affected. If a network has no maps, there is one warning.
 
-    What is explained is the task's choice (outputs.Output.to_explain): in segmentation the largest class of the image's
-    mask, the commonest one of all images left aside.
+    The task chooses the class (outputs.Output.to_explain). In segmentation it is the largest class of the image's mask,
+    except for the most common class of all images.
 
     Args:
-        images: How many, evenly taken from the validation set.
-        every_n_epochs: How often. If None, after the first epoch and ten times in a run; after epochs 1, 2, 4, 8, ...
-            where the run's length is given in steps.
+        images: The number of images, evenly spaced over the validation set.
+        every_n_epochs: Epochs between frames. If None, after the first epoch and ten times in a run; after epochs 1, 2,
+            4, 8, ... if the run's length is given in steps.
         method: A name in interpret.METHODS.
-        layer: Whose activations, by its name in the network; interpret.default_layer if None.
+        layer: The layer whose activations are used, by its name in the network; interpret.default_layer if None.
 
     Raises:
-        InputError: If an argument does not fit.
+        InputError: If ``images`` or ``every_n_epochs`` is below 1, or if there is no such method.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class GradCamSnapshots(Callback):
         self._off = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look for the layer before anything has been trained."""
+        """Find the layer before anything has been trained."""
         self._off = not isinstance(pl_module, VisionTask) or pl_module.kind is None
         if spreads_weights(trainer.strategy) and not self._off:
-            # A pass on one process would wait for the others.
+            # A forward pass on one process would wait for the others.
             self._off = True
             rank_zero_warn("callbacks.gradcam draws nothing: the network's weights are spread over the processes")
         if self.layer is not None and not self._off:
@@ -95,7 +95,7 @@ class GradCamSnapshots(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add a frame to each strip, now that the network is the one that is validated (averaged weights, perhaps)."""
+        """Add a frame to each strip, while the network has the weights that are validated (perhaps averaged ones)."""
         first = batch_idx == dataloader_idx == 0
         if self._off or not first or not trainer.is_global_zero or not self._is_due(trainer):
             return
@@ -126,7 +126,7 @@ class GradCamSnapshots(Callback):
         return epoch == 1 or epoch % math.ceil(length / 10) == 0
 
     def _draw(self, shown: _Shown, epoch: int, folder: Path, task: VisionTask) -> Path:
-        """Add a frame to an image's strip."""
+        """Add a frame to one image's strip."""
         assert self._cam is not None
         explanation = self._cam(shown.image.to(task.device), shown.chosen)
         pixels = as_rgb(shown.image[0])
@@ -142,9 +142,9 @@ class GradCamSnapshots(Callback):
 
 
 def _chosen_images(loader: Any, count: int, task: VisionTask) -> list[_Shown]:
-    """Images from all over the validation set."""
+    """Choose images that are evenly spaced over the validation set."""
     dataset = loader.dataset
-    # No more than there are, so that each is another.
+    # At most as many as there are images, so that each is a different one.
     places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().int().tolist()
     batches = [Batch.of(loader.collate_fn(_items(dataset, place))) for place in places]
     truths = [task.output.known(numpy_targets(batch.targets)[0]) for batch in batches]
@@ -153,12 +153,12 @@ def _chosen_images(loader: Any, count: int, task: VisionTask) -> list[_Shown]:
 
 
 def _items(dataset: Any, index: int) -> Any:
-    """What a loader would hand to its collate_fn."""
+    """Return what a loader would pass to its collate_fn."""
     return dataset.__getitems__([index]) if hasattr(dataset, "__getitems__") else [dataset[index]]
 
 
 def shrunk(image: Tensor, task: VisionTask) -> Tensor:
-    """An image (1, C, H, W) of its own size, no larger than the task's windows, or than surely fits into memory."""
+    """Shrink an image (1, C, H, W) to the task's window size, or to a size that surely fits into memory."""
     scale = (task.hparams.get("window") or _LARGEST) / max(image.shape[2:])
     if scale >= 1 or not task.output.dense:
         return image

@@ -1,4 +1,4 @@
-"""How large each layer's gradient is, and a warning where it vanishes, explodes or never comes."""
+"""The size of each layer's gradient, with a warning if it vanishes, explodes or is missing."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ _LARGE = (
 
 
 class GradientMonitor(Callback):
-    """Logs the gradients' norms as the optimizer is about to use them, before clipping, and warns of bad ones.
+    """Logs the gradients' norms just before the optimizer's step, before clipping, and warns of bad ones.
 
-    A layer is a module of the task's ``network`` (of the task itself where it has none) that owns parameters; the
-    network's own stand under the name "network". Frozen parameters are left out. Logged are
+    A layer is a module that owns parameters, in the task's ``network`` or, if it has none, in the task itself.
+    Parameters of the network itself have the name "network". Frozen parameters are left out. The metrics are
 
-    - gradients/total_norm: the L2 norm of all gradients together, which --trainer.gradient_clip_val is compared with;
+    - gradients/total_norm: the L2 norm of all gradients together, to compare with --trainer.gradient_clip_val;
     - gradients/norm/LAYER: the L2 norm of a layer's gradient;
-    - gradients/ratio/LAYER: that norm over the norm of the layer's weights; none where the weights are all zero.
+    - gradients/ratio/LAYER: that norm over the norm of the layer's weights; none if the weights are all zero.
 
-    They belong to the same step, and stand in the same row of metrics.csv, as its train/loss_step. Each layer is warned
-    of once for each kind of trouble: a gradient that is missing, exactly zero, not finite, or too large for the
-    weights. At the first step it may be zero: residual branches often begin with a factor of zero. In 16-mixed
-    precision it may overflow for as long as the loss is scaled up: that step is skipped, and the scale lowered.
+    They belong to the same step, and to the same row of metrics.csv, as its train/loss_step. There is one warning for
+    each layer and problem: a gradient that is missing, exactly zero, not finite, or too large for the weights. At the
+    first step a gradient may be zero: residual branches often start with a factor of zero. In 16-mixed precision it
+    may overflow while the loss is scaled up: that step is skipped, and the scale lowered.
 
     Args:
         every_n_steps: Optimizer steps between two measurements, as in --trainer.log_every_n_steps.
-        warn_above: The ratio of gradient to weights from which on to warn; inf for never.
-        per_layer: Log norm and ratio of each layer, not only the total: two columns a layer. Warnings come either way.
+        warn_above: The ratio of gradient to weights above which to warn; inf for never.
+        per_layer: Log norm and ratio of each layer, not only the total: two columns a layer. Warnings are always given.
 
     Raises:
         InputError: If an argument is not above 0.
@@ -68,11 +68,11 @@ class GradientMonitor(Callback):
         self._reported: set[tuple[str, str]] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with a clean slate."""
+        """Reset the reported warnings."""
         self._reported = set()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Measure, log and judge the gradients, where it is their turn."""
+        """Measure, log and check the gradients at each ``every_n_steps``-th step."""
         step = trainer.global_step
         if (step + 1) % self.every_n_steps:
             return
@@ -98,7 +98,7 @@ class GradientMonitor(Callback):
         new = [name for name in layers if (name, trouble) not in self._reported]
         if new:
             self._reported |= {(name, trouble) for name in new}
-            # Where all layers are in trouble, the ends tell as much as the whole list.
+            # If all layers have a problem, the first and the last ones say as much as the whole list.
             shown = new if len(new) <= 8 else [*new[:4], f"{len(new) - 8} more", *new[-4:]]
             rank_zero_warn(f"optimizer step {step} (0 is the first), {', '.join(shown)}: {trouble}")
 
@@ -109,11 +109,11 @@ def _network(pl_module: LightningModule) -> nn.Module:
 
 
 def _trained_layers(network: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The trainable parameters by layer; one that layers share counts once, for the first, so that totals are right."""
+    """Return the trainable parameters by layer; a shared one counts once, for its first layer, so totals are right."""
     layers = defaultdict(list)
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            # torch.compile(network) adds a module around it, which network.compile() does not.
+            # torch.compile(network) wraps it in another module; network.compile() does not.
             path = [part for part in name.split(".")[:-1] if part != "_orig_mod"]
             layers[".".join(path) or "network"].append(parameter)
     return dict(layers)
@@ -122,7 +122,7 @@ def _trained_layers(network: nn.Module) -> dict[str, list[nn.Parameter]]:
 def _norms(
     layers: dict[str, list[nn.Parameter]], trainer: Trainer, optimizer: Optimizer
 ) -> tuple[dict[str, float], dict[str, float], float | None]:
-    """The norms of gradient and weights, by layer, where there is a gradient; the loss scale of 16-mixed precision."""
+    """Return the norms of gradients and of weights by layer, if it has a gradient, and the loss scale of 16-mixed."""
     found = [
         (name, parameter.grad, parameter.detach())
         for name, parameters in layers.items()
@@ -132,15 +132,15 @@ def _norms(
     if not found:
         return {}, {}, None
     names, gradients, weights = zip(*found, strict=True)
-    # Half precision's own norms have three digits, and end at 65,504.
+    # Norms in half precision have three digits, and overflow above 65,504.
     dtype = reduce(torch.promote_types, {weight.dtype for weight in weights}, torch.float32)
     norms = [torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in (*gradients, *weights)]
     one = torch.ones_like(norms[0])
     scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
     is_scaled = scaler is not None and scaler.is_enabled()
-    # All in one tensor, since each that is read makes the device wait.
+    # All in one tensor, since reading each value makes the host wait for the device.
     *values, scale = torch.stack([*norms, scaler.scale(one) if is_scaled else one]).tolist()
-    # Lightning has unscaled the gradients, but for optimizers that do so in their step: the fused ones.
+    # Lightning has unscaled the gradients, except for fused optimizers, which unscale them in their step.
     remaining = scale if steps_scaled(optimizer) else 1.0
     return (
         _by_layer(names, [value / remaining for value in values[: len(names)]]),
@@ -150,7 +150,7 @@ def _norms(
 
 
 def _by_layer(names: Iterable[str], norms: Iterable[float]) -> dict[str, float]:
-    """Norms of single parameters to those of their layers."""
+    """Combine the norms of single parameters into those of their layers."""
     parts = defaultdict(list)
     for name, norm in zip(names, norms, strict=True):
         parts[name].append(norm)

@@ -1,4 +1,4 @@
-"""model.onnx and its certificate, when a training has ended."""
+"""Export of model.onnx and its certificate after training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cnnlab.tasks.loading import load_task
 
 
 class OnnxExport(Callback):
-    """Writes the best network of a run into its folder as model.onnx, as ``cnnlab export`` does, on the first process.
+    """Writes a run's best network into its folder as model.onnx, as ``cnnlab export`` does, on the first process.
 
     Args:
-        dynamic_size: Whether it takes images of any height and width; for segmentation, and not for classification, if
-            None.
+        dynamic_size: Whether the file takes images of any height and width; if None, it does for segmentation, but not
+            for classification.
         opset: ONNX's operator set; the exporter's own if None.
-        tolerance: The greatest difference from the network that passes.
-        images: How many validation images the metric of both is measured on, at the most: it is done on the CPU.
+        tolerance: The largest difference from the network that passes.
+        images: The maximum number of validation images to compute both metrics on, since this runs on the CPU.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class OnnxExport(Callback):
         self.images = images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say now, and not after the training, what is missing.
+        """Check before the training whether the export is possible.
 
         Raises:
-            InputError: If a library is, or if the task or its data are of a kind that cannot be exported.
+            InputError: If a library is missing, or if the task or its data are of a kind that cannot be exported.
         """
         if stage != "fit":
             return
@@ -60,7 +60,7 @@ class OnnxExport(Callback):
         data.eval_transform()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export what is in the best checkpoint."""
+        """Export the best checkpoint."""
         if not trainer.is_global_zero:
             return
         run = Run(Path(trainer.default_root_dir))

@@ -1,4 +1,4 @@
-"""predictions.csv and what lies beside it: each image's answer, in order, whatever the number of processes."""
+"""predictions.csv and its files: the answer to each image, in order, for any number of processes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from cnnlab.tasks import VisionTask
 
 
 class _Shown(NamedTuple):
-    """An image of the picture, ordered by its difficulty."""
+    """An image of the contact sheet, ordered by its difficulty."""
 
     difficulty: float
     place: int
-    """Minus its place, so that of equally difficult ones the earlier are kept."""
+    """Its index times -1, so that of equally difficult images the earlier are kept."""
     picture: Any
     """(3, H, W)."""
     caption: str
@@ -35,14 +35,14 @@ class _Shown(NamedTuple):
 class PredictionTable(Callback):
     """Writes what a task predicts into the run's folder: predictions.csv, the files beside it, and a picture.
 
-    The columns and files are the task's own (see outputs): for classification index, path, target (the true class's
-    number, where it is known), label, name, and each class's probability; for segmentation masks/NAME.png,
-    overlays/NAME.png, and the share of each class. Each process writes its own part as it goes; the first one merges
-    them in order. Files that earlier predictions of other images have left stay.
+    The columns and files depend on the task (see outputs). For classification: index, path, target (the true class's
+    number, if known), label, name, and each class's probability. For segmentation: masks/NAME.png, overlays/NAME.png,
+    and the share of each class. Each process writes its own part during the run; the first one merges them in order.
+    Files of earlier predictions of other images are not removed.
 
     Args:
-        pictures: How many images the picture of the hardest shows, 0 for no picture: those that are most wrong (or,
-            where the truth is not known, least certain), among those of the first process.
+        pictures: The number of images in the picture of the hardest, 0 for no picture. These are the most wrong images
+            of the first process, or the least certain ones if the truth is not known.
         files: Whether to write the files beside the table, such as masks.
         overlays: Whether the files include pictures with the answer drawn on the image.
         probabilities: Whether the files include the network's own arrays, such as each pixel's probabilities.
@@ -61,7 +61,7 @@ class PredictionTable(Callback):
         self._run = Run(Path())
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this process's part."""
+        """Open the part of this process."""
         self._hardest = []
         if not isinstance(pl_module, VisionTask) or pl_module.kind is None:
             return
@@ -102,7 +102,7 @@ class PredictionTable(Callback):
             self._keep_hardest(pl_module, output, outputs.answers, batch)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge the parts; draw the picture."""
+        """Merge the parts, and draw the picture."""
         if self._table is None or self._writer is None:
             return
         self._table.merge(self._writer.header)
@@ -115,7 +115,7 @@ class PredictionTable(Callback):
             contact_sheet(images, captions, path, "Predictions, hardest first", colors=colors)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no part behind."""
+        """Remove the part."""
         if self._table is not None:
             self._table.discard()
 

@@ -1,4 +1,4 @@
-"""Progress where there is no terminal to draw a bar in: a line an epoch."""
+"""Progress without a terminal for a progress bar: one line per epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run writes about itself: config.yaml and environment.json when it starts, test.json when it is tested."""
+"""A run's own records: config.yaml and environment.json at its start, test.json after a test."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class RunRecords(Callback):
     """Writes the records of a run into its folder, on the first process.
 
     Args:
-        config: The resolved configuration as YAML, or None where there is none to keep.
-        recipe: Which recipe that comes from, and what was changed ({"name": ..., "changes": {key: [recipe, run]}}).
+        config: The resolved configuration as YAML; None if there is none.
+        recipe: The recipe of the configuration, and the changes to it ({"name": ..., "changes": {key: [recipe, run]}}).
     """
 
     def __init__(self, config: str | None = None, recipe: dict[str, Any] | None = None) -> None:
@@ -37,7 +37,7 @@ class RunRecords(Callback):
         self.recipe = recipe
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write config.yaml, environment.json (a resumed run adds to it), and the configuration to each logger."""
+        """Write config.yaml and environment.json (a resumed run adds to it); send the configuration to each logger."""
         if not trainer.is_global_zero:
             return
         run = Run(Path(trainer.default_root_dir))
@@ -66,12 +66,12 @@ class RunRecords(Callback):
             write_csv(run.manifest, manifest())
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say in the checkpoint which classes made it, where the task is not one of cnnlab's and has not said so."""
+        """Add the classes of task and data to the checkpoint, if the task is not cnnlab's and has not added them."""
         if "cnnlab" not in checkpoint:
             make_portable(checkpoint, pl_module, getattr(trainer, "datamodule", None))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write validation.json where the validation was all that was asked for."""
+        """Write validation.json if the command was validate."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
             results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("val/")}
             write_json(results_of(trainer).validation, results)
@@ -82,13 +82,13 @@ class RunRecords(Callback):
             _draw_matrix(trainer, pl_module, "val", max(trainer.global_step - 1, 0))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let loggers that would begin with nothing know what the training has logged."""
+        """Send the training's metrics to loggers that would otherwise start empty."""
         for logger in trainer.loggers if trainer.is_global_zero else []:
             if isinstance(logger, RunLogger):
                 logger.replay()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write test.json, and the task's tables and pictures."""
+        """Write test.json and the task's tables and pictures."""
         if not trainer.is_global_zero:
             return
         run = results_of(trainer)
@@ -99,7 +99,7 @@ class RunRecords(Callback):
         if isinstance(pl_module, VisionTask):
             for name, rows in pl_module.result_tables("test").items():
                 write_csv(run.table(name), rows)
-                if f"test/{name}" not in pl_module.tables:  # Those are drawn, under this very name.
+                if f"test/{name}" not in pl_module.tables:  # Those are drawn, under the same name.
                     write_table(trainer, f"test/{name}", rows)
         _draw_matrix(trainer, pl_module, "test", None)
 
@@ -116,7 +116,7 @@ def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step:
 
 
 def _with_what_was_found(config: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """The configuration with the learning rate and the batch size that a search before the training has set."""
+    """Return the configuration with the learning rate and batch size that a search before the training has found."""
     data = getattr(trainer, "datamodule", None)
     for part, owner, name in (("model", pl_module, "lr"), ("data", data, "batch_size")):
         settings = (config.get(part) or {}).get("init_args") or {}
@@ -126,7 +126,7 @@ def _with_what_was_found(config: dict[str, Any], trainer: Trainer, pl_module: Li
 
 
 def environment() -> dict[str, Any]:
-    """What it takes to reproduce, or to report, a run: versions, machine, command and git commit."""
+    """Return what is needed to reproduce or report a run: versions, machine, command and git commit."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
@@ -147,5 +147,5 @@ def _git(*arguments: str) -> str | None:
 
 def _results(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
     logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    # The task's own values have not been rounded to float32 on their way.
+    # The task's own values are not rounded to float32.
     return {**logged, **getattr(pl_module, "results", {})}

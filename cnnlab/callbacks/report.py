@@ -15,8 +15,8 @@ class Report(Callback):
     """Writes report.html into the run's folder at the end of a test, on the first process."""
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it, when all else has been written."""
+        """Write the report, after all other files have been written."""
         run = Run(Path(trainer.default_root_dir))
-        # A test of other data has its own folder, and says nothing of the run itself.
+        # A test on other data has its own folder, and says nothing about the run itself.
         if trainer.is_global_zero and results_of(trainer) == run:
             write_report([run], run.report)

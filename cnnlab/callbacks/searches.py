@@ -1,4 +1,4 @@
-"""Lightning's searches of a learning rate and of a batch size, whose results the run then really uses."""
+"""Lightning's searches for a learning rate and for a batch size; the run uses the results."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from cnnlab.errors import InputError
 
 
 class LearningRateSearch(LearningRateFinder):
-    """Lightning's search over some steps before the training (Smith 2017); the run goes on with what it finds.
+    """Searches for a learning rate over some steps before the training (Smith 2017); the run uses the result.
 
-    It needs as many training steps as it tries rates. Weights and data begin anew afterwards.
+    It needs at least as many training steps as it tries rates. Afterwards, weights and data start from the beginning.
 
     Args:
-        min_lr: The lowest rate that is tried.
-        max_lr: The highest.
-        num_training_steps: How many rates are tried.
+        min_lr: The lowest rate to try.
+        max_lr: The highest rate to try.
+        num_training_steps: The number of rates to try.
     """
 
     def __init__(self, min_lr: float = 1e-6, max_lr: float = 1.0, num_training_steps: int = 100) -> None:
         super().__init__(min_lr=min_lr, max_lr=max_lr, num_training_steps=num_training_steps)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Search, then make the optimizer and the schedule with the rate that was found.
+        """Search, then make the optimizer and the schedule with the rate found.
 
         Raises:
-            InputError: If another callback sets the layers' rates, or if the rate is scaled.
+            InputError: If another callback sets the layers' rates, or if the rate is scaled (model.lr_scaling).
         """
         if getattr(pl_module, "hparams", {}).get("lr_scaling") is not None:
             raise InputError(
@@ -39,23 +39,23 @@ class LearningRateSearch(LearningRateFinder):
                 "switch one of them off"
             )
         super().on_fit_start(trainer, pl_module)
-        # The schedule that was made before keeps its own idea of the rate.
+        # The schedule made before still has the old rate.
         trainer.strategy.setup_optimizers(trainer)
 
 
 class BatchSizeSearch(BatchSizeFinder):
-    """Lightning's search of the largest batch that fits into memory; the run goes on with what it finds.
+    """Searches for the largest batch that fits into memory; the run uses the result.
 
     Args:
-        init_val: The first size that is tried; each next is twice as large.
-        max_trials: How many are tried at the most.
-        steps_per_trial: Training steps with each.
+        init_val: The first size to try; each following one is twice as large.
+        max_trials: The maximum number of sizes to try.
+        steps_per_trial: Training steps with each size.
     """
 
     def __init__(self, init_val: int = 2, max_trials: int = 25, steps_per_trial: int = 3) -> None:
         super().__init__(init_val=init_val, max_trials=max_trials, steps_per_trial=steps_per_trial)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Search, then lay out the schedule for the number of steps that an epoch has now."""
+        """Search, then make the schedule for the new number of steps per epoch."""
         super().on_fit_start(trainer, pl_module)
         trainer.strategy.setup_optimizers(trainer)

@@ -30,19 +30,19 @@ _EVALUATED: Stages = frozenset({"fit", "validate", "test"})
 
 
 class Slot(NamedTuple):
-    """A callback that is switched by its name."""
+    """A callback that is switched on and off by its name."""
 
     callback: type[Callback]
     default: bool
     """Whether it is on by default."""
     purpose: str
-    """What it does, in a line for --help."""
+    """What it does, in one line for --help."""
     stages: Stages = _FIT
-    """The commands that it takes part in: fit, validate, test, predict."""
+    """The commands that use it: fit, validate, test, predict."""
     in_trials: bool = False
-    """Whether it takes part in a trial run (--trainer.fast_dev_run), which leaves nothing behind."""
+    """Whether a trial run (--trainer.fast_dev_run) uses it; such a run writes no files."""
     at_start_only: bool = False
-    """Whether a run that goes on leaves it out."""
+    """Whether a resumed run leaves it out."""
 
 
 SLOTS = {
@@ -82,7 +82,7 @@ SLOTS = {
 
 
 def default_callbacks() -> list[Callback]:
-    """What ``cnnlab fit``, ``test`` and ``predict`` give a trainer, for a trainer of one's own.
+    """Return the callbacks that ``cnnlab fit``, ``test`` and ``predict`` give a trainer, for a trainer of your own.
 
     They write into the trainer's default_root_dir; its logger should be a MetricsCsv of that folder.
 

@@ -1,4 +1,4 @@
-"""Weights that were pruned stay zero."""
+"""Keep pruned weights at zero."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cnnlab.errors import InputError
 
 
 class Sparsity(Callback):
-    """Keeps the weights of convolutions and linear layers that are zero when training starts at zero."""
+    """Keeps weights of convolutions and linear layers at zero if they are zero when training starts."""
 
     def __init__(self) -> None:
         self._zeros: list[tuple[nn.Parameter, Tensor]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where the zeros are.
+        """Record where the zeros are.
 
         Raises:
-            InputError: If there are none.
+            InputError: If no weight is zero.
         """
         weights = [layer.weight for layer in weighted(pl_module)]
         self._zeros = [(weight, weight == 0) for weight in weights if bool((weight == 0).any())]
@@ -36,6 +36,6 @@ class Sparsity(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Put them back to zero."""
+        """Set these weights to zero again."""
         for weight, zeros in self._zeros:
             weight.masked_fill_(zeros, 0.0)

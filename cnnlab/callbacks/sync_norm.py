@@ -1,4 +1,4 @@
-"""Batch norms that take their statistics over all processes."""
+"""Batch norms that compute their statistics over all processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import nn
 
 
 class SyncNorm(TorchSyncBatchNorm):
-    """What --trainer.sync_batchnorm asks for, for timm's networks too.
+    """Implements --trainer.sync_batchnorm, also for timm's networks.
 
-    torch's own conversion drops the activations that timm's batch norms bring along, without a word.
+    torch's own conversion silently drops the activations that are part of timm's batch norms.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
@@ -22,5 +22,5 @@ class SyncNorm(TorchSyncBatchNorm):
         return converted
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Leave the model as it is: evaluated, the converted norms are plain ones."""
+        """Leave the model unchanged: in eval mode, converted norms are plain ones."""
         return model

@@ -1,4 +1,4 @@
-"""A table that all processes write, and the first one puts in order."""
+"""A table that all processes write, and that the first one puts in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cnnlab.writing import write_atomically
 
 
 def results_of(trainer: Trainer) -> Run:
-    """Where what a trainer measures and predicts belongs: the run, or a folder in it for other data than its own."""
+    """Return where a trainer's results belong: the run, or a folder in it for data other than its own."""
     run = Run(Path(trainer.default_root_dir))
     source = getattr(getattr(trainer, "datamodule", None), "results_source", None)
     if source is None:
@@ -28,11 +28,11 @@ def results_of(trainer: Trainer) -> Run:
 
 
 class SharedTable:
-    """A CSV file with a row for each sample, begun by its index; each process writes its own part as it goes.
+    """A CSV file with a row for each sample, starting with its index; each process writes its own part.
 
     Args:
-        trainer: Whose processes write.
-        path: The file, once all parts are merged.
+        trainer: The trainer whose processes write.
+        path: The file with all parts merged.
     """
 
     def __init__(self, trainer: Trainer, path: Path) -> None:
@@ -43,11 +43,11 @@ class SharedTable:
         self._writer = csv.writer(self._file, lineterminator="\n")
 
     def write(self, row: Sequence[Any]) -> None:
-        """Write a row of this process's part; indices must ascend."""
+        """Write a row of this process's part; indices must be ascending."""
         self._writer.writerow(row)
 
     def merge(self, header: Sequence[str]) -> None:
-        """Wait for all processes, and put their rows in order; every process calls it."""
+        """Wait for all processes, and put their rows in order; every process must call this."""
         self._file.close()
         self.trainer.strategy.barrier("table")
         if not self.trainer.is_global_zero:
@@ -64,7 +64,7 @@ class SharedTable:
             part.unlink()
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove this process's part."""
         self._file.close()
         self._part(self.trainer.global_rank).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""How fast a run trains."""
+"""The training speed of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cnnlab.loggers import write_metrics
 
 
 class Throughput(Callback):
-    """Logs train/images_per_second after each epoch: all processes together, validation left out."""
+    """Logs train/images_per_second after each epoch: over all processes, without validation."""
 
     def __init__(self) -> None:
         self._images = 0
@@ -20,7 +20,7 @@ class Throughput(Callback):
         self._started: float | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Start to count."""
         self._images, self._seconds, self._started = 0, 0.0, time.perf_counter()
 
     def on_train_batch_end(
@@ -34,7 +34,7 @@ class Throughput(Callback):
         self._pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the clock go on."""
+        """Restart the clock."""
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Progressive unfreezing: the head first, then late layers, then all."""
+"""Progressive unfreezing: the head first, then late layers, then all layers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from cnnlab.models.norms_and_checkpointing import BATCH_NORMS
 
 @dataclass
 class Phase:
-    """What is trained from when on, and how fast.
+    """The sections that are trained from an epoch on, and their learning rates.
 
     Args:
         lr: The learning rate of each section, from the head down; sections beyond the list are frozen.
         epoch: The epoch with which it begins, 0 for the first; None to begin when the monitored metric has not
-            improved for ``patience`` validations. It has no default, since a phase that left it out would inherit
-            that of the phase that a configuration before it has in the same place.
+            improved for ``patience`` validations. It has no default: a phase without it would inherit the epoch of the
+            phase in the same position of an earlier configuration.
     """
 
     lr: list[float]
@@ -40,29 +40,29 @@ _PHASES = (Phase([1e-3], 0), Phase([5e-4, 1e-4], 3), Phase([5e-4, 1e-4, 1e-5], 6
 
 
 class ProgressiveUnfreezing(Callback):
-    """Trains the head, then late layers too, then all, each section of layers at a rate of its own.
+    """Trains the head, then late layers too, then all layers, with a learning rate for each section of layers.
 
-    A section's rate is its phase's rate times the schedule's factor, which runs over the whole training; 0 while it
-    is frozen. No more than one phase begins with an epoch. Frozen layers get no gradient, and their norms keep their
-    statistics. All parameters are in the optimizer from the first step on, so a run resumes in any phase; under DDP
-    the network is wrapped anew when a phase begins, because the reducer knows only what was trainable when it was
-    made.
+    A section's rate is its phase's rate times the factor of the schedule, which runs over the whole training; 0 while
+    the section is frozen. At most one phase begins with an epoch. Frozen layers get no gradient, and their norms keep
+    their statistics. The optimizer has all parameters from the first step on, so a run can be resumed in any phase.
+    Under DDP the network is wrapped again when a phase begins, because the reducer only knows the parameters that were
+    trainable when it was made.
 
     Howard and Ruder 2018, "Universal language model fine-tuning" (gradual unfreezing, discriminative rates).
 
     Args:
-        phases: The phases in order, the first from epoch 0; if None, the head, from epoch 3 late layers too, from
-            epoch 6 all.
-        sections: How many layer groups (models.groups) each section has, from the head down; what is left is the
-            last one. The default is head, two groups (a ResNet's layer3 and layer4), all else.
-        decay: The learning rate of each layer group of a section, as a share of the next one's towards the head, above
-            0, to 1 (Bao et al. 2022): the section's rate is that of its first group.
+        phases: The phases in order, the first from epoch 0. If None: the head, from epoch 3 late layers too, from
+            epoch 6 all layers.
+        sections: The number of layer groups (models.groups) in each section, from the head down; the remaining groups
+            are the last section. The default is the head, two groups (a ResNet's layer3 and layer4), and the rest.
+        decay: The learning rate of each layer group as a share of that of the next group towards the head, in the same
+            section; above 0, to 1 (Bao et al. 2022). The section's rate is that of its first group.
         monitor: The metric that a phase without an epoch waits for; the task's own if None.
         mode: "min" or "max"; the task's own if None.
-        patience: Validations without improvement before such a phase begins.
+        patience: The number of validations without improvement before such a phase begins.
 
     Raises:
-        InputError: If the phases contradict each other or the network; in setup(), if the network has too few groups.
+        InputError: If the phases contradict each other or the sections; in setup(), if the network has too few groups.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ProgressiveUnfreezing(Callback):
         _check(self.phases, self.sections, decay, patience)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Freeze what the first phase does not train, before the optimizer and DDP look at it."""
+        """Freeze what the first phase does not train, before the optimizer and DDP inspect the network."""
         if stage != "fit":
             return
         groups = layer_groups(network_of(pl_module))
@@ -109,7 +109,7 @@ class ProgressiveUnfreezing(Callback):
         self._freeze(pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take up the phase in which the run was saved, before the optimizer and DDP look at the network."""
+        """Restore the phase in which the run was saved, before the optimizer and DDP inspect the network."""
         saved = checkpoint["callbacks"].get(self.state_key)
         if saved is not None and self._sections:
             self._phase, self._best, self._waited = saved["phase"], saved["best"], saved["waited"]
@@ -125,7 +125,7 @@ class ProgressiveUnfreezing(Callback):
             self._freeze(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The phases, which of them it is, and how long the next one has been waited for."""
+        """Return the phases, the current one, and the validations without improvement so far."""
         return {
             "phases": [asdict(phase) for phase in self.phases],
             "sections": self.sections,
@@ -137,17 +137,17 @@ class ProgressiveUnfreezing(Callback):
 
     @property
     def state_key(self) -> str:
-        """The same whatever the phases are."""
+        """A fixed key, whatever the phases are."""
         return "ProgressiveUnfreezing"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what is trained; keep the frozen norms' statistics."""
+        """Report what is trained; keep the frozen norms' statistics."""
         self._set_modes(pl_module)
-        # A resumed run has logged its share before.
+        # A resumed run has logged its share of trained parameters before.
         self._tell(trainer, pl_module, log=trainer.global_step == 0)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the next phase where its time has come."""
+        """Begin the next phase if it is due."""
         if self._is_due(trainer.current_epoch):
             before = self.phases[self._phase].lr
             self._phase += 1
@@ -159,7 +159,7 @@ class ProgressiveUnfreezing(Callback):
         self._set_modes(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the validations in which the monitored metric has not improved."""
+        """Count the validations without improvement of the monitored metric."""
         following = self.phases[self._phase + 1 : self._phase + 2]
         if trainer.sanity_checking or trainer.state.fn != "fit" or not following or following[0].epoch is not None:
             return
@@ -174,7 +174,7 @@ class ProgressiveUnfreezing(Callback):
         self._waited = 0 if better else self._waited + 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say it if training (by early stopping, say) has ended before the last phase."""
+        """Warn if training has ended before the last phase, for example by early stopping."""
         if self._phase + 1 < len(self.phases) and not is_trial_run(trainer):
             rank_zero_warn(
                 f"training ended in phase {self._phase + 1} of {len(self.phases)} of callbacks.unfreezing: layers that "
@@ -189,7 +189,7 @@ class ProgressiveUnfreezing(Callback):
         return self._waited >= self.patience if begins is None else epoch >= begins
 
     def _rates(self) -> dict[str, float]:
-        """The learning rate of each layer group in this phase, 0 where it is frozen."""
+        """Return the learning rate of each layer group in this phase, 0 if it is frozen."""
         given = self.phases[self._phase].lr
         return {
             group.name: given[i] * self.decay**below if i < len(given) else 0.0
@@ -198,7 +198,7 @@ class ProgressiveUnfreezing(Callback):
         }
 
     def _groups(self) -> Iterator[tuple[LayerGroup, bool]]:
-        """Each layer group, and whether it is trained."""
+        """Yield each layer group, and whether it is trained."""
         trained = len(self.phases[self._phase].lr)
         for i, section in enumerate(self._sections):
             for group in section:
@@ -223,7 +223,7 @@ class ProgressiveUnfreezing(Callback):
     def _set_rates(self, trainer: Trainer, head_before: float) -> None:
         rates = self._rates()
         for optimizer in trainer.optimizers:
-            # Whatever the schedule has made of the head's rate so far, it has made of all.
+            # The schedule's factor so far is the same for all layers as for the head.
             head = next(group for group in optimizer.param_groups if group["layers"] == self._sections[0][0].name)
             factor = head["lr"] / head_before
             for group in optimizer.param_groups:
@@ -246,7 +246,7 @@ class ProgressiveUnfreezing(Callback):
 
 
 def network_of(pl_module: LightningModule) -> nn.Module:
-    """A task's network; all of the module where it has none."""
+    """Return a task's network, or the whole module if it has none."""
     network = getattr(pl_module, "network", pl_module)
     return network if isinstance(network, nn.Module) else pl_module
 
@@ -255,7 +255,7 @@ def _wrap_anew(trainer: Trainer) -> None:
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, nn.parallel.DistributedDataParallel):
         strategy.model = strategy.lightning_module
-        # The old reducer's hooks go with it, before the new one hangs up its own.
+        # Remove the old reducer's hooks before the new one registers its own.
         gc.collect()
         strategy.configure_ddp()
 

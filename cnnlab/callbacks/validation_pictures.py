@@ -1,4 +1,4 @@
-"""pictures/validation.png: what is answered about the same validation images, drawn on them, after each validation."""
+"""pictures/validation.png: predictions drawn on the same validation images after each validation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from cnnlab.tasks import VisionTask
 
 
 class ValidationPictures(Callback):
-    """Draws the first validation images with truth and answer, on the first process, where answers cover the image.
+    """Draws the first validation images with truth and prediction, on the first process, for dense predictions.
 
-    The picture in the run's folder is the latest; wandb and TensorBoard keep one of each validation. Nothing of the
-    training changes: neither weights nor random states.
+    The picture in the run's folder is the latest; wandb and TensorBoard keep one for each validation. The training is
+    not affected: neither weights nor random states change.
 
     Args:
-        images: How many.
+        images: The number of images.
 
     Raises:
-        InputError: If that is below 1.
+        InputError: If ``images`` is below 1.
     """
 
     def __init__(self, images: int = 4) -> None:
@@ -39,7 +39,7 @@ class ValidationPictures(Callback):
         self._shown: list[tuple[Pixels, str]] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with none."""
+        """Start with no images."""
         self._shown = []
 
     def on_validation_batch_end(

@@ -1,4 +1,4 @@
-"""Averages of the weights over the training."""
+"""Averages of the weights during training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cnnlab.strategies import spreads_weights
 
 
 class ExponentialMovingAverage(EMAWeightAveraging):
-    """Lightning's moving average of the weights: it is what is validated, saved as the weights, and left at the end.
+    """Lightning's moving average of the weights, which is validated, saved, and kept as the weights at the end.
 
     Args:
-        decay: The share of the old average that each update keeps, 0..1. About 1 / (1 - decay) updates are looked back
-            on; where the training has not many times as many, the average lags behind.
+        decay: The share of the old average that each update keeps, from 0 to below 1. The average covers about
+            1 / (1 - decay) updates; if the training is not many times as long, the average lags behind.
         update_every_n_steps: Optimizer steps between updates.
         update_starting_at_step: The first step that is averaged.
     """
@@ -32,7 +32,7 @@ class ExponentialMovingAverage(EMAWeightAveraging):
         """Make the copy that holds the averages.
 
         Raises:
-            InputError: If the weights are spread over processes.
+            InputError: If the strategy spreads the weights over processes.
         """
         if spreads_weights(trainer.strategy):
             raise InputError(
@@ -40,6 +40,6 @@ class ExponentialMovingAverage(EMAWeightAveraging):
                 "switch it off, or use --trainer.strategy ddp"
             )
         with warnings.catch_warnings():
-            # Only those strategies have a use for the hook that every VisionTask has.
+            # Only those strategies need the hook that every VisionTask has.
             warnings.filterwarnings("ignore", ".*overrides the configure_model callback.*")
             super().setup(trainer, pl_module, stage)

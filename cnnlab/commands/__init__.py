@@ -1,4 +1,4 @@
-"""The table of commands; beside it one module a command: it reads a run, calls the right room, says what came out."""
+"""The table of commands. Each command has a module that reads a run, calls the library, and reports the results."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """A command: what it does, and the function behind it."""
+    """A command: its purpose and its function."""
 
     purpose: str
     """One line for the help."""
     function: str
     """module:function inside cnnlab.commands, or package.module:function."""
     raw: bool = False
-    """Whether the function takes the command's name and arguments as they are (LightningCLI's, and those that take a
-    configuration); else jsonargparse makes the arguments from the function's signature."""
+    """Whether the function takes the command's name and its arguments unparsed, as commands with configurations do;
+    else jsonargparse makes the arguments from the function's signature."""
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""What cnnlab makes of a command line before LightningCLI sees it."""
+"""Processing of a command line before LightningCLI parses it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
 
 @dataclass
 class Request:
-    """A command line, taken apart."""
+    """A command line, split into its parts."""
 
     command: str
     """fit, validate, test or predict."""
     target: str | None = None
     """The run's folder or checkpoint given as the first argument."""
     configs: list[str] = field(default_factory=list)
-    """The --config files, in order, recipes resolved."""
+    """The --config files in order, with recipes resolved to paths."""
     flags: list[str] = field(default_factory=list)
     """All other arguments."""
     run: str | None = None
@@ -40,22 +40,22 @@ class Request:
 
     @property
     def recipe(self) -> str:
-        """What a new run is called after: the first --config."""
+        """Return what a new run is named after: the first --config."""
         return Path(self.configs[0]).stem if self.configs else self.command
 
     @property
     def asks_only(self) -> bool:
-        """Whether this prints something and runs nothing."""
+        """Whether the command line only prints something, and runs nothing."""
         return any(flag.split("=")[0] in ("-h", "--help", "--print_config") for flag in self.flags) or any(
             flag.startswith("--print_") or flag.endswith(".help") or ".help=" in flag for flag in self.flags
         )
 
 
 def parse_request(command: str, arguments: list[str]) -> Request:
-    """Take a command line apart.
+    """Split a command line into its parts.
 
     Raises:
-        InputError: If an option lacks its value, or if a recipe does not exist.
+        InputError: If an option lacks its value or has an unknown one, or if a recipe does not exist.
     """
     request = Request(command)
     rest = list(arguments)
@@ -82,7 +82,7 @@ def parse_request(command: str, arguments: list[str]) -> Request:
 
 
 def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Take an option with its value out of a command line.
+    """Remove an option with its value from a command line.
 
     >>> take_option("--out", ["R", "--out", "f.png", "--data.size=32"])
     ('f.png', ['R', '--data.size=32'])
@@ -100,7 +100,7 @@ def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]
 
 
 def class_paths_of(room: str, arguments: list[str]) -> list[str]:
-    """The import paths of the classes that a command line names for model or data, in flags and configurations.
+    """Return the import paths of the classes of model or data in a command line, from flags and configurations.
 
     >>> class_paths_of("data", ["fit", "--config", '{"data": {"class_path": "own.A"}}', "--data", "own.B"])
     ['own.A', 'own.B']
@@ -118,7 +118,7 @@ def class_paths_of(room: str, arguments: list[str]) -> list[str]:
 
 
 def config_flags(configs: Iterable[str]) -> list[str]:
-    """The flags that hand configurations to LightningCLI; one of an older version as text with today's names."""
+    """Return the flags that pass configurations to LightningCLI; old ones are passed as text with current names."""
     flags = []
     for config in configs:
         content = _content(config)
@@ -149,7 +149,7 @@ def modern_flags(arguments: list[str], renamed: Mapping[str, str]) -> list[str]:
 
 
 def _readable(config: str) -> str:
-    """The same, if it is YAML; jsonargparse would not say which of several files is not."""
+    """Check that a file is YAML with keys, and return its name; jsonargparse would not say which of several is not."""
     try:
         content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -161,25 +161,25 @@ def _readable(config: str) -> str:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says, without its weights."""
+    """The content of a checkpoint, without its weights."""
 
     step: int
-    """Optimizer steps that it has seen."""
+    """Number of optimizer steps so far."""
     model: dict[str, Any]
-    """The task's hyperparameters, those that the data gave included."""
+    """The task's hyperparameters, including those that the data gave."""
     data: dict[str, Any]
     """The data module's hyperparameters."""
     config: dict[str, Any]
-    """The configuration that makes the task and its data again."""
+    """The configuration that creates the task and its data again."""
     path: Path
     """The file."""
     manifest: Path
-    """Where its run lists the image files that it was trained on; it may be absent."""
+    """Where its run lists the image files that it was trained on; the file may be missing."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run: where, with which arguments for LightningCLI, from which checkpoint, if any."""
+    """What to run: the run, LightningCLI's arguments, and the checkpoint, if any."""
 
     run: Run
     arguments: list[str]
@@ -189,12 +189,12 @@ class Plan:
 
 
 def plan(request: Request) -> Plan:
-    """Decide on the run's folder and checkpoint, and put the configurations in their order of precedence.
+    """Choose the run's folder and checkpoint, and put the configurations in their order of precedence.
 
-    A flag beats a --config, a --config the run's own config.yaml, and this what the checkpoint says.
+    A flag overrides a --config, a --config overrides the run's own config.yaml, and this overrides the checkpoint.
 
     Raises:
-        InputError: If the command and the folder do not fit: a new run in an old folder, nothing to resume or test.
+        InputError: If the command does not fit the folder: a new run in an existing one, or nothing to resume or test.
     """
     command = "fit" if request.command == "resume" else request.command
     plans = {"fit": _plan_fit, "resume": _plan_resume}
@@ -234,7 +234,7 @@ def _plan_resume(request: Request) -> tuple[Run, Path | None, Path | None]:
         )
     if not found.config.is_file():
         raise InputError(f"run {found.folder} has no config.yaml, so nothing says how it was trained")
-    # Processes that this one starts must not take another folder than this.
+    # Processes that this one starts must use the same folder.
     choose(str(found.folder), request.recipe)
     return found, checkpoint, found.config
 
@@ -257,7 +257,7 @@ def _plan_fit(request: Request) -> tuple[Run, Path | None, Path | None]:
 
 
 def _refuse_old(run: Run, go_on: bool) -> None:
-    # The first process decides; the others may find what it has begun to write.
+    # The first process decides; the others may find files that it has already written.
     if run.exists() and not go_on and global_rank() == 0:
         raise InputError(
             f"run {run.folder} exists already, and is not overwritten: to go on with it, cnnlab resume {run.folder} "
@@ -286,7 +286,7 @@ def _plan_evaluation(request: Request) -> tuple[Run, Path | None, Path | None]:
 
 
 def _plan_named_checkpoint(request: Request, run: Run, name: str) -> tuple[Run, Path, Path]:
-    """A run, and which checkpoint to take: a file, or the name of one of the run's."""
+    """Return a run and the checkpoint to use: a file, or the name of one of the run's checkpoints."""
     for path in (Path(name), run.checkpoints / f"{name.removesuffix('.ckpt')}.ckpt"):
         if path.is_file():
             return Run(Path(request.run)) if request.run else run, path, run.config

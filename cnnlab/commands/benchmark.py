@@ -30,10 +30,10 @@ from cnnlab.writing import write_csv, write_json
 
 
 def benchmark_command(command: str, arguments: list[str]) -> None:
-    """Time a network in all ways in which this machine can run it.
+    """Time a network in all the ways in which this machine can run it.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If a value is out of range, the run or network cannot be loaded, or a named network is given flags.
     """
     asked, flags = _parser().parse_known_args(arguments)
     if asked.threads is not None:
@@ -80,7 +80,7 @@ def _of_run(
     subject = Subject(
         pipeline(task),
         images,
-        # Where images keep their own sizes, a file must take them all.
+        # If images keep their own sizes, a file must take all sizes.
         replace(described, dynamic_size=described.transform.size is None),
         lambda: training_images(data, asked.calibrate),
         scratch,
@@ -91,7 +91,7 @@ def _of_run(
 
 
 def _of_network(asked: argparse.Namespace, scratch: Path) -> tuple[Subject, str]:
-    """A network by its name, with random weights and random images."""
+    """Build a network by its name, with random weights and random images."""
     network = create_network(asked.subject, asked.classes, asked.channels)
     known = preprocessing(asked.subject, asked.channels)
     usual = default_image_shape(asked.subject, asked.channels)[1:]
@@ -133,7 +133,7 @@ def _show(name: str, machine: dict[str, Any], records: Sequence[dict[str, Any]],
         cells += [_number(record["megabytes"], ".2f"), _number(record["peak_megabytes"], ".0f")]
         cells += [_number(record["metric"], ".4f"), _number(record["metric_change"], "+.4f")]
         table.add_row(record["variant"], *cells)
-    # A table that is folded cannot be read.
+    # A wrapped table is hard to read.
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 140)
     console.print(table)

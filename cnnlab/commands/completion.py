@@ -17,7 +17,7 @@ _PREAMBLE = {
 def completion(shell: Literal["bash", "zsh"]) -> None:
     """Print a completion script for the shell to evaluate: eval "$(cnnlab completion bash)".
 
-    It completes commands, recipes, options and files; the options are those of the installed version.
+    It completes commands, recipes, options and files. The options are those of the installed version.
 
     Args:
         shell: The shell.
@@ -50,7 +50,7 @@ def _complete(action: argparse.Action, functions: object) -> None:
 
 
 def _options() -> dict[str, list[str]]:
-    """The options of LightningCLI's commands, those of cnnlab's own tasks and data included."""
+    """Return the options of LightningCLI's commands, including those of cnnlab's own tasks and data."""
     import contextlib
     from pathlib import Path
 

@@ -71,7 +71,7 @@ def crossval(command: str, arguments: list[str]) -> None:
 
 
 def start_crossval(folder: Path, count: int, options: list[str]) -> None:
-    """Save the folds and options, so that folds of different settings are never averaged.
+    """Save the folds and options, so that folds with different settings are never averaged.
 
     Raises:
         InputError: If the folder has other folds or options, or is not a cross-validation.
@@ -88,7 +88,7 @@ def start_crossval(folder: Path, count: int, options: list[str]) -> None:
 
 
 def _train(run: Run, options: list[str]) -> None:
-    """Train, validate and predict a fold, each in a process of its own."""
+    """Train, validate and predict a fold, each in a separate process."""
     say(f"-- {run.folder}")
     for arguments in (
         ["fit", *options, "--run", str(run.folder), "--resume", "auto"],
@@ -116,7 +116,7 @@ def _merge_predictions(runs: list[Run]) -> bytes:
         with _predictions(run).open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = next(reader)
-            # The index counts within a fold only.
+            # The index is unique within a fold only.
             rows += [[str(fold), *row[1:]] for row in reader]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -17,7 +17,7 @@ from cnnlab.pictures import as_rgb, numpy_targets
 from cnnlab.tasks import VisionTask
 
 _MOST = 32
-"""How many images are shown."""
+"""The maximum number of images to show."""
 
 _USAGE = """\
 usage: cnnlab data show RUN|--config C [OPTIONS OF fit] [--out FILE]
@@ -31,7 +31,7 @@ def data(command: str, arguments: list[str]) -> None:
     """Run data show or data check.
 
     Raises:
-        InputError: If there is something to mend, in the command line or in the data.
+        InputError: If an argument is not valid, the data cannot be used, or the check finds broken or repeated images.
     """
     actions = {"show": _show, "check": _check}
     if not arguments or arguments[0] in ("-h", "--help") or {"-h", "--help"} & set(arguments[1:]):

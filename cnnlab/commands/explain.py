@@ -25,14 +25,15 @@ from cnnlab.report import picture_page
 from cnnlab.tasks import VisionTask
 
 _MOST = 64
-"""How many filters or channels are drawn."""
+"""The maximum number of filters or channels to draw."""
 
 
 def explain(command: str, arguments: list[str]) -> None:
-    """Draw what the best network of a run looks at.
+    """Draw the regions that matter to a run's best network.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If the run cannot be loaded or explained, an image or a layer does not exist, --number is below 1,
+            or --tsne is given for images without one class each.
     """
     asked = _parser().parse_args(arguments)
     task, data, run, _ = load_run(asked.run)
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _images(asked: list[str], number: int, data: VisionDataModule) -> tuple[list[Tensor], list[str], list[Any]]:
-    """Images (C, H, W), their names, and their classes where they are known."""
+    """Return images (C, H, W), their names, and their classes if known."""
     if not asked:
         places = np.linspace(0, len(data.val_set) - 1, min(number, len(data.val_set))).round().astype(int).tolist()
         batches = [Batch.of(data.val_set.__getitems__([place])) for place in places]
@@ -136,7 +137,7 @@ def _cams(
 
 def _filters(task: VisionTask, layer: str | None, folder: Path) -> Path:
     kernels = filters(task.network, layer)[:_MOST]
-    # Of more channels than colors each kernel's mean is drawn.
+    # If a kernel has other than 1 or 3 channels, their mean is drawn.
     shown = kernels if kernels.shape[1] in (1, 3) else kernels.mean(dim=1, keepdim=True)
     path = folder / "filters.png"
     contact_sheet(

@@ -15,10 +15,11 @@ from cnnlab.errors import InputError
 
 
 def export(command: str, arguments: list[str]) -> None:
-    """Export the best network of a run, and prove that the file does the same.
+    """Export a run's best network, and check that the file computes the same.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If the run cannot be loaded or exported, --images is below 1, or --out does not fit the format.
+        DifferenceError: If the file differs from the network.
     """
     asked, flags = _parser().parse_known_args(arguments)
     if asked.images is not None and asked.images < 1:
@@ -36,7 +37,7 @@ def export(command: str, arguments: list[str]) -> None:
 
 
 def rows(certificate: dict[str, Any]) -> dict[str, object]:
-    """What a certificate says, for people."""
+    """Return the rows of a certificate that are shown to the user."""
     metric, latency = certificate["metric"], certificate["latency"]
     size = sum(part["bytes"] for part in certificate["files"].values())
     return {

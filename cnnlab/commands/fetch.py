@@ -19,10 +19,10 @@ without internet finds the weights in the same folder, or with --model.weights D
 
 
 def fetch(command: str, arguments: list[str]) -> None:
-    """Bring weights and data.
+    """Download weights and data.
 
     Raises:
-        InputError: If something cannot be had.
+        InputError: If something cannot be downloaded.
     """
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_USAGE)

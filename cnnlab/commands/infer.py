@@ -1,4 +1,4 @@
-"""cnnlab infer: predict with an exported file. Nothing here needs torch."""
+"""cnnlab infer: predict with an exported file. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cnnlab.writing import written_row_by_row
 
 
 def infer(command: str, arguments: list[str]) -> None:
-    """Predict images with an exported file, into a table, with files such as masks beside it.
+    """Predict images with an exported file; write a table, and files such as masks next to it.
 
     Raises:
-        InputError: If there is something to mend; also if some images could not be read, after all others were
-            predicted.
+        InputError: If the file cannot be used, there are no images, or --out exists. Also if some images could not be
+            read, after all others were predicted.
     """
     asked = _parser().parse_args(arguments)
     model, out = Path(asked.model), Path(asked.out)
@@ -47,7 +47,7 @@ def infer(command: str, arguments: list[str]) -> None:
 
         places = enumerate(paths)
         for answer in predictor.predict(paths, asked.batch_size, on_error):
-            # Those that cannot be read keep their places.
+            # Images that cannot be read keep their index.
             index = next(place for place, path in places if str(path) == answer.path)
             writer.writerows(answers.rows(index, answer))
             advance()
@@ -76,14 +76,14 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _progress(count: int) -> Iterator[Any]:
-    """A bar, where somebody looks at it."""
+    """Show a progress bar in a terminal."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
     try:
         from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-    except ImportError:  # What predicts needs no more than NumPy, Pillow and ONNX Runtime.
+    except ImportError:  # Prediction needs only NumPy, Pillow and ONNX Runtime.
         yield lambda: None
         return
 

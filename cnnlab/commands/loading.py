@@ -1,4 +1,4 @@
-"""A run's task and data, for commands that train nothing."""
+"""Load a run's task and data, for commands that do not train."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cnnlab.tasks import VisionTask
 
 
 def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
-    """Make the task and the data of ``RUN`` or of ``--config C`` with flags; pretrained weights are not loaded.
+    """Create the task and the data of ``RUN`` or of ``--config C`` with flags, without pretrained weights.
 
     Args:
         arguments: The command line after the command.
@@ -31,7 +31,7 @@ def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataMod
         Task, data, and the run, if one was named.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If the run does not exist, or the configuration is not valid.
     """
     request = parse_request("fit", arguments)
     run = None
@@ -46,27 +46,27 @@ def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataMod
 
 
 class Trained(NamedTuple):
-    """What a run has left."""
+    """The task, data and checkpoint of a trained run."""
 
     task: LightningModule
     """With its weights, in eval mode."""
     data: LightningDataModule
-    """As predict would have them."""
+    """As the predict command sets it up."""
     run: Run
-    """A new one for a checkpoint that lies in none."""
+    """A new run for a checkpoint outside of any run's folder."""
     checkpoint: Path
-    """Where the weights are from."""
+    """The source of the weights."""
 
 
 def load_run(target: str, flags: Sequence[str] = ()) -> Trained:
-    """Make the task and the data of a run or a checkpoint.
+    """Load the task and the data of a run or a checkpoint.
 
     Args:
         target: A run's folder, or a checkpoint.
-        flags: What is to be otherwise, such as --data.root; --ckpt_path names another of a run's checkpoints.
+        flags: Settings to change, such as --data.root; --ckpt_path names another of the run's checkpoints.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If the run or checkpoint does not exist or cannot be read, or if the flags are not valid.
     """
     decided = plan(parse_request("predict", [target, *flags]))
     assert decided.checkpoint is not None
@@ -82,15 +82,15 @@ def load_run(target: str, flags: Sequence[str] = ()) -> Trained:
 def load_cnnlab_run(
     target: str, flags: Sequence[str] = (), stage: str = "validate"
 ) -> tuple[VisionTask, VisionDataModule, Run, Path]:
-    """The same, for what only cnnlab's tasks and data can do; the data are set up.
+    """Load a run like load_run, for functions that need cnnlab's tasks and data; the data are set up.
 
     Args:
         target: See load_run.
         flags: See load_run.
-        stage: fit, to have the training images too, or validate.
+        stage: "fit" to have the training images too, or "validate".
 
     Raises:
-        InputError: If there is something to mend, or if task or data are not cnnlab's.
+        InputError: If load_run fails, or if task or data are not cnnlab's.
     """
     task, data, run, checkpoint = load_run(target, flags)
     if not isinstance(task, VisionTask) or not isinstance(data, VisionDataModule):
@@ -102,10 +102,10 @@ def load_cnnlab_run(
 
 
 def configure(decided: Plan) -> ConfigOnlyCLI:
-    """Make what has been decided on.
+    """Create the task and the data of a plan.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If the configuration is not valid or has no data.
     """
     with silence():
         cli = ConfigOnlyCLI(decided)
@@ -115,7 +115,7 @@ def configure(decided: Plan) -> ConfigOnlyCLI:
 
 
 class ConfigOnlyCLI(VisionCLI):
-    """The command line's configuration, task and data: it runs nothing."""
+    """Creates the configuration, task and data of the command line, and runs nothing."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -124,17 +124,17 @@ class ConfigOnlyCLI(VisionCLI):
         return settings
 
     def before_instantiate_classes(self) -> None:
-        """Leave out what only a trainer needs: its loggers may ask for a package or an account."""
+        """Remove the loggers, which only a trainer needs: they may ask for a package or an account."""
         super().before_instantiate_classes()
         self.config[self.subcommand].trainer.logger = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Make none: a real one might ask for an accelerator that this machine lacks."""
+        """Return a placeholder: a real trainer might ask for an accelerator that this machine lacks."""
         return _NoTrainer()
 
 
 class _NoTrainer:
-    """Takes the trainer's place, and runs nothing."""
+    """Replaces the trainer, and runs nothing."""
 
     is_global_zero = False
     interrupted = False
@@ -147,7 +147,7 @@ class _NoTrainer:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Without what Lightning says of a trainer that runs nothing."""
+    """Hide Lightning's messages about a trainer that runs nothing."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     try:

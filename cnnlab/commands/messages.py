@@ -11,7 +11,7 @@ from cnnlab.imports import by_path, parameters_of
 
 
 def say(text: str) -> None:
-    """Print a line for people."""
+    """Print a line for the user."""
     from rich.console import Console
 
     Console(highlight=False, soft_wrap=True).print(text, markup=False)

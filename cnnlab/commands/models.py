@@ -15,11 +15,11 @@ from cnnlab.models.factory import NETWORKS, create_network
 from cnnlab.models.registry import default_image_shape, list_networks, top1, weights_status
 
 _MAX_COUNTED = 40
-"""Up to this number of networks, their costs are counted; of more, only the names are listed."""
+"""The largest number of networks whose costs are counted; of more, only the names are listed."""
 
 
 def models(command: str, arguments: list[str]) -> None:
-    """List networks with their cost, their accuracy and where their weights are.
+    """List networks with their cost, their accuracy and the source of their weights.
 
     Raises:
         InputError: If no name matches.

@@ -16,18 +16,18 @@ import cnnlab
 from cnnlab.errors import InputError
 
 _TAKEN = ("tests", "configs", "data", "runs")
-"""What the project has besides."""
+"""Other folders of the project."""
 _TEMPLATE = Path(cnnlab.__file__).parent / "template"
 
 
 def new(folder: Path) -> None:
-    """Lay down a project of one's own that uses cnnlab as a library: a network, data, a recipe, a test, a job.
+    """Create a new project that uses cnnlab as a library: a network, data, a recipe, a test, a job.
 
     Args:
-        folder: The project's folder, which must not be there yet; its package is called like it.
+        folder: The project's folder, which must be new or empty; its package has the same name.
 
     Raises:
-        InputError: If the folder is there, or if its name makes no package's.
+        InputError: If the folder has files, cannot be written, or its name is not a valid or free package name.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already: name a new folder")
@@ -35,11 +35,11 @@ def new(folder: Path) -> None:
     if not package.isidentifier() or keyword.iskeyword(package):
         raise InputError(f"{folder.absolute().name!r} makes no package's name: choose one of letters and digits")
     installed = importlib.util.find_spec(package)
-    # A folder is found, too, but hides nothing.
+    # A plain folder is found too, but hides no package.
     if package in _TAKEN or package in sys.stdlib_module_names or (installed is not None and installed.origin):
         raise InputError(f"a package {package!r} would hide another of that name: choose another")
     settings = {"package": package, "title": folder.absolute().name, "requirement": requirement()}
-    # What is escaped belongs to HTML.
+    # Escaping is for HTML only.
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     try:
         for source in sorted(_TEMPLATE.rglob("*.jinja")):
@@ -55,7 +55,7 @@ def new(folder: Path) -> None:
 
 
 def requirement() -> str:
-    """How pip gets this very cnnlab: its version, or the place that it was installed from."""
+    """Return the pip requirement for this installation of cnnlab: its version, or where it was installed from."""
     said = importlib.metadata.distribution("cnnlab").read_text("direct_url.json")
     if said is None:
         return f"cnnlab=={cnnlab.__version__}"

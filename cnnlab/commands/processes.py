@@ -1,4 +1,4 @@
-"""Run cnnlab in a process of its own."""
+"""Run cnnlab in a separate process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 
 def run_cnnlab(*arguments: str) -> int:
-    """Run ``cnnlab`` in a process of its own, and return its exit status.
+    """Run ``cnnlab`` in a separate process, and return its exit status.
 
     The process receives SIGINT from the terminal, and SIGTERM from this function, so that it can save and stop.
     """

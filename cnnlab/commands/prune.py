@@ -28,10 +28,11 @@ from cnnlab.writing import write_atomically, write_json
 
 
 def prune(command: str, arguments: list[str]) -> None:
-    """Make a run's network smaller, train it on in a run of its own, and measure both.
+    """Prune a run's network, train it further in a new run, and measure both.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If a value is out of range, the run cannot be loaded or pruned, or the new run's folder has files.
+        CnnlabError: If the training stops with an error.
     """
     asked, flags = _parser().parse_known_args(arguments)
     _check(asked, flags)
@@ -75,7 +76,7 @@ def prune(command: str, arguments: list[str]) -> None:
 
 
 def _times(pipelines: dict[str, Pipeline], task: VisionTask, data: VisionDataModule) -> dict[str, dict[str, float]]:
-    """Medians in milliseconds, by batch size; many large images at once might not fit."""
+    """Return medians in milliseconds by batch size; many large images at once might not fit into memory."""
     found = {}
     for size in (1,) if task.output.dense else (1, 32):
         batch = example_images(task, data, size).numpy()
@@ -97,11 +98,11 @@ def _check(asked: argparse.Namespace, flags: list[str]) -> None:
 def _pruned(
     asked: argparse.Namespace, task: VisionTask, data: VisionDataModule, checkpoint: Path, step: int, folder: Path
 ) -> list[str]:
-    """Prune a task, and write what the training starts from: the options of fit that say so."""
+    """Prune a task and write the start of the training; return the options of fit that load it."""
     removed = list(task.hparams["pruned"] or [])
     options: list[str] = []
     if asked.method == "structured":
-        # In each round the same share of what is left.
+        # In each round, the same share of the remaining weights or channels.
         share = 1 - (1 - asked.share) ** (1 / asked.rounds)
         example = task.standardize(example_images(task, data)[:2])
         removed += prune_channels(task.network, example, share, asked.everywhere)
@@ -122,7 +123,7 @@ def _pruned(
 def _train(
     source: Run, data: VisionDataModule, options: list[str], run: Run, asked: argparse.Namespace, flags: list[str]
 ) -> None:
-    """Train on, with the same images for validation."""
+    """Train the pruned network, with the same images for validation."""
     options = [*options, "--trainer.max_epochs", str(asked.epochs), "--run", str(run.folder)]
     if source.manifest.is_file() and takes(type(data), "splits"):
         options += ["--data.splits", str(source.manifest.absolute())]
@@ -132,7 +133,7 @@ def _train(
         error = CnnlabError(f"the training stopped (see above), and with it the pruning of {source.folder}")
         error.exit_code = status
         raise error
-    # The run has its own weights and its own list of images: what it began with is about to vanish.
+    # The run has its own weights and list of images; the files that it started from are about to be deleted.
     config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     config["model"]["init_args"]["init_from"] = None
     if "splits" in config["data"]["init_args"]:

@@ -15,10 +15,11 @@ from cnnlab.errors import InputError
 
 
 def quantize(command: str, arguments: list[str]) -> None:
-    """Export the best network of a run in 8-bit integers, and measure what that costs.
+    """Export a run's best network in 8-bit integers, and measure the loss of accuracy.
 
     Raises:
-        InputError: If there is something to mend.
+        InputError: If the run cannot be loaded, exported or quantized, or a value is out of range.
+        DifferenceError: If the metric falls by more than --max_drop.
     """
     asked, flags = _parser().parse_known_args(arguments)
     if asked.max_drop < 0:

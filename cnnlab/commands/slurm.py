@@ -49,7 +49,7 @@ _COMMANDS = ("fit", "resume", "validate", "test", "predict")
 
 @dataclass
 class _Options:
-    """The options before the two dashes."""
+    """The options before the ``--``."""
 
     nodes: int = 1
     gpus_per_node: int = 1
@@ -94,7 +94,7 @@ def slurm(command: str, arguments: list[str]) -> None:
 
 
 def parse_options(arguments: list[str]) -> _Options:
-    """Parse the options before the two dashes; unknown ones are kept for sbatch.
+    """Parse the options before the ``--``; unknown ones are kept for sbatch.
 
     Raises:
         InputError: If an option is invalid.
@@ -150,7 +150,7 @@ def _submit(options: _Options, arguments: list[str]) -> None:
     run = Run(decided.run.folder)
     try:
         tasks, max_parallel = _array_tasks(options, run)
-        # Tasks of seeds or folds differ in a number only, so one is enough to check.
+        # Tasks of seeds or folds differ in one number only, so checking one is enough.
         flags = [task.flags for task in (tasks if options.sweep else tasks[:1])] or [()]
         with architecture_only():
             configurations = [configure(replace(decided, arguments=[*decided.arguments, *own])) for own in flags]
@@ -304,13 +304,13 @@ def _crossval_options(rest: list[str]) -> list[str]:
 
 
 def _torchrun_line(options: _Options, job: cluster.Job) -> str:
-    """Return the torchrun command that does the same without SLURM."""
+    """Return the torchrun command that runs the same without SLURM."""
     where = ["--standalone"]
     if options.nodes > 1:
         where = ["--nnodes", str(options.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "FIRST_NODE:29500"]
         where += ["--rdzv-id", job.name]
     line = ["torchrun", *where, "--nproc-per-node", str(options.processes_per_node)]
-    # Without the two dashes, torchrun reads --run as an option of its own.
+    # Without this --, torchrun reads --run as one of its own options.
     line += ["-m", "--", "cnnlab", *job.command]
     text = shlex.join(line) + (f" {job.tasks[0].line} (and so on for each task)" if job.tasks else "")
     return text + (" (on each node)" if options.nodes > 1 else "")

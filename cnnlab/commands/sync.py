@@ -35,7 +35,7 @@ def sync(run: Path, replay: bool = False, dashboard: bool = False) -> None:
         return
     if not place.wandb.is_file():
         raise InputError(f"{run} has logged nothing for W&B: train with --config logger/wandb, or give --replay true")
-    # A piece of a run that was killed at once is empty.
+    # A run that was killed at once leaves an empty piece.
     pieces = [str(file.parent) for file in sorted(run.glob("wandb/offline-run-*/*.wandb")) if file.stat().st_size > 7]
     if not pieces:
         raise InputError(f"{run / 'wandb'} has no offline pieces, so there is nothing to upload")

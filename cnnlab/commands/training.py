@@ -21,7 +21,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-# Tasks and data are known by their short names ("--model Classification") once they are imported.
+# Tasks and data can be given by short names ("--model Classification") once they are imported.
 import cnnlab.data
 import cnnlab.tasks
 from cnnlab import callbacks, recipes
@@ -44,21 +44,21 @@ _QUIET = (
     r".*does not have many workers.*",
     # cnnlab's data modules resume in the middle of an epoch.
     r".*your dataloader is not resumable.*",
-    # A resumed run goes on in its own folder.
+    # A resumed run continues in its own folder.
     r".*Checkpoint directory .* exists and is not empty.*",
-    # Small data sets have fewer batches than log_every_n_steps; epochs are logged all the same.
+    # Small data sets have fewer batches than log_every_n_steps; each epoch is logged anyway.
     r".*is smaller than the logging interval.*",
-    # The samplers of cnnlab leave nothing out.
+    # cnnlab's samplers leave no sample out.
     r".*custom batch sampler `EvalSampler`.*",
     # A checkpoint is evaluated without the callbacks that trained it.
     r".*callbacks used to create the checkpoint need to be provided.*",
-    # Of few images a process may have none.
+    # With few images, a process may have none.
     r".*method of metric .* was called before the ``update`` method.*",
-    # Metrics of all processes are put together before they are logged.
+    # cnnlab combines the metrics of all processes before they are logged.
     r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",
-    # On a cluster's login node; cnnlab slurm is the way into its queue.
+    # On a cluster's login node; jobs are submitted with cnnlab slurm.
     r".*The `srun` command is available on your system but is not used.*",
-    # Lightning 2.6 asks torch's tree specifications in a way that torch 2.15 deprecates.
+    # Lightning 2.6 uses torch's tree specifications in a way that torch 2.15 deprecates.
     r".*treespec, LeafSpec.*",
 )
 
@@ -67,11 +67,11 @@ _NO_NEWS = ("Tip:", "`weights_only` was not set", "to estimate number of steppin
 
 
 class VisionCLI(LightningCLI):
-    """LightningCLI for tasks and data of cnnlab, or of the user, in a run's folder.
+    """LightningCLI for tasks and data of cnnlab or of the user, in a run's folder.
 
     Args:
-        plan: Where to run what.
-        **kwargs: Handed to LightningCLI.
+        plan: What to run, and where.
+        **kwargs: Passed to LightningCLI.
     """
 
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
@@ -87,8 +87,8 @@ class VisionCLI(LightningCLI):
                 subclass_mode_data=True,
                 save_config_callback=None,
                 seed_everything_default=0,
-                # cnnlab's own samplers are distributed already, and never padded.
-                # Lightning's summary lists the metrics as layers; before_fit says what matters.
+                # cnnlab's own samplers are already distributed, and never padded.
+                # Lightning's summary lists the metrics as layers; before_fit prints the network's size instead.
                 trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
                 parser_kwargs={**parser, **descriptions},
                 auto_configure_optimizers=False,
@@ -110,13 +110,13 @@ class VisionCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """LightningCLI's, without what would keep all predictions in memory."""
+        """Return LightningCLI's subcommands, without the option that would keep all predictions in memory."""
         commands = LightningCLI.subcommands()
         commands["predict"] |= {"return_predictions"}
         return commands
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the callback slots, and hand what the data know to the model."""
+        """Add the callback slots, and link the settings that data give to the model."""
         self.parsers[_SUBCOMMANDS[len(self.parsers)]] = parser
         for name, slot in SLOTS.items():
             parser.add_argument(
@@ -124,15 +124,15 @@ class VisionCLI(LightningCLI):
             )
         for name in self._told_names():
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-        # cnnlab takes these out of the arguments itself; here for --help and completion.
+        # cnnlab removes these from the arguments itself; they are here for --help and completion.
         parser.add_argument("--run", type=str, help="the run's folder (default: runs/RECIPE-DATE-TIME)")
         parser.add_argument("--resume", choices=["never", "auto"], default="never", help="go on with an old --run")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, with errors of one line."""
+        """Parse, with one-line errors."""
         try:
             self.config = parser.parse_args(self.plan.arguments)
-            # Else Lightning lets the checkpoint's hyperparameters beat configs and flags (see commands.arguments).
+            # Else Lightning lets the checkpoint's hyperparameters override configs and flags (see commands.arguments).
             settings = self.config[self.config.subcommand]
             self._ckpt_path, settings.ckpt_path = settings.ckpt_path, None
         except ArgumentError as error:
@@ -142,14 +142,14 @@ class VisionCLI(LightningCLI):
             ) from error
 
     def option_names(self, command: str) -> set[str]:
-        """All options of a command; its parser knows a class's arguments only once the class is chosen."""
+        """Return all options of a command; its parser knows a class's arguments only once the class is chosen."""
         names = {*self.parsers[command].get_defaults(skip_validation=True).keys(), "print_config"}
         return names | {f"{key}.{name}" for key, kind in _own_classes() for name in parameters_of(kind)}
 
     def instantiate_classes(self) -> None:
-        """Make data, model and trainer, with errors of one line.
+        """Create data, model and trainer, with one-line errors.
 
-        jsonargparse packs an error into what it says of each alternative type, so it is remembered here.
+        jsonargparse wraps an error in its messages about each alternative type, so the error is kept here.
         """
         to_mend: list[CnnlabError] = []
 
@@ -157,7 +157,7 @@ class VisionCLI(LightningCLI):
 
         def instantiate(class_type: type, *args: Any, **kwargs: Any) -> Any:
             try:
-                # Data are made first, as the task is told what they say.
+                # Data are created first, because they give settings to the task.
                 if issubclass(class_type, LightningModule):
                     check_kinds(data[0] if data else None, class_type)
                 made = class_type(*args, **kwargs)
@@ -169,7 +169,7 @@ class VisionCLI(LightningCLI):
             return made
 
         kinds = (LightningModule, LightningDataModule, Callback)
-        # A checkpoint brings the weights that others would have to be fetched for.
+        # A checkpoint has weights, so no pretrained ones need to be downloaded.
         weights = contextlib.nullcontext() if self.plan.checkpoint is None else architecture_only()
         try:
             with weights:
@@ -182,7 +182,7 @@ class VisionCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def before_instantiate_classes(self) -> None:
-        """Keep what the user set although it comes from the data; take over what the checkpoint's run found out."""
+        """Keep user settings that the data also give; take settings that the checkpoint's run found in its data."""
         config = self.config[self.subcommand]
         config.ckpt_path = self._ckpt_path
         self._take_what_was_found_out(config)
@@ -192,15 +192,15 @@ class VisionCLI(LightningCLI):
         self._keep_pruned(config)
 
     def _told_names(self) -> list[str]:
-        """The arguments of tasks that data may say: all that cnnlab's and the user's own data modules provide."""
+        """Return the task arguments that data may give: all that cnnlab's and the user's own data modules provide."""
         for path in class_paths_of("data", self.plan.arguments):
             with contextlib.suppress(InputError):
-                by_path(path)  # Imported, it is among the subclasses.
+                by_path(path)  # Once imported, it is among the subclasses.
         names = [name for kind in _subclasses(LightningDataModule) for name in getattr(kind, "PROVIDES", ())]
         return list(dict.fromkeys([*LINKED, *names]))
 
     def _typed_of_data(self, config: Any) -> dict[str, Any]:
-        """What the user set of the model although the data say it: jsonargparse overwrites it silently."""
+        """Return model settings by the user that the data also give: jsonargparse silently overwrites them."""
         if config.get("data") is None:
             return {}
         defaults, given = parameters_of(by_path(config.model.class_path)), config.model.get("init_args") or {}
@@ -208,7 +208,7 @@ class VisionCLI(LightningCLI):
         return {name: given[name] for name in names if given[name] not in (None, defaults[name].default)}
 
     def _take_what_was_found_out(self, config: Any) -> None:
-        """What the data of the checkpoint's run found out (the classes, the size) is not found out again."""
+        """Take settings that the checkpoint's run found in its data (the classes, the size), to not find them again."""
         if self.plan.checkpoint is None or config.get("data") is None:
             return
         resolved = getattr(by_path(config.data.class_path), "RESOLVED", ())
@@ -217,19 +217,19 @@ class VisionCLI(LightningCLI):
                 config.data.init_args[name] = self.plan.checkpoint.data[name]
 
     def _keep_pruned(self, config: Any) -> None:
-        """A checkpoint's network lacks the channels that it lacks, whatever a configuration says."""
+        """Take the removed channels from the checkpoint, whatever a configuration says."""
         if self.plan.checkpoint is not None and "pruned" in config.model.get("init_args", {}):
             config.model.init_args["pruned"] = self.plan.checkpoint.model.get("pruned")
 
     def _keep_splits(self, config: Any) -> None:
-        """The images of the checkpoint's run keep their splits, unless the data are others."""
+        """Keep the splits of the checkpoint's run, unless the data are different."""
         if self.plan.checkpoint is None or config.get("data") is None or not self.plan.checkpoint.manifest.is_file():
             return
         settings, kept = config.data.init_args, self.plan.checkpoint.data
         if "splits" not in settings or settings.splits is not None or settings.get("root") != kept.get("root"):
             return
         for name in getattr(by_path(config.data.class_path), "DIVIDING", ()):
-            # Runs of older versions have not divided by what their classes did not know.
+            # Runs of older versions did not split by settings that their classes did not have.
             if name in kept and settings.get(name) != kept[name]:
                 raise InputError(
                     f"data.{name} is {settings.get(name)!r}, but the run's images were divided with "
@@ -238,7 +238,7 @@ class VisionCLI(LightningCLI):
         settings.splits = str(self.plan.checkpoint.manifest)
 
     def after_instantiate_classes(self) -> None:
-        """Refuse what contradicts the data or does not fit the checkpoint; say what else differs from it."""
+        """Refuse settings that contradict the data or do not fit the checkpoint; report other differences from it."""
         hparams = self.model.hparams
         introduce(self.model, self.datamodule, self._typed)
         if self.datamodule is not None:
@@ -251,14 +251,14 @@ class VisionCLI(LightningCLI):
                     "its weights would not fit"
                 )
         if self.plan.checkpoint is not None and global_rank() == 0:
-            # What a run began with says nothing of what it is now.
+            # The weights that a run started from do not describe its current state.
             own = {name: value for name, value in kept.items() if name not in (*self._told_names(), "init_from")}
             settings = getattr(self.datamodule, "hparams", {})
             for line in differences(hparams, own, "model") + differences(settings, self.plan.checkpoint.data, "data"):
                 say(line)
 
     def _results_source(self) -> str | None:
-        """The data that are measured or predicted, where they are not the run's own test set; else None."""
+        """Return the source of the data to measure or predict if it is not the run's own test set; else None."""
         settings, kept = getattr(self.datamodule, "hparams", {}), self.plan.checkpoint
         if self.subcommand == "predict" and settings.get("predict", "test") != "test":
             return str(settings["predict"])
@@ -268,7 +268,7 @@ class VisionCLI(LightningCLI):
         return str(settings[changed[-1]]) if changed else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer, with the run's folder, its callbacks and its metrics.csv."""
+        """Create the trainer, with the run's folder, its callbacks and its metrics.csv."""
         config = {**self.config_init[self.subcommand].trainer}
         config["default_root_dir"] = str(self.plan.run.folder)
         plugins = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
@@ -276,17 +276,17 @@ class VisionCLI(LightningCLI):
             plugins.append(callbacks.SyncNorm())
         in_job = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
         if in_job and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
-            # The job's script queues it again (cnnlab.cluster); Lightning would save inside its signal handler.
+            # The job's script requeues it (cnnlab.cluster); Lightning would save inside its signal handler.
             plugins.append(SLURMEnvironment(auto_requeue=False))
         config["plugins"] = plugins
         loggers = [] if isinstance(config["logger"], bool) else _as_list(config["logger"])
         if self.subcommand in ("validate", "predict"):
-            # They write files, and would begin an empty piece of an offline run.
+            # They write files, and would start an empty piece of an offline run.
             loggers = [logger for logger in loggers if not isinstance(logger, RunLogger)]
-        # A trial run of some batches leaves nothing behind.
+        # A trial run of some batches writes no files.
         trial = self.is_trial = bool(config["fast_dev_run"])
         fitting = self.subcommand == "fit" and not trial
-        # The CSV keeps the training; what a test finds is in test.json.
+        # The CSV is for the training; a test's results are in test.json.
         config["logger"] = [*([MetricsCsv(self.plan.run.metrics)] if fitting else []), *loggers] or False
         for logger in loggers:
             if isinstance(logger, RunLogger) and not trial:
@@ -304,15 +304,15 @@ class VisionCLI(LightningCLI):
         slots = self._slots(trial)
         config["callbacks"] = [*_as_list(config["callbacks"]), *always, *slots]
         if not any(isinstance(callback, Checkpoint) for callback in config["callbacks"]):
-            # Else Lightning adds one of its own.
+            # Else Lightning adds its own.
             config["enable_checkpointing"] = False
         if spreads_weights(config["strategy"]):
-            # What is gathered for the sanity check under inference mode could not be trained afterwards.
+            # Weights gathered for the sanity check under inference mode could not be trained afterwards.
             config["inference_mode"] = False
         return super().instantiate_trainer(**config)
 
     def _slots(self, trial: bool = False) -> list[Callback]:
-        """The callbacks of the slots that are on, where the command has a use for them."""
+        """Return the callbacks of the slots that are on, if the command uses them."""
         given = self.config_init[self.subcommand].callbacks
         goes_on = self.plan.checkpoint is not None
         wanted = [
@@ -323,21 +323,21 @@ class VisionCLI(LightningCLI):
         return [slot.callback() if value is True else value for slot, value in wanted if value]
 
     def _recipe(self) -> dict[str, Any] | None:
-        """The recipe that a new run begins with, and what was changed of it by other files and flags."""
+        """Return the recipe that a new run starts from, and the changes to it by other files and flags."""
         if self.plan.checkpoint is not None or self.plan.recipe is None:
             return None
         arguments, name = self.plan.arguments, recipes.called(self.plan.recipe)
         try:
             alone = self.parser.parse_args([arguments[0], *config_flags([self.plan.recipe])])
         except ArgumentError:
-            # It needs the others.
+            # The recipe is not complete without the other files.
             return {"name": name, "changes": None}
         before, now = (flat(yaml.safe_load(text)) for text in (self._dump(alone[arguments[0]]), self._resolved))
         changes = {key: [before.get(key), now.get(key)] for key in {**before, **now} if before.get(key) != now.get(key)}
         return {"name": name, "changes": changes}
 
     def _dump(self, config: Any) -> str:
-        """A resolved configuration, without what belongs to this one call."""
+        """Return a resolved configuration as YAML, without the settings of this call only."""
         config = config.clone()
         for name in ("config", "run", "resume", "ckpt_path", "weights_only"):
             config.pop(name, None)
@@ -345,14 +345,14 @@ class VisionCLI(LightningCLI):
         return text
 
     def before_fit(self) -> None:
-        """Say how large the network is."""
+        """Print the number of the network's parameters."""
         if self.trainer.is_global_zero:
             count = sum(parameter.numel() for parameter in self.model.parameters())
             name = self.model.hparams.get("network", type(self.model).__name__)
             say(f"{name}: {count:,} parameters")
 
     def predict(self, **kwargs: Any) -> None:
-        """Predict; what comes out goes to the callbacks, batch by batch, and is not kept."""
+        """Predict; predictions go to the callbacks, batch by batch, and are not kept."""
         self.trainer.predict(return_predictions=False, **kwargs)
 
 
@@ -360,11 +360,11 @@ def run_command(command: str, arguments: list[str]) -> None:
     """Run fit, resume, validate, test or predict.
 
     Args:
-        command: Which.
+        command: The command's name.
         arguments: The command line after it.
 
     Raises:
-        CnnlabError: If there is something for the user to mend, or if a signal stopped the run.
+        CnnlabError: If the input is not valid, the run cannot go on, or a signal stopped the run.
     """
     for message in _QUIET:
         warnings.filterwarnings("ignore", message)
@@ -375,11 +375,11 @@ def run_command(command: str, arguments: list[str]) -> None:
         cli = VisionCLI(decided)
     except InterruptionError as stop:
         if "SLURM_JOB_ID" in os.environ:
-            # SLURM may end what is left of a job once its first process is done: the exit status is to tell why.
+            # SLURM may kill the rest of a job once its first process ends: the exit status must say why.
             for signum in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(signum, signal.SIG_IGN)
         if global_rank() > 0:
-            # All processes stop; the first one says so.
+            # All processes stop; only the first one prints the reason.
             raise SystemExit(stop.exit_code) from None
         raise
     finally:
@@ -389,7 +389,7 @@ def run_command(command: str, arguments: list[str]) -> None:
 
 
 def _own_classes() -> list[tuple[str, type]]:
-    """Cnnlab's tasks and data, each with its key in a configuration."""
+    """Return cnnlab's tasks and data, each with its key in a configuration."""
     rooms = (("model", vars(cnnlab.tasks)), ("data", vars(cnnlab.data)))
     bases = (LightningModule, LightningDataModule)
     own = [(key, kind) for key, names in rooms for kind in names.values() if inspect.isclass(kind)]
@@ -401,7 +401,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _tell(cli: VisionCLI) -> None:
-    """Say where each thing lies, and what comes next."""
+    """Print where the files are, and the next commands."""
     run, trainer = cli.plan.run, cli.trainer
     source = getattr(cli.datamodule, "results_source", None)
     results = run if source is None else run.results_of(source)

@@ -1,4 +1,4 @@
-"""Trained networks as files for elsewhere: export, INT8, pruning, what runs them, how fast they are.
+"""Deployment of trained networks: export, INT8, pruning, a runtime, and benchmarks.
 
 Nothing is imported here: ``cnnlab.deploy.runtime`` works without torch.
 """

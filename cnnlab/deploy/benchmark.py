@@ -1,4 +1,4 @@
-"""How fast a network is in all the ways in which this machine can run it."""
+"""The speed of a network, in all the ways in which this machine can run it."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from cnnlab.errors import InputError
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed."""
+    """What is timed: a network, with images and metadata."""
 
     pipeline: Pipeline
     """Pixels to probabilities."""
     images: Tensor
-    """(N, C, H, W) uint8, at least as many as the greatest batch."""
+    """(N, C, H, W) uint8, at least as many as the largest batch."""
     metadata: ModelMetadata
-    """For the files that are made of it."""
+    """For the files that are made from it."""
     calibration: Callable[[], Sequence[npt.NDArray[np.uint8]]]
-    """Batches of images that INT8 is calibrated with, where that is asked for."""
+    """Batches of images for INT8 calibration, only called if INT8 is timed."""
     folder: Path
-    """Where files may be written."""
+    """A folder for temporary files."""
     pruned: Pipeline | None = None
     """The same network with fewer channels, if there is one."""
 
@@ -52,16 +52,16 @@ class Row:
     reason: str = ""
     """Why it could not run, if it could not."""
     milliseconds: dict[int, Timing] | None = None
-    """By batch size."""
+    """Times by batch size."""
     megabytes: float | None = None
-    """Of its file, or of its weights."""
+    """The size of its file, or of its weights."""
     peak_megabytes: float | None = None
-    """By how much making it, and a first batch of the largest size, raised the process's memory at most."""
+    """The maximum increase of the process's memory while it was made and ran a first batch of the largest size."""
     metric: float | None = None
-    """What it reaches."""
+    """The value of the metric."""
 
     def images_per_second(self, batch: int) -> float | None:
-        """At this batch size."""
+        """Return the images per second at this batch size."""
         return 1000 * batch / self.milliseconds[batch].median if self.milliseconds is not None else None
 
 
@@ -84,7 +84,7 @@ def _eager(subject: Subject, train: bool = False) -> _Made:
     network = copy.deepcopy(subject.pipeline)
     if not train:
         return _Made(_with_gradients(network), _weights(network))
-    # As it would be by mistake: statistics of the batch, dropout, and a graph for gradients.
+    # As in a common mistake: batch statistics, dropout, and a graph for gradients.
     network.train().requires_grad_(True)
     return _Made(_with_gradients(network), _weights(network))
 
@@ -137,7 +137,7 @@ def _gpu(subject: Subject, low: bool = False) -> _Made:
     network.to(memory_format=torch.channels_last)
 
     def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        # There and back: what somebody who has pixels waits for.
+        # Includes both transfers: the time from pixels to results on the host.
         with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=low):
             given = torch.from_numpy(images).cuda().contiguous(memory_format=torch.channels_last)
             return {name: value.float().cpu().numpy() for name, value in network(given).items()}
@@ -168,7 +168,7 @@ def _int8(subject: Subject, load: Callable[[Path], Predict]) -> _Made:
     _file(subject, "onnx")
     path = subject.folder / "model.int8.onnx"
     if not path.exists():
-        # All layers: how much that costs is in the table.
+        # All layers: the table shows the cost to the metric.
         quantize_static(
             subject.folder / "model.onnx", path, subject.calibration(), lambda predict: 0.0, max_drop=float("inf")
         )
@@ -214,7 +214,7 @@ VARIANTS: dict[str, Callable[[Subject], _Made]] = {
     "pruned": _pruned,
     "ONNX Runtime, pruned": partial(_pruned, by_onnx=True),
 }
-"""Ways to run a network, the first is what the others are compared with; each raises where it cannot be had."""
+"""Ways to run a network; the others are compared with the first. Each raises an error if it is not available."""
 
 
 def benchmark(
@@ -224,17 +224,17 @@ def benchmark(
     measure: Callable[[Predict], float] | None = None,
     batches: Sequence[int] = (1, 32),
 ) -> list[Row]:
-    """Time a network in several ways, alternating.
+    """Time a network in several ways, in turns.
 
     Args:
         subject: What is timed.
         variants: Names in VARIANTS; all if None.
-        repetitions: How often each is called.
-        measure: The metric of whatever predicts.
-        batches: How many images at once.
+        repetitions: The number of timed calls of each.
+        measure: Computes the metric of a prediction function.
+        batches: The batch sizes.
 
     Returns:
-        A row for each variant, those that cannot run included.
+        A row for each variant, including those that cannot run.
 
     Raises:
         InputError: If there is no such variant.
@@ -255,7 +255,7 @@ def benchmark(
         except (_UnavailableError, InputError) as error:
             rows[name] = Row(name, reason=str(error))
             continue
-        except Exception as error:  # Another library's: the table says which, and goes on.
+        except Exception as error:  # From other libraries: the table shows it, and the benchmark continues.
             reason = " ".join(str(error).split()) or type(error).__name__
             rows[name] = Row(name, reason=re.sub(r"\x1b\[[0-9;]*m", "", reason)[:200])
             continue
@@ -282,7 +282,7 @@ def _batch(subject: Subject, size: int) -> npt.NDArray[np.uint8]:
 
 @contextmanager
 def _memory() -> Iterator[list[float]]:
-    """By how many megabytes the process grows at most within; nothing where the system does not tell (not Linux)."""
+    """Measure the maximum growth of the process's memory in megabytes; the list stays empty if not on Linux."""
     found: list[float] = []
     gc.collect()
     before = _restart_peak()
@@ -310,7 +310,7 @@ def _peak() -> float | None:
 
 
 def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The table as plain values; speed-ups are over its first row that ran."""
+    """Return the table as plain values; speed-ups are relative to its first row that ran."""
     base = next((row for row in rows if row.milliseconds), None)
     records = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""The certificate beside an exported file: what was measured of it, and the hash of what was measured."""
+"""The certificate of an exported file: its measurements, and the hashes of the measured files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnnlab.writing import write_json
 
 
 def certificate_of(path: Path) -> Path:
-    """Where the certificate of a file lies.
+    """Return the path of a file's certificate.
 
     >>> certificate_of(Path("model.onnx")).name
     'model.onnx.json'
@@ -22,7 +22,7 @@ def certificate_of(path: Path) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file's content."""
+    """Return the hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -32,11 +32,11 @@ def write_certificate(path: Path, parts: Iterable[Path], measured: Mapping[str, 
 
     Args:
         path: The file.
-        parts: All files that it consists of, itself among them.
-        measured: What was found out about it.
+        parts: All files that it consists of, including itself.
+        measured: The measurements.
 
     Returns:
-        The certificate, as it was written.
+        The certificate as written.
     """
     files = {part.name: {"bytes": part.stat().st_size, "sha256": sha256(part)} for part in parts}
     certificate = {"files": files, **measured}
@@ -45,10 +45,10 @@ def write_certificate(path: Path, parts: Iterable[Path], measured: Mapping[str, 
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Read a file's certificate, and make sure that it is this file's.
+    """Read a file's certificate, and check that it belongs to this file.
 
     Raises:
-        InputError: If there is none, if it cannot be read, or if the file is another than the one that was measured.
+        InputError: If there is no certificate, if it cannot be read, or if the file is not the one that was measured.
     """
     where = certificate_of(path)
     if not path.is_file():

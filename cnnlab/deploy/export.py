@@ -1,4 +1,4 @@
-"""Networks to files: ONNX, torch.export's .pt2, OpenVINO; each is compared with the network that it came from."""
+"""Export of networks as ONNX, torch.export's .pt2 or OpenVINO; each file is compared with its network."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Predict = Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]
 """A batch of images to named arrays: decoded answers, or a bare network's raw outputs."""
 
 BATCHES = (1, 2, 5)
-"""The batch sizes at which a file is compared with its network: one, two, and one that no example had."""
+"""The batch sizes for comparing a file with its network: one, two (the example's size), and one not seen in export."""
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 class Pipeline(nn.Module):
-    """The whole path from pixels to answers.
+    """The whole computation from pixels to answers.
 
     Args:
-        standardize: uint8 pixels to what the network expects; None to leave it to the caller.
+        standardize: Converts uint8 pixels to the network's input; None to leave this to the caller.
         network: Standardized images to raw outputs.
         decode: Raw outputs to named arrays; None to return the raw outputs.
-        raw_names: What the raw outputs are called, where there is no decoder.
-        flips: Predict each image mirrored as well, and take the mean of both arrays (of pixels).
+        raw_names: The names of the raw outputs, if there is no decoder.
+        flips: Predict each image mirrored as well, and average the two arrays (of pixels).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Pipeline(nn.Module):
         flips: bool = False,
     ) -> None:
         super().__init__()
-        # Copies: what compiles a network, or lays it out for training, does not concern the file.
+        # Copies, so that compiling a network or changing its memory layout for training does not affect the file.
         self.standardize = copy.deepcopy(standardize) if standardize is not None else nn.Identity()
         self.network = copy.deepcopy(network)
         self.decode = copy.deepcopy(decode)
@@ -61,7 +61,7 @@ class Pipeline(nn.Module):
         self.eval().requires_grad_(False).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, C, H, W) to named arrays, B first."""
+        """Map (B, C, H, W) to named arrays, B first."""
         arrays = self._once(images)
         if not self.flips:
             return arrays
@@ -77,18 +77,18 @@ class Pipeline(nn.Module):
 
 
 class Format(NamedTuple):
-    """A kind of file."""
+    """A file format."""
 
     suffix: str
-    """How its name ends."""
+    """The end of its file names."""
     write: Callable[[Pipeline, Tensor, Path, ModelMetadata, int | None], dict[str, Any]]
-    """(pipeline, example, path, metadata, opset): write it, and return what its certificate says of it."""
+    """(pipeline, example, path, metadata, opset): write the file, and return its entries in the certificate."""
     load: Callable[[Path], Predict]
-    """Make of a file what predicts."""
+    """Load a file as a prediction function."""
 
 
 class DifferenceError(TrainingError):
-    """A file that does not compute what its network computes."""
+    """A file whose results differ from its network's."""
 
 
 def export(
@@ -101,17 +101,17 @@ def export(
     tolerance: float = 1e-4,
     measure: Callable[[Predict], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Write a network as a file, with a certificate, once it is proven to compute the same.
+    """Write a network as a file with a certificate, once the file is checked to compute the same.
 
     Args:
         pipeline: The network.
-        images: (N, C, H, W), real ones, at least as many as the greatest of BATCHES.
-        path: The file; an older one is replaced, once the new one is proven.
-        metadata: What the file says of itself.
+        images: (N, C, H, W), real images, at least as many as the largest of BATCHES.
+        path: The file; an older one is replaced once the new one has been checked.
+        metadata: The file's own metadata.
         kind: A name in FORMATS.
-        opset: ONNX's; the exporter's own if None.
-        tolerance: The greatest difference of an output that passes.
-        measure: Whatever else the certificate is to say, from what predicts with the file.
+        opset: ONNX's operator set; the exporter's own if None.
+        tolerance: The largest difference of an output that passes.
+        measure: Computes further entries of the certificate from the file's prediction function.
 
     Returns:
         The certificate.
@@ -125,7 +125,7 @@ def export(
         said = FORMATS[kind].write(pipeline, images[:2], draft, metadata, opset)
         predict = FORMATS[kind].load(draft)
         found = differences(pipeline, predict, images, metadata.output.difference, metadata.dynamic_size)
-        worst = float(np.max(list(found.values())))  # max() would pass over NaN.
+        worst = float(np.max(list(found.values())))  # max() would ignore NaN.
         if not worst <= tolerance:
             raise DifferenceError(
                 f"{path} is not written: it would differ from the network by up to {worst:.2g} (at most {tolerance:g} "
@@ -143,18 +143,18 @@ def export(
 
 
 def put_in_place(draft: Path, path: Path, certificate: Mapping[str, Any]) -> dict[str, Any]:
-    """Move a finished file, and all that belongs to it, from its draft's folder; write its certificate.
+    """Move a finished file and its parts out of the draft's folder, and write its certificate.
 
     Args:
-        draft: The finished file, in a folder of its own.
-        path: Where it belongs.
-        certificate: What was found out about it.
+        draft: The finished file, in a separate folder.
+        path: The final path.
+        certificate: The measurements.
 
     Returns:
         The certificate, with the files' hashes.
     """
     parts = [path.with_name(part.name) for part in sorted(draft.parent.iterdir())]
-    # Between the two a reader finds no certificate, rather than one that belongs to another file.
+    # In between, a reader finds no certificate, rather than one that belongs to another file.
     certificate_of(path).unlink(missing_ok=True)
     for part in parts:
         (draft.parent / part.name).replace(part)
@@ -163,7 +163,7 @@ def put_in_place(draft: Path, path: Path, certificate: Mapping[str, Any]) -> dic
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A file of the same name in a folder beside it, which vanishes."""
+    """Yield a path of the same file name in a temporary folder beside it, which is deleted afterwards."""
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         yield folder / path.name
@@ -178,17 +178,17 @@ def differences(
     difference: Callable[[Arrays, Arrays], float],
     other_size: bool = False,
 ) -> dict[str, float]:
-    """How far a file's answers are from its network's, by batch size.
+    """Return the differences between a file's answers and its network's, by batch size.
 
     Args:
         pipeline: The network.
-        predict: What the file predicts.
+        predict: The file's prediction function.
         images: (N, C, H, W).
-        difference: How far two batches of arrays are apart: see Output.difference.
-        other_size: Whether to compare at about three quarters of the size too, in odd numbers, which no pooling halves.
+        difference: The difference between two batches of arrays: see Output.difference.
+        other_size: Whether to compare at about three quarters of the size too, with odd sides, which cannot be halved.
 
     Raises:
-        InputError: If the file does not take such images.
+        InputError: If the network or the file does not take such images.
     """
     batches = {str(size): images[:size] for size in BATCHES}
     if other_size:
@@ -198,7 +198,7 @@ def differences(
     for name, batch in batches.items():
         try:
             expected, outputs = torch_predict(pipeline)(batch.numpy()), predict(batch.numpy())
-        except Exception as error:  # Each runtime raises its own.
+        except Exception as error:  # Each runtime raises different types.
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the network, or its file, takes no images of {tuple(batch.shape)}: {reason}") from error
         found[name] = difference(expected, outputs)
@@ -206,7 +206,7 @@ def differences(
 
 
 def torch_predict(module: nn.Module) -> Predict:
-    """A network as a function of arrays."""
+    """Return a network as a function of arrays."""
 
     def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         with torch.inference_mode():
@@ -216,18 +216,18 @@ def torch_predict(module: nn.Module) -> Predict:
 
 
 def _program(pipeline: Pipeline, example: Tensor, metadata: ModelMetadata) -> Any:
-    """The network as torch.export's program: any batch, and any size where that is wanted."""
-    # The batch's size must not be known beforehand: of an example of one the exporter would take it for fixed.
+    """Return the network as a program of torch.export, for any batch size, and any image size if requested."""
+    # The batch size must not be known in advance: with an example of one image, the exporter would fix it.
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if metadata.dynamic_size:
-        # By name they would have to fit every guard, also those that concern memory and not results.
+        # Named dimensions would have to satisfy every guard, including those about memory and not results.
         dynamic |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     if len(example) < 2:
         example = example.expand(2, *example.shape[1:]).contiguous()
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             return torch.export.export(pipeline, (example,), dynamic_shapes=(dynamic,))
-    except Exception as error:  # Whatever it stumbles over in somebody's network.
+    except Exception as error:  # A user's network can cause any error.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         size = ", or not for any size (--dynamic_size false)" if metadata.dynamic_size else ""
         raise InputError(
@@ -241,7 +241,7 @@ def _write_onnx(
 ) -> dict[str, Any]:
     try:
         import onnx
-        import onnxscript  # noqa: F401  # What the exporter needs, and says late.
+        import onnxscript  # noqa: F401  # The exporter needs it, but reports that late.
     except ImportError as error:
         raise InputError(f'exporting needs {error.name}: pip install "cnnlab[deploy]"') from error
     program = _program(pipeline, example, metadata)
@@ -267,7 +267,7 @@ def _write_onnx(
 
 
 def load_onnx(path: Path) -> Predict:
-    """An ONNX file on the CPU, by ONNX Runtime, with as many threads as torch has."""
+    """Load an ONNX file for the CPU with ONNX Runtime, with as many threads as torch has."""
     return session_predict(session(path, ["cpu"], torch.get_num_threads()))
 
 
@@ -298,7 +298,7 @@ def _write_openvino(
 
 
 def load_openvino(path: Path) -> Predict:
-    """An OpenVINO or ONNX file on the CPU, by OpenVINO, in float32: by itself it would compute in bfloat16."""
+    """Load an OpenVINO or ONNX file for the CPU with OpenVINO, in float32: its default may be bfloat16."""
     core = _openvino_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
@@ -308,10 +308,11 @@ def load_openvino(path: Path) -> Predict:
 
 @cache
 def _openvino_core() -> Any:
-    """The process's only core, never given back.
+    """Return the process's only core, which is never released.
 
-    Each core brings a stack for signal handlers and, when it goes, puts the one before it back: of two that go in the
-    order in which they came, the second puts back what the first has freed, and the next signal ends the process.
+    Each core installs a stack for signal handlers, and restores the previous one when it is released. If two are
+    released in the order of their creation, the second restores the stack that the first has freed, and the next
+    signal ends the process.
     """
     return _openvino().Core()
 
@@ -334,4 +335,4 @@ FORMATS: dict[str, Format] = {
     "pt2": Format(".pt2", _write_pt2, _load_pt2),
     "openvino": Format(".xml", _write_openvino, load_openvino),
 }
-"""Kinds of files by name."""
+"""File formats by name."""

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: all that it takes to predict with it."""
+"""The metadata of an exported file: everything needed to predict with it."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ KEY = "cnnlab"
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What travels inside an exported file."""
+    """The metadata inside an exported file."""
 
     output: Output
-    """The kind of its answers, and what they speak of."""
+    """The kind of its answers, with class names or the like."""
     transform: EvalTransform
-    """How an image file becomes its input."""
+    """The preprocessing from an image file to its input."""
     raw: bool = False
     """Whether it takes standardized floats and returns raw outputs, instead of uint8 pixels and decoded arrays."""
     mean: Sequence[float] = ()
-    """Per channel, in 0..1: inside the network, or what a raw one expects to have been subtracted."""
+    """Per channel, in 0..1: subtracted inside the network, or by the caller of a raw file."""
     std: Sequence[float] = ()
-    """Per channel, in 0..1: inside the network, or what a raw one expects to have been divided by."""
+    """Per channel, in 0..1: divided by inside the network, or by the caller of a raw file."""
     dynamic_size: bool = False
     """Whether it takes images of any height and width."""
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
-    """The checkpoint that it was made from: file, sha256, step."""
+    """The checkpoint it was made from: file, sha256, step."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """The versions that it was made with."""
+    """The library versions it was made with."""
 
     @property
     def array_names(self) -> tuple[str, ...]:
-        """The names of what the file returns, in order."""
+        """Return the names of the file's outputs, in order."""
         return self.output.raw_arrays if self.raw else self.output.arrays
 
     def to_json(self) -> str:
-        """As text for a file's metadata."""
+        """Return the metadata as text, to store in a file."""
         named = {"output": self.output.metadata(), "transform": self.transform._asdict()}
         return json.dumps({**vars(self), **named}, ensure_ascii=False)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: object) -> ModelMetadata:
-        """Read what a file says.
+        """Read the metadata of a file.
 
         Args:
             metadata: The file's metadata.
-            path: The file, for the errors.
+            path: The file, for error messages.
 
         Raises:
-            InputError: If it says nothing, or something else.
+            InputError: If there is no metadata of cnnlab, or if it is from another version.
         """
         if KEY not in metadata:
             raise InputError(
@@ -76,7 +76,7 @@ _KINDS = {"classification": "labels", "segmentation": "masks"}
 
 
 def _modern(content: dict[str, Any]) -> dict[str, Any]:
-    """What files of cnnlab before 0.2 say, as today's: they had a task, class names, an activation and a reading."""
+    """Convert metadata of cnnlab before 0.2, which had a task, class names, an activation and a reading, to today's."""
     if "output" in content:
         return content
     kind = _KINDS[content.pop("task")]

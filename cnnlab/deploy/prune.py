@@ -1,4 +1,4 @@
-"""Smaller networks: channels removed for good, with all that depends on them; or single weights set to zero."""
+"""Pruning: remove channels with everything that depends on them, or set single weights to zero."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from cnnlab.errors import InputError
 from cnnlab.models.channel_removal import can_remove_channels, remove_channels
 
 Removals = list[list[Any]]
-"""See models.channel_removal.Removal, as plain lists."""
+"""See models.channel_removal.Removal; here as plain lists."""
 
 
 def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere: bool = False) -> Removals:
-    """Remove the channels whose weights have the smallest norms, in place; what depends on them is found by tracing.
+    """Remove the channels whose weights have the smallest norms, in place; dependencies are found by tracing.
 
-    Dependencies and norms of whole groups of layers are torch-pruning's (Fang et al. 2023, arXiv:2301.12900). The last
-    layer keeps its outputs: they are the classes.
+    Dependencies and norms of groups of layers are computed by torch-pruning (Fang et al. 2023, arXiv:2301.12900). The
+    last layer keeps its outputs: they are the classes.
 
     Args:
         network: The network, in eval mode.
         example: Standardized images (B, C, H, W).
-        share: Of the channels of each layer, above 0, below 1.
-        everywhere: Let layers compete: the share is that of all channels together, and no layer loses more than 90 %.
+        share: The share of the channels of each layer, above 0, below 1.
+        everywhere: Compare channels across layers: the share is of all channels, and no layer loses more than 90 %.
 
     Returns:
-        What was removed, for remove_channels.
+        The removed channels, for remove_channels.
 
     Raises:
         InputError: If the library is missing, if the share is out of range, or if the network has layers that cannot
@@ -43,7 +43,7 @@ def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere
         raise InputError('removing channels needs torch-pruning: pip install "cnnlab[prune]"') from error
     names = {module: name for name, module in network.named_modules()}
     again = copy.deepcopy(network)
-    network.requires_grad_(True)  # It traces by gradients.
+    network.requires_grad_(True)  # The library traces by gradients.
     try:
         with warnings.catch_warnings(action="ignore"):
             pruner = torch_pruning.pruner.BasePruner(
@@ -55,7 +55,7 @@ def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere
                 global_pruning=everywhere,
                 ignored_layers=[_last_layer(network, example)],
             )
-    except Exception as error:  # Whatever it stumbles over in somebody's network.
+    except Exception as error:  # A user's network can cause any error.
         raise InputError(f"{type(network).__name__} cannot be pruned: {error}") from error
     removals: Removals = []
     for group in pruner.step(interactive=True):
@@ -63,7 +63,7 @@ def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere
         group.prune()
     if not removals:
         raise InputError(f"{share:g} of the channels of {type(network).__name__} are none: choose a greater share")
-    # A checkpoint is filled without the library: it must come to the same.
+    # Checkpoints are loaded without the library: remove_channels must give the same network.
     remove_channels(again, removals)
     mine = again.state_dict()
     for name, value in network.state_dict().items():
@@ -75,7 +75,7 @@ def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere
 
 
 def _steps(group: Any, graph: Any, names: dict[nn.Module, str]) -> Removals:
-    """A group of layers that lose channels together."""
+    """Return the removals of a group of layers that lose channels together."""
     steps: Removals = []
     for dependency, indices in group:
         module = dependency.target.module
@@ -85,7 +85,7 @@ def _steps(group: Any, graph: Any, names: dict[nn.Module, str]) -> Removals:
                     "the network has parameters outside of layers (layer scale, tokens, positions), whose channels "
                     "cannot be removed: prune a network of convolutions, or single weights (--method unstructured)"
                 )
-            continue  # An addition, a pooling: nothing with weights.
+            continue  # An operation without weights, such as an addition or a pooling.
         if not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False)):
             continue
         if not can_remove_channels(module):
@@ -100,7 +100,7 @@ def _steps(group: Any, graph: Any, names: dict[nn.Module, str]) -> Removals:
 
 
 def _last_layer(network: nn.Module, example: Tensor) -> nn.Module:
-    """The layer with weights that runs last."""
+    """Return the layer with weights that runs last."""
     ran: list[nn.Module] = []
     layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
     hooks = [layer.register_forward_hook(lambda module, *_: ran.append(module)) for layer in layers]
@@ -118,14 +118,14 @@ def _last_layer(network: nn.Module, example: Tensor) -> nn.Module:
 def prune_weights(network: nn.Module, share: float) -> int:
     """Set the smallest weights of all convolutions and linear layers together to zero, in place.
 
-    Files and times stay as they are: zeros are stored and multiplied like any number, but compress well.
+    File size and speed do not change: zeros are stored and multiplied like any number, but compress well.
 
     Args:
         network: The network.
-        share: Of the weights, above 0, below 1.
+        share: The share of the weights, above 0, below 1.
 
     Returns:
-        How many weights are zero.
+        The number of weights that are zero.
 
     Raises:
         InputError: If the share is out of range.
@@ -133,7 +133,7 @@ def prune_weights(network: nn.Module, share: float) -> int:
     from torch.nn.utils import prune
 
     _check_share(share)
-    network.to(memory_format=torch.contiguous_format)  # The library flattens weights as they lie.
+    network.to(memory_format=torch.contiguous_format)  # The library flattens weights in their memory layout.
     layers = weighted(network)
     prune.global_unstructured(
         [(layer, "weight") for layer in layers], pruning_method=prune.L1Unstructured, amount=share
@@ -144,7 +144,7 @@ def prune_weights(network: nn.Module, share: float) -> int:
 
 
 def weighted(network: nn.Module) -> list[Any]:
-    """The convolutions and linear layers."""
+    """Return the convolutions and linear layers."""
     return [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
 
 

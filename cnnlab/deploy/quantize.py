@@ -1,4 +1,4 @@
-"""INT8: a float ONNX file to one of 8-bit integers, by ONNX Runtime; what suffers most stays in float."""
+"""INT8 quantization of a float ONNX file with ONNX Runtime; layers that lose the most accuracy stay in float."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from cnnlab.deploy.export import Predict, load_onnx
 from cnnlab.errors import InputError, nearest
 
 Batches = Sequence[npt.NDArray[Any]]
-"""Batches of images (B, C, H, W), as the file takes them."""
+"""Batches of images (B, C, H, W), in the form that the file takes."""
 
 CALIBRATIONS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-"""How an activation's range is found: all that was seen, what loses least information (Migacz 2017), nearly all."""
+"""The range of an activation: all values, the range that loses the least information (Migacz 2017), or most values."""
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FEW = 16
-"""Images that are enough to see which layer hurts."""
+"""The number of images that is enough to rank the layers by their errors."""
 
 
 class Quantized(NamedTuple):
-    """What came of a quantization."""
+    """The result of a quantization."""
 
     metric: float
     """The metric of the file."""
     drop: float
-    """How much worse it is than the float file's."""
+    """How much worse the metric is than the float file's."""
     float_layers: list[str]
-    """The layers that were left in float, because they hurt."""
+    """The layers left in float, because quantizing them costs too much accuracy."""
     layers: int
-    """How many layers there are."""
+    """The number of layers."""
 
 
 def quantize_static(
@@ -48,23 +48,23 @@ def quantize_static(
     calibration: str = "minmax",
     reduce_range: bool = False,
 ) -> Quantized:
-    """Quantize weights (per channel, int8) and activations (uint8) by QuantizeLinear and DequantizeLinear nodes.
+    """Quantize weights (per channel, int8) and activations (uint8) with QuantizeLinear and DequantizeLinear nodes.
 
-    Ranges of activations come from the given images. Where the metric falls by more than max_drop, the layers that
-    change the output most when only they are quantized are left in float, as few of them as it takes.
+    Ranges of activations are measured on the given images. If the metric falls by more than max_drop, some layers are
+    left in float: those that change the output most when only they are quantized, and as few as possible.
 
     Args:
         source: The float file.
         path: The file to write.
-        batches: Images to calibrate with: of the training set, so that the metric is of others.
-        measure: The metric of what predicts.
-        max_drop: How much worse than the float file's it may be.
-        higher_is_better: Whether a greater metric is better.
+        batches: Images for calibration, from the training set, so that the metric is measured on other images.
+        measure: Computes the metric of a prediction function.
+        max_drop: How much worse than the float file's metric it may be.
+        higher_is_better: Whether a higher metric is better.
         calibration: A name in CALIBRATIONS.
-        reduce_range: Use 7 bits of weights: older processors (AVX2, AVX-512 without VNNI) add up 8 with saturation.
+        reduce_range: Use 7 bits for weights: on older processors (AVX2, AVX-512 without VNNI), sums of 8 bits saturate.
 
     Raises:
-        InputError: If there is nothing to quantize, or no such calibration.
+        InputError: If there is no convolution or linear layer, or no such calibration.
     """
     if calibration not in CALIBRATIONS:
         raise InputError(f"there is no calibration {calibration!r}: {nearest(calibration, CALIBRATIONS)}")
@@ -88,12 +88,12 @@ def quantize_static(
                 reduce_range=reduce_range,
                 nodes_to_exclude=[*around, *in_float],
                 calibrate_method=quantization.CalibrationMethod[CALIBRATIONS[calibration]],
-                # A batch at a time: else the activations of all images are kept, and must be of one shape.
+                # One batch at a time: else the activations of all images are kept, and must have one shape.
                 extra_options={"CalibStridedMinMax": 1},
             )
 
     def attempt(float_layers: Sequence[str]) -> Quantized:
-        # And what takes their output: between two quantized tensors ONNX Runtime would quantize their weights itself.
+        # Also the nodes after them: between two quantized tensors, ONNX Runtime would quantize their weights itself.
         write(path, batches, [*float_layers, *(name for layer in float_layers for name in takers[layer])])
         found = measure(load_onnx(path))
         drop = before - found if higher_is_better else found - before
@@ -123,7 +123,7 @@ def quantize_static(
 
 
 def fewest(good: Callable[[int], bool], most: int) -> int:
-    """The smallest count from 1 on that is good, if more is never worse; most where none is.
+    """Return the smallest count from 1 to ``most`` that is good, if good counts stay good; ``most`` if none is.
 
     >>> fewest(lambda count: count >= 5, 20)
     5
@@ -138,12 +138,12 @@ def fewest(good: Callable[[int], bool], most: int) -> int:
 
 
 def quantize_dynamic(source: Path, path: Path) -> Literal["all", "part"]:
-    """Quantize the weights of linear layers; their activations are quantized as they come, image by image.
+    """Quantize the weights of linear layers; their activations are quantized at run time, image by image.
 
-    Convolutions stay in float: quantizing those at run time is slower than float (recipes of ONNX Runtime say so too).
+    Convolutions stay in float: quantized at run time, they are slower than in float (as ONNX Runtime's recipes say).
 
     Returns:
-        "part" where there are convolutions, "all" where there are none.
+        "part" if there are convolutions, "all" if there are none.
 
     Raises:
         InputError: If there is no linear layer.
@@ -158,7 +158,7 @@ def quantize_dynamic(source: Path, path: Path) -> Literal["all", "part"]:
         quantization.quantize_dynamic(
             str(source),
             str(path),
-            op_types_to_quantize=["Gemm", "MatMul"],  # It makes the latter of the former.
+            op_types_to_quantize=["Gemm", "MatMul"],  # The library converts Gemm to MatMul.
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
         )
@@ -166,11 +166,11 @@ def quantize_dynamic(source: Path, path: Path) -> Literal["all", "part"]:
 
 
 def _prepare(source: Path, path: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:
-    """Fold and infer shapes.
+    """Fold constants and infer shapes.
 
     Returns:
-        The names of the layers; of what is before the first and after the last of them: the standardization, whose
-        input has 8 bits already, and what makes probabilities; and of what takes each layer's output.
+        The names of the layers; the names of the nodes before the first layer (the standardization, whose input already
+        has 8 bits) and after the last one (which make probabilities); and for each layer, the nodes after it.
     """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -216,7 +216,7 @@ def _input_of(path: Path) -> str:
 
 
 def _reader(batches: Batches, name: str) -> Any:
-    """What ONNX Runtime reads images from."""
+    """Return the object from which ONNX Runtime reads images."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -238,7 +238,7 @@ def _reader(batches: Batches, name: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the library says of its own steps."""
+    """Hide the library's messages about its own steps."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)

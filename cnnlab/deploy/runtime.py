@@ -1,9 +1,11 @@
-"""Predict with an exported file: NumPy, Pillow and ONNX Runtime, and nothing else.
+"""Predict with an exported file, with only NumPy, Pillow and ONNX Runtime.
 
-from cnnlab.deploy.runtime import OnnxPredictor
+For example:
 
-for found in OnnxPredictor("model.onnx").predict(["a.jpg", "b.jpg"]):
-print(found.path, found.names, found.probabilities.max())
+    from cnnlab.deploy.runtime import OnnxPredictor
+
+    for answer in OnnxPredictor("model.onnx").predict(["a.jpg", "b.jpg"]):
+        print(answer.path, answer.names, answer.probabilities.max())
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import ImageError, InMemoryImage, LazyImage, Pixels, collect_images, preprocess
 
 Source = str | Path | Image.Image | npt.NDArray[np.uint8]
-"""An image: a file, Pillow's, or an array (H, W), (H, W, 1) or (H, W, 3)."""
+"""An image: a file, a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3)."""
 
 PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
@@ -36,7 +38,7 @@ PROVIDERS = {
 }
 """ONNX Runtime's providers by short names."""
 _BY_ITSELF = ("cuda", "cpu")
-"""What is chosen where nothing was asked for; the others need settings, or long preparations."""
+"""The default choice; the other providers need settings, or long preparations."""
 
 
 class _Opened(NamedTuple):
@@ -46,33 +48,33 @@ class _Opened(NamedTuple):
 
 
 class OnnxPredictor:
-    """An exported file that predicts images; how they are read, and what the classes are, is in the file.
+    """Predicts images with an exported file, which contains the preprocessing and the classes.
 
     Args:
-        path: The file that ``cnnlab export`` or ``cnnlab quantize`` has made.
-        providers: Names in PROVIDERS, in the order of preference; CUDA where there is one, else the CPU, if None.
-        threads: How many threads the CPU uses; as many as it has cores if None.
+        path: A file made by ``cnnlab export`` or ``cnnlab quantize``.
+        providers: Names in PROVIDERS, in order of preference; if None, CUDA if it is available, else the CPU.
+        threads: The number of CPU threads; as many as there are cores if None.
 
     Raises:
-        InputError: If ONNX Runtime is not installed, if the file is absent or not cnnlab's, or if a provider is.
+        InputError: If ONNX Runtime or a provider is missing, or if the file does not exist or is not cnnlab's.
     """
 
     def __init__(self, path: str | Path, providers: Sequence[str] | None = None, threads: int | None = None) -> None:
         self.path = Path(path)
         self.session = session(self.path, providers, threads)
         self.metadata = ModelMetadata.from_metadata(self.session.get_modelmeta().custom_metadata_map, path)
-        """What the file says of itself."""
+        """The file's metadata."""
         self._predict = session_predict(self.session)
 
     def run(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """Pixels (B, C, H, W), 0..255, to named arrays, such as probabilities (B, K), or (B, K, H, W) of pixels."""
+        """Map pixels (B, C, H, W), 0..255, to named arrays, such as probabilities (B, K), or (B, K, H, W) of pixels."""
         if not self.metadata.raw:
             return self._predict(images)
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.metadata.mean, self.metadata.std))
         return self.metadata.output.decode(self._predict((images / np.float32(255) - mean) / std))
 
     def __call__(self, images: Source | Iterable[Source]) -> list[Any]:
-        """Predict an image, a folder of them, or several.
+        """Predict an image, a folder of images, or several.
 
         Raises:
             InputError: If an image cannot be read.
@@ -85,18 +87,18 @@ class OnnxPredictor:
         batch_size: int = 32,
         on_error: Callable[[str, ImageError], None] | None = None,
     ) -> Iterator[Any]:
-        """Predict images one after the other; no more than two batches of them are in memory.
+        """Predict images one after the other, with at most two batches of them in memory.
 
         Args:
-            images: The images, in order; a folder stands for all that are in it.
-            batch_size: How many go through the network at once, 1 or more.
-            on_error: Called with the path of an image that cannot be read, and why; such errors are raised if None.
+            images: The images in order; a folder stands for all images in it.
+            batch_size: The number of images in a batch, 1 or more.
+            on_error: Called with the path of an image that cannot be read, and the error; if None, the error is raised.
 
         Yields:
-            Each image's answer in order, such as outputs.ClassPrediction; none for an image that cannot be read.
+            The answer to each image in order, such as outputs.ClassPrediction; none for an image that cannot be read.
 
         Raises:
-            InputError: If an image cannot be read, and on_error is None.
+            InputError: If batch_size is below 1, or if an image cannot be read and on_error is None.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected 1 or more")
@@ -145,7 +147,7 @@ class OnnxPredictor:
 
 
 def session_predict(opened: Any) -> Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
-    """A session as a function of images that returns its outputs by name."""
+    """Return a session as a function of images that returns its outputs by name."""
     images_name, names = opened.get_inputs()[0].name, [output.name for output in opened.get_outputs()]
     return lambda images: dict(zip(names, opened.run(None, {images_name: images}), strict=True))
 
@@ -173,18 +175,18 @@ def session(path: Path, providers: Sequence[str] | None = None, threads: int | N
         if name not in available:
             raise InputError(f"this ONNX Runtime has no {name}: it has {', '.join(available)}")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # Errors only: it warns of what it optimizes.
+    options.log_severity_level = 3  # Errors only: it warns about its optimizations.
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
         opened = onnxruntime.InferenceSession(
             str(path), options, providers=[name for name in chosen if name in available]
         )
-    except Exception as error:  # Its errors have no class in common.
+    except Exception as error:  # Its errors have no common class.
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} cannot be opened by ONNX Runtime: {reason}") from error
     if providers is not None and chosen[0] not in opened.get_providers():
-        # It goes on with another where a library of the wanted one cannot be loaded.
+        # ONNX Runtime silently uses another provider if a library of the requested one cannot be loaded.
         raise InputError(f"{chosen[0]} cannot be used here, though this ONNX Runtime has it: its libraries are missing")
     return opened
 
@@ -198,7 +200,7 @@ def _provider(name: str) -> str:
 
 
 def _each(images: Iterable[Source]) -> Iterator[Source]:
-    """Each image; those of a folder in order."""
+    """Yield each image, and those of a folder in order."""
     for image in images:
         if isinstance(image, (str, Path)) and Path(image).is_dir():
             yield from collect_images([image])

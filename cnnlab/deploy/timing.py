@@ -1,4 +1,4 @@
-"""How long something takes, measured so that it can be compared."""
+"""Comparable measurements of time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Timing(NamedTuple):
-    """How long calls took, in milliseconds."""
+    """The times of calls, in milliseconds."""
 
     median: float
     low: float
@@ -24,14 +24,14 @@ def timed(
     rounds: int = 5,
     synchronize: Callable[[], None] | None = None,
 ) -> dict[str, Timing]:
-    """Time several things, taking turns, so that what else the machine does meets all of them.
+    """Time several functions in turns, so that other work on the machine affects all of them.
 
     Args:
-        calls: What to time, by name.
-        repetitions: How often each is timed, 2 or more.
-        rounds: How many turns that makes. Each begins with a call that does not count: caches, and threads of others
-            that still spin, are to settle.
-        synchronize: Waits for the device, where calls return before they are done.
+        calls: The functions to time, by name.
+        repetitions: The number of timed calls of each, 2 or more.
+        rounds: The number of turns. Each turn begins with an untimed call, so that caches, and the threads of other
+            libraries that still spin, settle.
+        synchronize: Waits for the device, if calls return before they are done.
     """
     spent: dict[str, list[float]] = {name: [] for name in calls}
     for place in range(rounds):

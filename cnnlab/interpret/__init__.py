@@ -1,4 +1,4 @@
-"""Interpretation of networks: class activation maps, feature maps, embeddings; for any nn.Module, no Lightning."""
+"""Interpretation of networks: class activation maps, feature maps, embeddings; for any nn.Module, without Lightning."""
 
 from cnnlab.interpret.activations import embeddings, feature_maps, filters, project
 from cnnlab.interpret.cam import METHODS, CamMethod, Explanation, GradCAM, GradCAMPlusPlus, ScoreCAM

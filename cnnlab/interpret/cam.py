@@ -27,7 +27,7 @@ class Explanation(NamedTuple):
 
 
 class CamMethod(ABC):
-    """A weighted sum of a layer's channels; negative values become 0, and it is resized to the image's size.
+    """Base class of methods that sum a layer's weighted channels, set negative values to 0, and resize to the image.
 
     The network's modes, hooks, gradients, requires_grad and random states are restored afterwards. The network may be
     frozen, compiled (it runs uncompiled here), or change activations in place. Inference mode and mixed precision work.
@@ -35,7 +35,7 @@ class CamMethod(ABC):
     Args:
         network: Images to logits (B, K), or (B, K, H, W) for segmentation.
         layer: A layer's name in named_modules; layers.default_layer of the first images if None.
-        scores: What makes such logits of the network's outputs, where they are something else.
+        scores: Converts the network's outputs to such logits, if they are something else.
 
     Raises:
         InputError: If there is no such layer.
