@@ -17,6 +17,7 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> 
         teacher: Logits (B, K).
         temperature: T, above 0.
 
+    >>> import torch
     >>> soft_targets(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]])).item()
     0.0
     """
