@@ -111,7 +111,7 @@ class MaskDecoder(Decoder):
         counted = targets != self.ignore_index
         probability, classes = answers["probabilities"].max(dim=1)
         count = counted.sum(dim=(1, 2))
-        wrong = ((classes != targets) & counted).sum(dim=(1, 2)) / count  # NaN where nothing counts.
+        wrong = ((classes != targets) & counted).sum(dim=(1, 2)) / count  # NaN if all pixels are ignored.
         everywhere = counted | (count == 0)[:, None, None]
         uncertainty = ((1 - probability) * everywhere).sum(dim=(1, 2)) / everywhere.sum(dim=(1, 2))
         return Difficulty(wrong, uncertainty)

@@ -161,6 +161,7 @@ class EncoderUNet(nn.Module):
     Each step doubles the size (nearest neighbor) and convolves twice. Steps without a skip connection
     follow after the encoder's largest features, up to the image's size or to ``stride``.
 
+    Args:
         encoder: Images (B, C, H, W) to a list of features, the largest first, each half as large as the previous one;
             their shape is (B, H, W, C) if its ``output_fmt`` is NHWC.
         widths: The features' channels.
