@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnnlab.errors import InputError, nearest
 
 _LARGEST_LOG_VARIANCE = 15.0
-"""The maximum for standardized values: larger variances have no meaning, and their inverse is out of range."""
+"""The limit, to both sides, for standardized values: beyond it a variance is meaningless, its inverse out of range."""
 
 
 def _gaussian_nll(outputs: Tensor, targets: Tensor) -> Tensor:
