@@ -146,7 +146,7 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
         if not isinstance(module, nn.Identity) and (not has_children or own_flops[name] or parameters):
             kind, saved_bytes = type(module).__name__, saved.get(module, 0) // 2
             layers.append(LayerCost(name, kind, output, parameters, multiply_adds, saved_bytes, fields[module]))
-    # The total includes what functions between the layers save, which is in no row.
+    # The total includes tensors saved by functions between the layers, which are in no row.
     return NetworkCost(
         image,
         layers,

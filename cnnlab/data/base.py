@@ -258,10 +258,10 @@ class VisionDataModule(LightningDataModule):
         return {"epoch": epochs.processed, "batches": batches, "step_size": self._step_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where state_dict() was called.
+        """Continue from the position in a state dict.
 
         Raises:
-            InputError: If it was called in the middle of an epoch with another number of samples per step.
+            InputError: If it was saved in the middle of an epoch with another number of samples per step.
         """
         if state_dict["batches"] and state_dict["step_size"] != self._step_size:
             raise InputError(

@@ -96,7 +96,7 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         return self._found.samples
 
     def read_annotations(self, samples: Sequence[Sample]) -> FixedTargets:
-        """The classes, (N,) int64 (-1 where unknown), or (N, K) float with multi-label data."""
+        """The classes, (N,) int64 (-1 if unknown), or (N, K) float with multi-label data."""
         number = {name: i for i, name in enumerate(self.class_names)}
         if not self.multi_label or not any(sample.split for sample in samples):
             return FixedTargets(torch.tensor([number[s.labels[0]] if s.labels else -1 for s in samples]))

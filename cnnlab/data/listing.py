@@ -66,8 +66,8 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
         class_names: The classes in order; the folders' names in alphabetical order if None.
 
     Raises:
-        InputError: If there is no such folder or no class in it, if a class is empty in training, or if a split has
-            a class that training does not have.
+        InputError: If there is no such folder or no class in it, if a class is empty in training, or if training
+            does not have a class of another split.
     """
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")

@@ -33,26 +33,26 @@ class MaskFolder(ClassesMixin, FileDataModule):
     """Images and the class of each of their pixels.
 
     They are in ROOT/images/SPLIT and ROOT/masks/SPLIT (train, val, test), or in ROOT/images and ROOT/masks, or in a
-    table with the columns path and mask. A mask has its image's name, with any file extension. Without split folders,
-    a fixed split is made.
+    table with the columns path and mask. A mask has its image's name, optionally followed by "_mask" or the like, and
+    any file extension. Without split folders, a fixed split is made.
 
-    With ``size`` all images are resized to one size; in training, random crops of a share of the image are.
-    Without, nothing is resized: training takes crops of ``crop`` pixels, and evaluation takes whole images (one by
-    one if they differ in size; see the task's ``window`` for large ones).
+    With ``size`` all images are resized to one size; training resizes random crops of a share of the image. Without it,
+    images keep their resolution: training takes crops of ``crop`` pixels, and evaluation takes whole images (one by one
+    if they differ in size; see the task's ``window`` for large ones).
 
     Args:
         root: The folder; paths in a table are relative to it.
         class_names: The classes in the order of their values; the values that the masks have if None.
         mask_values: The value of each class in the masks: numbers (also palette indices), or colors
-            [red, green, blue]; 0, 1, 2, ... without ignore_index if None. For binary masks of 0 and 255, set it to
-            [0, 255] and ignore_index to null.
+            [red, green, blue]; 0, 1, 2, ... if None (without class_names, ignore_index is skipped). For binary masks
+            of 0 and 255, set it to [0, 255] and ignore_index to null.
         ignore_index: The value of pixels that loss and metrics ignore; None if there are none.
         size: Height and width that all images are resized to (or both in one number), whatever their aspect ratio.
-        crop: Height and width of training crops (or both in one number) if images are not resized. If None, the size
-            of the images, which must all be equal. Crops of smaller images are enlarged to it.
+        crop: Height and width of training crops (or both in one number) without ``size``. If None, the size of the
+            images, which must all be equal. Crops of smaller images are enlarged to it.
         interpolation: See imaging.INTERPOLATIONS, for images; masks use nearest-neighbor sampling.
-        rare_crops: The probability that a training crop is moved to a pixel of a class that is drawn from the classes
-            in the image, all equally likely, so that rare classes are seen more often; only for cnnlab's own crops.
+        rare_crops: The probability that a training crop is moved to a pixel of a randomly drawn class. All classes in
+            the image are equally likely, so rare ones are seen more often. Only for cnnlab's own crops.
         batch_size: Samples per process and step, 1 or greater.
         **kwargs: See FileDataModule.
 

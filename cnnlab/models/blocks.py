@@ -112,7 +112,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class _ResNetBlock(nn.Module):
-    """ReLU of shortcut plus residual; the shortcut is a 1x1 convolution with batch norm where the shape changes."""
+    """ReLU of shortcut plus residual; the shortcut is a 1x1 convolution with batch norm if the shape changes."""
 
     def __init__(self, residual: nn.Sequential, inputs: int, outputs: int, stride: int, drop_path: float) -> None:
         super().__init__()

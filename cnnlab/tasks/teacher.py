@@ -1,4 +1,4 @@
-"""The teacher of a distillation: where it is found, and its logits for a batch."""
+"""The teacher of a distillation: its source, and its logits for a batch."""
 
 from __future__ import annotations
 
