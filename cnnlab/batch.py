@@ -1,4 +1,4 @@
-"""Batch: what every loader yields, in every stage."""
+"""Batch: the type that every loader yields, in every stage."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _PATHS = ("path", "paths", "filename")
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images, what is known of them, and where they come from.
+    """Images, their targets, and their indices and paths.
 
-    LightningModules of one's own may take it for a pair too: ``images, targets = batch``.
+    A user's LightningModule may also unpack it as a pair: ``images, targets = batch``.
     """
 
     images: Tensor
     """(B, C, H, W), uint8 0..255 or float 0..1."""
     targets: Any
-    """What the data say: B items that can be sliced. Classes (B,) int64, -1 where unknown; several labels (B, K) float;
-    masks (B, H, W) int64, ignore_index where unknown; values (B, V) float, NaN where unknown."""
+    """The targets from the data: B items that can be sliced. Classes (B,) int64, -1 if unknown; several labels (B, K)
+    float; masks (B, H, W) int64, ignore_index if unknown; values (B, V) float, NaN if unknown."""
     indices: Tensor
-    """(B,) int64, each image's place in the data set; -1 where the data do not say."""
+    """(B,) int64, each image's index in the data set; -1 if the data do not provide it."""
     paths: Sequence[str]
-    """Each image's file, "" where it has none."""
+    """Each image's file, "" if it has none."""
 
     def __len__(self) -> int:
         """The number of images."""
@@ -47,7 +47,7 @@ class Batch:
 
     @classmethod
     def of(cls, batch: Any) -> Batch:
-        """Any loader's batch as a Batch: a Batch as it is, (images, targets), or torchgeo's dictionaries.
+        """Convert any loader's batch to a Batch: a Batch itself, (images, targets), or torchgeo's dictionaries.
 
         Raises:
             InputError: If the batch has another form.
@@ -77,7 +77,7 @@ class Batch:
         return cls(images, targets, indices, [""] * len(images) if paths is None else list(paths))
 
     def first(self, count: int) -> Batch:
-        """The first images; none for 0, for a process that has fewer batches than others."""
+        """The first ``count`` images; none for 0, for a process that has fewer batches than others."""
         return Batch(self.images[:count], self.targets[:count], self.indices[:count], self.paths[:count])
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Batch:

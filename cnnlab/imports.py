@@ -1,4 +1,4 @@
-"""Classes by their import paths, and the arguments that they take."""
+"""Import of classes by their paths, and the arguments that they take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def by_path(path: str) -> Any:
     """Import ``package.module.name``.
 
     Raises:
-        InputError: If there is no such module, or nothing of that name in it.
+        InputError: If it is not an import path, or if the module or the name in it cannot be imported.
 
     >>> by_path("pathlib.PurePath").__name__
     'PurePath'
@@ -35,9 +35,9 @@ def by_path(path: str) -> Any:
 
 
 def parameters_of(kind: type) -> dict[str, inspect.Parameter]:
-    """The arguments that a class takes, those that it hands on to its bases by **kwargs included.
+    """The arguments that a class takes, including those that it passes to its base classes by **kwargs.
 
-    The command line, the links between data and task, checkpoints and messages all look here.
+    The command line, the links between data and task, checkpoints and messages all use this function.
 
     >>> class Base:
     ...     def __init__(self, a, b=2): ...

@@ -1,6 +1,6 @@
-"""What cnnlab uses of Lightning, TorchMetrics and W&B under a private or undeclared name.
+"""Private or undeclared names of Lightning, TorchMetrics and W&B that cnnlab uses.
 
-Each function says which public name is missing. tests/test_lightning_compat.py fails when a meaning changes.
+Each function says which public name is missing. tests/test_lightning_compat.py fails if the meaning of one changes.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ def is_accumulating(trainer: Trainer) -> bool:
 
 
 def is_attached(module: LightningModule) -> bool:
-    """Whether a module has a trainer: the public ``trainer`` raises where there is none."""
+    """Whether a module has a trainer: the public ``trainer`` raises if there is none."""
     return module._trainer is not None
 
 
 def is_trial_run(trainer: Trainer) -> bool:
-    """Whether fast_dev_run is on: Trainer has the attribute and does not declare it."""
+    """Whether fast_dev_run is on: Trainer has the attribute but does not declare it."""
     return bool(vars(trainer)["fast_dev_run"])
 
 
 def is_overfitting(trainer: Trainer) -> bool:
-    """Whether overfit_batches is on: Trainer has the attribute and does not declare it."""
+    """Whether overfit_batches is on: Trainer has the attribute but does not declare it."""
     return bool(vars(trainer)["overfit_batches"])
 
 
 def log_every_n_steps(trainer: Trainer) -> int:
-    """Optimizer steps between two logs: Trainer has the attribute and does not declare it."""
+    """Optimizer steps between two logs: Trainer has the attribute but does not declare it."""
     return int(vars(trainer)["log_every_n_steps"])
 
 
 def set_data_parallel_size(strategy: ModelParallelStrategy, size: int) -> None:
-    """Set the processes that share the data: the public argument is needed before the processes are known."""
+    """Set the number of processes that share the data: the public argument is needed before that number is known."""
     strategy._data_parallel_size = size
 
 
@@ -57,5 +57,5 @@ def load_metric(metric: Metric, states: Mapping[str, Any], update_count: int) ->
 
 
 def has_wandb_ended(error: Exception) -> bool:
-    """Whether an error says that W&B's own process has ended: two of its errors are in no public module."""
+    """Whether an error means that W&B's own process has ended: two of its errors are in no public module."""
     return isinstance(error, ConnectionError) or type(error).__name__ in ("MailboxClosedError", "HandleAbandonedError")

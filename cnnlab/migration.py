@@ -1,4 +1,4 @@
-"""What cnnlab wrote, or was told, before names changed, as today's names."""
+"""Migration of configurations and flags from earlier versions of cnnlab to current names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import copy
 from typing import Any
 
 _SLOTS = {"validation_masks": "validation_pictures"}
-"""Slots of callbacks that are called otherwise now."""
+"""Callback slots that have been renamed."""
 _CLASSES = {
     "cnnlab.callbacks.ValidationMasks": "cnnlab.callbacks.ValidationPictures",
     "cnnlab.callbacks.PredictedMasks": "cnnlab.callbacks.PredictionTable",
 }
 _FLAGS = {
     "--callbacks.validation_masks": "--callbacks.validation_pictures",
-    # Masks are written by the callback that writes the table.
+    # Masks are now written by the callback that writes the table.
     "--callbacks.masks": "--callbacks.predictions.files",
     "--callbacks.masks.overlays": "--callbacks.predictions.overlays",
     "--callbacks.masks.probabilities": "--callbacks.predictions.probabilities",
@@ -22,7 +22,7 @@ _FLAGS = {
 
 
 def modern_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of any version as today's; the same one where nothing has changed.
+    """Convert a configuration of any version to current names; returns the same object if nothing has changed.
 
     >>> modern_config({"callbacks": {"masks": False, "validation_masks": True}})["callbacks"]["validation_pictures"]
     True
@@ -48,7 +48,7 @@ def _modern_class(value: Any) -> Any:
 
 
 def modern_flag(name: str) -> str:
-    """A flag's name as it is today.
+    """Convert a flag's name to its current name.
 
     >>> modern_flag("--callbacks.validation_masks"), modern_flag("--model.lr")
     ('--callbacks.validation_pictures', '--model.lr')

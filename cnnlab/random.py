@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a draw depends on (seed, epoch, index) and on nothing else.
+"""Counter-based random numbers: a draw depends only on (seed, epoch, index).
 
-No generator is carried from sample to sample, so the number of workers, the number of processes and
-an interruption change nothing.
+No generator state is passed from sample to sample, so the number of workers, the number of processes and interruptions
+change nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators")."""
+    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators")."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
@@ -50,12 +50,12 @@ def uniform(
 
 
 def weighted_choice(seed: int, epoch: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Draw as many samples as there are, with repetition.
+    """Draw as many samples as there are, with replacement.
 
     Args:
         seed: The run's seed, 0 or greater.
         epoch: The epoch, 0 or greater.
-        weights: (N,) how often each is drawn, in proportion.
+        weights: (N,) relative weight of each sample.
 
     Returns:
         (N,) indices. Drawn systematically: no sample's count is more than 1 away from its share.
@@ -66,7 +66,8 @@ def weighted_choice(seed: int, epoch: int, weights: npt.NDArray[np.float64]) -> 
     size = len(weights)
     key: Any = np.array([seed, epoch], dtype=np.uint64)
     generator = np.random.Generator(np.random.Philox(key=key))
-    # Samples are laid end to end in a random order, each as long as its weight, and read off at even distances.
+    # Systematic sampling: samples are laid end to end in random order, with their weights as lengths, and picked at
+    # equal distances.
     laid = generator.permutation(size)
     ends = np.cumsum(weights[laid])
     marks = (np.arange(size) + generator.random()) * (ends[-1] / size)
@@ -75,7 +76,7 @@ def weighted_choice(seed: int, epoch: int, weights: npt.NDArray[np.float64]) -> 
 
 
 def permutation(seed: int, epoch: int, size: int) -> npt.NDArray[np.int64]:
-    """Order the samples of an epoch at random.
+    """Shuffle the samples of an epoch.
 
     Args:
         seed: The run's seed, 0 or greater.

@@ -1,4 +1,4 @@
-"""What cnnlab uses of PyTorch under a private name; tests/test_torch_compat.py fails when its meaning changes."""
+"""Private names of PyTorch that cnnlab uses; tests/test_torch_compat.py fails if the meaning of one changes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-# There is no public name for tensors that have a shape and no values, other than those on the meta device.
+# There is no public name for tensors with a shape and without values, except those on the meta device.
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
 from torch.fx.node import map_aggregate
 from torch.optim import Optimizer
 
-# There is no public name for the base class of dispatch modes, which PyTorch's documentation tells to import from here.
+# There is no public name for the base class of dispatch modes; PyTorch's documentation imports it from here.
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 

@@ -21,9 +21,9 @@ class Architecture(NamedTuple):
     year: int
     idea: str
     network: str
-    """The network's name, with torchvision/ before those of torchvision; GoogLeNet is without its auxiliary heads."""
+    """The network's name, with the prefix torchvision/ for torchvision's; GoogLeNet is without its auxiliary heads."""
     image: tuple[int, int, int]
-    """Channels, height and width of the image that the figures are for."""
+    """Channels, height and width of the image that the costs are for."""
     parameters: int
     multiply_adds: int
     top1: float | None

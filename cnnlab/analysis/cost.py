@@ -21,11 +21,11 @@ class ReceptiveField(NamedTuple):
     """The part of the image that a layer's units depend on."""
 
     fields: tuple[Field, Field] | None
-    """Along rows and columns, through windows; None where the output has no rows and columns left."""
+    """Along rows and columns, through windows; None if the output has no rows and columns left."""
     whole_image: bool
     """Whether the units also depend on the whole image: by global pooling, squeeze-and-excitation or attention."""
     unknown: str | None = None
-    """An operation on the path that has no rule, after which the field is not known."""
+    """An operation on the path that has no rule, after which the field is unknown."""
 
     @property
     def sizes(self) -> tuple[float, float] | None:
@@ -33,7 +33,7 @@ class ReceptiveField(NamedTuple):
         return None if self.fields is None else (self.fields[0].size, self.fields[1].size)
 
     def __str__(self) -> str:
-        """The size, with a + where the whole image counts too; "all" for the whole image alone; "?" if unknown."""
+        """The size, with a + if the units also depend on the whole image; "all" for only that; "?" if unknown."""
         if self.fields is None:
             return "all" if self.whole_image else "?"
         height, width = (f"{field.size:g}" for field in self.fields)
@@ -99,7 +99,7 @@ class NetworkCost(NamedTuple):
 
 
 def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost:
-    """Count what a network costs for one image, on the meta device and without computation.
+    """Count the cost of a network for one image, on the meta device and without computation.
 
     Multiply-adds are half of the operations that torch's FLOP counter counts: convolutions and matrix products.
     Activations are the tensors that autograd saves in training mode, without parameters.
@@ -118,7 +118,7 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
     """
     with on_meta(image):
         own = copy_without_values(network)
-        # Two images: batch norm refuses a single one where only channels are left.
+        # Two images: batch norm rejects a single one if only channels are left.
         saved = _saved_bytes(own.train(), torch.empty(2, *image))
     with torch.device("meta"):
         outputs, flops, fields = _trace_forward(own.eval().requires_grad_(False), torch.empty(1, *image))
@@ -131,7 +131,7 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
             if parent in own_flops:
                 own_flops[parent] -= flops.get(name, 0)
                 break
-    # Parameters of a module that is never called count for the module around it.
+    # Parameters of a module that is never called are counted for its parent module.
     own_parameters = dict.fromkeys(own_flops, 0)
     for name, module in own.named_modules():
         size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
@@ -146,7 +146,7 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
         if not isinstance(module, nn.Identity) and (not has_children or own_flops[name] or parameters):
             kind, saved_bytes = type(module).__name__, saved.get(module, 0) // 2
             layers.append(LayerCost(name, kind, output, parameters, multiply_adds, saved_bytes, fields[module]))
-    # The total includes what functions between the layers save, which belongs to no row.
+    # The total includes tensors saved by functions between the layers, which are in no row.
     return NetworkCost(
         image,
         layers,

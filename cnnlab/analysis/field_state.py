@@ -1,7 +1,7 @@
 """The receptive field of a tensor's units, and how it changes when tensors are reduced or combined.
 
 Each tensor records which of its dimensions run over the image's rows or columns, and the field of its first unit. One
-dimension may combine several axes, as tokens do. A sum over rows or columns has the field of all that was summed, so
+dimension may combine several axes, as with tokens. A sum over rows or columns has the field of all its terms, so
 branches, slices, windows and tokens need no special cases.
 """
 
@@ -43,7 +43,7 @@ class FieldState:
 
     @classmethod
     def unknown_after(cls, operation: str, shape: tuple[int, ...]) -> FieldState:
-        """The state of a tensor that an operation without a rule has returned."""
+        """The state of a tensor after an operation without a rule."""
         return cls(tuple(map(non_spatial, shape)), (NO_FIELD, NO_FIELD), unknown=operation)
 
     def with_field(self, axis: int, field: Field) -> FieldState:
@@ -72,7 +72,7 @@ def non_spatial(size: int) -> Dimension:
 
 
 def reduce_dimension(state: FieldState, dimension: Dimension) -> FieldState:
-    """The state of units that see all positions of a dimension at once."""
+    """The state of units that depend on all positions of a dimension at once."""
     for factor in dimension:
         if factor.axis < 0 or factor.size == 1:
             continue
@@ -89,7 +89,7 @@ def reduce_dimension(state: FieldState, dimension: Dimension) -> FieldState:
 
 
 def _spans_axis(state: FieldState, factor: Factor) -> bool:
-    """Whether a factor covers its axis alone; a factor that overlaps with it is another tensor's copy of it."""
+    """Whether a factor is the only one on its axis; an overlapping factor is another tensor's copy of it."""
     rest = [
         other
         for dimension in state.dimensions
@@ -105,7 +105,7 @@ def _spans_image(state: FieldState, dimension: Dimension) -> bool:
 
 
 def resize_dimension(state: FieldState, index: int, size: int) -> FieldState:
-    """The state after an operation adds or removes positions of a dimension without saying which."""
+    """The state after an operation adds or removes positions of a dimension without recording which."""
     dimension = state.dimensions[index]
     resized = non_spatial(size)
     if size_of(dimension) == size:
@@ -129,7 +129,7 @@ def broadcast(states: Sequence[FieldState], shape: tuple[int, ...]) -> FieldStat
         ]
         reversed_dimensions.append(max(matching, key=is_spatial, default=non_spatial(size)))
     dimensions = tuple(reversed(reversed_dimensions))
-    # The grid is that of the input whose positions the result has.
+    # The grid is that of the input that has the positions of the result.
     first = max(states, key=lambda state: sum(is_spatial(own) and own in dimensions for own in state.dimensions))
     return replace(merge([first, *(state for state in states if state is not first)]), dimensions=dimensions)
 

@@ -14,7 +14,7 @@ from cnnlab.errors import InputError
 
 
 def copy_without_values(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Copy a network with uninitialized tensors, made on the device, or in the mode, that is active.
+    """Copy a network with uninitialized tensors, created on the active device or in the active mode.
 
     Within ``torch.device("meta")`` the copy's tensors have shapes only. The network itself is not changed.
 
@@ -37,7 +37,7 @@ def copy_without_values(network: nn.Module, dtype: torch.dtype | None = None) ->
 
 @contextmanager
 def on_meta(image: tuple[int, ...]) -> Iterator[None]:
-    """Create tensors on the meta device, and turn what a network raises there into an InputError.
+    """Create tensors on the meta device, and convert the network's exceptions there to an InputError.
 
     Args:
         image: Channels, height and width of the network's input, for the message.
@@ -50,7 +50,7 @@ def on_meta(image: tuple[int, ...]) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except Exception as error:  # Networks raise anything for images that they do not take.
+    except Exception as error:  # Networks raise any kind of exception for images that they do not take.
         raise InputError(describe_failure(error, image)) from error
 
 

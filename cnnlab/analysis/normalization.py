@@ -23,7 +23,7 @@ class Normalization(NamedTuple):
     depends_on_batch: bool
     """Whether the other images of a batch change an image's result in training; measured."""
     same_in_evaluation: bool
-    """Whether the result in evaluation is that of training; measured."""
+    """Whether the results in evaluation and in training are equal; measured."""
 
 
 def normalizations(shape: tuple[int, int, int, int] = (8, 32, 14, 14), groups: int = 8) -> list[Normalization]:

@@ -51,23 +51,23 @@ class Field(NamedTuple):
 
     def after_transposed(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Field:
         """The field after a transposed convolution, for the units whose field is largest."""
-        # Only every step-th tap of an output position meets an input.
+        # Only every step-th tap of an output position has an input.
         step = stride // math.gcd(stride, dilation)
         span = dilation * ((kernel - 1) // step * step) // stride
         first = -(-(padding - dilation * (kernel - 1)) // stride)
         return self._cover(first, span, self.jump / stride)
 
     def _cover(self, first: int, span: int, jump: float) -> Field:
-        """The field of a result of ``span + 1`` neighboring units, of which the first is at offset ``first``."""
+        """The field of a result of ``span + 1`` neighboring units, the first of which is at offset ``first``."""
         return Field(self.low + first * self.jump, self.high + (first + span) * self.jump, jump)
 
     def merge(self, other: Field) -> Field:
-        """The smallest field that covers both, on this one's grid: the largest path counts."""
+        """The smallest field that covers both, on this one's grid; so the largest path decides."""
         return Field(min(self.low, other.low), max(self.high, other.high), self.jump or other.jump)
 
 
 PIXEL = Field(0.0, 0.0, 1.0)
-"""A pixel sees itself."""
+"""The field of a pixel: the pixel itself."""
 
 
 def receptive_field(layers: Iterable[Layer]) -> list[Field]:

@@ -18,7 +18,7 @@ from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.segmentation import create_segmenter
 
 TASKS = ("classification", "segmentation", "medical", "detection", "instances")
-"""Medical is segmentation of small structures, unlike the images of any pretraining."""
+"""Medical is segmentation of small structures in images that differ from those of any pretraining."""
 DEVICES = ("cpu", "gpu", "edge")
 REAL_TIME = 1000 / 30
 """Milliseconds per image, at 30 images a second."""
@@ -45,7 +45,7 @@ class Requirements(NamedTuple):
     memory: float | None = None
     """The limit for a training step in gigabytes."""
     device: str = "cpu"
-    """The device that it will run on, one of DEVICES."""
+    """The device that the network runs on, one of DEVICES."""
     accuracy: bool = False
     """Whether only accuracy counts."""
     root: str = "photos"
@@ -150,7 +150,7 @@ GUIDE = (
         "above a million images: attention learns from the data what convolution takes for granted (Dosovitskiy 2020)",
     ),
 )
-"""The first row that applies counts."""
+"""The first row that applies is used."""
 
 
 class Recommendation(NamedTuple):
@@ -166,7 +166,7 @@ class Recommendation(NamedTuple):
     """The command to type; None if cnnlab has no such task yet."""
     reasons: tuple[str, ...]
     multiply_adds: int | None = None
-    """For one image of the size that the network gets."""
+    """Multiply-adds for one image of the network's input size."""
     batch: int | None = None
     """Images per step on the device."""
 
@@ -229,7 +229,7 @@ def _needs_real_time(requirements: Requirements) -> bool:
 
 
 def _candidate_names(row: Row, requirements: Requirements, reasons: list[str]) -> list[str]:
-    """The row's networks that are installed, and smaller ones if there is a latency to keep."""
+    """The row's networks that are installed, and smaller ones if the latency is limited."""
     names = list(row.networks)
     if requirements.task == "classification" and requirements.latency is not None:
         names += [name for name in ("mobilenetv3_large_100", "mobilenetv3_small_100") if name not in names]
@@ -286,14 +286,14 @@ class _Step(NamedTuple):
     """A training step that fits into memory."""
 
     batch: int | None
-    """None if the memory is not known."""
+    """None if the memory is unknown."""
     flags: list[str]
 
 
 def _choose(
     candidates: list[_Candidate], requirements: Requirements, measure_latency: _Timer | None, reasons: list[str]
 ) -> tuple[_Candidate, _Step]:
-    """The first candidate that is fast enough and fits into memory; else the fastest that fits."""
+    """The first candidate that is fast enough and fits into memory; otherwise the fastest that fits."""
     if requirements.latency is not None and measure_latency is None:
         reasons.append(f"{requirements.latency:g} ms an image: not measured, since no {requirements.device} is here")
     slow: dict[_Candidate, float] = {}

@@ -1,4 +1,4 @@
-"""How each operation changes the receptive field. A new operation needs a line in RULES, and at most a function."""
+"""The effect of each operation on the receptive field. A new operation needs a line in RULES, or also a function."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shape: tuple[int, ...]
-    """The result's."""
+    """The shape of the result."""
     inputs: list[FieldState | None]
-    """The states of the first three arguments; None for those that are no tensors."""
+    """The states of the first three arguments; None for those that are not tensors."""
 
     def get(self, position: int, name: str, default: Any = None) -> Any:
         """An argument, given by position or by name."""
@@ -111,7 +111,7 @@ def _pool_adaptively(state: FieldState, call: Call) -> FieldState:
         size, units = sizes[axis], call.shape[len(call.shape) - 2 + axis]
         if units == 1:
             return field
-        # Windows begin and end at rounded positions: the largest counts.
+        # Windows begin and end at rounded positions: the largest one is used.
         kernel = max(-(-(unit + 1) * size // units) - unit * size // units for unit in range(units))
         return field.after(kernel)._replace(jump=field.jump * size / units)
 
@@ -159,7 +159,7 @@ def _reduce(position: int) -> Callable[[FieldState, Call], FieldState]:
 def _multiply_matrices(position: int) -> Callable[[FieldState, Call], FieldState]:
     """A rule for matrix products of the arguments at this position and the next.
 
-    They sum over the left one's last dimension and the right one's last but one.
+    They sum over the left matrix's last dimension and the right matrix's last but one.
     """
 
     def rule(state: FieldState, call: Call) -> FieldState:
@@ -289,7 +289,7 @@ def _stack(state: FieldState, call: Call) -> FieldState:
 
 
 def _select(state: FieldState, call: Call) -> FieldState:
-    """Remove a dimension: one of its positions is selected, or each becomes a tensor of its own."""
+    """Remove a dimension: one of its positions is selected, or each becomes a separate tensor."""
     index = call.get(1, "dim", 0) % len(state.dimensions)
     return replace(state, dimensions=state.dimensions[:index] + state.dimensions[index + 1 :])
 
@@ -406,7 +406,7 @@ _POINTWISE = frozenset(
         aten.copy_,
         aten.detach,
         aten.alias,
-        aten.as_strided_,  # How an adaptive pooling marks its one pixel as channels_last.
+        aten.as_strided_,  # Used by adaptive pooling to mark its one pixel as channels_last.
         aten.channel_shuffle,
         aten._prelu_kernel,
         aten.hardswish,
@@ -415,7 +415,7 @@ _POINTWISE = frozenset(
         aten.roll,
     }
 )
-"""Operations that torch does not tag as pointwise, and that count as pointwise here."""
+"""Operations that torch does not tag as pointwise, and that are treated as pointwise here."""
 
 SHAPE_ONLY = frozenset(
     {aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.zeros_like, aten.ones_like, aten.empty_like}

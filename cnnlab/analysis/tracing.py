@@ -26,7 +26,7 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._states: Any = WeakTensorKeyDictionary()
 
     def track(self, images: Tensor) -> None:
-        """Start from these images (B, C, H, W): each pixel sees itself."""
+        """Start from these images (B, C, H, W): the field of each pixel is the pixel itself."""
         batch, channels, height, width = images.shape
         dimensions = ((Factor(-1, batch),), (Factor(-1, channels),), (Factor(0, height),), (Factor(1, width),))
         self._states[images] = FieldState(dimensions, (PIXEL, PIXEL))

@@ -19,7 +19,7 @@ def submit(script: Path) -> str:
         The job's id.
 
     Raises:
-        InputError: If this machine has no SLURM, or if SLURM refuses the script.
+        InputError: If this machine has no SLURM, or if SLURM rejects the script.
     """
     # ID, or ID;CLUSTER
     return _run("sbatch", "--parsable", str(script)).strip().partition(";")[0]

@@ -38,7 +38,7 @@ class Job:
     tasks: Sequence[ArrayTask] = ()
     """The tasks of a job array; a single job if empty."""
     max_parallel: int | None = None
-    """The most tasks that run at a time."""
+    """The maximum number of tasks that run at a time."""
     sbatch: Sequence[str] = ()
     """Further options of sbatch, such as --partition=gpu."""
     environment: Mapping[str, str] = field(default_factory=dict)

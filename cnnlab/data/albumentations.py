@@ -19,13 +19,12 @@ from cnnlab.imaging import ImageSource
 class Albumentations(Augmentation):
     """Transforms of albumentations 2.0, seeded for each image by (seed, epoch, index).
 
-    The default crops and flips, then takes one change of color, one of geometry, one of noise or blur, and cuts holes.
+    The default crops and flips, makes one change of color, one of geometry and one of noise or blur, then cuts holes.
 
     Args:
-        transforms: What is done, in order: {name: CLASS, ARGUMENT: VALUE, ...} each; "one_of" in place of "name"
+        transforms: The transforms, in order: {name: CLASS, ARGUMENT: VALUE, ...} each; "one_of" in place of "name"
             lists transforms of which one is taken (with the probability ``p``, 0.5). The default's if None.
-            What comes out is brought to the network's size at the end; where images with masks keep their pixels'
-            size, by a crop.
+            The result is resized to the network's size. With masks and without data.size it is cropped instead.
 
     Raises:
         InputError: If albumentations is not installed, or if it has no such transform or argument.
@@ -34,7 +33,7 @@ class Albumentations(Augmentation):
     draws = 1
 
     def __init__(self, transforms: Sequence[dict[str, Any]] | None = None) -> None:
-        # It asks the internet for a newer version when it is imported.
+        # albumentations looks for a newer version on the internet when it is imported.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         try:
             import albumentations
@@ -49,7 +48,7 @@ class Albumentations(Augmentation):
     def __call__(
         self, image: ImageSource, annotation: Annotated, spec: InputSpec, numbers: Sequence[float]
     ) -> tuple[Tensor, Annotated]:
-        """Read and augment an image, and its annotation in step; what is outside the image, or a hole, is ignored."""
+        """Read an image and augment it with its annotation; pixels outside the image or in a hole are ignored."""
         pipeline = self._pipeline(spec, annotation.ignore_index)
         pipeline.set_random_seed(int(numbers[0] * 2**32))
         result = pipeline(image=image.read(spec.channels), **annotation.to_arrays())
@@ -80,11 +79,11 @@ class Albumentations(Augmentation):
         if not isinstance(name, str) or not hasattr(self._library, name):
             raise InputError(f"albumentations has no transform {name!r}: {nearest(str(name), vars(self._library))}")
         if outside is not None and "fill_mask" in inspect.signature(getattr(self._library, name)).parameters:
-            # Else it would be class 0.
+            # Otherwise these pixels would be class 0.
             settings.setdefault("fill_mask", outside)
         try:
             with warnings.catch_warnings():
-                # It only warns of arguments that it does not know, and drops them.
+                # albumentations only warns about unknown arguments, and drops them.
                 warnings.simplefilter("error")
                 return getattr(self._library, name)(**settings)
         except (UserWarning, TypeError, ValueError) as error:
@@ -95,12 +94,12 @@ class Albumentations(Augmentation):
 def default_transforms(
     size: tuple[int, int], fill: Sequence[float] = (127.0,), native: bool = False
 ) -> list[dict[str, Any]]:
-    """The default, as Albumentations takes it.
+    """The default transforms, in the form that Albumentations takes.
 
     Args:
         size: Height and width of the result.
-        fill: What is outside and in the holes, for each channel, 0..255.
-        native: Whether the crop is one of this size, so that pixels stay as large as they are.
+        fill: The value of pixels outside the image and in holes, for each channel, 0..255.
+        native: Whether to crop this size without resizing.
     """
     crop: dict[str, Any] = {"name": "RandomResizedCrop", "size": size, "scale": (0.8, 1.0)}
     if native:

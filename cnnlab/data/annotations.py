@@ -1,4 +1,4 @@
-"""Annotation: what is known of an image besides its pixels, and how it moves when the image does."""
+"""Annotation: what is known of an image besides its pixels, and how it changes with the image."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from cnnlab.data.warp import Box, Geometry, fill_shifted, warp
 class Annotation(ABC):
     """What is known of an image besides its pixels.
 
-    The defaults are those of an answer that does not move with the image. Methods return a new annotation.
+    The defaults are for a target that does not change with the image. Methods return a new annotation.
     """
 
     draws: ClassVar[int] = 0
     """How many random numbers a training image needs in addition to its augmentation's."""
     ignore_index: int | None = None
-    """The class of pixels outside the image, or erased; None without classes of pixels."""
+    """The class of erased pixels and of pixels outside the image; None if pixels have no classes."""
 
     def move_crop(self, crop: Box, numbers: Sequence[float]) -> Box:
-        """Put a training crop elsewhere.
+        """Move a training crop.
 
         Args:
-            crop: The part, in pixels of the whole image.
+            crop: The crop, in pixels of the whole image.
             numbers: ``draws`` numbers, uniform in [0, 1).
 
         Returns:
-            A part of the same size inside the image.
+            A crop of the same size inside the image.
         """
         return crop
 
     def warp(self, geometry: Geometry, size: tuple[int, int]) -> Self:
-        """Follow a crop, flip, rotation and shift.
+        """Apply a crop, flip, rotation and shift.
 
         Args:
             geometry: In pixels of the whole image.
@@ -48,19 +48,19 @@ class Annotation(ABC):
         return self
 
     def erase(self, box: Box) -> Self:
-        """Follow the erasing of a part, in pixels of the image as it is now."""
+        """Erase a box, in pixels of the current image."""
         return self
 
     def resize(self, size: tuple[int, int]) -> Self:
-        """Follow a resize of the whole image to a height and width."""
+        """Resize the whole annotation to a height and width."""
         return self
 
     def to_arrays(self) -> dict[str, Any]:
-        """What albumentations takes beside the image, by its names (mask, bboxes, ...)."""
+        """The arguments of an albumentations transform besides the image, by name (mask, bboxes, ...)."""
         return {}
 
     def from_arrays(self, arrays: Mapping[str, Any]) -> Self:
-        """The annotation that albumentations' result describes."""
+        """The annotation in the result of an albumentations transform."""
         return self
 
     @classmethod
@@ -71,7 +71,7 @@ class Annotation(ABC):
 
 @dataclass(frozen=True)
 class FixedTarget(Annotation):
-    """A label, several labels or values: an answer that does not move with the image."""
+    """A label, several labels or values: a target that does not change with the image."""
 
     value: Tensor
     """() int64, or (K,) float."""
@@ -87,18 +87,18 @@ class ClassMask(Annotation):
     """The classes of an image's pixels."""
 
     classes: Tensor
-    """(H, W) int64, as large as the image."""
+    """(H, W) int64, the size of the image."""
     ignore_index: int
     rare: float = 0.0
-    """The probability that a crop is put onto a pixel of a class that is drawn among those of the image."""
+    """The probability that a crop is moved to a pixel of a class that is drawn from the classes in the image."""
 
     draws: ClassVar[int] = 5
 
     def move_crop(self, crop: Box, numbers: Sequence[float]) -> Box:
-        """With the probability ``rare``, put a pixel of a class into the crop; all classes present are equally likely.
+        """With the probability ``rare``, move the crop to a pixel of a class; all classes present are equally likely.
 
         Args:
-            crop: The part, in pixels of the whole image.
+            crop: The crop, in pixels of the whole image.
             numbers: 5 numbers, uniform in [0, 1).
         """
         wanted, kind, place, *shares = numbers
@@ -116,21 +116,21 @@ class ClassMask(Annotation):
         return crop._replace(top=top, left=left)
 
     def warp(self, geometry: Geometry, size: tuple[int, int]) -> Self:
-        """Take the nearest pixel; what is outside the image gets ignore_index."""
+        """Warp with nearest-neighbor sampling; pixels outside the image get ignore_index."""
         fill = torch.tensor([float(self.ignore_index)])
         warped = warp(self.classes[..., None], geometry, size, fill, mode="nearest")
         fill_shifted(warped, geometry.shift, fill)
         return replace(self, classes=warped[0].to(torch.int64))
 
     def erase(self, box: Box) -> Self:
-        """Give the part ignore_index."""
+        """Set the pixels of a box to ignore_index."""
         top, left, height, width = map(int, box)
         classes = self.classes.clone()
         classes[top : top + height, left : left + width] = self.ignore_index
         return replace(self, classes=classes)
 
     def resize(self, size: tuple[int, int]) -> Self:
-        """Take the nearest pixel."""
+        """Resize with nearest-neighbor sampling."""
         if tuple(self.classes.shape) == tuple(size):
             return self
         resized = F.interpolate(self.classes[None, None].to(torch.float32), size, mode="nearest-exact")
@@ -141,7 +141,7 @@ class ClassMask(Annotation):
         return {"mask": self.classes.to(torch.int16).numpy()}
 
     def from_arrays(self, arrays: Mapping[str, Any]) -> Self:
-        """The mask (H, W) of any whole numbers."""
+        """The mask, (H, W) of any integer type."""
         return replace(self, classes=torch.from_numpy(arrays["mask"].copy()).to(torch.int64))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Augmentation: an opened image, its annotation and random numbers in, both at the network's size out."""
+"""Augmentation: turns an opened image and its annotation into training input of the network's size."""
 
 from __future__ import annotations
 
@@ -32,41 +32,41 @@ Annotated = TypeVar("Annotated", bound=Annotation)
 
 _ORDERS = [(a, b, c, 6 - a - b - c) for a in range(4) for b in range(4) for c in range(4) if len({a, b, c}) == 3]
 _ATTEMPTS = 10
-"""Boxes that are tried, as in torchvision."""
+"""The number of boxes that are tried, as in torchvision."""
 
 
 class InputSpec(NamedTuple):
-    """What an image is brought to."""
+    """The size, channels and fill of the network's input, and how an image is resized to it."""
 
     size: tuple[int, int]
     """Height and width."""
     channels: int
     """3 or 1."""
     fill: Tensor
-    """(channels,) float, 0..255: what is outside the image, and what is erased."""
+    """(channels,) float, 0..255: the value of erased pixels and of pixels outside the image."""
     crop: float
     """See imaging.Preprocessing; for images that are not augmented."""
     interpolation: str
     """See imaging.Preprocessing; for images that are not augmented."""
     stretch: bool = False
-    """Whether the whole image is brought to the size, whatever its proportions, instead of the center that fits.
-    A training crop then has the proportions of the image, within its range."""
+    """Whether the whole image is resized, whatever its aspect ratio, instead of its center being cropped.
+    A training crop then has the aspect ratio of ``size``, times a factor within the requested ratio."""
     native: bool = False
-    """Whether a training crop has about the size in pixels that it is brought to; else a share of the image."""
+    """Whether a training crop has about ``size`` pixels; otherwise it is a share of the image."""
 
     def eval_transform(self) -> EvalTransform:
-        """How an image that is not augmented is brought to it."""
+        """The transform of an image that is not augmented."""
         return EvalTransform(self.channels, self.size, self.crop, self.interpolation, self.stretch)
 
     def crop_range(
         self, image_size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float]
     ) -> tuple[Sequence[float], Sequence[float]]:
-        """The least and greatest share of the area, and width / height, of a training crop of an image.
+        """The range of the area's share, and of width / height, for training crops of an image.
 
         Args:
-            image_size: Its height and width.
-            scale: Least and greatest share that was asked for, of the image or (native) of the size.
-            ratio: Least and greatest width / height that were asked for.
+            image_size: The image's height and width.
+            scale: The requested minimum and maximum share, of the image or (native) of the size.
+            ratio: The requested minimum and maximum width / height.
         """
         height, width = self.size
         if self.stretch:
@@ -76,27 +76,27 @@ class InputSpec(NamedTuple):
 
 
 class Augmentation(ABC):
-    """What happens to a training image; the same numbers give the same image."""
+    """The augmentation of training images; the same numbers give the same image."""
 
     draws: int = 0
-    """How many numbers an image needs."""
+    """How many random numbers an image needs."""
     mirrors: bool = False
-    """Whether left and right, or above and below, may be exchanged."""
+    """Whether images may be flipped, left to right or upside down."""
 
     @abstractmethod
     def __call__(
         self, image: ImageSource, annotation: Annotated, spec: InputSpec, numbers: Sequence[float]
     ) -> tuple[Tensor, Annotated]:
-        """Read and augment an image, and its annotation in step.
+        """Read an image and augment it with its annotation.
 
         Args:
             image: The opened file.
-            annotation: What is known of it.
-            spec: What both are brought to.
+            annotation: The image's annotation.
+            spec: The network's input.
             numbers: ``draws + annotation.draws`` numbers, uniform in [0, 1).
 
         Returns:
-            (channels, *size), uint8, and the annotation of that.
+            The image (channels, *size), uint8, and its annotation.
 
         Raises:
             ImageError: If the file cannot be read.
@@ -104,12 +104,12 @@ class Augmentation(ABC):
 
 
 class NoAugmentation(Augmentation):
-    """The image as evaluation sees it; with a native spec, a crop of the spec's size at a random place."""
+    """The image as in evaluation; with a native spec, a crop of the spec's size at a random place."""
 
     def __call__(
         self, image: ImageSource, annotation: Annotated, spec: InputSpec, numbers: Sequence[float]
     ) -> tuple[Tensor, Annotated]:
-        """Read and resize, or crop."""
+        """Read and resize, or crop, an image."""
         if spec.native:
             place = list(numbers[-2:]) or [0.5, 0.5]
             own = [0.5] * (2 * _ATTEMPTS) + place + [0.5] * (_CROP.draws - 2 * _ATTEMPTS - 2)
@@ -127,18 +127,18 @@ class RandomTransform(Augmentation):
     """Crop, flip, rotate, shift, change colors, erase, in this order; one warp and one color matrix.
 
     Args:
-        scale: Least and greatest share of the area that the crop keeps.
-        ratio: Least and greatest width / height of the crop.
-        flip: Probability of exchanging left and right.
-        vertical_flip: Probability of exchanging above and below.
-        degrees: Greatest rotation to either side.
-        translate: Greatest shift, as a share of height and width, 0..1.
-        brightness: Greatest change of brightness: 0.2 draws factors from 0.8 to 1.2.
-        contrast: Greatest change of contrast.
-        saturation: Greatest change of saturation.
-        hue: Greatest change of hue, in turns, 0..0.5.
+        scale: Minimum and maximum share of the area that the crop keeps.
+        ratio: Minimum and maximum width / height of the crop.
+        flip: Probability of a flip from left to right.
+        vertical_flip: Probability of a flip upside down.
+        degrees: Maximum rotation to either side.
+        translate: Maximum shift, as a share of height and width, 0..1.
+        brightness: Maximum change of brightness: 0.2 draws factors from 0.8 to 1.2.
+        contrast: Maximum change of contrast.
+        saturation: Maximum change of saturation.
+        hue: Maximum change of hue, in turns, 0..0.5.
         erase: Probability of erasing a rectangle (Zhong et al. 2017).
-        policy: trivialaugment (Mueller and Hutter 2021) or randaugment (Cubuk et al. 2019) after all that.
+        policy: trivialaugment (Mueller and Hutter 2021) or randaugment (Cubuk et al. 2019), applied last.
 
     Raises:
         InputError: If an amount is out of range.
@@ -176,13 +176,13 @@ class RandomTransform(Augmentation):
 
     @property
     def mirrors(self) -> bool:  # type: ignore[override]
-        """Whether left and right, or above and below, may be exchanged."""
+        """Whether images may be flipped, left to right or upside down."""
         return bool(self.flip or self.vertical_flip or self.degrees > 90)
 
     def __call__(
         self, image: ImageSource, annotation: Annotated, spec: InputSpec, numbers: Sequence[float]
     ) -> tuple[Tensor, Annotated]:
-        """Read and augment an image, and its annotation in step."""
+        """Read an image and augment it with its annotation."""
         drawn = iter(numbers)
         scale, ratio = spec.crop_range(image.size, self.scale, self.ratio)
         crop = random_box([next(drawn) for _ in range(2 * _ATTEMPTS + 2)], image.size, scale, ratio)
@@ -197,7 +197,7 @@ class RandomTransform(Augmentation):
             hue=self.hue * _signed(drawn),
             order=_ORDERS[int(next(drawn) * len(_ORDERS))],
         )
-        # Copied where it is read-only: torch warns of sharing such memory.
+        # Read-only pixels are copied: torch warns about sharing such memory.
         source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self.degrees or self.translate:
             source, geometry = _shrink_to_size(source, geometry, spec.size)
@@ -233,12 +233,12 @@ class RandomTransform(Augmentation):
 
 
 def _signed(drawn: Iterator[float]) -> float:
-    """The next number, stretched to -1..1."""
+    """The next number, mapped to -1..1."""
     return 2 * next(drawn) - 1
 
 
 def _scale_box(shape: Sequence[int], size: tuple[int, int], box: Box) -> Box:
-    """Turn a box in pixels of the whole image into one in pixels of the image as it was decoded."""
+    """Convert a box from pixels of the whole image to pixels of the decoded image."""
     down, right = shape[0] / size[0], shape[1] / size[1]
     return Box(box.top * down, box.left * right, box.height * down, box.width * right)
 
@@ -246,7 +246,7 @@ def _scale_box(shape: Sequence[int], size: tuple[int, int], box: Box) -> Box:
 def _shrink_to_size(pixels: Tensor, geometry: Geometry, size: tuple[int, int]) -> tuple[Tensor, Geometry]:
     """Crop the box and shrink it with antialiasing, if the warp would shrink it by more than 2.
 
-    Only a JPEG can be decoded at a smaller size.
+    JPEG is the only format that can be decoded at a smaller size, so other images need this.
     """
     if max(geometry.box.height / size[0], geometry.box.width / size[1]) <= 2:
         return pixels, geometry
@@ -275,7 +275,7 @@ def _apply_policy(name: str, image: Tensor, number: float, fill: Tensor) -> Tens
 
 @contextmanager
 def seeded(number: float) -> Iterator[None]:
-    """Torch's generator of the CPU, seeded by a number in [0, 1), and put back afterwards."""
+    """Seed torch's CPU generator by a number in [0, 1), and restore its state afterwards."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(int(number * 2**53))
     try:

@@ -1,4 +1,4 @@
-"""VisionDataModule: what every data set of cnnlab promises to a task and to the command line."""
+"""VisionDataModule: the interface of all data modules of cnnlab, for tasks and the command line."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, preprocess
 from cnnlab.lightning_compat import is_overfitting
 
 _GRACE = 60.0
-"""Seconds that a reading process lives on after SIGTERM."""
+"""Seconds that a worker process lives on after SIGTERM."""
 _KNOWN = (
     *("num_classes", "class_names", "multi_label", "ignore_index"),
     *("value_names", "value_mean", "value_std", "value_levels"),
 )
-"""What a data module of one's own may have without naming it in PROVIDES."""
+"""Attributes that a user's data module may have without naming them in PROVIDES."""
 
 IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
-"""Mean and std of ImageNet's pixels, by the number of channels; used where no pretraining has its own."""
+"""Mean and std of ImageNet's pixels, by the number of channels; used unless a pretrained network has its own."""
 
 
 class BatchDataset(Dataset[Batch]):
     """A data set that is read a batch at a time."""
 
     paths: Sequence[str] = ()
-    """Each sample's file; empty where samples are no files."""
+    """Each sample's file; empty if samples are not files."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class BatchDataset(Dataset[Batch]):
 
     @abstractmethod
     def __getitems__(self, draws: list[Any]) -> Batch:
-        """Return the batch of these samples: (epoch, index) pairs in training, indices elsewhere."""
+        """Return the batch of these samples: (epoch, index) pairs in training, otherwise indices."""
 
 
 class Subset(BatchDataset):
@@ -54,7 +54,7 @@ class Subset(BatchDataset):
 
     Args:
         source: The whole data set, read by indices.
-        count: How many, at the most.
+        count: The maximum number of samples.
     """
 
     def __init__(self, source: BatchDataset, count: int) -> None:
@@ -66,7 +66,7 @@ class Subset(BatchDataset):
         return len(self.places)
 
     def __getitems__(self, draws: list[int]) -> Batch:
-        """The batch of these places."""
+        """The batch of these indices of the subset."""
         return self.source.__getitems__([self.places[index] for index in draws])
 
 
@@ -74,7 +74,7 @@ class WithEmptyBatches(BatchDataset):
     """A data set that also gives a batch without samples, for a process that has fewer batches than others.
 
     Args:
-        source: The data set; its batches may have any form that Batch.of takes.
+        source: The data set; its batches may have any form that Batch.of accepts.
     """
 
     def __init__(self, source: BatchDataset) -> None:
@@ -89,7 +89,7 @@ class WithEmptyBatches(BatchDataset):
         """The batch of these samples.
 
         Raises:
-            InputError: If the source's batches have a form that is not known.
+            InputError: If Batch.of does not know the form of the source's batches.
         """
         batch = Batch.of(self.source.__getitems__(draws or [0]))
         return batch if draws else batch.first(0)
@@ -114,22 +114,22 @@ class ClassesMixin:
 
 
 def identity_collate(batch: Any) -> Any:
-    """The collate function of a BatchDataset, which makes whole batches."""
+    """The collate function of a BatchDataset, whose items are whole batches already."""
     return batch
 
 
 class VisionDataModule(LightningDataModule):
     """Images and their targets for the stages of a run.
 
-    A subclass sets train_set, val_set, test_set and predict_set in setup(). Once made, it has the attributes that
-    PROVIDES names; the command line hands them to the task. Loaders are resumable: the module's state is the epoch and
-    the number of its batches that have been trained on.
+    A subclass sets train_set, val_set, test_set and predict_set in setup(). After its creation, it has the attributes
+    that PROVIDES names; the command line passes them to the task. Training is resumable: the module's state is the
+    epoch and the number of its batches that have been trained on.
 
     Args:
         batch_size: Samples per process and step, 1 or greater.
         num_workers: Processes that read ahead; 0 reads in the training process.
         drop_last: Leave out the last, incomplete batch of a training epoch (other samples each time, since the order
-            changes); it is kept where it is the only one.
+            changes); it is kept if it is the only one.
         seed: Decides order and augmentation, together with epoch and index; the run's seed if None.
 
     Raises:
@@ -146,9 +146,9 @@ class VisionDataModule(LightningDataModule):
     std: Sequence[float]
 
     kind: ClassVar[str | None] = None
-    """What a target is: "labels", "masks" or "values"; None where the data do not say."""
+    """The kind of targets: "labels", "masks" or "values"; None if it is unknown."""
     PROVIDES: ClassVar[tuple[str, ...]] = ("channels", "mean", "std")
-    """The names of the attributes that a task is told."""
+    """The names of the attributes that are passed to a task."""
     RESOLVED: ClassVar[tuple[str, ...]] = ()
     """The arguments that are determined from the data or the network if None; a checkpoint keeps their values."""
     DIVIDING: ClassVar[tuple[str, ...]] = ()
@@ -158,7 +158,7 @@ class VisionDataModule(LightningDataModule):
         self, batch_size: int = 128, num_workers: int = 0, drop_last: bool = True, seed: int | None = None
     ) -> None:
         super().__init__()
-        # Those of subclasses too: with a checkpoint, the same data can be made again.
+        # Includes the arguments of subclasses: the same data can be created again from a checkpoint.
         self.save_hyperparameters(logger=False)
         if batch_size < 1:
             raise InputError(f"data.batch_size is {batch_size}, expected 1 or more")
@@ -167,17 +167,17 @@ class VisionDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.drop_last = drop_last
-        # Lightning's seed_everything keeps the run's seed here, also for the processes that it starts.
+        # Lightning's seed_everything stores the run's seed here, also for the processes that it starts.
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.preprocessing: Preprocessing | None = None
         self._resumed = (0, 0)
         self._train_sampler: TrainSampler | None = None
 
     def provided(self) -> dict[str, Any]:
-        """What a task is told: the attributes in PROVIDES and those of other data that this module has."""
+        """What is passed to a task: the attributes in PROVIDES, and the known optional ones that this module has."""
         found = {name: getattr(self, name) for name in dict.fromkeys((*self.PROVIDES, *_KNOWN)) if hasattr(self, name)}
         if "class_names" in found:
-            # A data module of one's own needs to say no more than the names.
+            # A user's data module only needs the names.
             found.setdefault("num_classes", len(found["class_names"]))
             found.setdefault("multi_label", False)
         return found
@@ -187,36 +187,36 @@ class VisionDataModule(LightningDataModule):
         return f"training images: {len(self.train_set):,}"
 
     def eval_transform(self) -> EvalTransform:
-        """How an image file becomes what evaluation hands to the network.
+        """The transform of an image file for evaluation.
 
         Raises:
-            InputError: If the data do not say.
+            InputError: If the subclass does not define it.
         """
         raise InputError(f"{type(self).__name__} does not say how an image file is read: it lacks eval_transform()")
 
     def read_image(self, path: str) -> Tensor:
-        """One image file as evaluation sees it, (channels, height, width) uint8.
+        """One image file as in evaluation, (channels, height, width) uint8.
 
         Raises:
-            InputError: If the data do not say how, or if the file cannot be read.
+            InputError: If the subclass does not define eval_transform(), or if the file cannot be read.
         """
         return as_tensor(preprocess(LazyImage(path), self.eval_transform()))
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
-        """Take over what a pretrained network expects of its images; data of a fixed size ignore it."""
+        """Adopt the preprocessing that a pretrained network expects; data of a fixed size ignore it."""
         self.preprocessing = preprocessing
 
     def adopt_from_trainer(self) -> None:
-        """Take over what the task that the trainer runs expects."""
+        """Adopt the preprocessing that the trainer's task expects."""
         if self.trainer is not None:
             self.adopt(getattr(self.trainer.lightning_module, "preprocessing", None))
 
     def train_weights(self) -> Tensor | None:
-        """(N,) how often each training sample is drawn, in proportion; None if each is drawn once an epoch."""
+        """(N,) relative sampling weight of each training sample; None if each is drawn once an epoch."""
         return None
 
     def create_train_sampler(self) -> TrainSampler:
-        """What draws the batches of training samples."""
+        """The sampler of the training batches."""
         weights = self.train_weights()
         return TrainSampler(
             len(self.train_set),
@@ -248,7 +248,7 @@ class VisionDataModule(LightningDataModule):
         return self._eval_loader(self.predict_set)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the training data: batches trained on, never batches read ahead."""
+        """The position in the training data: batches trained on, without batches read ahead."""
         if self.trainer is None:
             return {"epoch": self._resumed[0], "batches": self._resumed[1], "step_size": self._step_size}
         epochs: Any = self.trainer.fit_loop.epoch_progress.current
@@ -258,10 +258,10 @@ class VisionDataModule(LightningDataModule):
         return {"epoch": epochs.processed, "batches": batches, "step_size": self._step_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where state_dict() was called.
+        """Continue from the position in a state dict.
 
         Raises:
-            InputError: If that was in the middle of an epoch whose batches were of another size.
+            InputError: If it was saved in the middle of an epoch with another number of samples per step.
         """
         if state_dict["batches"] and state_dict["step_size"] != self._step_size:
             raise InputError(
@@ -271,16 +271,16 @@ class VisionDataModule(LightningDataModule):
             )
         self._resumed = (state_dict["epoch"], state_dict["batches"])
         if self._train_sampler is not None:
-            # Some strategies count the steps, and so make the loader, before they read the checkpoint.
+            # Some strategies count the steps, which creates the loader, before they read the checkpoint.
             self._train_sampler.resume_at(*self._resumed)
 
     def teardown(self, stage: str) -> None:
-        """Forget a position that has been resumed from: another fit begins at the beginning."""
+        """Forget the position of a resumed run: another fit starts from the beginning."""
         if stage == "fit":
             self._resumed = (0, 0)
 
     def whole(self, dataset: BatchDataset) -> DataLoader[Any]:
-        """All samples of an evaluated data set, in order, on this process alone."""
+        """All samples of an evaluation data set, in order, on this process alone."""
         return self._eval_loader(dataset, {"rank": 0, "world_size": 1})
 
     def _eval_loader(
@@ -307,15 +307,15 @@ class VisionDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_init_worker_signals,
             pin_memory=torch.cuda.is_available(),
-            # A generator of its own: making an iterator must not advance the one that dropout draws from.
+            # A separate generator: creating an iterator must not advance the one that dropout uses.
             generator=torch.Generator().manual_seed(self.seed),
         )
 
 
 def _init_worker_signals(worker: int) -> None:
-    """Let a scheduler's signal to all processes stop the training process, and not those that read for it.
+    """Let a scheduler's signal to all processes stop the training process, but not its workers.
 
-    SIGTERM ends a reader a minute later, so that the training process can finish its step and save.
+    SIGTERM ends a worker a minute later, so that the training process can finish its step and save.
     """
     if sys.platform == "win32":
         return

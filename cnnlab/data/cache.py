@@ -20,7 +20,7 @@ from cnnlab.writing import write_atomically
 
 
 class CachedImage:
-    """An image that has been decoded and resized before."""
+    """A decoded and resized image from the cache."""
 
     def __init__(self, pixels: Pixels) -> None:
         self.size: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
@@ -33,17 +33,17 @@ class CachedImage:
 
 
 class ImageCache:
-    """Decoded images, made no larger than evaluation needs them: in memory, or in a file that all processes map.
+    """Decoded images, no larger than evaluation needs, in memory or in a memory-mapped file that processes share.
 
     Evaluation gets the same pixels as from the files.
 
     Args:
         paths: The image files.
-        spec: What evaluation brings an image to.
-        folder: Where the file is kept; in memory if None.
+        spec: The network's input.
+        folder: The folder of the cache file; None keeps the cache in memory.
 
     Raises:
-        InputError: If there is not enough room.
+        InputError: If there is not enough memory or disk space.
         ImageError: If a file cannot be read.
     """
 

@@ -1,4 +1,4 @@
-"""CenterCropDataModule: image files whose center is looked at in evaluation, with a cache."""
+"""CenterCropDataModule: image files with a center crop in evaluation, and a cache."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _CACHE = Path("~/.cache/cnnlab/images")
 
 
 class CenterCropDataModule(FileDataModule):
-    """Image files with one answer for the whole image: evaluation resizes them and crops the center.
+    """Image files with one target for the whole image: evaluation resizes them and crops the center.
 
     Args:
-        root: The folder; paths in a table start from it.
-        size: Height and width of what the network sees (or both in one number); the pretrained network's if
+        root: The folder; paths in a table are relative to it.
+        size: Height and width of the network's input (or both in one number); the pretrained network's if
             None, 224 without one.
         crop: See imaging.Preprocessing; the pretrained network's if None, 0.875 without one.
         interpolation: See imaging.INTERPOLATIONS; the pretrained network's if None, bilinear without one.
-        cache: Keep decoded images, no larger than evaluation needs them, in memory or on disk.
+        cache: Keep decoded images, no larger than evaluation needs, in memory or on disk.
         cache_folder: The folder of the cache on disk; ~/.cache/cnnlab/images if None.
         **kwargs: See FileDataModule.
 
@@ -52,13 +52,13 @@ class CenterCropDataModule(FileDataModule):
         if interpolation is not None:
             resampling(interpolation)
         sides = height_and_width("size", size)
-        # A checkpoint holds plain lists.
+        # Checkpoints contain plain lists.
         self.hparams["size"] = list(sides) if sides is not None else None
-        # adopt() changes the hyperparameters; another task may expect something else.
+        # The original arguments: adopt() changes the hyperparameters, and another task may expect other values.
         self._asked = {"size": self.hparams["size"], "crop": crop, "interpolation": interpolation}
 
     def input_spec(self) -> InputSpec:
-        """As asked, else as the pretrained network expects it."""
+        """The arguments' values; those of the pretrained network for arguments that are None."""
         given: dict[str, Any] = {"size": (224, 224), "crop": 0.875, "interpolation": "bilinear", "mean": self.mean}
         if self.preprocessing is not None:
             given |= self.preprocessing._asdict()
@@ -67,7 +67,7 @@ class CenterCropDataModule(FileDataModule):
         return InputSpec((height, width), self.channels, fill(given["mean"]), given["crop"], given["interpolation"])
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
-        """Take over what a pretrained network expects, where nothing else was asked for."""
+        """Adopt the preprocessing of a pretrained network for all arguments that are None."""
         super().adopt(preprocessing)
         spec = self.input_spec()
         self.hparams["size"] = list(spec.size)
@@ -81,7 +81,7 @@ class CenterCropDataModule(FileDataModule):
             self.opener(self.listing, SPLITS)
 
     def opener(self, listing: SampleIndex, splits: Sequence[str]) -> Opener:
-        """What opens the images of these splits; the cache on disk holds all splits."""
+        """The function that opens the images of these splits; the cache on disk holds all splits."""
         if self.hparams["cache"] is None:
             return LazyImage
         if self.hparams["cache"] == "memory":

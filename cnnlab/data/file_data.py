@@ -1,4 +1,4 @@
-"""FileDataModule: image files with answers, listed, divided into splits, read and recorded."""
+"""FileDataModule: lists image files with their targets, splits them, reads them and records them."""
 
 from __future__ import annotations
 
@@ -32,32 +32,31 @@ from cnnlab.imaging import EvalTransform, LazyImage, list_images
 
 
 class FileDataModule(VisionDataModule):
-    """Image files, each with an answer.
+    """Image files, each with a target.
 
-    A subclass lists the samples and reads their annotations; splits, folds, broken files, prediction and the manifest
-    are done here. Without split folders or a column split, a fixed stratified split is made.
+    A subclass lists the samples and reads their annotations. This class handles splits, folds, broken files,
+    prediction and the manifest. Without split folders or a column split, a fixed stratified split is made.
 
     Args:
-        root: The folder; paths in a table start from it.
-        csv: A table with the columns path, those of the answer, and perhaps split (train, val, test) and group (images
-            of one group stay in one split). Without it, the folders say what there is.
-        val_size: The share of the training images that validates where no validation split is given.
-        test_size: The share of all images that tests where no split is given.
-        splits: The manifest.csv of a run, whose images keep the splits that they had there, while new ones for
-            training are left out; ``test``, ``predict`` and ``resume`` take that of their run, so that added files
-            move no image.
-        split_seed: Decides on splits and folds; apart from the run's seed, so that runs with different seeds are
+        root: The folder; paths in a table are relative to it.
+        csv: A table with the column path, the columns of the targets, and optionally split (train, val, test) and
+            group (images of one group stay in one split). Without it, the images are listed from the folders.
+        val_size: The share of the training images used for validation if no validation split is given.
+        test_size: The share of all images used for testing if no split is given.
+        splits: The manifest.csv of a run. Its images keep their splits, and new training images are left out.
+            ``test``, ``predict`` and ``resume`` use their run's manifest, so that added files change no split.
+        split_seed: Decides on splits and folds; independent of the run's seed, so that runs with different seeds are
             comparable.
-        folds: Divide training and validation images into so many folds anew, for cross-validation.
-        fold: The fold that validates, 0..folds-1.
+        folds: Divide training and validation images into this number of folds, for cross-validation.
+        fold: The fold used for validation, 0..folds-1.
         predict: What to predict: train, val or test, a folder of images, or one image.
         channels: 3 for color, 1 for gray.
         augment: See presets.create_augmentation.
         augment_args: See presets.create_augmentation.
-        on_error: What happens to files that cannot be read, or that do not fit each other: raise, or skip, which reads
-            all files before the start and leaves the broken ones out, each named.
+        on_error: What to do with files that cannot be read or do not match each other: raise, or skip. With skip, all
+            files are read first, and the broken ones are named and left out.
         batch_size: Samples per process and step, 1 or greater.
-        num_workers: Processes that read ahead; as many as there are processors, up to 8, if None.
+        num_workers: Processes that read ahead; the number of processors, up to 8, if None.
         **kwargs: See VisionDataModule.
 
     Raises:
@@ -68,7 +67,7 @@ class FileDataModule(VisionDataModule):
 
     DIVIDING: ClassVar[tuple[str, ...]] = ("val_size", "test_size", "split_seed", "folds", "fold")
     ANNOTATIONS_MOVE: ClassVar[bool] = False
-    """Whether what is known of an image moves with its pixels."""
+    """Whether annotations change with the geometry of the image."""
 
     def __init__(
         self,
@@ -100,29 +99,29 @@ class FileDataModule(VisionDataModule):
         self.channels = channels
         self.mean, self.std = IMAGENET[channels]
         self.augmentation = create_augmentation(augment, augment_args, masks=self.ANNOTATIONS_MOVE)
-        # A run may be moved: its checkpoints do not keep where it was.
+        # A run's folder may be moved, so its checkpoints do not keep this path.
         self._splits = Path(splits) if splits is not None else None
         self.hparams["splits"] = None
         self._broken: dict[str, str] | None = None
 
     @abstractmethod
     def list_samples(self) -> list[Sample]:
-        """All images, each with its split, "" where none is given.
+        """All images, each with its split, "" if none is given.
 
         Raises:
-            InputError: If a folder, a table or an answer is absent or wrong.
+            InputError: If a folder, a table or a target is missing or wrong.
         """
 
     @abstractmethod
     def read_annotations(self, samples: Sequence[Sample]) -> AnnotationReader:
-        """What reads the annotations of these samples; the answer of samples without a split is unknown."""
+        """The reader of the annotations of these samples; the targets of samples without a split are unknown."""
 
     @abstractmethod
     def input_spec(self) -> InputSpec:
-        """What training images are brought to.
+        """The input of the network in training.
 
         Raises:
-            InputError: If it cannot be told.
+            InputError: If it cannot be determined.
         """
 
     @abstractmethod
@@ -133,12 +132,12 @@ class FileDataModule(VisionDataModule):
         """Read a sample's files.
 
         Raises:
-            ImageError: If one cannot be read, or does not fit the others.
+            ImageError: If one cannot be read, or does not match the others.
         """
         LazyImage(sample.path).read(self.channels, at_least=(1, 1))
 
     def opener(self, listing: SampleIndex, splits: Sequence[str]) -> Opener:
-        """What opens the images of these splits."""
+        """The function that opens the images of these splits."""
         return LazyImage
 
     def create_train_set(self, source: FileDataset) -> AugmentedFiles:
@@ -146,16 +145,16 @@ class FileDataModule(VisionDataModule):
         return AugmentedFiles(source, self.augmentation, self.input_spec(), self.seed)
 
     def manifest_row(self, sample: Sample) -> dict[str, str]:
-        """What a manifest says of a sample: path, its answer, split, group, bytes, sha256."""
+        """A sample's row in the manifest: path, its target, split, group, bytes, sha256."""
         return manifest_row(sample, self.root)
 
     def eval_transform(self) -> EvalTransform:
-        """As for training, without augmentation."""
+        """The transform of training without augmentation."""
         return self.input_spec().eval_transform()
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """All images as they were listed."""
+        """All images, as listed by list_samples()."""
         return self.list_samples()
 
     @cached_property
@@ -205,7 +204,7 @@ class FileDataModule(VisionDataModule):
 
     @abstractmethod
     def describe_targets(self) -> str:
-        """In some words, what there is to learn."""
+        """A short description of the targets."""
 
     @property
     def _predicts_elsewhere(self) -> bool:
@@ -213,7 +212,7 @@ class FileDataModule(VisionDataModule):
         return self.hparams["predict"] not in SPLITS and (trainer is None or trainer.state.fn == "predict")
 
     def _prediction_samples(self) -> list[Sample]:
-        """The image, or the images of a folder, that the run is to predict."""
+        """The image, or the images of a folder, to predict."""
         place = Path(self.hparams["predict"])
         samples = [Sample(str(path)) for path in ([place] if place.is_file() else list_images(place))]
         if self.hparams["on_error"] == "skip":
@@ -253,8 +252,8 @@ class FileDataModule(VisionDataModule):
         """Read all files.
 
         Returns:
-            The errors of those that cannot be read (with on_error skip); the paths of each image that stands in
-            several splits.
+            The errors of files that cannot be read (with on_error skip); the paths of each image that is in several
+            splits.
         """
         self._leave_out_broken()
         rows = self.manifest()
@@ -266,7 +265,7 @@ class FileDataModule(VisionDataModule):
         return [row["error"] for row in rows if row["error"]], copies
 
     def manifest(self) -> list[dict[str, str]]:
-        """A row for each image: see manifest_row, and the error of those left out."""
+        """A row for each image: see manifest_row, and the error if it was left out."""
         divided = {sample.path: sample for sample in self._divided.samples}
         rows = []
         for sample in self.samples:
@@ -279,7 +278,7 @@ def height_and_width(name: str, value: int | Sequence[int] | None) -> tuple[int,
     """Height and width of an option that may be one number.
 
     Raises:
-        InputError: If it is not one number, or two, of 1 or more.
+        InputError: If it is not one number or two numbers, each 1 or more.
     """
     if value is None:
         return None
@@ -290,5 +289,5 @@ def height_and_width(name: str, value: int | Sequence[int] | None) -> tuple[int,
 
 
 def fill(mean: Sequence[float]) -> Tensor:
-    """Mean pixels in 0..1 as the color of what is outside an image, (C,) float 0..255."""
+    """The color of pixels outside an image, (C,) float 0..255, from the mean of pixels in 0..1."""
     return torch.tensor([255.0 * value for value in mean])

@@ -1,4 +1,4 @@
-"""Image files as data sets that are read a batch at a time."""
+"""Data sets of image files, read in batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Opener = Callable[[str], ImageSource]
 
 
 class AnnotationReader(Protocol):
-    """Reads what is known of each image; it travels to the loader's processes."""
+    """Reads the annotation of each image; it is sent to the worker processes."""
 
     @property
     def draws(self) -> int:
@@ -34,11 +34,11 @@ class AnnotationReader(Protocol):
         """The annotation of an image.
 
         Args:
-            index: Its place in the data set.
+            index: The image's index in the data set.
             image: The opened image.
 
         Raises:
-            ImageError: If it cannot be read, or does not fit the image.
+            ImageError: If it cannot be read, or does not match the image.
         """
 
 
@@ -64,9 +64,9 @@ class FileDataset(BatchDataset):
 
     Args:
         paths: The files.
-        annotations: Reads what is known of each.
-        transform: What happens to an image.
-        opener: What opens a file: LazyImage, or a cache.
+        annotations: Reads the annotation of each image.
+        transform: The transform of the images.
+        opener: Opens a file: LazyImage, or a cache.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class FileDataset(BatchDataset):
 
     @cached_property
     def has_one_size(self) -> bool:
-        """Whether all images can stand in one batch; reads their headers where the transform keeps their sizes."""
+        """Whether all images fit in one batch; reads their headers if the transform keeps their sizes."""
         return self.transform.size is not None or len(read_sizes(self.paths)) == 1
 
     def __getitems__(self, draws: list[int]) -> Batch:
         """The batch of these indices.
 
         Raises:
-            ImageError: If a file cannot be read, or if an annotation does not fit its image.
+            ImageError: If a file cannot be read, or if an annotation does not match its image.
         """
         return self.stack(draws, map(self._sample, draws))
 
@@ -104,10 +104,10 @@ class FileDataset(BatchDataset):
         return pixels, annotation.resize((pixels.shape[1], pixels.shape[2]))
 
     def open(self, index: int) -> tuple[ImageSource, Annotation]:
-        """An opened image and what is known of it.
+        """An opened image and its annotation.
 
         Raises:
-            ImageError: If a file cannot be read, or if the annotation does not fit the image.
+            ImageError: If a file cannot be read, or if the annotation does not match the image.
         """
         image = self.opener(self.paths[index])
         return image, self.annotations(index, image)
@@ -124,10 +124,10 @@ class AugmentedFiles(BatchDataset):
 
     Args:
         source: The same files without augmentation.
-        augmentation: What happens to each.
-        spec: What each is brought to.
+        augmentation: The augmentation of each image.
+        spec: The network's input.
         seed: The run's seed.
-        mixing: What happens to pairs of images with classes, if anything.
+        mixing: Mixes pairs of images that have classes; None for no mixing.
         num_classes: The number of classes, for mixing.
     """
 
@@ -156,7 +156,7 @@ class AugmentedFiles(BatchDataset):
         """The batch of these (epoch, index) pairs.
 
         Raises:
-            ImageError: If a file cannot be read, or if an annotation does not fit its image.
+            ImageError: If a file cannot be read, or if an annotation does not match its image.
         """
         epochs, indices = np.array(draws, dtype=np.int64).T
         own = self.augmentation.draws + self.source.annotations.draws
@@ -173,18 +173,18 @@ class AugmentedFiles(BatchDataset):
         """One training sample: an augmented image (C, H, W) uint8 and its annotation.
 
         Args:
-            index: Its place in the data set.
+            index: The image's index in the data set.
             numbers: As many as augmentation and annotation need, uniform in [0, 1).
 
         Raises:
-            ImageError: If a file cannot be read, or if the annotation does not fit the image.
+            ImageError: If a file cannot be read, or if the annotation does not match the image.
         """
         image, annotation = self.source.open(index)
         return self.augmentation(image, annotation, self.spec, numbers)
 
 
 def read_sizes(paths: Sequence[str]) -> set[tuple[int, int]]:
-    """The heights and widths that images have.
+    """The distinct (height, width) of the images.
 
     Raises:
         ImageError: If one cannot be read.

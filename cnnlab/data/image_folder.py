@@ -22,17 +22,17 @@ from cnnlab.errors import InputError
 class ImageFolder(ClassesMixin, CenterCropDataModule):
     """Images and their classes.
 
-    They lie in ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS, or in ROOT/CLASS, or where a table with the
-    columns path and label says; classes are then not taken from the folders. Without split folders, a fixed stratified
+    The images are in ROOT/train/CLASS, ROOT/val/CLASS and ROOT/test/CLASS, or in ROOT/CLASS, or in a table with the
+    columns path and label; classes are then not taken from the folders. Without split folders, a fixed stratified
     split is made. The classes are numbered once, in the order of their names; a checkpoint keeps them.
 
     Args:
-        root: The folder; paths in a table start from it.
+        root: The folder; paths in a table are relative to it.
         multi_label: Whether an image may have any number of labels, separated by ";" in the table.
-        class_names: The classes in order; those that are found, by name, if None.
+        class_names: The classes in order; if None, the classes found, sorted by name.
         mixing: Mixup and CutMix of the training images: true, or arguments of mixing.Mixing.
         balance: How much rare classes are favored in training: 0 not at all, 1 makes all classes equally frequent
-            (images are drawn with a weight of 1 / (images of the class) to this power, with repetition).
+            (images are drawn with replacement, with the weight 1 / (images of the class) to this power).
         **kwargs: See CenterCropDataModule.
 
     Raises:
@@ -96,7 +96,7 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         return self._found.samples
 
     def read_annotations(self, samples: Sequence[Sample]) -> FixedTargets:
-        """The classes, (N,) int64 (-1 where unknown), or (N, K) float with multi-label data."""
+        """The classes, (N,) int64 (-1 if unknown), or (N, K) float with multi-label data."""
         number = {name: i for i, name in enumerate(self.class_names)}
         if not self.multi_label or not any(sample.split for sample in samples):
             return FixedTargets(torch.tensor([number[s.labels[0]] if s.labels else -1 for s in samples]))
@@ -106,13 +106,13 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         return FixedTargets(targets)
 
     def create_train_set(self, source: FileDataset) -> AugmentedFiles:
-        """The training images, augmented and perhaps mixed."""
+        """The training images, augmented and, with ``mixing``, mixed."""
         return AugmentedFiles(
             source, self.augmentation, self.input_spec(), self.seed, self.mixing, num_classes=self.num_classes
         )
 
     def train_weights(self) -> Tensor | None:
-        """(N,) how often each training image is drawn, in proportion; None if each is drawn once an epoch."""
+        """(N,) relative sampling weight of each training image; None if each is drawn once an epoch."""
         if not self._balance:
             return None
         assert isinstance(self.train_set.source.annotations, FixedTargets)
@@ -120,7 +120,7 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         if targets.ndim == 1:
             targets = torch.nn.functional.one_hot(targets, self.num_classes).to(torch.float32)
         rarity = targets.sum(dim=0).clamp(min=1) ** -self._balance
-        # An image with several labels counts as its rarest; one without any as the most frequent.
+        # An image with several labels is weighted by its rarest label, one without labels like the most frequent class.
         return torch.where(targets.any(dim=1), (targets * rarity).amax(dim=1), rarity.min())
 
     def split_remedy(self, split: str) -> str:
@@ -128,7 +128,7 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         return f"make a folder {self.root / split} with one folder for each class, or a table with a column split"
 
     def describe_training(self) -> str:
-        """How many training images each class has."""
+        """The number of training images in each class."""
         counts = Counter(label for sample in self.listing.of["train"] for label in sample.labels)
         return "training images by class: " + ", ".join(f"{name} {counts[name]}" for name in self.class_names)
 

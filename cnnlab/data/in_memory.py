@@ -1,4 +1,4 @@
-"""Data sets that fit in memory: uint8 tensors, a whole batch indexed and augmented at once."""
+"""Data sets that fit in memory: uint8 tensors, indexed and augmented in whole batches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TensorImages(BatchDataset):
         num_classes: The number of classes.
 
     Raises:
-        InputError: If there is no image, if there are not as many targets, or if one is out of range.
+        InputError: If there are no images, if the numbers of images and targets differ, or if a target is out of range.
     """
 
     def __init__(self, images: Tensor, targets: Tensor, num_classes: int) -> None:
@@ -83,15 +83,15 @@ class AugmentedImages(BatchDataset):
 class InMemoryDataModule(ClassesMixin, VisionDataModule):
     """A VisionDataModule whose images fit in memory.
 
-    A subclass says in load() what the training and the test images are; a share of the training images,
-    drawn class by class, serves for validation. Test images are never trained on.
+    A subclass returns the training and the test images in load(). A stratified share of the training images is used
+    for validation. Test images are never trained on.
 
     Args:
-        val_size: Images kept from the training set for validation.
-        split_seed: Decides which; apart from the run's seed, so that runs with different seeds are comparable.
-        degrees: Greatest rotation of a training image, in degrees.
-        translate: Greatest shift of a training image, as a share of its sides.
-        scale: Greatest change of size of a training image: 0.1 is from 0.9 to 1.1.
+        val_size: Number of training images used for validation.
+        split_seed: Decides which; independent of the run's seed, so that runs with different seeds are comparable.
+        degrees: Maximum rotation of a training image, in degrees.
+        translate: Maximum shift of a training image, as a share of its sides.
+        scale: Maximum change of size of a training image: 0.1 draws factors from 0.9 to 1.1.
         **kwargs: See VisionDataModule.
     """
 
@@ -119,14 +119,14 @@ class InMemoryDataModule(ClassesMixin, VisionDataModule):
         """Return images (N, C, H, W) uint8 and targets (N,) int64 of the training or the test set."""
 
     def eval_transform(self) -> EvalTransform:
-        """At the size of the others."""
+        """The transform to the size of the data set's images."""
         self.setup("validate")
         assert isinstance(self.val_set, TensorImages)
         height, width = self.val_set.images.shape[2:]
         return EvalTransform(self.channels, (height, width))
 
     def setup(self, stage: str) -> None:
-        """Read what the stage ("fit", "validate", "test" or "predict") needs, once."""
+        """Load the data of a stage ("fit", "validate", "test" or "predict"), once."""
         if stage in ("fit", "validate") and not hasattr(self, "train_set"):
             images, targets = self.load(train=True)
             check_part("val_size", self.val_size, len(targets))
@@ -142,13 +142,13 @@ class InMemoryDataModule(ClassesMixin, VisionDataModule):
 
 
 def check_part(name: str, size: int, whole: int) -> None:
-    """Raise InputError unless both a part and the rest have images."""
+    """Raise InputError unless the part and the rest both have images."""
     if not 0 < size < whole:
         raise InputError(f"data.{name} is {size}, expected from 1 to {whole - 1}: there are {whole} images to divide")
 
 
 def stratified_choice(targets: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray[np.int64]:
-    """Choose samples so that each class has the share that it has in the whole.
+    """Choose samples so that each class keeps its share.
 
     Args:
         targets: (N,) each sample's class.
@@ -156,13 +156,13 @@ def stratified_choice(targets: npt.NDArray[np.int64], size: int, seed: int) -> n
         seed: Decides which.
 
     Returns:
-        (size,) indices, in ascending order; all of them where size is greater than N.
+        (size,) indices, in ascending order; all of them if size is greater than N.
 
     >>> stratified_choice(np.array([0, 0, 0, 0, 1, 1]), 3, seed=0).shape
     (3,)
     """
     shuffled = permutation(seed, 0, len(targets))
-    # Spread each class evenly over 0..1, then cut: any prefix of this order has each class's share.
+    # Spread each class evenly over 0..1, then cut: each prefix of this order contains each class's share.
     place = np.empty(len(targets))
     for value in np.unique(targets):
         members = shuffled[targets[shuffled] == value]

@@ -1,4 +1,4 @@
-"""Which images there are, from folders or from a table, and which split each is in."""
+"""The index of the images, from folders or from a table, with the split of each."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "t
 
 @dataclass(frozen=True)
 class Sample:
-    """An image file and what is known of it."""
+    """An image file and its targets, split and group."""
 
     path: str
     labels: tuple[str, ...] = ()
     """The names of its classes: one, or any number with multi-label data."""
     split: str = ""
-    """train, val or test; "" where it has not been decided."""
+    """train, val or test; "" if it has not been decided."""
     group: str = ""
     """Samples of a group (a patient, a scene) stay in one split."""
     mask: str = ""
@@ -50,7 +50,7 @@ class SampleIndex:
     samples: list[Sample]
     class_names: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
-    """Files that are no images by their endings: how many of each ending."""
+    """How many files were left out because they are not images, by file extension."""
     of: dict[str, list[Sample]] = field(init=False)
     """The samples by split."""
 
@@ -62,12 +62,12 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
     """List ROOT/SPLIT/CLASS/**/image, or ROOT/CLASS/**/image with no split decided.
 
     Args:
-        root: The folder; it is divided by splits if it holds a folder train (val may be called valid or validation).
+        root: The folder. It has split folders if it holds a folder train (val may be called valid or validation).
         class_names: The classes in order; the folders' names in alphabetical order if None.
 
     Raises:
-        InputError: If there is no such folder or no class in it, if a class is empty in training, or if a split has
-            a class that training lacks.
+        InputError: If there is no such folder or no class in it, if a class is empty in training, or if training
+            does not have a class of another split.
     """
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")
@@ -101,7 +101,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
 
 
 def split_folders(root: Path, class_names: Sequence[str]) -> dict[str, Path]:
-    """The folders of the splits, training first; none where the folders are those of the classes."""
+    """The folders of the splits, training first; empty if the folders are classes."""
     found: dict[str, Path] = {}
     for split, names in _SPLIT_FOLDERS.items():
         there = [root / name for name in names if (root / name).is_dir() and name not in class_names]
@@ -109,7 +109,7 @@ def split_folders(root: Path, class_names: Sequence[str]) -> dict[str, Path]:
             raise InputError(f"{there[0]} and {there[1]} both are for {split}: put their images into one")
         if there:
             found[split] = there[0]
-    # Without training images a folder called test may be a class, unless the classes are known.
+    # Without a folder train, a folder called test may be a class, unless the classes are known.
     return found if "train" in found or class_names else {}
 
 
@@ -120,16 +120,16 @@ def _subfolders(folder: Path) -> list[str]:
 def list_table(
     table: Path, root: Path, class_names: Sequence[str] | None = None, multi_label: bool = False
 ) -> SampleIndex:
-    """List the images of a CSV file with the columns path and label, and perhaps split and group.
+    """List the images of a CSV file with the columns path and label, and optionally split and group.
 
     Args:
         table: The file. Labels of a multi-label image are separated by ";"; it may have none.
-        root: What relative paths start from.
+        root: The folder that relative paths start from.
         class_names: The classes in order; the labels in alphabetical order if None.
         multi_label: Whether an image may have any number of labels.
 
     Raises:
-        InputError: If the file or a column is absent, or if a row has no label, a strange one, or a strange split.
+        InputError: If the file or a column is missing, or if a row has no label, an unknown label or split.
     """
     rows = read_table(table, ("path", "label"))
     samples = []
@@ -147,10 +147,10 @@ def list_table(
 
 
 def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file, whose column path names no file twice.
+    """The rows of a CSV file; no path may be in two of them.
 
     Raises:
-        InputError: If the file or a needed column is absent, if it has no rows, or if a path stands in two of them.
+        InputError: If the file or a required column is missing, if it has no rows, or if a path is in two of them.
     """
     if not table.is_file():
         raise InputError(f"data.csv {table}: there is no such file")
@@ -175,12 +175,12 @@ def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 
 def sample_of(row: dict[str, str], root: Path, place: str) -> Sample:
-    """The path, split and group of a table's row; the columns split and group may be absent.
+    """The path, split and group of a table's row; the columns split and group are optional.
 
     Args:
         row: The row.
-        root: What a relative path starts from.
-        place: Where the row is, for errors.
+        root: The folder that a relative path starts from.
+        place: The row's file and line, for errors.
 
     Raises:
         InputError: If the split is none of train, val and test.
@@ -192,19 +192,19 @@ def sample_of(row: dict[str, str], root: Path, place: str) -> Sample:
 
 
 def split_samples(listing: SampleIndex, val_size: float, test_size: float, seed: int) -> SampleIndex:
-    """Give each sample without a split one: each class or stratum has its share in each split, groups stay whole.
+    """Assign a split to each sample without one: each class or stratum keeps its share, and groups stay whole.
 
-    With a training split but no validation split, a part of the training samples validates. A test split is made only
-    where no sample has a split.
+    With a training split but no validation split, a part of the training samples is used for validation. A test split
+    is made only if no sample has a split.
 
     Args:
         listing: The samples.
-        val_size: The share that validates, 0..1.
-        test_size: The share that tests, 0..1.
+        val_size: The share for validation, 0..1.
+        test_size: The share for testing, 0..1.
         seed: Decides which.
 
     Raises:
-        InputError: If the shares leave nothing, or a split would be empty.
+        InputError: If the shares leave no training samples, or a split would be empty.
     """
     given = {sample.split for sample in listing.samples}
     shares = {"val": val_size if "val" not in given else 0.0, "test": test_size if given == {""} else 0.0}
@@ -228,17 +228,17 @@ def split_samples(listing: SampleIndex, val_size: float, test_size: float, seed:
 
 
 def keep_splits(listing: SampleIndex, manifest: Path, root: Path) -> tuple[SampleIndex, int]:
-    """Give images the splits that a run's manifest says.
+    """Assign to images the splits in a run's manifest.
 
-    Others stay where they lie in folders for validation and test, since nobody can have been trained on them.
+    Other images keep the validation or test split of their folder, since the run was not trained on them.
 
     Args:
         listing: The images.
         manifest: A run's manifest.csv.
-        root: What its paths start from.
+        root: The folder that its paths start from.
 
     Returns:
-        The listing without the training images that the manifest does not have, and how many those are.
+        The listing without training images that are not in the manifest, and the number of images left out.
 
     Raises:
         InputError: If there is no such file, or if it has none of the images.
@@ -269,7 +269,7 @@ def folds(samples: Sequence[Sample], count: int, seed: int) -> np.ndarray:
 
 
 def _spread(samples: Sequence[Sample], seed: int) -> np.ndarray:
-    """Give each sample a place in 0..1, so that any interval has its share of each class or stratum.
+    """Assign to each sample a place in 0..1, so that any interval has its share of each class or stratum.
 
     Samples of a group have the same place.
     """
@@ -284,7 +284,7 @@ def _spread(samples: Sequence[Sample], seed: int) -> np.ndarray:
         own = [(samples[i].labels, samples[i].stratum) for i in members]
         kinds.setdefault(max(set(own), key=lambda kind: (own.count(kind), kind)), []).append(members)
     places = np.empty(len(samples))
-    # Kinds follow each other around a circle, so that their roundings cancel.
+    # Classes or strata follow each other around a circle, so that their rounding errors cancel.
     generator = np.random.Generator(np.random.Philox(key=[seed, 1]))
     start = generator.random()
     for kind in sorted(kinds.values(), key=len, reverse=True):
@@ -301,10 +301,10 @@ def find_broken(samples: Sequence[Sample], read: Callable[[Sample], None]) -> di
 
     Args:
         samples: The files.
-        read: Reads one; it raises ImageError where it cannot.
+        read: Reads one; it raises ImageError if it cannot.
 
     Returns:
-        The error message by path, of those that cannot be read.
+        The error message by path, for files that cannot be read.
     """
 
     def message(sample: Sample) -> tuple[str, str] | None:
@@ -319,7 +319,7 @@ def find_broken(samples: Sequence[Sample], read: Callable[[Sample], None]) -> di
 
 
 def manifest_row(sample: Sample, root: Path) -> dict[str, str]:
-    """What a manifest says of any file: path, split, group, size in bytes, SHA-256."""
+    """The manifest's columns for any file: path, split, group, size in bytes, SHA-256."""
     path = Path(sample.path)
     row = {"path": os.path.relpath(path, root), "split": sample.split, "group": sample.group}
     if not path.is_file():
@@ -329,12 +329,14 @@ def manifest_row(sample: Sample, root: Path) -> dict[str, str]:
 
 
 def select_fold(listing: SampleIndex, count: int, fold: int, seed: int) -> SampleIndex:
-    """Divide training and validation samples into folds: one validates, the others train. The test split stays.
+    """Divide training and validation samples into folds: one for validation, the others for training.
+
+    The test split is unchanged.
 
     Args:
         listing: The samples, each with its split.
         count: The number of folds.
-        fold: Which one validates, 0..count-1.
+        fold: The one for validation, 0..count-1.
         seed: Decides on the folds.
 
     Raises:

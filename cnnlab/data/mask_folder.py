@@ -25,34 +25,34 @@ from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform, ImageError, LazyImage, read_mask, resampling
 
 _IGNORED_CLASS = 255
-"""What pixels without a class get, where their value in the masks is that of a class."""
+"""The target of ignored pixels, if their value in the masks is the number of a class."""
 _MANY_PIXELS = 1 << 20
 
 
 class MaskFolder(ClassesMixin, FileDataModule):
     """Images and the class of each of their pixels.
 
-    They lie in ROOT/images/SPLIT and ROOT/masks/SPLIT (train, val, test), or in ROOT/images and ROOT/masks, or where a
-    table with the columns path and mask says. A mask has its image's name, with any ending. Without split folders, a
-    fixed split is made.
+    They are in ROOT/images/SPLIT and ROOT/masks/SPLIT (train, val, test), or in ROOT/images and ROOT/masks, or in a
+    table with the columns path and mask. A mask has its image's name, optionally followed by "_mask" or the like, and
+    any file extension. Without split folders, a fixed split is made.
 
-    With ``size`` all images are brought to one size, in training by way of random crops of a share of the image.
-    Without, pixels stay as large as they are: training takes crops of ``crop`` pixels, evaluation whole images (one by
-    one where they differ in size; see the task's ``window`` for large ones).
+    With ``size`` all images are resized to one size; training resizes random crops of a share of the image. Without it,
+    images keep their resolution: training takes crops of ``crop`` pixels, and evaluation takes whole images (one by one
+    if they differ in size; see the task's ``window`` for large ones).
 
     Args:
-        root: The folder; paths in a table start from it.
+        root: The folder; paths in a table are relative to it.
         class_names: The classes in the order of their values; the values that the masks have if None.
-        mask_values: The value of each class in the masks: numbers (of a palette too), or colors [red, green, blue];
-            0, 1, 2, ... if None (and without names but for ignore_index). Binary masks of 0 and 255: [0, 255], and
-            ignore_index null.
-        ignore_index: The value of pixels that count for nothing; None if there are none.
-        size: Height and width that all images are brought to (or both in one number), whatever their proportions.
-        crop: Height and width of training crops (or both in one number) where pixels stay as large as they are; the
-            images' size if None and all have the same. Parts of smaller images are enlarged to it.
-        interpolation: See imaging.INTERPOLATIONS, for images; masks take the nearest pixel.
-        rare_crops: The probability that a training crop is put onto a pixel of a class that is drawn among those of
-            the image, each as likely as any other, so that rare ones are met more often; for cnnlab's own crops.
+        mask_values: The value of each class in the masks: numbers (also palette indices), or colors
+            [red, green, blue]; 0, 1, 2, ... if None (without class_names, ignore_index is skipped). For binary masks
+            of 0 and 255, set it to [0, 255] and ignore_index to null.
+        ignore_index: The value of pixels that loss and metrics ignore; None if there are none.
+        size: Height and width that all images are resized to (or both in one number), whatever their aspect ratio.
+        crop: Height and width of training crops (or both in one number) without ``size``. If None, the size of the
+            images, which must all be equal. Crops of smaller images are enlarged to it.
+        interpolation: See imaging.INTERPOLATIONS, for images; masks use nearest-neighbor sampling.
+        rare_crops: The probability that a training crop is moved to a pixel of a randomly drawn class. All classes in
+            the image are equally likely, so rare ones are seen more often. Only for cnnlab's own crops.
         batch_size: Samples per process and step, 1 or greater.
         **kwargs: See FileDataModule.
 
@@ -95,7 +95,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
         self.class_names = list(class_names) if class_names is not None else [_name(value) for value in values]
         self.hparams["class_names"], self.hparams["mask_values"] = self.class_names, values
         self.ignore_index = max(_IGNORED_CLASS, self.num_classes)
-        """What the targets of ignored pixels are: their value in the masks, where it is no class's number."""
+        """The target of ignored pixels: their value in the masks, unless that is the number of a class."""
         if isinstance(ignore_index, int) and not 0 <= ignore_index < self.num_classes:
             self.ignore_index = ignore_index
         self._mask_values = MaskValues(values, ignore_index, self.ignore_index)
@@ -124,12 +124,12 @@ class MaskFolder(ClassesMixin, FileDataModule):
         return list(mask_values)
 
     def _found_values(self, ignored: int | Sequence[int] | None) -> list[Value]:
-        """The values of the masks, where they are 0, 1, 2, ... but for the ignored one.
+        """The values of the masks, which must be 0, 1, 2, ... without the ignored one.
 
         Raises:
-            InputError: If they are others, which may be mistakes, or classes that no image has.
+            InputError: If there are other values, which may be mistakes or classes that are missing from the images.
         """
-        # What cannot be read is left to be named with all else that is broken.
+        # With on_error skip, unreadable masks are reported later, with all other broken files.
         skip = self.hparams["on_error"] == "skip"
         masks = [sample.mask for sample in self.samples]
         with ThreadPoolExecutor() as pool:
@@ -157,7 +157,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
         return list_pair_table(self.csv, self.root) if self.csv is not None else list_pairs(self.root)
 
     def read_annotations(self, samples: Sequence[Sample]) -> MaskReader:
-        """What reads the masks."""
+        """The reader of the masks."""
         masks = [sample.mask for sample in samples]
         return MaskReader(masks, self._mask_values, self.ignore_index, self.hparams["rare_crops"])
 
@@ -165,14 +165,14 @@ class MaskFolder(ClassesMixin, FileDataModule):
         """Read an image and its mask.
 
         Raises:
-            ImageError: If one cannot be read, if they differ in size, or if the mask has values of no class.
+            ImageError: If one cannot be read, if they differ in size, or if the mask has a value without a class.
         """
         image = LazyImage(sample.path)
         self.read_annotations([sample])(0, image)
         image.read(self.channels)
 
     def input_spec(self) -> InputSpec:
-        """What images are brought to in training."""
+        """The input of the network in training."""
         mean = self.mean if self.preprocessing is None else self.preprocessing.mean
         size = self._size or self._crop or self._common_size
         if size is None:
@@ -184,17 +184,17 @@ class MaskFolder(ClassesMixin, FileDataModule):
         return InputSpec(size, self.channels, fill(mean), 1.0, interpolation, stretch=True, native=native)
 
     def eval_transform(self) -> EvalTransform:
-        """All of an image, at one size or at its own."""
+        """The transform of a whole image, to ``size`` or at its own size."""
         return EvalTransform(self.channels, self._size, interpolation=self.hparams["interpolation"], stretch=True)
 
     @cached_property
     def _common_size(self) -> tuple[int, int] | None:
-        """The size of all images, None where they differ."""
+        """The size of all images, None if they differ."""
         sizes = read_sizes([sample.path for sample in self.listing.samples])
         return sizes.pop() if len(sizes) == 1 else None
 
     def create_train_set(self, source: FileDataset) -> AugmentedFiles:
-        """The training images with their masks, augmented in step."""
+        """The training images, augmented with their masks."""
         train_set = super().create_train_set(source)
         height, width = train_set.spec.size
         if self._size is None and self._crop is None and math.prod((height, width)) > _MANY_PIXELS:
@@ -205,7 +205,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
         return train_set
 
     def class_shares(self) -> Tensor:
-        """(K,) each class's share of the training pixels that count: what class weights are made from."""
+        """(K,) each class's share of the training pixels that are not ignored, for class weights."""
         samples = self.listing.of["train"]
         reader = self.read_annotations(samples)
         counts = torch.zeros(self.num_classes, dtype=torch.int64)
@@ -222,7 +222,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
         )
 
     def describe_training(self) -> str:
-        """The share of the training pixels that each class has."""
+        """Each class's share of the training pixels."""
         shares = zip(self.class_names, self.class_shares().tolist(), strict=True)
         return "training pixels by class: " + ", ".join(f"{name} {share:.2%}" for name, share in shares)
 
@@ -242,11 +242,11 @@ def _name(value: Value) -> str:
 
 
 def _values_in(path: str, skip: bool) -> set[int]:
-    """The values that a mask has; none where it cannot be read and that is to be skipped.
+    """The values of a mask; none if it cannot be read and ``skip`` is true.
 
     Raises:
         InputError: If they are colors.
-        ImageError: If it cannot be read.
+        ImageError: If it cannot be read and ``skip`` is false.
     """
     try:
         mask = read_mask(path)

@@ -1,4 +1,4 @@
-"""Which image has which mask: from two folders of the same layout, or from a table."""
+"""Pairs of images and masks, from two folders of the same layout or from a table."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from cnnlab.errors import InputError
 from cnnlab.imaging import list_images
 
 _ENDINGS = ("", "_mask", "_gt", "_label", "_labels")
-"""What a mask's name may have after its image's."""
+"""What may follow the image's name in the mask's name."""
 
 
 def list_pairs(root: Path) -> list[Sample]:
     """List ROOT/images/SPLIT/**/NAME and ROOT/masks/SPLIT/**/NAME, or the same without splits.
 
-    A mask has its image's name, perhaps with "_mask" or the like behind it, and any ending of an image.
+    A mask has its image's name, optionally followed by "_mask" or the like, and any image file extension.
 
     Args:
         root: The folder.
 
     Returns:
-        The images, each with its mask and its split, "" where none has been decided.
+        The images, each with its mask and its split, "" if none has been decided.
 
     Raises:
-        InputError: If a folder is absent, or if an image has no mask, or several.
+        InputError: If a folder is missing, if an image has no mask or several, or if there are no images.
     """
     images, masks = root / "images", root / "masks"
     for folder in (images, masks):
@@ -55,17 +55,17 @@ def list_pairs(root: Path) -> list[Sample]:
 
 
 def list_pair_table(table: Path, root: Path) -> list[Sample]:
-    """List the images of a CSV file with the columns path and mask, and perhaps split and group.
+    """List the images of a CSV file with the columns path and mask, and optionally split and group.
 
     Args:
         table: The file.
-        root: What relative paths start from.
+        root: The folder that relative paths start from.
 
     Returns:
         See list_pairs.
 
     Raises:
-        InputError: If the file or a column is absent, if a row has no mask, or if its split is not known.
+        InputError: If the file or a column is missing, if a row has no mask, or if its split is unknown.
     """
     samples = []
     for line, row in enumerate(read_table(table, ("path", "mask")), start=2):

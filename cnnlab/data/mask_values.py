@@ -1,4 +1,4 @@
-"""Masks: their files, and which of their values (numbers or colors) is which class."""
+"""Mask files, and the mapping from their values (numbers or colors) to classes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, ImageSource, read_mask
 
 Value = int | Sequence[int]
-"""A gray value or number of a palette, or a color (red, green, blue), each 0..255."""
+"""A gray value or palette index, or a color (red, green, blue), each 0..255."""
 
 
 class MaskValues:
-    """Which value of a mask is which class.
+    """The mapping from the values of a mask to classes.
 
     Args:
         values: The value of each class, in the order of the classes: numbers for all of them, or colors for all.
         ignored: The value of pixels without a class; None if all have one.
-        ignore_index: The class that those pixels get.
+        ignore_index: The class number of those pixels.
 
     Raises:
-        InputError: If numbers and colors are mixed, or if two classes have the same value.
+        InputError: If numbers and colors are mixed, if two values are equal, or if a color is wrong.
 
     >>> MaskValues([0, 255], None, 7).classes(np.array([[0, 255]]), "a.png").tolist()
     [[0, 1]]
@@ -57,7 +57,7 @@ class MaskValues:
             (H, W), 0..K-1 or ignore_index.
 
         Raises:
-            ImageError: If it has values that belong to no class, or colors where numbers were expected.
+            ImageError: If it has values without a class, or if it has colors instead of numbers or the reverse.
         """
         if (mask.ndim == 3) != self.colored:
             has, wants = ("colors", "numbers") if mask.ndim == 3 else ("numbers", "colors [red, green, blue]")
@@ -102,9 +102,9 @@ class MaskReader:
     """Reads masks as annotations of their images.
 
     Args:
-        paths: The file of each image's mask; "" where the truth is not known.
-        values: Which value is which class.
-        ignore_index: The class of pixels without one.
+        paths: The file of each image's mask; "" if the mask is unknown.
+        values: The mapping from values to classes.
+        ignore_index: The class number of pixels without a class.
         rare: See annotations.ClassMask.
     """
 
@@ -120,7 +120,7 @@ class MaskReader:
         """The classes (H, W) int64 in a mask's file.
 
         Raises:
-            ImageError: If it cannot be read, or if it has values that belong to no class.
+            ImageError: If it cannot be read, or if it has values without a class.
         """
         return torch.from_numpy(self.values.classes(read_mask(path), path))
 

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: neighbors of a batch become one image, with a label for each in its share."""
+"""Mixup and CutMix: two neighbors in a batch become one image, with labels weighted by their shares."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from cnnlab.errors import InputError, nearest
 class Mixing:
     """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), each image with its neighbor in the batch.
 
-    Images 0 and 1 are each other's partners, 2 and 3, and so on: neighbors in the order of the
-    epoch, so that the number of processes changes nothing where each has an even batch. The last of an
-    odd number stays as it is. Each pair has a share of its own, the same for both.
+    Images 0 and 1 are partners, then 2 and 3, and so on: neighbors in the order of the epoch. So the number of
+    processes does not matter if each has an even batch. The last image of an odd number is not mixed. Each pair has
+    its own share, the same for both images.
 
     Args:
         mixup: The alpha of Beta(alpha, alpha), from which mixup's shares are drawn; 0 for no mixup.
         cutmix: The same for CutMix; 0 for no CutMix.
-        switch: The probability of CutMix where there are both.
-        probability: The probability that an image is mixed at all.
+        switch: The probability of CutMix if both are on.
+        probability: The probability that a pair is mixed at all.
 
     Raises:
         InputError: If a number is out of range.
@@ -40,7 +40,7 @@ class Mixing:
     probability: float = 1.0
 
     draws = 5
-    """Uniform numbers that an image needs."""
+    """The number of uniform random numbers that an image needs."""
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
@@ -64,12 +64,12 @@ class Mixing:
             num_classes: K.
 
         Returns:
-            Images (B, C, H, W) uint8, and targets (B, K) float, whose weights are the shares really shown.
+            Images (B, C, H, W) uint8, and targets (B, K) float, weighted by the actual shares of the pixels.
         """
         soft = targets if targets.ndim == 2 else F.one_hot(targets, num_classes).to(torch.float32)
         mixed, shares = images.clone(), torch.ones(len(images))
         for i in range(len(images) // 2 * 2):
-            # Both of a pair mix alike, so that neither is lost.
+            # Both images of a pair are mixed with the same numbers, so that no part of either is lost.
             wanted, kind, share, down, right = numbers[i // 2 * 2]
             if wanted >= self.probability:
                 continue
@@ -89,7 +89,7 @@ class Mixing:
 
 
 def _paste(image: Tensor, partner: Tensor, kept: float, place: Sequence[float]) -> float:
-    """Put a rectangle of the partner into an image, in place; return the share of the image that is left."""
+    """Paste a rectangle of the partner into an image, in place; return the share of the image that is left."""
     height, width = image.shape[-2:]
     side = math.sqrt(1 - kept)
     center_y, center_x = place[0] * height, place[1] * width
@@ -100,7 +100,7 @@ def _paste(image: Tensor, partner: Tensor, kept: float, place: Sequence[float]) 
 
 
 def beta_quantile(share: float, alpha: float) -> float:
-    """The value of Beta(alpha, alpha) below which a share of its probability lies; it turns a uniform draw into one.
+    """The quantile function of Beta(alpha, alpha), which turns a uniform random number into a draw from it.
 
     >>> beta_quantile(0.25, 1.0)
     0.25
@@ -118,7 +118,7 @@ _TABLES: dict[float, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = 
 
 def _beta_table(alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     if alpha not in _TABLES:
-        # With x = u^(1/alpha) / 2 the density's pole at 0 is gone: what is left to integrate is smooth.
+        # With x = u^(1/alpha) / 2 the density's pole at 0 disappears, so the integrand is smooth.
         u = np.linspace(0, 1, 4097)
         x = u ** (1 / alpha) / 2
         density = (1 - x) ** (alpha - 1)
@@ -129,10 +129,10 @@ def _beta_table(alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.f
 
 
 def create_mixing(settings: bool | dict[str, float]) -> Mixing | None:
-    """Make a mixing of true or of its arguments; none of false.
+    """Create a Mixing from true or from its arguments; None from false.
 
     Raises:
-        InputError: If it does not take these arguments.
+        InputError: If an argument is unknown or out of range.
     """
     if not settings:
         return None

@@ -1,4 +1,4 @@
-"""MNIST and its look-alikes, from torchvision's files."""
+"""MNIST, FashionMNIST and KMNIST, from torchvision's files."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _FACTS = {
 class MNIST(InMemoryDataModule):
     """60,000 training and 10,000 test images, 28x28 gray, 10 classes.
 
-    The files are torchvision's, under ROOT/NAME/raw, and are downloaded when they are absent. LeCun et al. 1998,
+    The files are torchvision's, under ROOT/NAME/raw, and are downloaded if they are missing. LeCun et al. 1998,
     "Gradient-based learning applied to document recognition"; Xiao et al. 2017 (FashionMNIST); Clanuwat et al. 2018
     (KMNIST).
 
     Args:
-        root: The folder that holds (or is to hold) the data set's own folder.
+        root: The folder that contains the data set's own folder.
         dataset: Which of the three.
-        download: Fetch the files when they are absent.
-        val_size: Training images kept for validation. The test set is never used for it.
+        download: Download the files if they are missing.
+        val_size: Number of training images used for validation. The test set is never used for it.
         **kwargs: See InMemoryDataModule.
 
     Raises:
-        InputError: In prepare_data(), if the files are absent and cannot be had.
+        InputError: In prepare_data(), if a file cannot be unpacked, or if files are missing and not downloaded.
     """
 
     channels = 1
@@ -70,10 +70,10 @@ class MNIST(InMemoryDataModule):
         self.std = [facts.std]
 
     def prepare_data(self) -> None:
-        """Download the files where they are absent; Lightning calls this on one process of a machine."""
+        """Download the files if they are missing; Lightning calls this on one process of a machine."""
         folder = Path(self.root) / self.dataset / "raw"
         for packed in folder.glob("*-ubyte.gz"):
-            # torchvision would reject these, and download them again, if somebody else's gzip had made them.
+            # torchvision would reject files that were compressed by another gzip, and download them again.
             if not packed.with_suffix("").exists():
                 try:
                     with gzip.open(packed) as file:

@@ -1,4 +1,4 @@
-"""Augmentations by name."""
+"""Augmentation presets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RANDOM: dict[str, dict[str, Any]] = {
     "standard": _STANDARD,
     "strong": {"scale": (0.35, 1.0), "policy": "trivialaugment", "erase": 0.25},
 }
-# torchvision's policies would move images without their masks.
+# torchvision's policies would transform images without their masks.
 _RANDOM_WITH_MASKS: dict[str, dict[str, Any]] = {
     **_RANDOM,
     "strong": {**_STANDARD, **dict.fromkeys(_COLORS, 0.4), "scale": (0.25, 1.0), "erase": 0.25},
@@ -25,15 +25,15 @@ PRESETS = ("none", *_RANDOM, "albumentations")
 
 
 def create_augmentation(name: str, args: dict[str, Any] | None = None, masks: bool = False) -> Augmentation:
-    """Make an augmentation.
+    """Create an augmentation.
 
     Args:
         name: none; light (random resized crop of 0.8 to 1 of the area, flip); standard (light, rotation 15 degrees,
             shift 0.1, colors 0.2, 0.2, 0.2, 0.1, erasing 0.2); strong (crop of 0.35 to 1, flip, TrivialAugment,
             erasing 0.25); albumentations (see data.albumentations).
-        args: What is to differ from that: arguments of RandomTransform, or of data.albumentations.Albumentations.
+        args: Changes to the preset: arguments of RandomTransform, or of data.albumentations.Albumentations.
         masks: Whether images have masks; strong is then a crop of 0.25 to 1 and stronger changes of geometry and
-            color, since TrivialAugment would move the image alone.
+            color, since TrivialAugment would transform the image without its mask.
 
     Raises:
         InputError: If there is no such preset, or if it does not take these arguments.

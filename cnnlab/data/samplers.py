@@ -1,4 +1,4 @@
-"""Which samples a process sees, in which order: distributed, resumable, never padded."""
+"""The samples of each process and their order: distributed, resumable, never padded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cnnlab.errors import InputError
 from cnnlab.random import permutation, weighted_choice
 
 Draw = tuple[int, int]
-"""(epoch, index): with the seed, all that a training sample's augmentation depends on.
+"""(epoch, index): together with the seed, it determines a training sample's augmentation.
 
-A sample that is drawn again in an epoch comes with an epoch of its own, far beyond all others.
+A sample that is drawn again in an epoch has a unique epoch number, far beyond all others.
 """
 _AGAIN = 2**32
 
@@ -29,10 +29,10 @@ class TrainSampler(Sampler[list[Draw]]):
         size: The number of samples, 1 or greater.
         batch_size: Samples per process and step.
         seed: The run's seed.
-        drop_last: Leave out the last, incomplete step of an epoch. It is kept where it is the only one. One with fewer
-            samples than processes is left out in any case.
-        weights: (N,) how often each sample is drawn, in proportion, with repetition; each once an epoch if None.
-        repeat_first: Make all epochs equal to the first, augmentation included: to overfit a few batches.
+        drop_last: Leave out the last, incomplete step of an epoch. It is kept if it is the only one. A step with fewer
+            samples than processes is always left out.
+        weights: (N,) relative weight of each sample, drawn with replacement; each once an epoch if None.
+        repeat_first: Make all epochs equal to the first, including augmentation, to overfit a few batches.
         rank: This process.
         world_size: The number of processes.
 
@@ -67,18 +67,18 @@ class TrainSampler(Sampler[list[Draw]]):
 
     @property
     def sampler(self) -> TrainSampler:
-        """Itself: Lightning looks for set_epoch on the sampler inside a batch sampler."""
+        """The sampler itself: Lightning looks for set_epoch on the sampler inside a batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch; Lightning calls this before each.
 
-        Before it has restored its own progress it also says 0, and workers would begin to read that epoch.
+        Lightning also calls it with 0 before it has restored its progress, and workers would start to read epoch 0.
         """
         self.epoch = max(epoch, self._resumed[0])
 
     def resume_at(self, epoch: int, batches: int) -> None:
-        """Begin with this epoch, after so many batches; later epochs are whole."""
+        """Start at this epoch, after this number of batches; later epochs are complete."""
         self._resumed = (epoch, batches)
         self.epoch = epoch
 
@@ -104,7 +104,7 @@ class TrainSampler(Sampler[list[Draw]]):
 
 
 def _repetition(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """How often each element of an order has stood in it before.
+    """For each element, how often it occurs earlier in the order.
 
     >>> _repetition(np.array([4, 2, 4, 4])).tolist()
     [0, 0, 1, 2]
@@ -119,11 +119,11 @@ def _repetition(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 class EvalSampler(Sampler[list[int]]):
-    """Batches of samples in order: each on exactly one process, none twice.
+    """Batches of samples in order: each sample on exactly one process, once.
 
-    The batches are those of a single process, given to the processes in turn: an image's result may depend in its last
-    digit on the others in the batch. All processes have equally many batches, the last perhaps without samples, since
-    metrics are gathered from all processes.
+    The batches are those of a single process, assigned to the processes in turn, because the other images in a batch
+    may change the last digit of a result. All processes have the same number of batches, since metrics are gathered
+    from all of them; the last batch may be empty.
 
     Args:
         size: The number of samples.

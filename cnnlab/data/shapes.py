@@ -1,4 +1,4 @@
-"""Shapes: generated images of circles, squares and triangles with their masks, to try segmentation on."""
+"""Shapes: generated images of circles, squares and triangles with their masks, to try segmentation."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ CLASSES = ("background", "circle", "square", "triangle")
 
 
 class Shapes(MaskFolder):
-    """Images with one to four shapes on noise; the files lie in ROOT as MaskFolder reads them.
+    """Images of one to four shapes on noise; the files in ROOT have the layout of MaskFolder.
 
     Args:
-        root: The folder of the files; they are generated if it is absent.
-        images: How many are generated for training; a quarter as many for validation and for test each.
+        root: The folder of the files; they are generated if it is missing.
+        images: The number of images for training; a quarter of it for validation and for testing each.
         side: Height and width of the images.
-        class_names: What background, circle, square and triangle are called.
+        class_names: The names of background, circle, square and triangle.
         **kwargs: See MaskFolder.
 
     Raises:
-        InputError: If a number is too small, if others are there, or if an argument does not fit.
+        InputError: If a number is too small, if the folder has other files, or if an argument is out of range.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class Shapes(MaskFolder):
 
 
 def write_shapes(root: Path, images: int, side: int) -> None:
-    """Write ROOT/images and ROOT/masks, unless they are there; the same files whenever it is done.
+    """Write ROOT/images and ROOT/masks, unless they exist; the files are always the same.
 
     Args:
         root: The folder.
-        images: How many for training; a quarter as many for validation and for test.
+        images: The number of images for training; a quarter of it for validation and for testing each.
         side: Height and width.
 
     Raises:
-        InputError: If ROOT has something else.
+        InputError: If ROOT has other files.
     """
     if root.is_dir():
         _check(root, images, side)
@@ -74,22 +74,22 @@ def write_shapes(root: Path, images: int, side: int) -> None:
     try:
         aside.rename(root)
     except OSError:
-        # Another process has written the same files first.
+        # Another process has written the same files already.
         shutil.rmtree(aside)
         if not root.is_dir():
             raise
 
 
 def write_photos(root: Path, images: int, side: int = 64) -> None:
-    """Write images of one shape each, as ImageFolder reads them: ROOT/SPLIT/CLASS/NUMBER.jpg.
+    """Write images of one shape each, in the layout of ImageFolder: ROOT/SPLIT/CLASS/NUMBER.jpg.
 
     Args:
-        root: The folder, which must not be there.
-        images: How many of each class for training; half as many for validation and for test.
+        root: The folder, which must not exist.
+        images: The number of images of each class for training; half of it for validation and for testing each.
         side: Height and width.
 
     Raises:
-        InputError: If the folder is there, or if a number is too small.
+        InputError: If the folder exists, or if a number is too small.
     """
     if images < 2 or side < 16:
         raise InputError(f"images is {images} and side {side}, expected 2 and 16 or more")
@@ -118,12 +118,12 @@ def _check(root: Path, images: int, side: int) -> None:
 def draw(
     generator: np.random.Generator, side: int, kinds: Sequence[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an image (side, side, 3) uint8 and its mask (side, side) uint8, 0 the background.
+    """Draw an image (side, side, 3) uint8 and its mask (side, side) uint8, with background 0.
 
     Args:
         generator: Decides on kinds, places, sizes and colors.
         side: Height and width.
-        kinds: Which shapes, by their classes; one to four of any kind if None.
+        kinds: The classes of the shapes; one to four of any kind if None.
     """
     picture = Image.fromarray(generator.integers(0, 90, (side, side, 3), dtype=np.uint8))
     mask = Image.new("L", (side, side))

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches; the random numbers come from outside, so a sample's are its own."""
+"""Augmentation of whole batches; each sample has its own random numbers, passed in by the caller."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cnnlab.errors import InputError
 class RandomAffine:
     """Rotate, shift and scale each image of a batch by its own random amounts, in one warp.
 
-    What moves in from outside is 0 (black); pixels between pixels are interpolated bilinearly.
+    Pixels from outside the image are 0 (black); interpolation is bilinear.
 
     Args:
-        degrees: Greatest rotation to either side, in degrees.
-        translate: Greatest shift, as a share of height and width, 0..1.
-        scale: Greatest change of size: 0.1 draws factors from 0.9 to 1.1.
+        degrees: Maximum rotation to either side, in degrees.
+        translate: Maximum shift, as a share of height and width, 0..1.
+        scale: Maximum change of size: 0.1 draws factors from 0.9 to 1.1.
 
     Raises:
         InputError: If an amount is negative, or if scale is not below 1.
     """
 
     draws = 4
-    """Uniform numbers that an image needs."""
+    """The number of uniform random numbers that an image needs."""
 
     def __init__(self, degrees: float = 0.0, translate: float = 0.0, scale: float = 0.0) -> None:
         for name, value, limit in (("degrees", degrees, 181.0), ("translate", translate, 1.0), ("scale", scale, 1.0)):
@@ -38,7 +38,7 @@ class RandomAffine:
 
     @property
     def is_identity(self) -> bool:
-        """Whether all amounts are 0, so that there is nothing to do."""
+        """Whether all amounts are 0, so that images do not change."""
         return not (self.degrees or self.translate or self.scale)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ class RandomAffine:
         shift = centered[:, 2:4] * 2 * self.translate
         height, width = images.shape[-2:]
         cos, sin = torch.cos(angle) / factor, torch.sin(angle) / factor
-        # affine_grid maps output to input positions in -1..1, so a rotation of an oblong image needs its aspect ratio.
+        # affine_grid maps output to input positions in -1..1, so the rotation of an image that is not square needs its
+        # aspect ratio.
         theta = torch.stack(
             [
                 torch.stack([cos, -sin * height / width, shift[:, 0]], dim=1),

@@ -1,4 +1,4 @@
-"""ValueTable: images and one or more values each, from a table."""
+"""ValueTable: images with one or more values each, from a table."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from cnnlab.data.listing import Sample, read_table, sample_of
 from cnnlab.errors import InputError, nearest
 
 _OTHER_COLUMNS = ("path", "split", "group", "bytes", "sha256", "error")
-"""Columns of a table or of a manifest that are no values."""
+"""Columns of a table or of a manifest that are not values."""
 _FIGURES = ("value_mean", "value_std", "value_levels")
 _BINS = 10
-"""Splits and folds have the same share of each of so many ranges of the first value."""
+"""The number of ranges of the first value; splits and folds have the same share of each range."""
 _MOST_LEVELS = 100
 _LARGEST = 3.4e38
-"""Of float32."""
+"""The largest absolute value, about that of float32."""
 
 
 class ValueTable(CenterCropDataModule):
-    """Images and their values: a table with the columns path and those of the values, and perhaps split and group.
+    """Images and their values: a table with the columns path and those of the values, optionally split and group.
 
     Without a column split, a fixed split is made that spreads the first value evenly. Targets are (B, V) float32 in the
-    table's own units, NaN where unknown. A checkpoint keeps mean, std and levels, so that a later run on other images
-    is told the training's own.
+    table's own units, NaN if unknown. A checkpoint keeps mean, std and levels, so that a later run on other images
+    uses those of the training.
 
     Args:
         root: The folder that paths in the table start from.
@@ -40,12 +40,12 @@ class ValueTable(CenterCropDataModule):
         values: The columns of the values: a list, or names separated by commas.
         value_mean: The mean of each value; that of the training images if None.
         value_std: The (population) standard deviation of each value; that of the training images if None.
-        value_levels: For each value the numbers that it takes, ascending, or None; found out if None: a value has
-            levels where all its numbers are whole, and at most 100 distinct.
+        value_levels: For each value its possible numbers, ascending, or None. Determined from the data if None: a
+            value has levels if all its numbers are integers, with at most 100 distinct ones.
         **kwargs: See CenterCropDataModule.
 
     Raises:
-        InputError: If the table lacks a column, if a value is missing or is no finite number, if it is the same for
+        InputError: If a column is missing, if a value is missing or not a finite number, if it is the same for
             all training images, or if an argument is out of range.
     """
 
@@ -113,7 +113,7 @@ class ValueTable(CenterCropDataModule):
         """All images, each with its values.
 
         Raises:
-            InputError: If a column is absent, or if a value is missing or is no finite number.
+            InputError: If a column is missing, or if a value is missing or not a finite number.
         """
         assert self.csv is not None
         rows = read_table(self.csv, ("path",))
@@ -130,12 +130,12 @@ class ValueTable(CenterCropDataModule):
         return [replace(sample, stratum=stratum) for sample, stratum in zip(samples, strata, strict=True)]
 
     def read_annotations(self, samples: Sequence[Sample]) -> FixedTargets:
-        """The values, (N, V) float32, NaN where unknown."""
+        """The values, (N, V) float32, NaN if unknown."""
         unknown = (math.nan,) * len(self.value_names)
         return FixedTargets(torch.tensor([sample.values or unknown for sample in samples], dtype=torch.float32))
 
     def level_gap(self) -> str | None:
-        """Where the whole numbers of a value leave one out, in words; None if none does.
+        """A message about a gap in the levels of a value; None if there is no gap.
 
         Tasks for ordered levels need levels without gaps.
         """
@@ -175,10 +175,10 @@ def _value_columns(row: Mapping[str, str]) -> list[str]:
 
 
 def _number(text: str | None, place: str) -> float:
-    """A table's text as a number.
+    """Convert a table's text to a number.
 
     Raises:
-        InputError: If it is empty, or no finite number.
+        InputError: If it is empty or not a finite number.
     """
     if not (text or "").strip():
         raise InputError(f"{place} is missing: fill it in, or remove the row")
@@ -192,16 +192,16 @@ def _number(text: str | None, place: str) -> float:
 
 
 def _levels(numbers: Sequence[float]) -> list[int] | None:
-    """The distinct numbers, ascending, where all are whole and they are few; else None."""
+    """The distinct numbers, ascending, if all are integers and they are few; otherwise None."""
     distinct = sorted(set(numbers))
     whole = len(distinct) <= _MOST_LEVELS and all(number.is_integer() for number in distinct)
     return [int(number) for number in distinct] if whole else None
 
 
 def _strata(samples: Sequence[Sample]) -> list[str]:
-    """For each sample the name of the range that its first value, or its group's mean, is in.
+    """For each sample, the name of the range of its first value, or of its group's mean.
 
-    The ranges hold about as many samples each.
+    The ranges have about the same number of samples.
     """
     of_group: dict[str, list[float]] = {}
     for sample in samples:

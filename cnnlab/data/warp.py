@@ -1,4 +1,4 @@
-"""Geometry in one warp and color in one matrix: pure functions of an image and of numbers that come from outside."""
+"""Geometry in one warp and color in one matrix: pure functions of an image and of random numbers from the caller."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor
 Matrix = npt.NDArray[np.float64]
 
 _LUMA = (0.299, 0.587, 0.114)
-"""Rec. 601: what gray means to ColorJitter and to JPEG."""
+"""Rec. 601: the definition of gray in ColorJitter and JPEG."""
 _TO_YIQ = np.array([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
-# From RGB to RGB by way of YIQ: what keeps the luma alone, the chroma alone, and the chroma turned by 90 degrees.
+# RGB to RGB, through YIQ: keep only the luma; keep only the chroma; keep only the chroma, turned by 90 degrees.
 _KEEP_LUMA, _KEEP_CHROMA, _TURN_CHROMA = (
     np.linalg.inv(_TO_YIQ) @ np.array(part) @ _TO_YIQ
     for part in (
@@ -39,7 +39,7 @@ class Box(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """A crop that is brought to a size, flipped, turned about the center and shifted, in this order."""
+    """A crop that is resized, flipped, rotated about the center and shifted, in this order."""
 
     box: Box
     flip: bool = False
@@ -52,7 +52,7 @@ class Geometry(NamedTuple):
 
 
 class Color(NamedTuple):
-    """Factors as in torchvision's ColorJitter, 1 (hue: 0) changes nothing."""
+    """Factors as in torchvision's ColorJitter; 1 (hue: 0) changes nothing."""
 
     brightness: float = 1.0
     contrast: float = 1.0
@@ -60,20 +60,20 @@ class Color(NamedTuple):
     hue: float = 0.0
     """In turns, -0.5..0.5."""
     order: Sequence[int] = (0, 1, 2, 3)
-    """Which comes first: 0 brightness, 1 contrast, 2 saturation, 3 hue."""
+    """The order of the changes: 0 brightness, 1 contrast, 2 saturation, 3 hue."""
 
 
 def random_box(numbers: Sequence[float], size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float]) -> Box:
-    """Draw a part of an image by its share of the area and by its proportions (Szegedy et al. 2015).
+    """Draw a part of an image by its share of the area and its aspect ratio (Szegedy et al. 2015).
 
     Args:
-        numbers: An even number of draws, uniform in [0, 1): pairs for as many attempts, the last pair for the place.
+        numbers: An even number of draws, uniform in [0, 1): a pair for each attempt, then a pair for the place.
         size: The image's height and width.
-        scale: Least and greatest share of the area.
-        ratio: Least and greatest width / height.
+        scale: Minimum and maximum share of the area.
+        ratio: Minimum and maximum width / height.
 
     Returns:
-        The part, in whole pixels; the largest one that keeps within ratio, if all attempts reach beyond the image.
+        The part, in whole pixels; the largest one within ``ratio`` if no attempt fits into the image.
     """
     rows, columns = size
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -99,18 +99,18 @@ def warp(
 ) -> Tensor:
     """Apply a geometry in one interpolation.
 
-    What lies outside the box stays outside, as if the image had been cut before it was turned. There
-    is no antialiasing: hand in an image that is not much larger than what comes out (see decode_size).
+    Pixels outside the box are not used, as if the image had been cropped before it was rotated. There is no
+    antialiasing: the image should not be much larger than the result (see decode_size).
 
     Args:
-        pixels: (H, W, C), uint8 or whatever float32 holds exactly.
+        pixels: (H, W, C), uint8 or any values that float32 represents exactly.
         geometry: In pixels of this image.
         size: Height and width of the result.
-        fill: (C,) float, 0..255: what is outside.
-        mode: bilinear, or nearest for numbers of classes.
+        fill: (C,) float, 0..255: the value of pixels outside.
+        mode: bilinear, or nearest for class numbers.
 
     Returns:
-        (C, *size), float 0..255. What a shift has brought in is not filled yet: see fill_shifted.
+        (C, *size), float 0..255. The pixels that a shift brings in are not filled yet: see fill_shifted.
     """
     box = geometry.box
     top, left = math.floor(box.top), math.floor(box.left)
@@ -120,12 +120,13 @@ def warp(
     height, width = size
     angle = math.radians(geometry.angle)
     cos, sin = math.cos(angle), math.sin(angle)
-    # From a place in the result, about its center, to one in the part in -1..1: shift, turn, flip and scale undone.
+    # From a position in the result, relative to its center, to one in the part in -1..1: undo shift, rotation, flip
+    # and scale.
     across = box.width / width * (-1 if geometry.flip else 1) * 2 / columns
     along = box.height / height * (-1 if geometry.upside_down else 1) * 2 / rows
     center_x = (box.left - left + 1 + box.width / 2) * 2 / columns - 1
     center_y = (box.top - top + 1 + box.height / 2) * 2 / rows - 1
-    # As complex numbers, x + iy: one addition that is vectorized.
+    # As complex numbers, x + iy: a single vectorized addition.
     xs = (_centered(width) - geometry.shift[1]) * complex(cos * across, sin * along)
     ys = (_centered(height) - geometry.shift[0]) * complex(-sin * across, cos * along)
     grid = torch.view_as_real(xs[None, :] + (ys + complex(center_x, center_y))[:, None])
@@ -134,7 +135,7 @@ def warp(
 
 
 def _framed(pixels: Tensor, fill: Tensor) -> Tensor:
-    """(H, W, C) as floats, in a frame of one pixel: what the sampler repeats outside."""
+    """(H, W, C) as floats, with a border of one pixel, which the sampler repeats outside."""
     rows, columns, channels = pixels.shape
     framed = torch.empty(rows + 2, columns + 2, channels)
     for strip in (framed[0], framed[-1], framed[:, 0], framed[:, -1]):
@@ -149,15 +150,15 @@ def _centered(length: int) -> Tensor:
 
 
 def decode_size(image_size: tuple[int, int], box: Box, size: tuple[int, int]) -> tuple[int, int]:
-    """The height and width in which an image may be decoded at the least, so that the warp need not shrink it much.
+    """The minimum height and width at which an image may be decoded, so that the warp shrinks it only a little.
 
-    A decoder that can halve (a JPEG's, in the frequency domain, without aliasing) then leaves the warp, which has no
-    antialiasing, to shrink by less than 2 / 1.25 = 1.6, or to enlarge by no more than 1.25.
+    A JPEG decoder can halve an image without aliasing, in the frequency domain. The warp, which has no antialiasing,
+    then shrinks by less than 2 / 1.25 = 1.6, or enlarges by at most 1.25.
 
     Args:
-        image_size: Its own height and width.
-        box: The part that is wanted, in its own pixels.
-        size: What the part is brought to.
+        image_size: The image's height and width.
+        box: The required part, in pixels of the image.
+        size: The size that the part is resized to.
 
     >>> decode_size((3000, 4000), Box(0, 0, 2240, 2240), (224, 224))
     (240, 320)
@@ -169,15 +170,15 @@ def decode_size(image_size: tuple[int, int], box: Box, size: tuple[int, int]) ->
 def color_matrix(color: Color, means: Sequence[float]) -> Matrix:
     """One affine map for all four adjustments.
 
-    In YIQ they scale and shift the luma, and scale and turn the chroma: hue turns it, contrast pulls towards the gray
-    of the image's own mean. So the whole is linear, and values are clipped once, at the end, not after each step.
+    In YIQ, the adjustments scale and shift the luma, and scale and rotate the chroma. Hue rotates the chroma; contrast
+    pulls towards the gray of the image's mean. So all is linear, and values are clipped once, after the last step.
 
     Args:
-        color: What is wanted.
+        color: The color changes.
         means: The image's mean of each channel (3, or 1 for gray), 0..255.
 
     Returns:
-        (C, C + 1): the matrix, and in the last column the offset, in units of 0..255.
+        (C, C + 1): the matrix, with the offset in the last column, in units of 0..255.
     """
     gray = len(means) == 1
     mean = means[0] if gray else sum(share * level for share, level in zip(_LUMA, means, strict=True))
@@ -205,7 +206,7 @@ def recolor(levels: Tensor, color: Color) -> Tensor:
 
     Args:
         levels: (C, H, W), float 0..255.
-        color: What is wanted.
+        color: The color changes.
 
     Returns:
         (C, H, W), float, not clipped.
@@ -216,13 +217,13 @@ def recolor(levels: Tensor, color: Color) -> Tensor:
 
 
 def to_bytes(levels: Tensor) -> Tensor:
-    """(..., H, W) float to uint8: rounded, and clipped to 0..255. Changes what it is given."""
-    # By way of int16: torch vectorizes both steps, but not the direct one.
+    """(..., H, W) float to uint8: rounded, and clipped to 0..255. The input is changed in place."""
+    # Through int16, because torch vectorizes both of these conversions, but not the direct one.
     return levels.add_(0.5).clamp_(0, 255.5).to(torch.int16).to(torch.uint8)
 
 
 def fill_shifted(pixels: Tensor, shift: tuple[int, int], fill: Tensor) -> None:
-    """Fill what a shift has brought in from outside, in place.
+    """Fill the pixels that a shift has brought in from outside, in place.
 
     Args:
         pixels: (C, H, W).

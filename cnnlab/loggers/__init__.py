@@ -1,4 +1,4 @@
-"""Loggers of a run's metrics, pictures and tables: metrics.csv always, W&B and TensorBoard on request."""
+"""Loggers of a run's metrics, images and tables: metrics.csv always, W&B and TensorBoard on request."""
 
 from cnnlab.loggers.media import Row, write_metrics, write_picture, write_table
 from cnnlab.loggers.metrics_csv import MetricsCsv

@@ -15,10 +15,10 @@ _TABLES = ["val/hardest", "test/hardest", "test/classes"]
 
 
 def create_dashboard(task: Any, entity: str, project: str) -> Any:
-    """Make a workspace: main figures, curves, pictures, tables. Its save() sends it.
+    """Create a workspace: main numbers, curves, images, tables. Its save() uploads it.
 
     Args:
-        task: The task's class, a VisionTask: it says what is shown.
+        task: The task's class, a VisionTask, which defines the panels.
         entity: W&B's user or team.
         project: W&B's project.
 
@@ -32,7 +32,7 @@ def create_dashboard(task: Any, entity: str, project: str) -> Any:
         raise InputError(f"{task.__name__} has no charts, which say what a dashboard shows")
     try:
         with warnings.catch_warnings():
-            # It uses pydantic 1's interface, which pydantic 2 deprecates.
+            # wandb-workspaces uses pydantic 1's interface, which pydantic 2 deprecates.
             warnings.simplefilter("ignore", DeprecationWarning)
             panels: Any = import_module("wandb_workspaces.reports.v2")
             workspaces: Any = import_module("wandb_workspaces.workspaces")

@@ -1,4 +1,4 @@
-"""Send metrics, pictures and tables to those of a trainer's loggers that support them."""
+"""Send metrics, images and tables to those of a trainer's loggers that support them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 
 Row = dict[str, Any]
-"""A table's row: column to value; a Path is a picture."""
+"""A table's row: column to value; a Path is an image file."""
 
 
 def write_metrics(trainer: Trainer, metrics: Mapping[str, float], step: int) -> None:
@@ -28,13 +28,13 @@ def write_metrics(trainer: Trainer, metrics: Mapping[str, float], step: int) -> 
 
 
 def write_picture(trainer: Trainer, name: str, path: Path, step: int | None = None) -> None:
-    """Log a picture with W&B and TensorBoard, if the trainer has these loggers.
+    """Log an image with W&B and TensorBoard, if the trainer has these loggers.
 
     Args:
         trainer: The trainer that has the loggers.
-        name: The picture's name in the loggers.
+        name: The image's name in the loggers.
         path: The PNG file.
-        step: The optimizer step of the picture, 0 for the first; the last step if None.
+        step: The optimizer step of the image, 0 for the first; the last step if None.
     """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

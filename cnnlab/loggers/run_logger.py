@@ -23,7 +23,7 @@ from cnnlab.run import Run
 from cnnlab.writing import write_json
 
 _PICTURES = {"gradcam": "val/gradcam", "validation": "val/masks"}
-"""File names of pictures that have another name in the loggers."""
+"""File names of images that have another name in the loggers."""
 
 
 class RunLogger(ABC):
@@ -35,7 +35,7 @@ class RunLogger(ABC):
 
     @abstractmethod
     def replay(self, before: int | None = None) -> None:
-        """Log the run's earlier values again, where this logger starts empty.
+        """Log the run's earlier values again, if this logger starts empty.
 
         Args:
             before: The first step to leave out; all steps are replayed if None.
@@ -104,10 +104,10 @@ class Wandb(RunLogger, WandbLogger):
         notes: A note on the run.
         offline: Send nothing.
         log_model: Upload checkpoints as artifacts: true for the best, "all" for each.
-        media_budget: Megabytes of pictures and tables in a run; later ones are left out, with a warning.
+        media_budget: Megabytes of images and tables in a run; later ones are left out, with a warning.
 
     Raises:
-        InputError: If log_model is no valid choice, or if media_budget is negative.
+        InputError: If log_model is not a valid choice, or if media_budget is negative.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Wandb(RunLogger, WandbLogger):
         self._configure()
 
     def _configure(self) -> None:
-        """Tell Lightning's logger the settings and the current W&B run."""
+        """Pass the settings and the current W&B run to Lightning's logger."""
         WandbLogger.__init__(
             self,
             name=self._settings["name"],
@@ -227,7 +227,7 @@ class Wandb(RunLogger, WandbLogger):
 
     @rank_zero_only
     def backfill(self, before: int | None = None) -> None:
-        """Log the values and pictures in the run's folder; also its configuration if all steps are logged.
+        """Log the values and images in the run's folder; also its configuration if all steps are logged.
 
         Args:
             before: The first step to leave out; all steps are logged if None.
@@ -256,7 +256,7 @@ class Wandb(RunLogger, WandbLogger):
     @rank_zero_only
     @_unless_closed
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
-        """Log pictures, within the media budget."""
+        """Log images, within the media budget."""
         if self._is_within_budget(key):
             super().log_image(key, images, step, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Losses, one file a kind of task. No Lightning."""
+"""Losses, one file for each kind of task. No Lightning."""
 
 from cnnlab.losses.distillation import attention_transfer, soft_targets
 from cnnlab.losses.segmentation import (

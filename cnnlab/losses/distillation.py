@@ -1,4 +1,4 @@
-"""Losses for distillation: how far a student is from its teacher."""
+"""Losses for distillation: the distance between a student and its teacher."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """How far a student's probabilities are from its teacher's: T^2 KL(teacher / T, student / T), mean over the batch.
+    """The distance between the probabilities of student and teacher: T^2 KL(teacher / T, student / T), batch mean.
 
-    Both logits are divided by the temperature T; its square keeps the gradients as large as those of the cross-entropy
-    (Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2).
+    Both logits are divided by the temperature T; the factor T^2 keeps the gradients as large as those of the
+    cross-entropy (Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2).
 
     Args:
         student: Logits (B, K).
@@ -27,11 +27,11 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> 
 
 
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far a student's features are from its teacher's in where they are strong: from 0 to 4.
+    """The distance between the attention maps of student and teacher: from 0 to 4.
 
-    The squares of the features, summed over the channels and scaled to length 1 over the positions; of these maps the
-    squared distance, mean over the batch (Zagoruyko and Komodakis 2017, arXiv:1612.03928, section 3.1). So they may
-    have different numbers of channels; the larger one is averaged to the size of the smaller.
+    An attention map is the sum over the channels of the squared features, scaled to length 1 over the positions. The
+    loss is the squared distance of the maps, mean over the batch (Zagoruyko and Komodakis 2017, arXiv:1612.03928,
+    section 3.1). So the numbers of channels may differ; the larger map is averaged to the size of the smaller.
 
     Args:
         student: Features (B, C, H, W).

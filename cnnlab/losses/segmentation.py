@@ -1,7 +1,7 @@
 """Losses for segmentation: cross-entropy, Dice, Tversky and focal, without one-hot masks.
 
-They take logits (B, K, H, W) and targets (B, H, W) int64, and return a scalar. Pixels that are
-``ignore_index`` count for nothing; where all are, the loss is 0, and so are its gradients. All compute in float32.
+They take logits (B, K, H, W) and targets (B, H, W) int64, and return a scalar. Pixels with the target ``ignore_index``
+are ignored; if all are, the loss and its gradients are 0. All losses compute in float32.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from cnnlab.errors import InputError, nearest
 
 
 class ClassSums(NamedTuple):
-    """What an image's probabilities sum to, for each class, over the pixels that count: (B, K) each."""
+    """Sums of an image's probabilities, for each class, over the pixels that are not ignored: (B, K) each."""
 
     overlap: Tensor
-    """The class's probability, over the pixels that are of the class."""
+    """The sum of the class's probability over the pixels of the class."""
     mass: Tensor
-    """The class's probability, over all pixels."""
+    """The sum of the class's probability over all pixels."""
     log_likelihood: Tensor
-    """The logarithm of the class's probability, over the pixels that are of the class."""
+    """The sum of the logarithm of the class's probability over the pixels of the class."""
     pixels: Tensor
-    """How many pixels are of the class; no gradient."""
+    """The number of pixels of the class; no gradient."""
 
     def of_batch(self) -> ClassSums:
-        """The sums over all images, as if they were one: (1, K) each."""
+        """The sums over all images, as if they were one image: (1, K) each."""
         return ClassSums(*(values.sum(dim=0, keepdim=True) for values in self))
 
 
 def class_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> ClassSums:
-    """Sum softmax probabilities by class: all that cross-entropy, Dice and Tversky need to know.
+    """Sum softmax probabilities by class: the sums that cross-entropy, Dice and Tversky are computed from.
 
-    An image at a time, forwards and backwards: the logits, the target and one float a pixel are kept, and the
-    probabilities of more than one image are never in memory. Float16 and bfloat16 become float32 on the way, and so are
-    the sums.
+    Forward and backward pass handle one image at a time. They keep the logits, the target and one float per pixel; the
+    probabilities of more than one image are never in memory. Float16 and bfloat16 are converted to float32, the dtype
+    of the sums.
 
     Args:
         logits: (B, K, H, W), any floats.
         target: (B, H, W), int64 in 0..K-1, or ignore_index.
-        ignore_index: Pixels that count for nothing.
+        ignore_index: The target of ignored pixels.
 
     Raises:
-        InputError: If the shapes do not fit each other.
+        InputError: If the shapes do not match.
 
     >>> sums = class_sums(torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 1, 255]]]))
     >>> sums.overlap.tolist(), sums.mass.tolist(), sums.pixels.tolist()
@@ -66,7 +66,7 @@ def class_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> Class
 
 
 def _full_precision(values: Tensor) -> torch.autocast:
-    """Mixed precision would multiply matrices in half precision."""
+    """Turn autocast off: mixed precision would multiply matrices in half precision."""
     return torch.autocast(values.device.type, enabled=False)
 
 
@@ -87,7 +87,7 @@ class _ClassSums(torch.autograd.Function):
             sums[1, i] = _weighted_by_class(powers, valid / total)
             for which, values in ((0, own.exp().mul_(valid)), (2, own), (3, valid)):
                 sums[which, i] = _by_class(values, pixels, classes)
-            # The probabilities of an ignored pixel are then all 0.
+            # This makes all probabilities of an ignored pixel 0 in the backward pass.
             normalizers[i] = normalizer.masked_fill_(valid == 0, torch.inf)
         ctx.save_for_backward(logits, target, normalizers)
         ctx.ignore_index = ignore_index
@@ -103,7 +103,8 @@ class _ClassSums(torch.autograd.Function):
         for i, normalizer in enumerate(normalizers):
             levels, pixels, valid = _image(logits[i], target[i], ctx.ignore_index, normalizer.dtype)
             probabilities = torch.sub(levels, normalizer).exp_()
-            # What the logit of a pixel's own class gets; softmax then takes from all in proportion what it gives.
+            # The direct gradient of the logit of a pixel's own class. Softmax then subtracts it from all classes, in
+            # proportion to their probabilities.
             bonus = probabilities.gather(0, pixels[None])[0].mul_(overlap[i][pixels])
             bonus.add_(log_likelihood[i][pixels]).mul_(valid)
             with _full_precision(logits):
@@ -114,7 +115,7 @@ class _ClassSums(torch.autograd.Function):
         return gradients, None, None
 
 
-# Both sum in parts first: one float32 sum of millions of pixels would lose much of the last ones.
+# Both functions sum in parts: a float32 sum over millions of pixels would lose precision.
 
 
 def _by_class(values: Tensor, pixels: Tensor, classes: int) -> Tensor:
@@ -135,23 +136,23 @@ def _weighted_by_class(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _parts(pixels: int) -> tuple[int, int]:
-    """How many parts so many pixels have, and how many pixels are in those; the rest is less than a part's."""
+    """The number of parts for a number of pixels, and the pixels in them; the rest is less than the number of parts."""
     parts = math.isqrt(pixels)
     return parts, pixels // parts * parts
 
 
 def _image(logits: Tensor, target: Tensor, ignore_index: int, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (K, N); the pixels' classes (N,), 0 where they are ignored; 1 for those that count, 0 for the others."""
+    """Logits (K, N); the pixels' classes (N,), 0 if ignored; a mask (N,), 1 for pixels that are not ignored, else 0."""
     pixels = target.flatten()
     ignored = pixels == ignore_index
     return logits.flatten(1).to(kind), pixels.masked_fill(ignored, 0), (~ignored).to(kind)
 
 
 class _SumsLoss(nn.Module, ABC):
-    """A loss that class_sums suffices for.
+    """A loss that is computed from class_sums.
 
     Args:
-        ignore_index: Pixels that count for nothing.
+        ignore_index: The target of ignored pixels.
     """
 
     def __init__(self, ignore_index: int = 255) -> None:
@@ -164,15 +165,15 @@ class _SumsLoss(nn.Module, ABC):
 
     @abstractmethod
     def of(self, sums: ClassSums) -> Tensor:
-        """The loss of what the images' probabilities sum to."""
+        """The loss from the class sums."""
 
 
 class CrossEntropy(_SumsLoss):
-    """Cross-entropy, the mean over all pixels that count; as torch's, but 0 where none does, and in less memory.
+    """Cross-entropy, the mean over all pixels that are not ignored; like torch's with less memory, and 0 without any.
 
     Args:
         class_weights: K weights of the classes, 0 or more; the mean is weighted with them.
-        ignore_index: Pixels that count for nothing.
+        ignore_index: The target of ignored pixels.
     """
 
     class_weights: Tensor | None
@@ -193,17 +194,18 @@ class CrossEntropy(_SumsLoss):
 class Tversky(_SumsLoss):
     """1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth), soft, of each image and class; then the mean.
 
-    TP, FP and FN are sums of softmax probabilities over the pixels that count (Salehi et al. 2017, arXiv:1706.05721). A
-    class that an image lacks costs alpha FP / (alpha FP + smooth), so 0 only where nothing is taken for it, unless
-    ``absent`` is "skip": then it is left out of that image's mean (and an image without any class costs 0).
+    TP, FP and FN are sums of softmax probabilities over the pixels that are not ignored (Salehi et al. 2017,
+    arXiv:1706.05721). A class that is not in an image costs alpha FP / (alpha FP + smooth), which is 0 only without
+    false positives. If ``absent`` is "skip", it is left out of that image's mean instead (and an image without any
+    class costs 0).
 
     Args:
-        alpha: What a false positive costs, 0 or more.
-        beta: What a false negative costs, 0 or more.
-        smooth: Added above and below, above 0: it decides for classes that an image lacks.
-        batchwise: Take the images of a batch for one, instead of the mean over images.
-        absent: What becomes of classes that an image (batchwise: a batch) lacks: count or skip.
-        ignore_index: Pixels that count for nothing.
+        alpha: The cost of a false positive, 0 or more.
+        beta: The cost of a false negative, 0 or more.
+        smooth: Added to numerator and denominator, above 0; it matters most for classes that are not in an image.
+        batchwise: Treat the images of a batch as one, instead of taking the mean over images.
+        absent: Whether to count or skip classes that are not in an image (batchwise: in a batch).
+        ignore_index: The target of ignored pixels.
 
     Raises:
         InputError: If an argument is out of range.
@@ -242,14 +244,14 @@ class Tversky(_SumsLoss):
 class Dice(Tversky):
     """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth), soft, of each image and class; then the mean.
 
-    Milletari et al. 2016 (arXiv:1606.04797), with the sums themselves below the line, not their squares. It is
-    Tversky's index with alpha and beta 0.5 and half of the smoothing.
+    Milletari et al. 2016 (arXiv:1606.04797), with plain sums in the denominator instead of squares. It equals the
+    Tversky loss with alpha and beta 0.5 and half of the smoothing.
 
     Args:
         smooth: See Tversky.
         batchwise: See Tversky.
         absent: See Tversky.
-        ignore_index: Pixels that count for nothing.
+        ignore_index: The target of ignored pixels.
 
     >>> Dice()(torch.tensor([[[[30.0, 30.0]], [[0.0, 0.0]]]]), torch.tensor([[[0, 1]]])).item()
     0.375
@@ -265,13 +267,13 @@ class CrossEntropyDice(_SumsLoss):
     """A weighted sum of cross-entropy and Dice, in one pass over the pixels.
 
     Args:
-        cross_entropy: The share of the cross-entropy.
-        dice: The share of Dice.
+        cross_entropy: The weight of the cross-entropy.
+        dice: The weight of Dice.
         class_weights: See CrossEntropy.
         smooth: See Tversky.
         batchwise: See Tversky.
         absent: See Tversky.
-        ignore_index: Pixels that count for nothing.
+        ignore_index: The target of ignored pixels.
     """
 
     def __init__(
@@ -300,9 +302,9 @@ class Focal(nn.Module):
     """Cross-entropy times (1 - p)^gamma, where p is the true class's probability (Lin et al. 2017, arXiv:1708.02002).
 
     Args:
-        gamma: How little certain pixels count, 0 or more; 0 is cross-entropy.
+        gamma: How much pixels with a high true probability are down-weighted, 0 or more; 0 is cross-entropy.
         class_weights: K weights of the classes, 0 or more (the paper's alpha); they scale, and the mean is over pixels.
-        ignore_index: Pixels that count for nothing.
+        ignore_index: The target of ignored pixels.
 
     Raises:
         InputError: If gamma is negative.
@@ -324,7 +326,7 @@ class Focal(nn.Module):
         kind = torch.promote_types(logits.dtype, torch.float32)
         surprise = F.cross_entropy(logits.to(kind), target, ignore_index=self.ignore_index, reduction="none")
         valid = target != self.ignore_index
-        # Of ignored pixels the surprise is 0, and so is what they lose.
+        # The surprise of ignored pixels is 0, and so is their loss.
         losses = (1 - torch.exp(-surprise)).clamp(min=torch.finfo(kind).tiny) ** self.gamma * surprise
         if self.class_weights is not None:
             losses = losses * self.class_weights[target.masked_fill(~valid, 0)]
@@ -338,15 +340,15 @@ LOSSES: dict[str, type[nn.Module]] = {
     "tversky": Tversky,
     "focal": Focal,
 }
-"""Losses by name, each called with ignore_index and arguments of its own."""
+"""Losses by name, each called with ignore_index and its own arguments."""
 
 
 def create_loss(name: str, ignore_index: int, args: dict[str, Any]) -> nn.Module:
-    """Make a loss.
+    """Create a loss.
 
     Args:
         name: A name in LOSSES.
-        ignore_index: Pixels that count for nothing.
+        ignore_index: The target of ignored pixels.
         args: Its other arguments.
 
     Raises:

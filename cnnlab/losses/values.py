@@ -1,4 +1,4 @@
-"""Losses for values: of standardized values, with or without a spread, and of levels with an order."""
+"""Losses for values: standardized values, with or without a spread, and ordered levels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnnlab.errors import InputError, nearest
 
 _LARGEST_LOG_VARIANCE = 15.0
-"""Of standardized values: beyond it a variance says nothing, and its inverse is out of range."""
+"""The limit, to both sides, for standardized values: beyond it a variance is meaningless, its inverse out of range."""
 
 
 def _gaussian_nll(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ VALUE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "smooth_l1": F.smooth_l1_loss,
     "gaussian_nll": _gaussian_nll,
 }
-"""Losses of standardized values by name; gaussian_nll (Nix and Weigend 1994) learns a spread for each value too."""
+"""Losses of standardized values by name; gaussian_nll (Nix and Weigend 1994) also learns a spread for each value."""
 
 
 class ValueLoss(nn.Module):
@@ -52,21 +52,21 @@ class ValueLoss(nn.Module):
         if name not in VALUE_LOSSES:
             raise InputError(f"there is no loss {name!r} of values: {nearest(name, VALUE_LOSSES)}")
         self.name = name
-        # The checkpoint has them among the hyperparameters.
+        # Not persistent: the checkpoint has them in the hyperparameters.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Outputs (B, V), or (B, 2V) with gaussian_nll, and values (B, V) in their own unit, to a scalar."""
+        """Outputs (B, V), or (B, 2V) with gaussian_nll, and values (B, V) in their own units, to a scalar."""
         return VALUE_LOSSES[self.name](outputs.float(), (targets - self.mean) / self.std)
 
 
 class OrdinalLoss(nn.Module):
-    """Binary cross-entropy of a level being above each but the highest (Frank and Hall 2001), summed over them.
+    """Binary cross-entropy of a level being above each one but the highest (Frank and Hall 2001), summed over them.
 
     Args:
         lowest: The number of the lowest level.
-        levels: How many there are, 2 or more.
+        levels: The number of levels, 2 or more.
     """
 
     def __init__(self, lowest: int, levels: int) -> None:

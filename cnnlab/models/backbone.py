@@ -1,4 +1,4 @@
-"""Which of a network's parameters are its backbone, under the same names whatever head or decoder stands on it."""
+"""The parameters of a network's backbone, under names that do not depend on the head or decoder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from torch import nn
 
 _KNOWN = ("backbone.", "encoder.", "network.encoder.model.")
-"""Where cnnlab's own networks have their backbone; of others the whole network is one."""
+"""The prefixes of the backbone in cnnlab's own networks; in other networks, the whole network is the backbone."""
 
 
 def backbone_prefix(network: nn.Module) -> str:
-    """What the names of a network's backbone begin with: its attribute ``backbone_prefix``, or the usual places.
+    """The prefix of the names of a network's backbone: its attribute ``backbone_prefix``, or a known prefix.
 
     >>> from cnnlab.models import SimpleCNN, UNet
     >>> backbone_prefix(UNet(2, base=4)), backbone_prefix(SimpleCNN())
@@ -22,13 +22,13 @@ def backbone_prefix(network: nn.Module) -> str:
 
 
 def backbone_names(names: Iterable[str], of: nn.Module | str | None) -> dict[str, str]:
-    """The backbone's tensors among those of a network: their names in the whole, by their names in the backbone.
+    """The tensors of a network's backbone: their full names, by their names within the backbone.
 
     timm calls the same layer "stages.0" in a classifier and "stages_0" in an encoder, so both are "stages_0" here.
 
     Args:
         names: All names in the network's state dict.
-        of: The network, or its backbone's prefix, as a checkpoint says it; found by the names if None.
+        of: The network, or its backbone's prefix, as in a checkpoint; determined from the names if None.
 
     >>> backbone_names(["encoder.stem.0.weight", "head.weight"], "encoder.")
     {'stem_0_weight': 'encoder.stem.0.weight'}

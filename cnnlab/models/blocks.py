@@ -15,7 +15,7 @@ from cnnlab.errors import InputError
 
 
 def check_positive(**sizes: int) -> None:
-    """Refuse a size below 1.
+    """Reject sizes below 1.
 
     Raises:
         InputError: If a size is below 1; the message names it.
@@ -38,8 +38,8 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int
 class DropPath(nn.Module):
     """Stochastic depth: in training, drop a residual branch for random samples of the batch (Huang et al. 2016).
 
-    A sample's branch is zero with probability ``rate``, else divided by 1 - rate, which keeps its expectation. In eval
-    mode it is the identity.
+    A sample's branch is zero with probability ``rate``, otherwise divided by 1 - rate, which keeps its expectation. In
+    eval mode it is the identity.
 
     Args:
         rate: The probability of dropping, 0 up to (not including) 1.
@@ -69,7 +69,7 @@ class DropPath(nn.Module):
         return branch * (mask / keep)
 
     def extra_repr(self) -> str:
-        """Show the rate where the module is printed."""
+        """Show the rate when the module is printed."""
         return f"rate={self.rate}"
 
 
@@ -112,7 +112,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class _ResNetBlock(nn.Module):
-    """ReLU of shortcut plus residual; the shortcut is a 1x1 convolution with batch norm where the shape changes."""
+    """ReLU of shortcut plus residual; the shortcut is a 1x1 convolution with batch norm if the shape changes."""
 
     def __init__(self, residual: nn.Sequential, inputs: int, outputs: int, stride: int, drop_path: float) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _ResNetBlock(nn.Module):
         same_shape = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same_shape else nn.Sequential(*conv_bn(inputs, outputs, 1, stride))
         self.drop_path = DropPath(drop_path)
-        # Not in place, unlike those after batch norm: hooks, as Grad-CAM's, keep the unchanged sum.
+        # Not in place, unlike those after batch norm: hooks, such as Grad-CAM's, keep the unchanged sum.
         self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Removal of channels from a network by plain lists, which a pruned network's checkpoint holds."""
+"""Removal of channels from a network, described by plain lists in a pruned network's checkpoint."""
 
 from __future__ import annotations
 

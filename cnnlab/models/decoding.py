@@ -1,4 +1,4 @@
-"""From a network's raw outputs to answers: modules that evaluation uses and that travel into exported files."""
+"""Modules that decode a network's raw outputs to answers; evaluation uses them, and exported files include them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Difficulty(NamedTuple):
     """How difficult each image of a batch is."""
 
     error: Tensor
-    """(B,) how wrong its answer is, the greater the worse; NaN where the truth is not known."""
+    """(B,) the error of each answer, higher is worse; NaN if the target is unknown."""
     uncertainty: Tensor | None
-    """(B,) how uncertain its answer is; None where the network does not say."""
+    """(B,) the uncertainty of each answer; None if the network does not estimate it."""
 
 
 class Decoder(nn.Module):
@@ -30,24 +30,24 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     def difficulty(self, answers: Answers, targets: Any) -> Difficulty | None:
-        """How difficult the images are, for whoever looks at the hardest; None where that is not said.
+        """How difficult each image is, for showing the hardest ones; None if it is not defined.
 
         Args:
-            answers: What forward() returned.
-            targets: The batch's.
+            answers: The result of forward().
+            targets: The targets of the batch.
         """
         return None
 
     def compact(self, answers: Answers) -> Answers:
-        """The part of the answers that pictures and words need, where that is much smaller."""
+        """The part of the answers that images and descriptions need, if it is much smaller."""
         return answers
 
     def undo(self, answers: Answers) -> Any:
-        """Raw outputs that forward() makes these answers of, for the loss of exported files; None if there are none."""
+        """Raw outputs that forward() decodes to these answers, for the loss of exported files; None if undefined."""
         return None
 
     def scores(self, outputs: Any) -> Tensor:
-        """What explanations explain: (B, N), or (B, N, H, W), a score for each of the output's names."""
+        """The scores that explanations explain: (B, N), or (B, N, H, W), one for each of the output's names."""
         scores: Tensor = outputs
         return scores
 
@@ -56,7 +56,7 @@ class LabelDecoder(Decoder):
     """Logits (B, K) to ``probabilities`` (B, K), float32.
 
     Args:
-        multi_label: Whether each class has a probability of its own; else those of an image sum to 1.
+        multi_label: Whether each class has its own probability; otherwise those of an image sum to 1.
     """
 
     def __init__(self, multi_label: bool = False) -> None:
@@ -69,12 +69,12 @@ class LabelDecoder(Decoder):
         return {"probabilities": logits.sigmoid() if self.multi_label else logits.softmax(dim=1)}
 
     def undo(self, answers: Answers) -> Tensor:
-        """Logits whose probabilities these are."""
+        """Logits with these probabilities."""
         logits = _log(answers["probabilities"])
         return logits - _log(1 - answers["probabilities"]) if self.multi_label else logits
 
     def difficulty(self, answers: Answers, targets: Tensor) -> Difficulty:
-        """By cross-entropy, and by the predicted class's probability; with several labels by the mean over classes."""
+        """Cross-entropy, and uncertainty of the predicted class; with several labels, means over the classes."""
         probabilities = answers["probabilities"]
         if self.multi_label:
             uncertainty = 1 - (2 * probabilities - 1).abs().mean(dim=1)
@@ -91,7 +91,7 @@ class MaskDecoder(Decoder):
     """Logits (B, K, H, W) to ``probabilities`` (B, K, H, W), float32, which sum to 1 for each pixel.
 
     Args:
-        ignore_index: What targets of pixels that count for nothing are.
+        ignore_index: The target of ignored pixels.
     """
 
     def __init__(self, ignore_index: int = 255) -> None:
@@ -103,32 +103,32 @@ class MaskDecoder(Decoder):
         return {"probabilities": outputs.float().softmax(dim=1)}
 
     def undo(self, answers: Answers) -> Tensor:
-        """Logits whose probabilities these are."""
+        """Logits with these probabilities."""
         return _log(answers["probabilities"])
 
     def difficulty(self, answers: Answers, targets: Tensor) -> Difficulty:
-        """By the share of pixels that are wrong, of those that count, and by their mean uncertainty."""
+        """The share of wrong pixels among those that are not ignored, and their mean uncertainty."""
         counted = targets != self.ignore_index
         probability, classes = answers["probabilities"].max(dim=1)
         count = counted.sum(dim=(1, 2))
-        wrong = ((classes != targets) & counted).sum(dim=(1, 2)) / count  # NaN where nothing counts.
+        wrong = ((classes != targets) & counted).sum(dim=(1, 2)) / count  # NaN if all pixels are ignored.
         everywhere = counted | (count == 0)[:, None, None]
         uncertainty = ((1 - probability) * everywhere).sum(dim=(1, 2)) / everywhere.sum(dim=(1, 2))
         return Difficulty(wrong, uncertainty)
 
     def compact(self, answers: Answers) -> Answers:
-        """The classes (B, H, W) alone."""
+        """Only the classes (B, H, W)."""
         return {"classes": answers["probabilities"].argmax(dim=1)}
 
 
 class ValueDecoder(Decoder):
-    """Standardized values (B, V) to ``values`` (B, V), float32, in their own unit.
+    """Standardized values (B, V) to ``values`` (B, V), float32, in their own units.
 
     Args:
         mean: Each value's mean in training.
         std: Each value's standard deviation in training, above 0.
-        spread: Whether outputs (B, 2V) also have the logarithm of each standardized variance: then there are
-            ``spreads`` (B, V), one standard deviation of each value.
+        spread: Whether outputs (B, 2V) also have the logarithm of each standardized variance. The answers then have
+            ``spreads`` (B, V), the standard deviation of each value.
     """
 
     mean: Tensor
@@ -152,16 +152,16 @@ class ValueDecoder(Decoder):
         return torch.cat([values, 2 * _log(answers["spreads"] / self.std)], dim=1) if self.spread else values
 
     def difficulty(self, answers: Answers, targets: Tensor) -> Difficulty:
-        """By the mean absolute error, and by the mean spread, each in the value's standard deviations."""
+        """The mean absolute error and the mean spread, each in the value's standard deviations."""
         errors = (answers["values"] - targets).abs() / self.std
         spreads = answers.get("spreads")
         return Difficulty(errors.nanmean(dim=1), None if spreads is None else (spreads / self.std).mean(dim=1))
 
 
 class OrdinalDecoder(Decoder):
-    """Logits (B, L - 1), of a level being above each but the highest, to ``values`` (B, 1) and ``spreads`` (B, 1).
+    """Logits (B, L - 1), of the level being above each one but the highest, to ``values`` and ``spreads`` (B, 1).
 
-    The predicted level is the number of levels that are passed with a probability of at least 0.5 (Frank and Hall
+    The predicted level is the number of levels that are exceeded with a probability of at least 0.5 (Frank and Hall
     2001); its spread is the standard deviation of the levels' distribution.
 
     Args:
@@ -184,14 +184,14 @@ class OrdinalDecoder(Decoder):
         return {"values": self.lowest + chosen.float(), "spreads": variance.clamp(min=0).sqrt()}
 
     def difficulty(self, answers: Answers, targets: Tensor) -> Difficulty:
-        """By how many levels it is wrong, and by the spread."""
+        """The error in levels, and the spread."""
         return Difficulty((answers["values"] - targets).abs()[:, 0], answers["spreads"][:, 0])
 
     def scores(self, outputs: Tensor) -> Tensor:
-        """The sum of the logits, (B, 1): the higher the level, the greater."""
+        """The sum of the logits, (B, 1), which is greater for higher levels."""
         return outputs.sum(dim=1, keepdim=True)
 
 
 def _log(values: Tensor) -> Tensor:
-    """Logarithms; of 0 a very small number's."""
+    """Logarithms; zeros are replaced by a very small number."""
     return values.clamp(min=torch.finfo(values.dtype).tiny).log()

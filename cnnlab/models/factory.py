@@ -39,7 +39,7 @@ def create_network(
 
     Args:
         name: A name in NETWORKS, a timm model, a torchvision model, or the import path of a user's callable
-            (``package.module.Class``) that takes num_classes and channels; the first match counts. The prefixes
+            (``package.module.Class``) that takes num_classes and channels; the first match is used. The prefixes
             ``timm/`` and ``torchvision/`` select a library.
         num_classes: The number of classes.
         channels: The images' channels.
@@ -73,7 +73,7 @@ def create_network(
     if head is None:
         return build(name, factory, source.name, num_classes, channels, weights, dropout=dropout, **kwargs)
     backbone = build(name, factory, source.name, 0, channels, weights, **kwargs)
-    # Some of timm's networks have another layer between the features and the classifier.
+    # Some timm networks have another layer between the features and the classifier.
     features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return TransferModel(backbone, cast(int, features), num_classes, "mlp" if head == "mlp" else "linear", dropout)
 
@@ -137,7 +137,7 @@ def _pretrained_classes(source: Source) -> int:
 
 
 def preprocessing(name: str, channels: int) -> Preprocessing | None:
-    """The preprocessing of a network's pretraining; None if it is not known.
+    """The preprocessing of a network's pretraining; None if it is unknown.
 
     Args:
         name: See create_network.
@@ -163,7 +163,7 @@ class Encoder(NamedTuple):
     widths: list[int]
     """The features' channels."""
     strides: list[int]
-    """The features' strides, by which they are smaller than the image."""
+    """The features' strides: the factors by which they are smaller than the image."""
 
 
 def timm_name(name: str) -> str:

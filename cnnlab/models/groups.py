@@ -35,9 +35,9 @@ class LayerGroup(NamedTuple):
 def layer_groups(network: nn.Module) -> list[LayerGroup]:
     """Divide a network's parameters into groups, from the input to the head; each parameter is in one group.
 
-    A network's own method ``layer_groups`` (group names to prefixes of modules) comes first, then the matcher of timm's
-    networks. In all other networks each child is a group; of a child called features, stages, layers or blocks, each of
-    its children.
+    A network's own method ``layer_groups`` (group names to prefixes of modules) is used first, then the matcher of
+    timm's networks. In all other networks each child is a group. A child called features, stages, layers or blocks is
+    divided: each of its children is a group.
 
     >>> from cnnlab.models import SimpleCNN
     >>> [group.name for group in layer_groups(SimpleCNN())]
@@ -49,7 +49,7 @@ def layer_groups(network: nn.Module) -> list[LayerGroup]:
     if callable(own := getattr(network, "layer_groups", None)):
         return _group_by_prefixes(network, own().items())
     if hasattr(network, "group_matcher"):
-        # Some of timm's matchers know no coarse groups.
+        # Some timm matchers have no coarse groups.
         with contextlib.suppress(AssertionError):
             return _group_by_matcher(network)
     prefixes: list[str] = []
@@ -83,14 +83,14 @@ def _parameter_owners(network: nn.Module) -> list[str]:
 def _group_by_matcher(network: nn.Module) -> list[LayerGroup]:
     from timm.models import group_parameters
 
-    # timm groups the classifier with the layers before it; here it is a group of its own.
+    # timm groups the classifier with the layers before it; here it is a separate group.
     classifier = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     groups: list[LayerGroup] = []
     head: dict[str, None] = {}
     assigned: set[str] = set()
     for names in group_parameters(network, network.group_matcher(coarse=True)).values():  # type: ignore[operator]
-        # If the matcher divides a module's parameters (tokens of the network itself), the first group has them all.
+        # If the matcher divides a module's parameters (tokens of the network itself), all go to the first group.
         owners = dict.fromkeys(owner for name in names if (owner := name.rpartition(".")[0]) not in assigned)
         assigned |= set(owners)
         head_owners = {name: None for name in owners if any(f"{name}.".startswith(f"{prefix}.") for prefix in heads)}

@@ -1,4 +1,4 @@
-"""Training with little memory: activation checkpointing, and group norm for small batches."""
+"""Training with less memory: activation checkpointing, and group norm for small batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of networks by name, before they are built: image size, accuracy, whether weights are available."""
+"""Facts about networks by name, without building them: image size, accuracy, whether weights are available."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def list_networks() -> list[str]:
 
 
 def default_image_shape(name: str, channels: int | None = None) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a network is meant for; 3x224x224 if it is not known.
+    """Channels, height and width of the images that a network is designed for; 3x224x224 if they are unknown.
 
     Args:
         name: See create_network and create_segmenter.

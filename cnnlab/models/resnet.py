@@ -11,9 +11,9 @@ from cnnlab.models.blocks import BasicBlock, check_positive, conv_bn
 class SmallResNet(nn.Module):
     """7x7 stem and three stages of two residual blocks each, of 64, 128 and 256 channels (He et al. 2016).
 
-    ResNet-18 without its last stage. The stem halves the image twice, each of the last two stages once: features have
-    1/16 of the image's height and width, rounded up, so any size works. 2,785,354 parameters for three channels and 10
-    classes. From input to output: ``stem``, the three ``stages``, ``head``.
+    ResNet-18 without its last stage. The stem halves the image twice, and each of the last two stages halves it once.
+    Features have 1/16 of the image's height and width, rounded up, so any size works. 2,785,354 parameters for three
+    channels and 10 classes. From input to output: ``stem``, the three ``stages``, ``head``.
 
     Args:
         num_classes: The number of classes.

@@ -1,4 +1,4 @@
-"""Build networks for segmentation by name: U-Net, plain or on a timm encoder, DeepLabV3+, and the user's own."""
+"""Build networks for segmentation by name: U-Net, plain or with a timm encoder, DeepLabV3+, and the user's own."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def encoder_of(name: str, encoder: str | None) -> str | None:
 
 
 def refuse_encoder(name: str, encoder: str | None, weights: str | None) -> None:
-    """Refuse an encoder, or weights for one, for a network without a timm encoder.
+    """Reject an encoder, or weights for one, for a network without a timm encoder.
 
     Raises:
         InputError: If an encoder or weights are given.

@@ -18,7 +18,7 @@ class TransferModel(nn.Module):
 
     Args:
         backbone: Standardized images (B, C, H, W) to features (B, features).
-        features: The number of its features.
+        features: The number of the backbone's features.
         num_classes: The number of classes.
         head: linear (dropout 0, one layer) or mlp.
         dropout: Dropout rate at the start of the head, 0..1; the head's default if None.

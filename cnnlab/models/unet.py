@@ -37,7 +37,7 @@ class AttentionGate(nn.Module):
     """Attention gate: weigh the skip's features by the decoder's (Oktay et al. 2018, arXiv:1804.03999).
 
     Two 1x1 convolutions, one of the skip's features and one of the decoder's, are added. ReLU, a 1x1 convolution and
-    the sigmoid give a weight in 0..1 for each pixel.
+    a sigmoid give a weight in 0..1 for each pixel.
 
     Args:
         skip: Channels of the skip's features.
@@ -70,7 +70,7 @@ class UpBlock(nn.Module):
         skip: Channels of the skip connection, 0 if there is none.
         outputs: Channels out.
         attention: Whether an AttentionGate weighs the skip's features.
-        transposed: Whether a transposed convolution doubles the size and halves the channels; else upsampling is
+        transposed: Whether a transposed convolution doubles the size and halves the channels; otherwise upsampling is
             nearest-neighbor.
     """
 
@@ -162,10 +162,10 @@ class EncoderUNet(nn.Module):
     follow after the encoder's largest features, up to the image's size or to ``stride``.
 
     Args:
-        encoder: Images (B, C, H, W) to a list of features, the largest first, each half as large as the one before;
+        encoder: Images (B, C, H, W) to a list of features, the largest first, each half as large as the previous one;
             their shape is (B, H, W, C) if its ``output_fmt`` is NHWC.
         widths: The features' channels.
-        strides: The features' strides, by which they are smaller than the image.
+        strides: The features' strides: the factors by which they are smaller than the image.
         num_classes: The number of classes.
         decoder: Channels at the image's size; each earlier step has twice as many, up to 256.
         stride: The stride of the decoder's last features; the logits are resized to the image's size bilinearly. With
@@ -203,7 +203,7 @@ class EncoderUNet(nn.Module):
         steps = steps[: steps.index(stride) + 1]
         self.multiple = strides[-1]
         self.encoder = encoder
-        # Some of timm's return (B, H, W, C).
+        # Some timm networks return (B, H, W, C).
         self._channels_last = str(getattr(encoder, "output_fmt", "")).endswith("NHWC")
         outputs = [min(decoder * step, 256) for step in steps]
         self.decoder = nn.ModuleList(

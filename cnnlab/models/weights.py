@@ -29,7 +29,7 @@ def architecture_only() -> Iterator[None]:
 
 
 def should_load(weights: str | None) -> bool:
-    """Whether pretrained weights were asked for and are not suppressed by architecture_only."""
+    """Whether pretrained weights are requested and architecture_only is not active."""
     return weights is not None and not _ARCHITECTURE_ONLY.get()
 
 
@@ -42,12 +42,12 @@ def find_weights(name: str, weights: str) -> Path | None:
     """Find the file of a network's weights; None if only the hub may have them.
 
     Args:
-        name: The network's name, with torchvision/ before those of torchvision.
-        weights: "pretrained" for the folder of prefetched weights, else the hub; a file; or a folder with
+        name: The network's name, with the prefix torchvision/ for torchvision's networks.
+        weights: "pretrained" for the folder of prefetched weights, then the hub; a file; or a folder with
             NAME.safetensors, .pth, .pt or .bin (torchvision/NAME for torchvision's networks).
 
     Raises:
-        InputError: If the given file or folder does not exist, or lacks the network's weights.
+        InputError: If the given file or folder does not exist, or does not have the network's weights.
     """
     folder = prefetched_folder() if weights == "pretrained" else Path(weights).expanduser()
     if folder.is_file():

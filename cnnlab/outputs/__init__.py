@@ -1,4 +1,4 @@
-"""Kinds of answers: their columns, files, pictures, words, and what exported files say of them. No torch."""
+"""Kinds of answers: their columns, files, images, descriptions and metadata in exported files. No torch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ OUTPUTS: dict[str, type[Output]] = {kind.kind: kind for kind in (Labels, Masks, 
 
 
 def create_output(metadata: Mapping[str, Any]) -> Output:
-    """Make an output again from what Output.metadata() returned.
+    """Create an output from the result of Output.metadata().
 
     Raises:
-        InputError: If there is no such kind, or if it is not made of these values.
+        InputError: If there is no such kind, or if it does not accept these values.
     """
     settings = {name: value for name, value in metadata.items() if name != "kind"}
     try:

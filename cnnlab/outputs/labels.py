@@ -15,11 +15,11 @@ class ClassPrediction(NamedTuple):
     """The classes of an image."""
 
     path: str
-    """The image's file, "" where it has none."""
+    """The image's file, "" if it has none."""
     labels: list[int]
-    """The numbers of its classes: one, or any number of them where an image may have several."""
+    """The numbers of its classes: one, or any number of them with multi-label data."""
     names: list[str]
-    """Their names."""
+    """The names of its classes."""
     probabilities: npt.NDArray[np.float32]
     """(K,), of each class."""
 
@@ -45,7 +45,7 @@ class Labels(Output):
         return ("probabilities",)
 
     def metadata(self) -> dict[str, Any]:
-        """The classes, and whether there may be several."""
+        """The classes, and whether an image may have several."""
         return {"kind": self.kind, "names": self.names, "multi_label": self.multi_label}
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -76,7 +76,7 @@ class Labels(Output):
         return [[target, numbers, ";".join(answer.names), *(f"{value:.6g}" for value in answer.probabilities.tolist())]]
 
     def describe(self, answer: ClassPrediction, truth: npt.NDArray[Any] | None) -> dict[str, Any]:
-        """The true and the predicted classes, with their probabilities where there is one of each."""
+        """The true and the predicted classes, with their probabilities if there is one of each."""
         facts: dict[str, Any] = {} if truth is None else {"truth": self._named(self._numbers(truth))}
         facts["predicted"] = self._named(answer.labels)
         if not self.multi_label:
@@ -86,7 +86,7 @@ class Labels(Output):
         return facts
 
     def caption(self, answer: ClassPrediction, truth: npt.NDArray[Any] | None) -> str:
-        """The predicted classes, and the true ones where they are others."""
+        """The predicted classes, and the true ones if they differ."""
         predicted = self._named(answer.labels)
         if not self.multi_label:
             predicted += f" {answer.probabilities[answer.labels[0]]:.0%}"
@@ -95,11 +95,11 @@ class Labels(Output):
         return f"{predicted}\nis {self._named(self._numbers(truth))}"
 
     def is_right(self, answer: ClassPrediction, truth: npt.NDArray[Any] | None) -> bool | None:
-        """Whether the predicted classes are the true ones."""
+        """Whether the predicted classes equal the true ones."""
         return None if truth is None else answer.labels == self._numbers(truth)
 
     def label(self, target: npt.NDArray[Any]) -> str:
-        """The class's name; of a mixture each with its share."""
+        """The class's name; for a mixture, the name and share of each class."""
         if not target.ndim:
             return self.names[int(target)]
         shares = {self.names[i]: float(target[i]) for i in np.flatnonzero(target).tolist()}
@@ -110,11 +110,11 @@ class Labels(Output):
         return None if not target.ndim and target < 0 else target
 
     def to_explain(self, truths: Sequence[npt.NDArray[Any] | None]) -> list[int | None]:
-        """The true class; the predicted one where an image may have several."""
+        """The true class; with multi-label data the predicted one."""
         return [None if truth is None or truth.ndim else int(truth) for truth in truths]
 
     def group(self, truth: npt.NDArray[Any]) -> int | None:
-        """The class; None where an image may have several."""
+        """The class; None with multi-label data."""
         return None if truth.ndim else int(truth)
 
     def certainty(self, arrays: Arrays, name: int) -> str:
@@ -129,7 +129,7 @@ class Labels(Output):
 
 
 def probabilities_of(logits: npt.NDArray[Any], sigmoid: bool) -> npt.NDArray[np.float32]:
-    """Logits (B, K, ...) to probabilities: each class by itself, or all of an image (of a pixel) together."""
+    """Logits (B, K, ...) to probabilities: sigmoid of each class, or softmax over the classes."""
     if sigmoid:
         each: npt.NDArray[np.float32] = np.exp(-np.logaddexp(0, -logits))
         return each

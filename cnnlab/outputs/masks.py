@@ -22,11 +22,11 @@ class MaskPrediction(NamedTuple):
     """The classes of an image's pixels."""
 
     path: str
-    """The image's file, "" where it has none."""
+    """The image's file, "" if it has none."""
     classes: Pixels
-    """(H, W), the numbers of the classes, as large as the image."""
+    """(H, W), the numbers of the classes, at the size of the image."""
     probabilities: npt.NDArray[np.float32] | None
-    """(K, h, w), at the size that the network saw."""
+    """(K, h, w), at the size of the network's input."""
 
 
 class Masks(Output):
@@ -34,10 +34,10 @@ class Masks(Output):
 
     Args:
         names: The classes in order.
-        ignore_index: What pixels of a truth that count for nothing are; also those whose truth is not known.
+        ignore_index: The value of ignored pixels in a truth, including pixels whose class is unknown.
 
     Raises:
-        InputError: In answers(), if there are more classes than a PNG mask has room for.
+        InputError: In answers(), if there are more classes than a PNG mask can store.
     """
 
     kind = "masks"
@@ -54,7 +54,7 @@ class Masks(Output):
         return ("probabilities",)
 
     def metadata(self) -> dict[str, Any]:
-        """The classes, and what is ignored."""
+        """The classes, and the ignored value."""
         return {"kind": self.kind, "names": self.names, "ignore_index": self.ignore_index}
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -62,10 +62,10 @@ class Masks(Output):
         return {"probabilities": probabilities_of(raw["logits"], sigmoid=False)}
 
     def answers(self, arrays: Arrays, paths: Sequence[str], sizes: Sequence[Size | None]) -> list[MaskPrediction]:
-        """The most probable class of each pixel, by the nearest pixel at the image's own size.
+        """The most probable class of each pixel, resized to the image's size with nearest-neighbor sampling.
 
         Args:
-            arrays: probabilities (B, K, h, w), or classes (B, h, w) alone where that is enough.
+            arrays: probabilities (B, K, h, w), or only classes (B, h, w).
             paths: See Output.
             sizes: See Output.
         """
@@ -85,7 +85,7 @@ class Masks(Output):
 
     @property
     def columns(self) -> list[str]:
-        """The mask's file, and the share of the image that each class takes."""
+        """The mask's file, and each class's share of the image."""
         return ["mask", *self.names]
 
     def rows(
@@ -98,9 +98,9 @@ class Masks(Output):
     def files(
         self, answer: MaskPrediction, image: ImageSource, overlays: bool, probabilities: bool
     ) -> Iterator[tuple[str, str, bytes]]:
-        """masks/NAME.png with a palette; overlays/NAME.png: the image, and beside it the same colored by class.
+        """masks/NAME.png with a palette; overlays/NAME.png: the image, and beside it the image colored by class.
 
-        probabilities/NAME.npz has ``probabilities``, float16 (K, h, w), at the size that the network saw.
+        probabilities/NAME.npz has ``probabilities``, float16 (K, h, w), at the size of the network's input.
         """
         count = len(self.names)
         yield "masks", ".png", mask_as_png(answer.classes, count)
@@ -114,15 +114,15 @@ class Masks(Output):
             yield "probabilities", ".npz", file.getvalue()
 
     def describe(self, answer: MaskPrediction, truth: npt.NDArray[Any] | None) -> dict[str, Any]:
-        """The share of the pixels that count which is wrong."""
+        """The share of wrong pixels among those that are not ignored."""
         return {} if truth is None else {"wrong pixels": round(1 - self._right(answer, truth), 6)}
 
     def caption(self, answer: MaskPrediction, truth: npt.NDArray[Any] | None) -> str:
-        """The share that is right, or the classes that take most of the image."""
+        """The share of right pixels, or the classes with the most pixels."""
         return self.label(answer.classes) if truth is None else f"{self._right(answer, truth):.0%} right"
 
     def picture(self, pixels: Pixels, answer: MaskPrediction, truth: npt.NDArray[Any] | None) -> Pixels:
-        """The image, its true classes where they are known, and its predicted ones, side by side."""
+        """The image, its true classes if they are known, and its predicted classes, side by side."""
         shown = [answer.classes] if truth is None else [truth, answer.classes]
         return np.concatenate([pixels, *(overlay_mask(pixels, one, len(self.names)) for one in shown)], axis=1)
 
@@ -131,17 +131,17 @@ class Masks(Output):
         return overlay_mask(pixels, target, len(self.names))
 
     def label(self, target: npt.NDArray[Any]) -> str:
-        """The three classes that take most of the pixels."""
+        """The three classes with the most pixels."""
         counts = np.bincount(target[(target >= 0) & (target < len(self.names))].ravel(), minlength=len(self.names))
         most = [number for number in np.argsort(-counts, kind="stable").tolist() if counts[number]][:3]
         return "\n".join(f"{self.names[number]} {counts[number] / target.size:.0%}" for number in most) or "-"
 
     def known(self, target: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-        """None where all pixels are ignored."""
+        """None if all pixels are ignored."""
         return target if (target != self.ignore_index).any() else None
 
     def to_explain(self, truths: Sequence[npt.NDArray[Any] | None]) -> list[int | None]:
-        """The largest class of each mask; the commonest of all, such as the background, only where it is alone."""
+        """Each mask's largest class; the most frequent class of all masks, such as background, only if it is alone."""
         count = len(self.names)
         counts = np.zeros((len(truths), count), dtype=np.int64)
         for row, truth in zip(counts, truths, strict=True):
@@ -153,7 +153,7 @@ class Masks(Output):
         return [None if truth is None else int(one) for truth, one in zip(truths, largest, strict=True)]
 
     def certainty(self, arrays: Arrays, name: int) -> str:
-        """The share of the pixels that are predicted to be of the class."""
+        """The share of pixels with this predicted class."""
         return f"{(arrays['probabilities'].argmax(axis=1) == name).mean():.0%} of pixels"
 
     def _right(self, answer: MaskPrediction, truth: npt.NDArray[Any]) -> float:

@@ -1,4 +1,4 @@
-"""predictions.csv, and the files beside it: the same for whoever predicts."""
+"""predictions.csv and the files beside it, the same for all commands that predict."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cnnlab.writing import write_atomically
 
 
 class AnswerWriter:
-    """Makes the rows of a table of answers, and writes the files that belong to them.
+    """Creates the rows of a table of answers, and writes the files that belong to them.
 
-    A file is called FOLDER/NAME.ENDING beside the table, where NAME is the image's path from the folder on that all
-    images have in common, its own ending included.
+    A file is called FOLDER/NAME.ENDING beside the table, where NAME is the image's path relative to the common folder
+    of all images, including its file extension.
 
     Args:
         output: The kind of the answers.
@@ -30,7 +30,7 @@ class AnswerWriter:
         probabilities: See Output.files.
 
     Raises:
-        InputError: If the answers have files, and the images have no paths to name them by.
+        InputError: If the answers have files, and an image has no path for their names.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class AnswerWriter:
         return ["index", "path", *self.output.columns]
 
     def sizes(self, paths: Sequence[str]) -> list[Size | None]:
-        """The original sizes at which answers are written; None where they have no files."""
+        """The original sizes at which answers are written; None if they have no files."""
         return [LazyImage(path).size if self._has_files else None for path in paths]
 
     def rows(self, index: int, answer: Any, truth: npt.NDArray[Any] | None = None) -> list[list[object]]:
         """Write an answer's files, and return its rows.
 
         Args:
-            index: The image's place.
-            answer: Its answer.
-            truth: Its truth; None where that is not known.
+            index: The image's index.
+            answer: The image's answer.
+            truth: The image's truth; None if it is unknown.
         """
         files = self._write_files(answer) if self._has_files else {}
         return [[index, answer.path, *row] for row in self.output.rows(answer, truth, files)]

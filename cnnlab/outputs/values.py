@@ -1,4 +1,4 @@
-"""Values: one or more numbers for each image, in the table's own unit."""
+"""Values: one or more numbers for each image, in the units of the table."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ class ValuePrediction(NamedTuple):
     """The values of an image."""
 
     path: str
-    """The image's file, "" where it has none."""
+    """The image's file, "" if it has none."""
     values: npt.NDArray[np.float32]
-    """(V,), in their own unit."""
+    """(V,), in their own units."""
     spreads: npt.NDArray[np.float32] | None
-    """(V,) one standard deviation of each, in its own unit; None where the network predicts none."""
+    """(V,) one standard deviation of each, in its own unit; None if the network does not predict it."""
 
 
 class Values(Output):
-    """Values (B, V), and perhaps the standard deviation of each, (B, V).
+    """Values (B, V), optionally with the standard deviation of each, (B, V).
 
     Args:
-        names: What the values are, such as their columns in a table.
+        names: The names of the values, such as their columns in a table.
         spread: Whether each has a standard deviation.
-        mean: Each value's mean in training, in its own unit: what the bare network's 0 stands for.
-        std: Each value's standard deviation in training: what the bare network's 1 stands for.
-        lowest: The lowest level of values with an order, whose bare network says how probable each higher one is.
+        mean: Each value's mean in training, in its own unit: the value of a raw output of 0.
+        std: Each value's standard deviation in training, in its own unit: the scale of the raw outputs.
+        lowest: The lowest of several ordered levels, if the raw outputs are logits of each higher level.
     """
 
     kind = "values"
@@ -56,11 +56,11 @@ class Values(Output):
 
     @property
     def raw_arrays(self) -> tuple[str, ...]:
-        """What the bare network returns: standardized values, or logits of levels."""
+        """The network's raw outputs: standardized values, or logits of levels."""
         return ("outputs",)
 
     def metadata(self) -> dict[str, Any]:
-        """The names, and all that it takes to decode a bare network's outputs."""
+        """The names, and everything needed to decode raw outputs."""
         names = ("names", "spread", "mean", "std", "lowest")
         return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
 
@@ -86,13 +86,13 @@ class Values(Output):
 
     @property
     def columns(self) -> list[str]:
-        """For each value its truth, the value, and its spread where there is one."""
+        """For each value its truth, its prediction, and its spread if there is one."""
         return [column for name in self.names for column in (f"target {name}", name, *self._spread_of(name))]
 
     def rows(
         self, answer: ValuePrediction, truth: npt.NDArray[Any] | None, files: Mapping[str, str]
     ) -> list[list[object]]:
-        """One row; a truth that is not known is empty."""
+        """One row; an unknown truth is empty."""
         row: list[object] = []
         for i, value in enumerate(answer.values.tolist()):
             row += [_number(None if truth is None else float(truth[i])), _number(value)]
@@ -125,7 +125,7 @@ class Values(Output):
         return "\n".join(f"{name} {float(value):.3g}" for name, value in zip(self.names, target, strict=True))
 
     def known(self, target: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-        """None where no value is a number."""
+        """None if no value is a number."""
         return None if np.isnan(target).all() else target
 
     def to_explain(self, truths: Sequence[npt.NDArray[Any] | None]) -> list[int | None]:
@@ -141,7 +141,7 @@ class Values(Output):
 
 
 def _number(value: float | None) -> str:
-    """A number as it stands in a table; nothing for one that is not known.
+    """A number as text in a table; empty if it is unknown.
 
     >>> _number(0.123456789), _number(None), _number(float("nan"))
     ('0.123457', '', '')

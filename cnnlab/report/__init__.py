@@ -1,4 +1,4 @@
-"""A run's folder, or several, as one HTML file that needs nothing else. It reads files only."""
+"""The report of one or several runs as one self-contained HTML file. It only reads the runs' files."""
 
 from cnnlab.report.facts import Facts
 from cnnlab.report.page import picture_page, write_report

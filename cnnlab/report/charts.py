@@ -1,4 +1,4 @@
-"""Charts of the report: matplotlib's SVG, made to stand inside a page of light or dark colors."""
+"""Charts of the report: SVG from matplotlib, for pages with light or dark colors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK = "#010203"
-"""Stands for the page's own text color until the SVG is written."""
+"""A placeholder for the page's text color until the SVG is written."""
 _HUE = (0.23, 0.51, 0.96)
 COLORS = ["#3b82f6", "#e0692b", "#2a9d5c", "#b455c9", "#c7425b", "#1aa3a8", "#8a8f3a", "#7c6f64"]
 """Legible on white and on black."""
@@ -26,7 +26,7 @@ _MOST_POINTS = 600
 _NUMBER = itertools.count()
 _STYLE: Any = {
     "svg.fonttype": "none",
-    # Names are no mathematics.
+    # Names are not mathematical notation.
     "text.parse_math": False,
     "font.size": 9.0,
     "text.color": _INK,
@@ -41,12 +41,12 @@ _STYLE: Any = {
 
 
 def lines(series: Mapping[str, Series], title: str, legend: bool = True) -> str:
-    """Values over the steps, a line each.
+    """Values over the steps, with one line for each series.
 
     Args:
-        series: By what the legend calls them.
-        title: What stands above.
-        legend: Whether there is one.
+        series: The points by the names in the legend.
+        title: The chart's title.
+        legend: Whether to draw a legend.
 
     Returns:
         SVG.
@@ -70,7 +70,7 @@ def lines(series: Mapping[str, Series], title: str, legend: bool = True) -> str:
 
 
 def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
-    """A confusion matrix (K, K), colored by the share of each true class; rows are the truth. Returns SVG."""
+    """A confusion matrix (K, K), colored by the share of each true class; rows are the true classes. Returns SVG."""
     count = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
@@ -97,7 +97,7 @@ def confusion(counts: npt.NDArray[np.int64], names: Sequence[str]) -> str:
 
 
 def reliability(bins: Table) -> str:
-    """How often predictions of a probability are right. Returns SVG."""
+    """A reliability diagram: the share of correct predictions for each range of probabilities. Returns SVG."""
     filled = [row for row in bins if int(row["images"])]
     probability = [float(row["probability"]) for row in filled]
     accuracy = [float(row["accuracy"]) for row in filled]
@@ -119,7 +119,7 @@ def reliability(bins: Table) -> str:
 
 
 def values(pairs: Table, scores: Table) -> list[str]:
-    """Truth against prediction, and the errors against the truth, of each value. Returns SVGs."""
+    """For each value, the predictions and the errors against the truth. Returns SVGs."""
     charts = []
     for row in scores:
         name = row["value"]
@@ -140,7 +140,7 @@ def _draw_points(
 ) -> None:
     axis = figure.subplots()
     axis.plot(*line, color=_INK, alpha=0.35, linewidth=1, linestyle="--")
-    # More points than this are a cloud, and make the page large.
+    # More points do not show more, and make the page large.
     some = slice(None, None, max(1, len(true) // 3000))
     axis.plot(true[some], heights[some], "o", color=COLORS[0], markersize=3, alpha=0.5, markeredgewidth=0)
     axis.set(xlabel="truth", ylabel=label, title=title)
@@ -148,7 +148,7 @@ def _draw_points(
 
 
 def _thinned(points: Series) -> Series:
-    """No more points than a line can show: the mean of neighbors."""
+    """Reduce the points to the maximum number of a line, by means of neighbors."""
     if len(points) <= _MOST_POINTS:
         return points
     parts = np.array_split(np.array(points, dtype=np.float64), _MOST_POINTS)
@@ -156,7 +156,7 @@ def _thinned(points: Series) -> Series:
 
 
 def _svg(draw: Any, size: tuple[float, float], description: str) -> str:
-    """What draw() makes of a figure, with names of its own and in the page's color.
+    """Convert the figure of draw() to SVG, with unique ids and the page's text color.
 
     >>> _svg(lambda figure: figure.text(0, 0, "<b>"), (1, 1), "a & b")[:53]
     '<svg role="img" aria-label="a &amp; b" class="chart" '

@@ -1,4 +1,4 @@
-"""What a run's folder says, read for the report; whatever is not there is left out."""
+"""The content of a run's folder, read for the report; missing files are left out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Series = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Facts:
-    """A run, as its files tell.
+    """A run, as described by its files.
 
     Raises:
         InputError: If there is no such run.
@@ -43,7 +43,7 @@ class Facts:
 
     @cached_property
     def config_text(self) -> str:
-        """The resolved configuration as it stands."""
+        """The text of the resolved configuration."""
         return self.run.config.read_text(encoding="utf-8") if self.run.config.is_file() else ""
 
     @cached_property
@@ -53,7 +53,7 @@ class Facts:
 
     @cached_property
     def results(self) -> dict[str, float]:
-        """The test's, by metric; the last validation's of the training where there was no test."""
+        """The test's results by metric; without a test, those of the training's last validation."""
         if tested := _json(self.run.test):
             return tested
         return {name: series[-1][1] for name, series in self.curves.items() if name.startswith("val/")}
@@ -69,26 +69,26 @@ class Facts:
         return found
 
     def table(self, name: str) -> Table:
-        """One of the tables that the task has made of its test's results; empty where there is none."""
+        """A table of the test's results, written by the task; empty if it is missing."""
         return _table(self.run.table(name))
 
     def picture(self, name: str) -> Path | None:
-        """One of the run's pictures, if it is there."""
+        """One of the run's images; None if it is missing."""
         path = self.run.pictures / name
         return path if path.is_file() else None
 
     def error_picture(self, row: dict[str, str]) -> Path:
-        """The picture of a row of errors."""
+        """The image of a row of errors."""
         return self.run.errors(self.errors[0]).parent / row["picture"]
 
     @property
     def lower_is_better(self) -> set[str]:
-        """The metrics of which less is better, as the task has said."""
+        """The metrics whose lower values are better, as recorded by the task."""
         return set(self.environment.get("lower_is_better", ("loss", "calibration_error")))
 
     @cached_property
     def confusion(self) -> tuple[list[str], npt.NDArray[np.int64]] | None:
-        """The classes, and (K, K) counts; rows are the truth."""
+        """The classes, and (K, K) counts; rows are the true classes."""
         matrix = self.run.table("confusion_matrix")
         if not _is_there(matrix):
             return None
@@ -97,7 +97,7 @@ class Facts:
         return header[1:], np.array([row[1:] for row in rows], dtype=np.int64)
 
     def confused(self, count: int = 10) -> list[tuple[str, str, int]]:
-        """The pairs (truth, prediction, how often) that are confused most."""
+        """The most frequently confused pairs (truth, prediction, how often)."""
         if self.confusion is None:
             return []
         names, counts = self.confusion
@@ -108,7 +108,7 @@ class Facts:
 
     @cached_property
     def errors(self) -> tuple[Literal["val", "test"], Table]:
-        """The worst and the least certain images, of the test where there was one."""
+        """The images with the worst and with the least certain predictions, of the test if there was one."""
         for stage in ("test", "val"):
             place = self.run.errors(stage)
             if rows := [row for row in _table(place) if (place.parent / row["picture"]).is_file()]:
@@ -117,11 +117,11 @@ class Facts:
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """Its name, and what the run changed of it."""
+        """The recipe's name, and the run's changes to it."""
         return dict(self.environment.get("recipe") or {})
 
     def files(self) -> list[Path]:
-        """What lies in the folder, without what is hidden."""
+        """The files and folders of the run, without hidden ones."""
         return sorted(path for path in self.run.folder.iterdir() if not path.name.startswith(".") and path.exists())
 
 
@@ -137,5 +137,5 @@ def _table(path: Path) -> Table:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        # A kill may have cut the last line of metrics.csv short.
+        # A killed process may leave an incomplete last line in metrics.csv.
         return [row for row in csv.DictReader(file) if None not in row.values()]

@@ -1,5 +1,5 @@
 "use strict";
-// Tables of class "sortable": a press on a heading sorts by that column, another one turns the order round.
+// Tables of class "sortable": a click on a heading sorts by that column, a second click reverses the order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {

@@ -1,4 +1,4 @@
-"""The page: what is known of the runs, put into the template."""
+"""The HTML page: the facts about the runs, inserted into the template."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from cnnlab.writing import write_atomically
 
 _MARK = '<meta name="generator" content="cnnlab report">'
 _LARGE = 200_000
-"""Pictures of more bytes are compressed with losses."""
+"""Images with more bytes are compressed lossily."""
 _WIDEST = 16383
 """WebP's limit, in pixels."""
 _HERE = Path(__file__).parent
 _RATES = "learning rate"
 _WIDE = 1.5
-"""Pictures of a greater width / height have parts side by side."""
+"""Images with a greater width / height have parts side by side."""
 
 
 def write_report(runs: Sequence[Run], path: Path) -> None:
-    """Write one HTML file of a run, or of several side by side; it needs neither network nor other files.
+    """Write one self-contained HTML file about a run, or about several runs side by side.
 
     Args:
-        runs: Which.
-        path: The file. A report that is there is replaced, anything else is not.
+        runs: The runs.
+        path: The file. An existing report is replaced, any other file is not.
 
     Raises:
-        InputError: If a folder is no run, or if something else is at the path.
+        InputError: If a folder is not a run, or if the path exists and is not a report.
     """
     if path.exists() and (path.is_dir() or _MARK not in path.read_text(encoding="utf-8", errors="replace")[:2000]):
         raise InputError(f"{path} exists and is no report of cnnlab: give another --out")
     names = [run.folder.absolute().name for run in runs]
-    # Equal names are told apart by their folders.
+    # Runs with equal names are distinguished by their folders.
     facts = [
         Facts(run, name if names.count(name) == 1 else str(run.folder)) for run, name in zip(runs, names, strict=True)
     ]
@@ -53,10 +53,10 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
 
 
 def picture_page(title: str, pictures: Mapping[str, Path], path: Path) -> None:
-    """Write one HTML file of pictures, each with its heading.
+    """Write one HTML file of images, each with its heading.
 
     Args:
-        title: The page's.
+        title: The page's title.
         pictures: PNG files by their headings.
         path: The file.
     """
@@ -112,12 +112,12 @@ def _differing(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _better(lower: set[str], name: str, values: Sequence[float | None]) -> int | None:
-    """Which of several runs' values of a metric is the best; None where there is nothing to choose.
+    """The index of the run with the best value of a metric; None if there is no difference.
 
     Args:
-        lower: The metrics of which less is better.
+        lower: The metrics whose lower values are better.
         name: The metric.
-        values: The runs'.
+        values: The values of the runs.
     """
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(set(known)) < 2:
@@ -126,7 +126,7 @@ def _better(lower: set[str], name: str, values: Sequence[float | None]) -> int |
 
 
 def _curves(facts: Sequence[Facts]) -> list[str]:
-    """A chart for each metric: of one run training and validation together, of several runs one line each."""
+    """A chart for each metric: for one run training and validation together, for several runs one line each."""
     grouped: dict[str, dict[str, Series]] = {}
     for one in facts:
         for name, series in one.curves.items():
@@ -138,14 +138,14 @@ def _curves(facts: Sequence[Facts]) -> list[str]:
     drawn = []
     for title in sorted(grouped, key=lambda name: (name not in first, name == _RATES, name)):
         lines = grouped[title]
-        # Of one run the only line's name is the title.
+        # With one run, a single line needs no name besides the title.
         alone = len(facts) == 1 and len(lines) == 1
         drawn.append(charts.lines(lines, next(iter(lines)) if alone else title, legend=not alone))
     return drawn
 
 
 def _metric(name: str) -> str:
-    """What is drawn together.
+    """The chart that a metric is drawn in.
 
     >>> _metric("train/loss_step"), _metric("val/loss"), _metric("lr-AdamW/pg1")
     ('loss', 'loss', 'learning rate')
@@ -154,7 +154,7 @@ def _metric(name: str) -> str:
 
 
 def _number(value: Any) -> str:
-    """A value as it stands in a table.
+    """A value as text in a table.
 
     >>> _number(0.123456789), _number(12), _number(None), _number("0.5"), _number("cat")
     ('0.1235', '12', '', '0.5', 'cat')
@@ -185,7 +185,7 @@ def _is_wide(path: Path) -> bool:
 
 
 def _inlined(path: Path) -> str:
-    """A picture as a data address."""
+    """An image as a data URL."""
     from PIL import Image
 
     content, kind = path.read_bytes(), "png"

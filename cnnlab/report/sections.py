@@ -1,4 +1,4 @@
-"""The report's sections, in order: each is shown where the files are there that it is made from."""
+"""The report's sections, in order; each is shown if its files exist."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from cnnlab.report.facts import Facts
 
 
 class Section(NamedTuple):
-    """A part of the report; its template is sections/KEY.html.jinja."""
+    """A section of the report; its template is sections/KEY.html.jinja."""
 
     key: str
-    """Its place in the page's address."""
+    """Its anchor in the page's address."""
     title: str
     """Its heading."""
     has_content: Callable[[Facts], object] | None = None
-    """Whether a run has something to show; None for a section of all runs together, which always has."""
+    """Whether a run has content for it; None for a section of all runs together, which is always shown."""
 
 
 SECTIONS = (
@@ -37,6 +37,6 @@ SECTIONS = (
 
 
 def sections_of(runs: Sequence[Facts]) -> list[Section]:
-    """The sections of a report; what only one run can show is left out for several."""
+    """The sections of a report; with several runs, without sections that only a single run can have."""
     alone = runs[0] if len(runs) == 1 else None
     return [s for s in SECTIONS if s.has_content is None or (alone is not None and s.has_content(alone))]

@@ -1,4 +1,4 @@
-"""LightningModules, one for each kind of question asked of an image."""
+"""LightningModules: one for each kind of prediction."""
 
 from cnnlab.tasks.base import VisionTask
 from cnnlab.tasks.classes import ClassTask

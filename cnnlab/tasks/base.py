@@ -1,4 +1,4 @@
-"""VisionTask: the contract of cnnlab's LightningModules, and the one way from a batch to loss, metrics and answers."""
+"""VisionTask: the base of cnnlab's LightningModules; it turns a batch into loss, metrics and answers."""
 
 from __future__ import annotations
 
@@ -37,71 +37,72 @@ Stage = Literal["train", "val", "test"]
 
 
 class Predictions(NamedTuple):
-    """What a prediction step returns, on the device."""
+    """The result of a prediction step, on the device."""
 
     answers: Answers
     """The decoder's named arrays, B first."""
     batch: Batch
-    """What was predicted."""
+    """The predicted batch."""
 
 
 class VisionTask(Optimization, StartingWeights):
     """A network with its preprocessing, loss, metrics, answers and optimization.
 
-    A subclass has a ``kind`` and writes configure_loss(), configure_metrics(), update_metrics(), configure_decoder()
-    and configure_output(), and num_outputs; of one that answers as another does, some are inherited (see ClassTask). It
-    takes its own arguments and ``**kwargs``, which it hands on. Hyperparameters are plain values, so that a checkpoint
-    loads anywhere with weights_only=True.
+    A subclass sets ``kind`` and num_outputs, and implements configure_loss(), configure_metrics(), update_metrics(),
+    configure_decoder() and configure_output(). It may inherit some of them from a task with the same kind of answers
+    (see ClassTask). It takes its own arguments and ``**kwargs``, which it passes on. Hyperparameters are plain values,
+    so that a checkpoint loads with weights_only=True.
 
     Args:
         network: A name for models.factory.create_network.
         channels: The images' channels.
         mean: Per channel, in 0..1, subtracted from the pixels; 0.5 if None.
         std: Per channel, in 0..1, by which the pixels are divided; 0.5 if None.
-        dropout: Dropout rate before the head, 0..1; the network's own if None.
+        dropout: Dropout rate before the head, 0..1; the network's default if None.
         network_args: Further arguments of the network.
-        weights: Pretrained weights of timm's or torchvision's networks: "pretrained" (prefetched ones, else the hub's),
-            a file, or a folder of such files; random ones if None. mean and std are then those of the pretraining.
+        weights: Pretrained weights of timm's or torchvision's networks: "pretrained" (prefetched, otherwise from the
+            hub), a file, or a folder of such files; random initialization if None. mean and std are then those of the
+            pretraining.
         head: A new head on such a network, linear or mlp (see models.TransferModel); its own classifier if None.
         group_norm: Replace batch norms by group norms, for batches of a few images.
         pruned: The channels that cnnlab prune has removed from the network: a JSON file of
-            models.channel_removal.Removal, or what is in it. Pretrained weights are then not loaded.
-        checkpoint_stages: Names of the network's modules whose activations are computed again in the backward pass
+            models.channel_removal.Removal, or its content. Pretrained weights are then not loaded.
+        checkpoint_stages: Names of the network's modules whose activations are recomputed in the backward pass
             instead of being kept.
         optimizer: A name for timm.optim.create_optimizer_v2; norms and biases get no weight decay.
         lr: Peak learning rate.
         weight_decay: Weight decay.
-        layer_decay: The learning rate of each layer group, as a share of the next one's towards the head, above 0, to
-            1 (Bao et al. 2022); one rate for all if None.
-        lr_scaling: How lr and layer_decay's rates grow with the samples of a step on all processes: linear
-            (Goyal et al. 2017) or sqrt (Krizhevsky 2014); None to leave them as they are.
-        lr_batch_size: The number of samples that lr is meant for, where it is scaled.
+        layer_decay: The learning rate of each layer group, as a share of the rate of the next group towards the head,
+            above 0, to 1 (Bao et al. 2022); one rate for all if None.
+        lr_scaling: The rule that scales lr, and the rates of layer_decay, with the samples per step on all processes:
+            linear (Goyal et al. 2017) or sqrt (Krizhevsky 2014); None for no scaling.
+        lr_batch_size: The number of samples per step that lr is meant for, if it is scaled.
         optimizer_args: Further arguments of the optimizer.
-        schedule: The learning rate's course: constant, cosine, onecycle, step or plateau (see tasks.schedules).
-        warmup: The share of the run in which the learning rate rises; the schedule's own if None.
+        schedule: The learning-rate schedule: constant, cosine, onecycle, step or plateau (see tasks.schedules).
+        warmup: The share of the run in which the learning rate rises; the schedule's default if None.
         schedule_args: Further arguments of the schedule.
         compile: Compile the network with torch.compile; checkpoints keep the plain names.
-        channels_last: Keep images and convolutions in channels_last memory format, the faster one for convolutions.
-        init_from: A checkpoint whose weights training starts from. (To go on with a run, resume it.)
+        channels_last: Keep images and convolutions in channels_last memory format, which is faster for convolutions.
+        init_from: A checkpoint whose weights training starts from. (To continue a run, resume it.)
 
     Raises:
-        InputError: If a name is unknown or an argument does not fit.
+        InputError: If a name is unknown or an argument is out of range.
     """
 
     monitor: ClassVar[str] = "val/loss"
-    """The metric that checkpoints, early stopping and plateau watch."""
+    """The metric that checkpoints, early stopping and plateau monitor."""
     mode: ClassVar[Literal["min", "max"]] = "min"
-    """Which of its values is better."""
+    """Whether lower ("min") or higher ("max") values of it are better."""
     lower_is_better: ClassVar[Sequence[str]] = ("loss",)
-    """Its metrics of which less is better, by their names without the stage."""
+    """The metrics whose lower values are better, by their names without the stage."""
     kind: ClassVar[str | None] = None
-    """The kind of its answers, a name in outputs.OUTPUTS; None for a task that can only be trained and measured."""
+    """The kind of its answers, a name in outputs.OUTPUTS; None for a task that can only be trained and evaluated."""
     charts: ClassVar[Mapping[str, Sequence[str]]] = {}
-    """The metrics that a dashboard draws, by the charts' titles."""
+    """The metrics in a dashboard's charts, by the charts' titles."""
     key_metrics: ClassVar[Sequence[str]] = ("val/loss", "test/loss")
-    """The metrics that a dashboard shows as figures."""
+    """The metrics that a dashboard shows as numbers."""
     dashboard_pictures: ClassVar[Sequence[str]] = ("val/gradcam", "val/errors", "test/errors")
-    """The pictures that a dashboard shows."""
+    """The images that a dashboard shows."""
 
     def __init__(
         self,
@@ -133,13 +134,13 @@ class VisionTask(Optimization, StartingWeights):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.preprocessing = preprocessing(self.backbone, channels) if weights is not None else None
-        """What the network's pretraining expects of its images; None without one."""
+        """The preprocessing that the pretrained network expects; None without pretraining."""
         if self.preprocessing is not None:
             mean, std = self.preprocessing.mean, self.preprocessing.std
-        # Plain lists, whatever sequence came: tuples would come back from YAML as something else.
+        # Plain lists for any sequence: YAML would not restore tuples.
         self.hparams["mean"] = [0.5] * channels if mean is None else [float(value) for value in mean]
         self.hparams["std"] = [0.5] * channels if std is None else [float(value) for value in std]
-        # A checkpoint holds the lists, and needs no file beside it.
+        # A checkpoint contains the lists, so it does not depend on the file.
         removals = read_removals(pruned) if isinstance(pruned, str) else pruned
         self.hparams["pruned"] = removals
         _check_plain(dict(self.hparams))
@@ -152,7 +153,7 @@ class VisionTask(Optimization, StartingWeights):
         check_schedule(schedule, warmup, schedule_args or {})
 
         self.standardize = Standardize(self.hparams["mean"], self.hparams["std"])
-        # Weights of the whole network do not fit, and others are about to come.
+        # Pretrained weights have the shapes of the unpruned network, and the pruned weights are loaded later.
         with architecture_only() if removals else contextlib.nullcontext():
             self.network = self.configure_network()
         if group_norm and not batch_to_group_norm(self.network):
@@ -169,15 +170,15 @@ class VisionTask(Optimization, StartingWeights):
         self.val_metrics = self.stage_metrics("val")
         self.test_metrics = self.stage_metrics("test")
         self.layer_rates: dict[str, float] | None = None
-        """A learning rate for each of the network's layer groups, by name, where a callback has set them."""
+        """A learning rate for each of the network's layer groups, by name, if a callback has set them."""
         self.results: dict[str, float] = {}
         """The latest value of each metric of each stage, by its full name ("val/accuracy")."""
         self.tables: dict[str, Tensor] = {}
-        """The latest value of each metric that is more than a number, such as "test/confusion_matrix"."""
+        """The latest value of each metric that is not a single number, such as "test/confusion_matrix"."""
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **kwargs: Any) -> Self:
-        """Make a task for a data module, with what the data say, as on the command line.
+        """Create a task for a data module, with the arguments that it provides, as on the command line.
 
         Args:
             data: The data module.
@@ -190,22 +191,22 @@ class VisionTask(Optimization, StartingWeights):
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
-        """Lightning's; pretrained weights are not loaded, since the checkpoint brings its own."""
+        """Lightning's method, without loading pretrained weights, since the checkpoint has all weights."""
         with architecture_only():
             return super().load_from_checkpoint(*args, **kwargs)
 
     @property
     def backbone(self) -> str:
-        """The network that pretrained weights are for."""
+        """The name of the network that pretrained weights are for."""
         return str(self.hparams["network"])
 
     @property
     @abstractmethod
     def num_outputs(self) -> int:
-        """How many outputs the network's head has."""
+        """The number of outputs of the network's head."""
 
     def configure_network(self) -> nn.Module:
-        """Make the network: standardized images to raw outputs."""
+        """Create the network: standardized images to raw outputs."""
         hparams = self.hparams
         settings = {name: hparams[name] for name in ("dropout", "weights", "head")}
         settings |= hparams["network_args"] or {}
@@ -213,28 +214,28 @@ class VisionTask(Optimization, StartingWeights):
 
     @abstractmethod
     def configure_loss(self) -> Callable[[Any, Any], Tensor]:
-        """Make the loss: (raw outputs, targets) to a scalar, the mean over the samples."""
+        """Create the loss: (raw outputs, targets) to a scalar, the mean over the samples."""
 
     @abstractmethod
     def configure_metrics(self, stage: Stage) -> Mapping[str, Metric]:
-        """Make a stage's metrics by name; the loss is measured besides."""
+        """Create a stage's metrics by name; the loss is added to them."""
 
     @abstractmethod
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
-        """Bring a stage's metrics up to date with a batch, which may have no samples (images (0, C, H, W)).
+        """Update a stage's metrics with a batch, which may have no samples (images (0, C, H, W)).
 
         Args:
-            metrics: What configure_metrics() has made.
+            metrics: The metrics from configure_metrics().
             answers: The decoder's arrays.
             batch: The batch.
         """
 
     def configure_decoder(self) -> Decoder:
-        """Make the module from raw outputs to answers, which the exported file has inside too."""
+        """Create the module that decodes raw outputs to answers, which exported files include."""
         return _AsTheyAre()
 
     def configure_output(self) -> Output:
-        """Make the torch-free side of the answers: columns, files, pictures, words.
+        """Create the torch-free handling of the answers: columns, files, images, descriptions.
 
         Raises:
             InputError: If the task has no kind of answers.
@@ -250,7 +251,7 @@ class VisionTask(Optimization, StartingWeights):
         return self.configure_output()
 
     def stage_metrics(self, stage: Stage) -> MetricCollection:
-        """A stage's metrics, with the mean of the loss."""
+        """A stage's metrics, including the mean of the loss."""
         return MetricCollection({"loss": MeanLoss(), **self.configure_metrics(stage)}, compute_groups=False)
 
     def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
@@ -258,7 +259,7 @@ class VisionTask(Optimization, StartingWeights):
         return {}
 
     def fetched_networks(self) -> dict[str, tuple[str, str]]:
-        """The networks whose pretrained weights the training needs: (name, where they are) by the argument's name."""
+        """The networks whose pretrained weights training needs: (name, the weights argument), by argument name."""
         weights = self.hparams["weights"]
         return {} if weights is None else {"network": (self.backbone, weights)}
 
@@ -269,7 +270,7 @@ class VisionTask(Optimization, StartingWeights):
             InputError: If the network does not take images of this number of channels or of this size.
         """
         if not len(images):
-            # Not all networks can compute with nothing, and where weights are spread the others wait for this process.
+            # Some networks fail on empty batches, and with sharded weights the other processes wait for this one.
             return _none_of(self.forward(images.new_zeros(1, *images.shape[1:])))
         images = self.standardize(images)
         if self.hparams["channels_last"]:
@@ -277,7 +278,7 @@ class VisionTask(Optimization, StartingWeights):
         try:
             return self.network(images)
         except AssertionError as error:
-            # How timm's transformers, whose grid of patches is fixed, refuse another size.
+            # timm's transformers with a fixed grid of patches reject other sizes with an AssertionError.
             height, width = images.shape[2:]
             raise InputError(
                 f"network {self.hparams['network']!r} does not take images of {height}x{width}: {error} Set data.size "
@@ -285,32 +286,32 @@ class VisionTask(Optimization, StartingWeights):
             ) from error
 
     def evaluate(self, images: Tensor) -> Any:
-        """Images to raw outputs, as validation, test and prediction make them."""
+        """Images to raw outputs, as in validation, test and prediction."""
         return self(images)
 
     def loss_and_outputs(self, batch: Batch) -> tuple[Tensor, Any]:
-        """The loss of a batch, a scalar, and the raw outputs: all that a task of another kind needs to write anew."""
+        """The loss of a batch, a scalar, and the raw outputs; a task with a new kind of loss only overrides this."""
         outputs = self(batch.images) if self.training else self.evaluate(batch.images)
         return self.loss(outputs, batch.targets), outputs
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step of the training."""
+        """One training step."""
         loss, _ = self._measure(batch, self.train_metrics)
         if self.trainer.progress_bar_callback is not None:
             self.log("train/loss_step", loss.detach(), prog_bar=True, logger=False)
         every = log_every_n_steps(self.trainer)
         if every and not is_accumulating(self.trainer) and (self.trainer.global_step + 1) % every == 0:
-            # Not through self.log, which would write it after a checkpoint of this step: a resumed run would miss it.
+            # Not through self.log, which would write it after a checkpoint of this step: a resumed run would lack it.
             of_all = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
             write_metrics(self.trainer, {"train/loss_step": of_all.item()}, self.trainer.global_step)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Answers:
-        """One step of the validation; the answers go to the callbacks."""
+        """One validation step; the answers go to the callbacks."""
         return self._measure(batch, self.val_metrics)[1]
 
     def test_step(self, batch: Any, batch_idx: int) -> Answers:
-        """One step of the test; the answers go to the callbacks."""
+        """One test step; the answers go to the callbacks."""
         return self._measure(batch, self.test_metrics)[1]
 
     def predict_step(self, batch: Any, batch_idx: int) -> Predictions:
@@ -319,7 +320,7 @@ class VisionTask(Optimization, StartingWeights):
         return Predictions(self.decode(self.evaluate(batch.images)), batch)
 
     def _measure(self, batch: Any, metrics: MetricCollection) -> tuple[Tensor, Answers]:
-        """The loss and the answers of a batch; the metrics take them in: the one step of all stages."""
+        """The loss and the answers of a batch, which also update the metrics; the step that all stages share."""
         batch = Batch.of(batch)
         if len(batch):
             loss, outputs = self.loss_and_outputs(batch)
@@ -331,11 +332,11 @@ class VisionTask(Optimization, StartingWeights):
         return loss, answers
 
     def take_in(self, metrics: MetricCollection, answers: Answers, batch: Batch, loss: Tensor | None) -> None:
-        """Bring metrics up to date with a batch.
+        """Update metrics with a batch.
 
         Args:
-            metrics: What stage_metrics() has made.
-            answers: The decoder's arrays, whoever has computed them.
+            metrics: The metrics from stage_metrics().
+            answers: The decoder's arrays, from any source.
             batch: The batch.
             loss: Its loss; None to leave that metric out.
         """
@@ -358,8 +359,8 @@ class VisionTask(Optimization, StartingWeights):
         self._finish("test", self.test_metrics)
 
     def _finish(self, stage: Stage, metrics: MetricCollection) -> None:
-        # The metrics themselves are not handed to self.log: Lightning would reset and forget them in ways that
-        # an epoch interrupted half-way does not survive.
+        # self.log gets the values, not the metrics: Lightning resets its metrics in ways that lose results if an epoch
+        # is interrupted half-way.
         values = metrics.compute()
         metrics.reset()
         for name, value in values.items():
@@ -374,10 +375,10 @@ class VisionTask(Optimization, StartingWeights):
             write_metrics(self.trainer, numbers, self.trainer.global_step - 1)
 
     def configure_model(self) -> None:
-        """Spread the network over the processes, where the strategy is strategies.FullyShard.
+        """Shard the network over the processes, if the strategy is strategies.FullyShard.
 
         Raises:
-            InputError: If the strategy would divide each layer's computation.
+            InputError: If the strategy asks for tensor parallelism.
         """
         if self.device_mesh is None:
             return
@@ -397,14 +398,14 @@ class _AsTheyAre(Decoder):
 
 
 def _none_of(outputs: Any) -> Any:
-    """Raw outputs of one image as those of none."""
+    """Convert raw outputs of one image to raw outputs of an empty batch."""
     if isinstance(outputs, Mapping):
         return {name: _none_of(value) for name, value in outputs.items()}
     return [_none_of(value) for value in outputs] if isinstance(outputs, (list, tuple)) else outputs[:0]
 
 
 def _check_plain(value: Any, name: str = "") -> None:
-    """Raise InputError if a hyperparameter is something that weights_only=True would not load again."""
+    """Raise InputError if weights_only=True would not load a hyperparameter again."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _check_plain(inner, f"{name}.{key}" if name else str(key))

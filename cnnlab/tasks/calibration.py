@@ -1,4 +1,4 @@
-"""How far probabilities can be trusted: the reliability diagram, and the expected calibration error."""
+"""Calibration of probabilities: the reliability diagram, and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from cnnlab.loggers import Row
 
 _UNIT = 2**24
-"""Probabilities are summed up as whole numbers of this fraction: neither batches nor processes change a digit."""
+"""Probabilities are summed as integer multiples of 1/_UNIT, so batches and processes do not change the result."""
 
 
 class Calibration(Metric):
@@ -18,7 +18,7 @@ class Calibration(Metric):
     Memory does not grow with the number of samples.
 
     Args:
-        bins: How many of equal width the predicted class's probability falls into; one on a border belongs below it.
+        bins: The number of bins of equal width for the predicted class's probability; each includes its upper edge.
 
     >>> calibration = Calibration(bins=2)
     >>> calibration.update(torch.tensor([[0.75, 0.25], [0.25, 0.75]]), torch.tensor([0, 0]))
@@ -38,9 +38,9 @@ class Calibration(Metric):
             self.add_state(name, torch.zeros(bins, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, target: Tensor) -> None:
-        """Take in probabilities (B, K), and classes (B,)."""
+        """Update with probabilities (B, K) and classes (B,)."""
         confidence, predicted = probabilities.float().max(dim=1)
-        # What is not a number is certain of nothing, and wrong.
+        # NaN counts as a wrong prediction with probability 0.
         predicted = torch.where(confidence.isfinite(), predicted, -1)
         confidence = confidence.nan_to_num(0.0)
         place = ((confidence * self.bins).ceil().long() - 1).clamp(0, self.bins - 1)
@@ -49,7 +49,7 @@ class Calibration(Metric):
         self.confidences.scatter_add_(0, place, (confidence * _UNIT).round().long())
 
     def compute(self) -> dict[str, Tensor]:
-        """calibration_error, a scalar in 0..1; reliability (bins, 3): count, mean probability, share that is right."""
+        """calibration_error, a scalar in 0..1; reliability (bins, 3): count, mean probability, share of hits."""
         counts, hits = self.counts.cpu().double(), self.hits.cpu().double()
         confidence = self.confidences.cpu().double() / _UNIT
         some = counts.clamp(min=1)

@@ -1,4 +1,4 @@
-"""ClassTask: what tasks share that tell classes apart, of images or of pixels."""
+"""ClassTask: the common base of classification and segmentation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClassTask(VisionTask):
         **kwargs: See VisionTask.
 
     Raises:
-        InputError: If there are not as many names as classes.
+        InputError: If the numbers of names and classes differ.
     """
 
     def __init__(self, num_classes: int = 10, class_names: Sequence[str] | None = None, **kwargs: Any) -> None:
@@ -38,7 +38,7 @@ class ClassTask(VisionTask):
         return self.num_classes
 
     def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
-        """The confusion matrix, rows are the truth, and each class's scores."""
+        """The confusion matrix, whose rows are the true classes, and each class's scores."""
         tables: dict[str, list[Row]] = {}
         matrix = self.tables.get(f"{stage}/confusion_matrix")
         if matrix is not None:
@@ -52,7 +52,7 @@ class ClassTask(VisionTask):
         return tables
 
     def class_counts(self, stage: Stage) -> list[list[int]] | None:
-        """Of each class how many are right, are predicted, are true; None where that is not known."""
+        """For each class the numbers of correct, predicted and true samples or pixels; None if unknown."""
         matrix = self.tables.get(f"{stage}/confusion_matrix")
         if matrix is None:
             return None
@@ -60,7 +60,7 @@ class ClassTask(VisionTask):
         return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     def class_rows(self, counts: list[list[int]]) -> list[Row]:
-        """A row for each class, of what class_counts() returns; None for what is not defined."""
+        """A row for each class, from the result of class_counts(); None for undefined scores."""
         return [
             {"class": name, **precision_and_recall(*own), "f1": quotient(2 * own[0], own[1] + own[2]), "images": own[2]}
             for name, own in zip(self.class_names, counts, strict=True)
@@ -77,5 +77,5 @@ def precision_and_recall(hits: int, predicted: int, true: int) -> Row:
 
 
 def quotient(count: int, of: int) -> float | None:
-    """A share with six digits; None of nothing."""
+    """A share with six digits; None if the total is 0."""
     return float(f"{count / of:.6g}") if of else None

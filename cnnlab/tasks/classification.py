@@ -31,7 +31,7 @@ from cnnlab.tasks.classes import ClassTask
 class ExactAccuracy(MulticlassAccuracy):
     """The share of samples whose class is among the k most probable, as a float64 quotient of two counts.
 
-    float32 would round it, and a table of predictions could not be compared with it to the last digit. Where a
+    A float32 would round it, and it would differ in the last digit from the accuracy in a table of predictions. If a
     sample's target is a mixture (Mixup, CutMix), the weight of the classes that are hit counts.
     """
 
@@ -45,7 +45,7 @@ class ExactAccuracy(MulticlassAccuracy):
         self.add_state("mixed_count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Take in scores (B, num_classes), and classes (B,) or weights of classes (B, num_classes)."""
+        """Update with scores (B, num_classes), and classes (B,) or weights of classes (B, num_classes)."""
         if target.ndim == 1:
             super().update(preds, target)
             return
@@ -55,28 +55,28 @@ class ExactAccuracy(MulticlassAccuracy):
 
     def compute(self) -> Tensor:
         """A scalar in 0..1."""
-        # With k above 1 the counts come class by class.
+        # With k above 1 there is a count for each class.
         hits, misses = (torch.as_tensor(count).sum().cpu() for count in (self.tp, self.fn))
         mixed = self.mixed_hits.cpu().double()
         return (hits.double() + mixed) / (hits + misses + self.mixed_count.cpu())
 
 
 class Classification(ClassTask):
-    """Train a network to tell the classes of images apart with cross-entropy.
+    """Train a network to classify images with cross-entropy.
 
     Metrics: loss and accuracy in training; also top-k accuracy, macro F1, the expected calibration error (15 bins) and
-    the confusion matrix (rows are the truth) in validation and test.
+    the confusion matrix (rows are the true classes) in validation and test.
 
     Args:
         network: See VisionTask.
         num_classes: See ClassTask.
         label_smoothing: The share of each target that is spread over all classes, 0..1.
         top_k: The k of the top-k accuracy; 5 if None and there are more than 5 classes.
-        multi_label: Whether an image may have any number of classes; the data say.
+        multi_label: Whether an image may have any number of classes; taken from the data.
         **kwargs: See ClassTask and VisionTask.
 
     Raises:
-        InputError: If a name is unknown or an argument does not fit.
+        InputError: If a name is unknown or an argument is out of range.
     """
 
     monitor: ClassVar[str] = "val/accuracy"
@@ -120,14 +120,14 @@ class Classification(ClassTask):
     def configure_loss(self) -> Callable[[Tensor, Any], Tensor]:
         """Cross-entropy of logits (B, num_classes) and classes (B,) or soft targets (B, num_classes).
 
-        With several classes an image it is the binary one of each class by itself.
+        With several classes per image, it is the binary cross-entropy of each class.
         """
         if self.multi_label:
             return nn.BCEWithLogitsLoss()
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
     def configure_decoder(self) -> LabelDecoder:
-        """Softmax; sigmoid where an image may have several classes."""
+        """Softmax; sigmoid if an image may have several classes."""
         return LabelDecoder(self.multi_label)
 
     def configure_output(self) -> Labels:
@@ -135,7 +135,7 @@ class Classification(ClassTask):
         return Labels(self.class_names, self.multi_label)
 
     def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
-        """The stage's metrics; in training only what costs next to nothing."""
+        """The stage's metrics; in training only cheap ones."""
         count = self.num_classes
         if self.multi_label:
             return self._multi_label_metrics(stage)
@@ -158,15 +158,15 @@ class Classification(ClassTask):
         return metrics
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
-        """Take in probabilities (B, num_classes) and classes (B,), or targets (B, num_classes)."""
+        """Update with probabilities (B, num_classes) and classes (B,), or targets (B, num_classes)."""
         targets = (batch.targets > 0.5).long() if self.multi_label else batch.targets
         for metric in metrics.values():
-            # Of no images only lists are told, whose shape the other processes expect.
+            # Metrics with list states get empty batches too, since the other processes expect a list of that shape.
             if len(batch) or any(isinstance(state, list) for state in metric.metric_state.values()):
                 metric.update(answers["probabilities"], targets)
 
     def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
-        """Those of ClassTask, and how often predictions of a probability are right."""
+        """The tables of ClassTask, and the reliability of the probabilities."""
         tables = super().result_tables(stage)
         if f"{stage}/reliability" in self.tables:
             tables["reliability"] = reliability_rows(self.tables[f"{stage}/reliability"].tolist())

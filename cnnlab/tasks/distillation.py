@@ -20,24 +20,24 @@ from cnnlab.tasks.teacher import LogitsCache, Teacher, find_teacher
 
 
 class Distillation(Classification):
-    """Train a network, the student, on the classes and on what a trained one, the teacher, says of the images.
+    """Train a network, the student, on the classes and on the outputs of a trained network, the teacher.
 
     The loss is alpha x T^2 x KL(teacher / T, student / T) + (1 - alpha) x cross-entropy (Hinton et al. 2015,
-    arXiv:1503.02531); validation and test measure what Classification measures. The teacher is looked for when the
-    training starts. It sees the same augmented images, standardized and resized as it was trained; it is in no
-    checkpoint: those are plain ones of Classification, which also say where the teacher was from and its hash.
+    arXiv:1503.02531). Validation and test use the metrics of Classification. The teacher is loaded when the training
+    starts. It sees the same augmented images, standardized and resized as in its own training. Checkpoints are plain
+    ones of Classification without the teacher, and record the teacher's origin and hash.
 
     Args:
         teacher: A run's folder, a checkpoint, or the name of a timm or torchvision network.
-        alpha: The weight of the teacher's word, 0..1.
-        temperature: T, above 0: the greater, the more the unlikely classes count.
-        teacher_weights: Of a teacher by its network's name: see VisionTask's weights.
-        teacher_size: The height and width that the teacher sees; what it was trained with if None.
-        features: Which of the student's layers is to look where which of the teacher's does, by their names
-            ({student's: teacher's}): losses.attention_transfer. None for none.
-        features_weight: What that is multiplied by, the sum over all pairs; about 1 to 10 in the paper's terms.
-        cache: Ask the teacher once about each image, for data without augmentation; its logits stay in memory, and a
-            resumed run, which asks anew, may differ in the last digits.
+        alpha: The weight of the teacher's part of the loss, 0..1.
+        temperature: T, above 0: higher values give unlikely classes more weight.
+        teacher_weights: The weights of a teacher that is given by its network's name: see VisionTask's weights.
+        teacher_size: The height and width of the teacher's input; those of its training if None.
+        features: Pairs of layers whose attention the student learns from the teacher ({student's: teacher's} names):
+            losses.attention_transfer. None for none.
+        features_weight: The factor of that loss, which is summed over all pairs; about 1 to 10 in the paper's terms.
+        cache: Compute the teacher's logits once for each image, for data without augmentation, and keep them in
+            memory. A resumed run computes them again, and may differ in the last digits.
         **kwargs: See Classification.
 
     Raises:
@@ -70,27 +70,27 @@ class Distillation(Classification):
         super().__init__(**kwargs)
         for layer in features or {}:
             get_layer(self.network, layer)
-        # Not modules of this one: their weights belong into no checkpoint, no optimizer and no average.
+        # Not registered as a submodule: its weights do not belong in checkpoints, the optimizer or averages.
         self._held: list[Teacher] = []
         self._cache = LogitsCache() if cache else None
         self._seen: dict[str, dict[str, Tensor]] = {"student": {}, "teacher": {}}
 
     @property
     def teacher(self) -> Teacher:
-        """The teacher, once the training has begun.
+        """The teacher, after the training has started.
 
         Raises:
-            InputError: If it has not.
+            InputError: If the training has not started.
         """
         if not self._held:
             raise InputError("the teacher is looked for when training starts")
         return self._held[0]
 
     def setup(self, stage: str) -> None:
-        """Look for the teacher.
+        """Load the teacher.
 
         Raises:
-            InputError: If there is none, or if it teaches something else.
+            InputError: If there is none, or if its classes or channels differ from the student's.
         """
         if stage != "fit" or self._held:
             return
@@ -105,10 +105,10 @@ class Distillation(Classification):
         rank_zero_info(f"teacher {found.origin}: {count:,} parameters; the student has {own_count:,}")
 
     def on_fit_start(self) -> None:
-        """Refuse what cannot be.
+        """Check that the teacher's logits can be cached, if that is requested.
 
         Raises:
-            InputError: If its logits are to be cached, and the data are augmented.
+            InputError: If they are to be cached and the data are augmented.
         """
         super().on_fit_start()
         if self._cache is not None:
@@ -127,11 +127,11 @@ class Distillation(Classification):
             )
 
     def loss_and_outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The distillation's loss in training, the cross-entropy elsewhere; and the student's logits."""
+        """The distillation loss in training, otherwise the cross-entropy; and the student's logits."""
         hard, outputs = super().loss_and_outputs(batch)
         if not self.training:
             return hard, outputs
-        if self.teacher.device != batch.images.device:  # Here, since searches train before the training starts.
+        if self.teacher.device != batch.images.device:  # Here, because searches take steps before training starts.
             self.teacher.to(batch.images.device)
         taught = self.teacher(batch.images) if self._cache is None else self._cache(batch.images, self.teacher)
         alpha = self.hparams["alpha"]
@@ -142,13 +142,13 @@ class Distillation(Classification):
         return loss, outputs
 
     def fetched_networks(self) -> dict[str, tuple[str, str]]:
-        """Those of VisionTask, and a teacher that is no run and no checkpoint."""
+        """The networks of VisionTask, and a teacher that is given by its network's name."""
         teacher = self.hparams["teacher"]
         own = {} if Path(teacher).exists() else {"teacher": (teacher, self.hparams["teacher_weights"])}
         return {**super().fetched_networks(), **own}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave a plain checkpoint of Classification, which says where the teacher was from."""
+        """Turn it into a plain checkpoint of Classification that records the teacher's origin and hash."""
         super().on_save_checkpoint(checkpoint)
         own = parameters_of(Classification)
         kept = checkpoint["hyper_parameters"]
@@ -158,10 +158,10 @@ class Distillation(Classification):
         checkpoint["cnnlab"] = {**checkpoint["cnnlab"], "task": task, **({"teacher": about[0]} if about else {})}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another teacher.
+        """Check that the teacher is the one of the resumed run.
 
         Raises:
-            InputError: If the teacher's weights are others than those that the run began with.
+            InputError: If the teacher's weights have changed.
         """
         super().on_load_checkpoint(checkpoint)
         kept = checkpoint["cnnlab"].get("teacher")
@@ -182,7 +182,7 @@ def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 
 def _listen(network: nn.Module, name: str, seen: dict[str, Tensor]) -> None:
-    """Keep the latest features of a layer."""
+    """Register a hook that keeps the latest features of a layer."""
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or output.ndim != 4:

@@ -1,4 +1,4 @@
-"""What data and task tell each other: one way for the command line, for Python and for commands that train nothing."""
+"""The exchange between data and task, the same for the command line, for Python and for commands without training."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cnnlab.imports import parameters_of
 
 
 def provided(data: LightningDataModule) -> dict[str, Any]:
-    """What a data module says of its images and targets; of a foreign one, what it has of the known names."""
+    """What a data module provides to a task; for other libraries' modules, their attributes with known names."""
     if callable(own := getattr(data, "provided", None)):
         return dict(own())
     return {name: getattr(data, name) for name in LINKED if hasattr(data, name)}
 
 
 def arguments_from(data: LightningDataModule, kind: type) -> dict[str, Any]:
-    """The arguments of a task's class that the data say.
+    """The arguments of a task's class that the data provide.
 
     Raises:
         InputError: If the data's targets are of another kind than the task's answers.
@@ -30,10 +30,10 @@ def arguments_from(data: LightningDataModule, kind: type) -> dict[str, Any]:
 
 
 def check_kinds(data: LightningDataModule | None, kind: type) -> None:
-    """Refuse data whose targets are of another kind than a task's answers, where both say.
+    """Check that the data's targets and a task's answers are of the same kind, if both are known.
 
     Raises:
-        InputError: If they are.
+        InputError: If they differ.
     """
     has, wants = getattr(data, "kind", None), getattr(kind, "kind", None)
     if has is not None and wants is not None and has != wants:
@@ -44,15 +44,15 @@ def check_kinds(data: LightningDataModule | None, kind: type) -> None:
 
 
 def introduce(task: LightningModule, data: LightningDataModule | None, given: dict[str, Any] | None = None) -> None:
-    """Let data and task know each other, once both are made: the data take over what a pretrained network expects.
+    """Check a task against its data, and let the data adopt the preprocessing of a pretrained network.
 
     Args:
         task: The task.
         data: The data.
-        given: The task's arguments that the user has typed.
+        given: The task's arguments from the user.
 
     Raises:
-        InputError: If what was typed contradicts the data.
+        InputError: If an argument from the user contradicts the data.
     """
     if data is None:
         return

@@ -1,4 +1,4 @@
-"""A task out of a checkpoint."""
+"""Loading a task from a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cnnlab.tasks.base import VisionTask
 
 
 def load_task(path: Path) -> VisionTask:
-    """Make the task that a checkpoint holds, with its weights, in eval mode.
+    """Load the task of a checkpoint, with its weights, in eval mode.
 
     Raises:
-        InputError: If the checkpoint cannot be read, or holds something else.
+        InputError: If the checkpoint cannot be read, or contains another LightningModule.
     """
     kind = by_path(read_header(path)["cnnlab"]["task"])
     if not issubclass(kind, VisionTask):

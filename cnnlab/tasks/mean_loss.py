@@ -13,9 +13,9 @@ _MOST = 2.0**18
 class MeanLoss(Metric):
     """The mean of batches' losses, each weighted with its number of samples.
 
-    Losses are summed up as whole numbers of 2^-22, so that the sum does not depend on their order or on the processes
-    that have met them. The mean is not a number where one of them is not, or is beyond 2^18: so the sum of 8 million
-    samples has room. (torchmetrics' MeanMetric leaves the weights out where it is told not to look for such values.)
+    Losses are summed as integer multiples of 2^-22, so that the sum does not depend on their order or on the
+    processes. The mean is NaN if a loss is NaN or its absolute value is above 2^18, so that the sum of 8 million
+    samples does not overflow. (torchmetrics' MeanMetric leaves the weights out if NaN checks are disabled.)
 
     >>> mean = MeanLoss()
     >>> mean.update(torch.tensor(1.0), 3)
@@ -35,13 +35,13 @@ class MeanLoss(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, samples: int) -> None:
-        """Take in the mean loss of so many samples."""
+        """Update with the mean loss of a number of samples."""
         usable = loss.abs() <= _MOST
         self.total += (torch.where(usable, loss, 0).float() * _UNIT).round().long() * samples
         self.samples += samples
         self.unusable += (~usable).long()
 
     def compute(self) -> Tensor:
-        """The mean, a scalar; not a number before the first sample."""
+        """The mean, a scalar; NaN before the first sample."""
         mean = self.total.cpu().double() / _UNIT / self.samples.cpu()
         return torch.where(self.unusable.cpu() > 0, torch.nan, mean)

@@ -1,4 +1,4 @@
-"""Optimization: the part of VisionTask that makes optimizer and schedule, and goes on with changed rates."""
+"""Optimization: the part of VisionTask that creates optimizer and schedule, and applies changed rates on resuming."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_LR = 1e-3
 
 
 class Optimization(LightningModule):
-    """Makes the optimizer and the schedules of the hyperparameters that VisionTask describes."""
+    """Creates the optimizer and the schedules from the hyperparameters that VisionTask describes."""
 
     network: nn.Module
     layer_rates: dict[str, float] | None
@@ -49,7 +49,7 @@ class Optimization(LightningModule):
             )
         # A fused step unscales gradients itself, so Lightning refuses to clip them before it in mixed precision.
         clipped = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
-        # Not all fused steps know of weights that are spread over processes.
+        # Some fused steps do not support sharded weights.
         sharded = self.device_mesh is not None
         optimizer = create_optimizer(
             self.network,
@@ -72,10 +72,10 @@ class Optimization(LightningModule):
         return [optimizer], schedules
 
     def _samples_a_step(self) -> int:
-        """How many samples an optimizer step sees, on all processes.
+        """The number of samples in an optimizer step, on all processes.
 
         Raises:
-            InputError: If the data do not say.
+            InputError: If there is no data module with a batch_size.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
         if not isinstance(getattr(data, "batch_size", None), int):
@@ -87,10 +87,10 @@ class Optimization(LightningModule):
         return 1.0 if rule is None else scaling_factor(rule, self._samples_a_step(), self.hparams["lr_batch_size"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let a learning rate or weight decay that was changed for a resumed fit count, against the optimizer's state.
+        """Apply a learning rate or weight decay that was changed for a resumed fit to the optimizer's state.
 
         Raises:
-            InputError: If something was changed that the state cannot follow.
+            InputError: If a setting was changed that cannot be applied to the state.
         """
         if not is_attached(self) or self.trainer.state.fn != "fit":
             return
@@ -109,7 +109,7 @@ class Optimization(LightningModule):
                 "--model.init_from"
             )
         if self.layer_rates is not None:
-            kept = {**kept, "lr": self.hparams["lr"]}  # It decides on nothing: the layers have rates of their own.
+            kept = {**kept, "lr": self.hparams["lr"]}  # lr has no effect: the layers have their own rates.
         faster, stronger = (self.hparams[name] / kept[name] if kept[name] else 1.0 for name in ("lr", "weight_decay"))
         faster *= self._lr_factor() / checkpoint["cnnlab"].get("lr_factor", 1.0)
         if (faster, stronger) != (1, 1) and self.trainer.strategy.restore_checkpoint_after_setup:
@@ -138,7 +138,7 @@ class Optimization(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say in the checkpoint what it takes to make this task, and its data, again."""
+        """Add to the checkpoint what is needed to create this task, and its data, again."""
         make_portable(checkpoint, self, getattr(self.trainer, "datamodule", None))
         checkpoint["cnnlab"]["lr_factor"] = self._lr_factor()
         checkpoint["cnnlab"]["backbone"] = backbone_prefix(self.network)

@@ -1,4 +1,4 @@
-"""Optimizers by name from timm's factory, with a learning rate for each layer group where that is wanted."""
+"""Optimizers by name from timm's factory, optionally with a learning rate for each layer group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FUSED_OPTIMIZERS = frozenset({"adam", "adamw", "sgd", "momentum", "adagrad"})
 
 
 _SCALING = {"linear": 1.0, "sqrt": 0.5}
-"""Rules by which a learning rate grows with the batch: the power of the quotient."""
+"""Rules that scale a learning rate with the batch: the power of the ratio."""
 
 
 def check_optimizer(name: str, lr: float, weight_decay: float) -> None:
@@ -31,7 +31,7 @@ def check_optimizer(name: str, lr: float, weight_decay: float) -> None:
 
 
 def decayed_rates(network: nn.Module, lr: float, decay: float) -> dict[str, float]:
-    """The learning rate of each layer group: lr for the head, decay times as much for each group further down.
+    """The learning rate of each layer group: lr for the head, multiplied by decay for each group towards the input.
 
     >>> from cnnlab.models import SimpleCNN
     >>> decayed_rates(SimpleCNN(), 1.0, 0.5)
@@ -42,7 +42,7 @@ def decayed_rates(network: nn.Module, lr: float, decay: float) -> dict[str, floa
 
 
 def check_scaling(rule: str | None, reference: int) -> None:
-    """Raise InputError if there is no such rule, or if the reference is no number of samples."""
+    """Raise InputError if there is no such rule, or if the reference is below 1."""
     if rule is not None and rule not in _SCALING:
         raise InputError(f"model.lr_scaling is {rule!r}: {nearest(rule, _SCALING)}")
     if reference < 1:
@@ -50,12 +50,12 @@ def check_scaling(rule: str | None, reference: int) -> None:
 
 
 def scaling_factor(rule: str, samples: int, reference: int) -> float:
-    """How many times the learning rate of a step of so many samples is that of the reference's.
+    """The factor between the learning rates of this number of samples per step and of the reference.
 
     Args:
         rule: linear (Goyal et al. 2017, "Accurate, large minibatch SGD") or sqrt (Krizhevsky 2014, "One weird trick").
         samples: The samples of a step.
-        reference: The samples that the learning rate is meant for.
+        reference: The samples per step that the learning rate is meant for.
 
     >>> scaling_factor("linear", 1024, 256), scaling_factor("sqrt", 1024, 256)
     (4.0, 2.0)
@@ -72,17 +72,17 @@ def create_optimizer(
     fused: bool = True,
     rates: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """Make an optimizer; norms and biases are spared weight decay.
+    """Create an optimizer; norms and biases get no weight decay.
 
     Args:
-        network: What is trained.
+        network: The network to train.
         name: A name for timm.optim.create_optimizer_v2.
         lr: The learning rate.
         weight_decay: Weight decay.
         args: Further arguments of the optimizer.
         fused: Whether its step may be one kernel.
-        rates: A learning rate for each of the network's layer groups, by name. All of them are in the
-            optimizer then, those that are frozen now too, so that a resumed run finds the same groups.
+        rates: A learning rate for each of the network's layer groups, by name. The optimizer then has all of them,
+            including those that are frozen now, so that a resumed run has the same groups.
 
     Raises:
         InputError: If the optimizer does not take these settings.

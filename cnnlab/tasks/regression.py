@@ -1,4 +1,4 @@
-"""Regression: one or more values for each image, or a level among some with an order."""
+"""Regression: one or more values for each image, or one of several ordered levels."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _SCORES = ("mae", "rmse", "r2", "spearman")
 
 
 class Regression(VisionTask):
-    """Train a network to tell one or more values of an image, in the table's own unit.
+    """Train a network to predict one or more values of an image, in the units of the table.
 
-    Targets are standardized inside by the training's mean and standard deviation, and answers given back in their own
-    unit. Metrics: mean absolute error, and in validation and test also RMSE, R2 and Spearman's rank correlation (see
-    ValueScores); of levels with an order also accuracy and quadratic-weighted kappa.
+    Targets are standardized internally by the training's mean and standard deviation; answers are in the original
+    units. Metrics: mean absolute error, and in validation and test also RMSE, R2 and Spearman's rank correlation (see
+    ValueScores); for ordered levels also accuracy and quadratic-weighted kappa.
 
     Args:
         network: See VisionTask.
-        value_names: What the values are; the data say.
-        value_mean: Each value's mean in training; the data say.
-        value_std: Each value's standard deviation in training; the data say.
-        value_levels: Each value's distinct levels in training, where they are whole numbers; the data say.
+        value_names: The names of the values; taken from the data.
+        value_mean: Each value's mean in training; taken from the data.
+        value_std: Each value's standard deviation in training; taken from the data.
+        value_levels: Each value's distinct levels in training, if they are integers; taken from the data.
         loss: A name in losses.VALUE_LOSSES: mse, l1, smooth_l1 (of standardized values), or gaussian_nll, with which
-            the network also tells how uncertain each value is.
-        ordinal: Whether the value is a level among some with an order, such as a grade from 0 to 4: the network tells
-            for each how probable a higher one is (Frank and Hall 2001), and answers with a level.
+            the network also predicts the uncertainty of each value.
+        ordinal: Whether the value is one of several ordered levels, such as a grade from 0 to 4. The network predicts
+            for each level the probability of a higher one (Frank and Hall 2001), and its answer is a level.
         **kwargs: See VisionTask.
 
     Raises:
-        InputError: If a name is unknown or an argument does not fit.
+        InputError: If a name is unknown or an argument is out of range.
     """
 
     monitor: ClassVar[str] = "val/mae"
@@ -81,10 +81,10 @@ class Regression(VisionTask):
         super().__init__(network=network, **kwargs)
 
     def setup(self, stage: str) -> None:
-        """Refuse levels with gaps, before training.
+        """Reject levels with gaps, before training.
 
         Raises:
-            InputError: If there is one; the message names table and row, where the data say them.
+            InputError: If there is a gap; the message names table and row, if the data provide them.
         """
         gap = getattr(getattr(self.trainer, "datamodule", None), "level_gap", None)
         if stage == "fit" and self.levels is not None and callable(gap) and (message := gap()) is not None:
@@ -92,19 +92,19 @@ class Regression(VisionTask):
 
     @property
     def num_outputs(self) -> int:
-        """One for each value; two with a spread; one for each level but the highest."""
+        """One for each value; two with a spread; for ordered levels, one for each but the highest."""
         if self.levels is not None:
             return self.levels[1] - 1
         return len(self.value_names) * (2 if self.has_spread else 1)
 
     def configure_loss(self) -> Callable[[Any, Any], Tensor]:
-        """The loss by name; that of levels."""
+        """The loss by name; for ordered levels, their own loss."""
         if self.levels is not None:
             return OrdinalLoss(*self.levels)
         return ValueLoss(self._loss, self.value_mean, self.value_std)
 
     def configure_decoder(self) -> Decoder:
-        """Values in their own unit; levels."""
+        """Values in their own units; ordered levels."""
         if self.levels is not None:
             return OrdinalDecoder(*self.levels)
         return ValueDecoder(self.value_mean, self.value_std, self.has_spread)
@@ -115,13 +115,13 @@ class Regression(VisionTask):
         return Values(self.value_names, self.has_spread, self.value_mean, self.value_std, lowest)
 
     def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
-        """The stage's metrics; in training only what costs next to nothing."""
+        """The stage's metrics; in training only cheap ones."""
         if stage == "train":
             return {"mae": MeanLoss()}
         return {"scores": ValueScores(self.value_std, None if self.levels is None else self.levels[1])}
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
-        """Take in values (B, V) and targets (B, V)."""
+        """Update with values (B, V) and targets (B, V)."""
         values = answers["values"]
         if "scores" in metrics:
             metrics["scores"].update(values, batch.targets, batch.indices)
@@ -130,7 +130,7 @@ class Regression(VisionTask):
             metrics["mae"].update(((values - batch.targets).abs() / unit).mean(), len(batch))
 
     def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
-        """values: the scores of each value in its own unit; value_pairs: its truth and prediction for each image."""
+        """values: the scores of each value in its own unit; value_pairs: the target and prediction of each image."""
         if f"{stage}/by_value" not in self.tables:
             return {}
         scores, pairs = (self.tables[f"{stage}/{name}"].tolist() for name in ("by_value", "pairs"))
@@ -145,7 +145,7 @@ class Regression(VisionTask):
 
 
 def _levels(names: Sequence[str], known: Sequence[Sequence[int] | None] | None) -> tuple[int, int]:
-    """The lowest level, and how many there are up to the highest."""
+    """The lowest level, and the number of levels up to the highest."""
     if len(names) != 1 or not known or not known[0] or len(known[0]) < 2:
         raise InputError(
             f"model.ordinal is for one value of whole numbers, two or more of them; the data have {', '.join(names)}: "

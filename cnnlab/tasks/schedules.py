@@ -31,7 +31,7 @@ def _step(milestones: list[float] | None = None, gamma: float = 0.1) -> Factor:
 _FACTORS: dict[str, Callable[..., Factor]] = {
     "constant": _constant,
     "cosine": _cosine,
-    # Smith and Topin 2018, "Super-convergence": a long rise, then down to nothing. Momentum is left alone.
+    # Smith and Topin 2018, "Super-convergence": a long rise, then down to zero. Momentum is not changed.
     "onecycle": _cosine,
     "step": _step,
 }
@@ -55,13 +55,13 @@ def check_schedule(name: str, warmup: float | None, args: dict[str, Any]) -> Non
 
 
 def factor(name: str, total_steps: int, warmup: float | None = None, **args: Any) -> Callable[[int], float]:
-    """The factor by which each step's learning rate is multiplied.
+    """The factor of each step's learning rate.
 
     Args:
         name: constant; cosine (``final``: the last factor, 0); onecycle (cosine with a rise over 30 % of the run);
             step (``milestones``: shares of the run after the warm-up, 0.5 and 0.75; ``gamma``: 0.1).
         total_steps: The run's optimizer steps.
-        warmup: The share of the run in which the factor rises linearly from near 0; the schedule's own if None.
+        warmup: The share of the run in which the factor rises linearly from near 0; the schedule's default if None.
         **args: The schedule's arguments.
 
     Returns:
@@ -92,20 +92,20 @@ def create_schedules(
     mode: str,
     args: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Make the schedulers, in the form that Lightning's configure_optimizers returns.
+    """Create the schedulers, in the form that Lightning's configure_optimizers returns.
 
     Args:
         name: One of SCHEDULES; plateau multiplies the rate by ``factor`` (0.1) when the monitored metric has not
             improved for ``patience`` (10) validations, with torch's other arguments.
-        optimizer: What is scheduled.
+        optimizer: The optimizer.
         total_steps: The run's optimizer steps.
         warmup: See factor().
-        monitor: The metric that plateau watches.
-        mode: "min" or "max": which of its values is better.
+        monitor: The metric that plateau monitors.
+        mode: "min" or "max": whether lower or higher values of it are better.
         args: The schedule's arguments.
 
     Raises:
-        InputError: If the schedule needs to know the run's length and the run has none.
+        InputError: If the schedule depends on the run's length and the run has none.
     """
     if not math.isfinite(total_steps) and (name != "constant" or warmup):
         raise InputError(
@@ -117,7 +117,7 @@ def create_schedules(
         return [{"scheduler": LambdaLR(optimizer, factor(name, steps, warmup, **args)), "interval": "step"}]
     schedules: list[dict[str, Any]] = []
     if warmup:
-        # In its multiplying form the rise leaves alone what plateau has taken off meanwhile.
+        # LinearLR multiplies the current rate, so the warm-up keeps plateau's reductions.
         rise = max(1, round(warmup * total_steps))
         schedules.append({"scheduler": LinearLR(optimizer, 1 / rise, 1.0, rise), "interval": "step"})
     plateau = ReduceLROnPlateau(optimizer, mode=mode, **args)  # type: ignore[arg-type]

@@ -25,12 +25,12 @@ from cnnlab.tasks.classes import ClassTask, precision_and_recall, quotient
 class SegmentationScores(Metric):
     """IoU and Dice of each class, their means, and the accuracy of pixels, over all images at once.
 
-    From one confusion matrix of whole numbers, so that batches and processes change no digit. A class that is neither
-    in the truth nor in a prediction has no score (NaN), and the means leave it out.
+    They are computed from one integer confusion matrix, so that batches and processes change no digit. A class that is
+    neither in the targets nor in the predictions has no score (NaN), and the means leave it out.
 
     Args:
         num_classes: K.
-        ignore_index: Pixels that count for nothing.
+        ignore_index: The target of ignored pixels.
 
     >>> scores = SegmentationScores(2, ignore_index=255)
     >>> scores.update(torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 255]]]))
@@ -49,9 +49,9 @@ class SegmentationScores(Metric):
         self.add_state("counts", counts, dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Take in classes (B, H, W) and truths (B, H, W)."""
-        # Ignored pixels get a row of their own, which is left out: selecting the others would wait for the device, and
-        # so would bincount.
+        """Update with predicted classes (B, H, W) and true classes (B, H, W)."""
+        # Ignored pixels get an extra row, which is left out later: selecting the other pixels would synchronize with
+        # the device, and so would bincount.
         row = torch.where(target == self.ignore_index, self.num_classes, target)
         pairs = row.flatten() * self.num_classes + predicted.flatten()
         counted = self.counts.new_zeros(self.num_classes * (self.num_classes + 1))
@@ -59,7 +59,7 @@ class SegmentationScores(Metric):
         self.counts += counted.view(self.num_classes + 1, self.num_classes)[:-1]
 
     def compute(self) -> dict[str, Tensor]:
-        """mean_iou, dice and pixel_accuracy as scalars, iou (K,), confusion_matrix (K, K), rows are the truth."""
+        """mean_iou, dice, pixel_accuracy as scalars, iou (K,), confusion_matrix (K, K), rows are the true classes."""
         counts = self.counts.cpu()
         hits = counts.diagonal().double()
         both = counts.sum(dim=0).double() + counts.sum(dim=1).double()
@@ -74,27 +74,27 @@ class SegmentationScores(Metric):
 
 
 class Segmentation(ClassTask):
-    """One class for each pixel.
+    """Train a network to classify each pixel.
 
     Args:
-        network: A name for models.segmentation.create_segmenter: unet, deeplabv3plus, or the import path of one's own.
-        encoder: A timm network that the decoder is built on; the network's own encoder if None.
+        network: A name for models.segmentation.create_segmenter: unet, deeplabv3plus, or a user's import path.
+        encoder: A timm network as the encoder; the network's own encoder if None.
         num_classes: See ClassTask.
         channels: See VisionTask.
-        ignore_index: What targets of pixels that count for nothing are; the data say.
+        ignore_index: The target of ignored pixels; taken from the data.
         weights: The encoder's pretrained weights: see VisionTask.
         loss: A name in losses.LOSSES: cross_entropy_dice, cross_entropy, dice, tversky, focal.
         loss_args: Further arguments of the loss.
-        window: Validation, test and prediction take images that are larger than so many pixels window by window; whole
-            if None.
-        margin: How much of a window is discarded at each side, where the network sees less than it should. From half
-            its receptive field on the result is that of the whole image: 112 for unet of depth 4. Encoders see farther
-            (tf_efficientnet_lite0 more than 300 pixels), but what is far away counts for little.
-        flips: Predict each image mirrored as well, and take the mean of both, in test and prediction.
+        window: Height and width of windows, in pixels. Validation, test and prediction process larger images window by
+            window; whole if None.
+        margin: Pixels discarded at each side of a window, where the network's receptive field is cut off. From half
+            the receptive field on, the result is that of the whole image: 112 for unet of depth 4. Encoders have larger
+            ones (tf_efficientnet_lite0 more than 300 pixels), but distant pixels have little influence.
+        flips: In test and prediction, also predict each mirrored image, and average both results.
         **kwargs: See ClassTask and VisionTask.
 
     Raises:
-        InputError: If a name is unknown or an argument does not fit.
+        InputError: If a name is unknown or an argument is out of range.
     """
 
     monitor: ClassVar[str] = "val/mean_iou"
@@ -140,16 +140,16 @@ class Segmentation(ClassTask):
             )
         super().__init__(network=network, num_classes=num_classes, channels=channels, weights=weights, **kwargs)
         if window is not None:
-            # Raises if nothing would be left between the margins.
+            # Raises InputError if the margins leave nothing of a window.
             split_into_windows(window + 1, window, margin, getattr(self.network, "multiple", 1))
 
     @property
     def backbone(self) -> str:
-        """The encoder, which pretrained weights are for; the network itself if it is built on none."""
+        """The encoder, which pretrained weights are for; the network itself if it has no timm encoder."""
         return encoder_of(self.hparams["network"], self.hparams["encoder"]) or str(self.hparams["network"])
 
     def configure_network(self) -> nn.Module:
-        """Make the network: standardized images to logits (B, num_classes, H, W)."""
+        """Create the network: standardized images to logits (B, num_classes, H, W)."""
         hparams = self.hparams
         settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
         return create_segmenter(hparams["network"], self.num_classes, **settings, **(hparams["network_args"] or {}))
@@ -171,11 +171,11 @@ class Segmentation(ClassTask):
         return {"scores": SegmentationScores(self.num_classes, self.hparams["ignore_index"])}
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
-        """Take in probabilities (B, num_classes, H, W) and classes (B, H, W)."""
+        """Update with probabilities (B, num_classes, H, W) and classes (B, H, W)."""
         metrics["scores"].update(answers["probabilities"].argmax(dim=1), batch.targets)
 
     def class_rows(self, counts: list[list[int]]) -> list[Row]:
-        """A row for each class: of pixels, with IoU and Dice."""
+        """A row for each class: counts of pixels, with IoU and Dice."""
         return [
             {
                 "class": name,
@@ -191,7 +191,7 @@ class Segmentation(ClassTask):
         """See VisionTask.
 
         Raises:
-            InputError: If images go window by window: processes that share weights would wait for each other.
+            InputError: If ``window`` is set: processes that share weights would wait for each other.
         """
         if self.device_mesh is not None and self.hparams["window"] is not None:
             raise InputError(
@@ -201,9 +201,9 @@ class Segmentation(ClassTask):
         super().configure_model()
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """Images to logits (B, num_classes, H, W): window by window where that is asked for.
+        """Images to logits (B, num_classes, H, W), window by window if ``window`` is set.
 
-        In test and prediction, flips makes them the logarithms of the mean probabilities of image and mirror image.
+        With ``flips``, test and prediction return logarithms of the mean probabilities of image and mirror image.
         """
         if not self.hparams["flips"] or (is_attached(self) and self.trainer.state.fn in ("fit", "validate")):
             return self._by_windows(images)

@@ -1,4 +1,4 @@
-"""StartingWeights: the part of VisionTask that takes the weights of another run before the first step."""
+"""StartingWeights: the part of VisionTask that loads the weights of another run before the first step."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _PREFIX = "network."
 
 
 class StartingWeights(LightningModule):
-    """Takes the weights of the hyperparameter ``init_from``, unless a run goes on."""
+    """Loads the weights of the hyperparameter ``init_from``, unless a run is resumed."""
 
     network: nn.Module
 
     def on_fit_start(self) -> None:
-        """Begin in training mode, whoever had the task before, and with the weights of init_from."""
+        """Switch to training mode, and load the weights of init_from."""
         self.train()
         if not spreads_weights(self.trainer.strategy):
             self._start()
 
     def on_train_start(self) -> None:
-        """The same weights for strategies that read a checkpoint later than others."""
+        """Load the weights of init_from under strategies that read checkpoints later than others."""
         if spreads_weights(self.trainer.strategy):
             self._start()
 
@@ -35,7 +35,7 @@ class StartingWeights(LightningModule):
             self._take(self.hparams["init_from"])
 
     def _take(self, path: str) -> None:
-        """Take all tensors of the same name and shape, and the backbone's whatever head or decoder stands on it."""
+        """Load all tensors of the same name and shape, and those of the backbone under any head or decoder."""
         network = self.network
         own = network.state_dict()
         checkpoint = read_checkpoint(path)

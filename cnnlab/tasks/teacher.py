@@ -1,4 +1,4 @@
-"""The teacher of a distillation: where it comes from, and what it says of a batch."""
+"""The teacher of a distillation: its source, and its logits for a batch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from cnnlab.tasks.loading import load_task
 
 
 class Teacher(nn.Module):
-    """A trained classifier with its own standardization and its own size of images; frozen, and in eval mode.
+    """A trained classifier with its own standardization and image size, frozen and in eval mode.
 
     Args:
-        standardize: Pixels to what the network expects.
+        standardize: Pixels to the network's input.
         network: Standardized images to logits.
-        size: Height and width that it was trained with; whatever comes if None.
-        origin: Where it is from, for people.
+        size: Height and width of its training images; images are not resized if None.
+        origin: A readable description of its source.
         sha256: The hash of its weights.
     """
 
@@ -43,7 +43,7 @@ class Teacher(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of its weights."""
         return next(self.parameters()).device
 
     @torch.no_grad()
@@ -67,12 +67,12 @@ def find_teacher(
 
     Args:
         name: A run's folder, a checkpoint, or the name of a timm or torchvision network.
-        task: The student: both must tell the same classes apart, in the same order, in images of as many channels.
-        weights: Such a network's weights: see VisionTask. Its classifier must be for as many classes.
-        size: Height and width that it is to see; what it was trained with if None.
+        task: The student: both must have the same classes in the same order, and the same number of channels.
+        weights: The weights of a network by name: see VisionTask. Its classifier must have as many classes.
+        size: Height and width of the teacher's input; those of its training if None.
 
     Raises:
-        InputError: If there is no such teacher, or if it teaches something else.
+        InputError: If there is no such teacher, or if its classes or channels differ from the student's.
     """
     channels = int(task.hparams["channels"])
     if not Path(name).exists():
@@ -116,7 +116,7 @@ def _shown(names: list[str]) -> str:
 
 
 def _size_of(checkpoint: Path) -> tuple[int, int] | None:
-    """The size of the images that a checkpoint was trained with, where its data say."""
+    """The size of the images that a checkpoint was trained with; None if its data have no fixed size."""
     size = read_header(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
     return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else None
 
@@ -125,23 +125,23 @@ def _hash(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        # Bytes, since NumPy knows no bfloat16.
+        # Bytes, since NumPy has no bfloat16.
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 class LogitsCache:
-    """What a teacher has said of images, by their pixels: for data without augmentation, which come again."""
+    """A cache of the teacher's logits by the images' pixels, for data without augmentation."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, Tensor] = {}
 
     def __call__(self, images: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """The logits (B, K) of images; computed for those that have not been seen."""
+        """The logits (B, K) of images; computed only for new images."""
         pixels = images.contiguous().cpu().numpy()
         keys = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels]
         new = [i for i, key in enumerate(keys) if key not in self._known]
         if new:
-            # Copies: a view would keep the whole batch's.
+            # Copies: a view would keep the logits of the whole batch in memory.
             self._known |= {keys[i]: row.clone() for i, row in zip(new, compute(images[new]), strict=True)}
         return torch.stack([self._known[key] for key in keys])

@@ -1,4 +1,4 @@
-"""How close predicted values are to the true ones."""
+"""Scores of predicted values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torchmetrics.utilities import dim_zero_cat
 class ValueScores(Metric):
     """Mean absolute error, root mean squared error, R2 and Spearman's rank correlation of values.
 
-    Of one value the errors are in its own unit; of several, the mean over the values of the errors in standard
-    deviations of the training, and of the other two. All pairs are kept and put in the images' order, so that neither
-    batches nor processes change a digit.
+    With one value, the errors are in its own unit. With several, the scores are means over the values, and the errors
+    are in standard deviations of the training. All pairs are kept and sorted by the images' order, so that batches and
+    processes do not change a digit.
 
     Args:
         std: Each value's standard deviation in training, V of them.
-        levels: Where values are levels with an order, how many there are: their accuracy and quadratic-weighted kappa
-            (Cohen 1968) are measured too.
+        levels: The number of ordered levels, if the values are levels: accuracy and quadratic-weighted kappa (Cohen
+            1968) are then measured too.
 
     >>> scores = ValueScores([1.0])
     >>> scores.update(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[1.0], [2.0], [3.0]]), torch.arange(3))
@@ -41,7 +41,7 @@ class ValueScores(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, predicted: Tensor, true: Tensor, places: Tensor) -> None:
-        """Take in values (B, V), true ones (B, V), and the images' places (B,)."""
+        """Update with predicted values (B, V), true values (B, V), and the images' indices (B,)."""
         self.predicted.append(predicted.detach())
         self.true.append(true)
         self.places.append(places)
@@ -65,7 +65,7 @@ class ValueScores(Metric):
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Spearman's rank correlation of two columns (N,): equal values share their mean rank; NaN where one is constant.
+    """Spearman's rank correlation of two columns (N,): equal values share their mean rank; NaN if one is constant.
 
     >>> rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([3.0, 2.0, 1.0])).item()
     -1.0
@@ -83,7 +83,7 @@ def _mean_ranks(values: Tensor) -> Tensor:
 
 
 def quadratic_kappa(predicted: Tensor, true: Tensor) -> Tensor:
-    """Cohen's kappa of levels (N, 1) with quadratic weights: 1 - mean squared distance over that of chance.
+    """Cohen's kappa of levels (N, 1) with quadratic weights: 1 - mean squared distance / that expected by chance.
 
     >>> quadratic_kappa(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [2.0]])).item()
     1.0
