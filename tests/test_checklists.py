@@ -23,25 +23,21 @@ _TEXT = Path(__file__).parents[1] / "CONTRIBUTING.md"
 _SMALL = ("--trainer.accelerator", "cpu", "--data.size", "16", "--data.batch_size", "6", "--data.num_workers", "0")
 
 
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The package, as CONTRIBUTING has it; what it registers is forgotten afterwards."""
-    package = tmp_path / "toy"
+    package = tmp_path_factory.mktemp("checklists") / "toy"
     package.mkdir()
     (package / "__init__.py").touch()
     for name, code in re.findall(r"```python\n# toy/(\w+\.py)[^\n]*\n(.*?)```", _TEXT.read_text(), flags=re.DOTALL):
         (package / name).write_text(code)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for registry in (SLOTS, COMMANDS, OUTPUTS):
-        for name in list(registry):
-            monkeypatch.setitem(registry, name, registry[name])
+    # Its classes stay subclasses of cnnlab's, so that later tests must still be able to import them.
+    sys.path.append(str(package.parent))
     before = {id(registry): set(registry) for registry in (SLOTS, COMMANDS, OUTPUTS)}
     yield package
     for registry in (SLOTS, COMMANDS, OUTPUTS):
         for name in set(registry) - before[id(registry)]:
             del registry[name]
-    for name in [name for name in sys.modules if name == "toy" or name.startswith("toy.")]:
-        del sys.modules[name]
 
 
 def run_all(cnnlab: Cnnlab, images: Path, *flags: str) -> None:

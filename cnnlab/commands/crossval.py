@@ -80,7 +80,9 @@ def start_crossval(folder: Path, count: int, options: list[str]) -> None:
     saved = folder / "request.json"
     if saved.is_file():
         if json.loads(saved.read_text()) != request:
-            raise InputError(f"{folder} has other folds or options ({saved}): repeat those, or give another --run")
+            raise InputError(
+                f"{folder} was begun with other folds or options ({saved}): repeat those, or give another --run"
+            )
     elif Run(folder).exists():
         raise InputError(f"{folder} exists and is not a cross-validation: choose another --run")
     else:

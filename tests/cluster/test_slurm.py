@@ -37,8 +37,12 @@ def steps(run: Path) -> list[int]:
     path = run / "metrics.csv"
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [int(row["step"]) for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="") as file:
+            return [int(row["step"]) for row in csv.DictReader(file)]
+    except ValueError:
+        # A row that is being written.
+        return []
 
 
 def wait(until: Callable[[], bool], what: str, log: Path) -> None:

@@ -207,7 +207,9 @@ def test_a_pruned_run_is_a_run_like_any_other(fit: Cnnlab, cnnlab: Cnnlab, tmp_p
     ):
         done = run_process(*arguments, cwd=tmp_path)
         assert not done.returncode, (arguments, done.stderr)
-    one, other = (json.loads((tmp_path / f"{run}/test.json").read_text()) for run in ("R-pruned", "A"))
+    # What was measured before it went on has been set aside.
+    (aside,) = (tmp_path / "R-pruned/earlier").iterdir()
+    one, other = (json.loads((folder / "test.json").read_text()) for folder in (aside, tmp_path / "A"))
     assert one == other
     smaller = json.loads((tmp_path / "smaller/pruning.json").read_text())
     assert smaller["parameters"]["before"] == said["parameters"]["after"]

@@ -52,7 +52,7 @@ def test_a_checkpoint_knows_its_classes_and_its_size(
     Image.new("RGB", (300, 20)).save(other / "wide.png")
     predicted = cnnlab("predict", "R", "--data.predict", other, "--data.root", "/nowhere")
     assert predicted.code == 0, predicted.err
-    rows = table(tmp_path / "R/predictions.csv")
+    rows = table(tmp_path / "R/results/unlabeled/predictions.csv")
     assert [Path(row["path"]).name for row in rows] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "wide.png"]
     assert all(row["target"] == "" for row in rows)
     assert cnnlab("resume", "R", "--trainer.max_epochs", "2").code == 0

@@ -69,9 +69,9 @@ def test_predict_takes_images_of_any_size(cnnlab: Cnnlab, tmp_path: Path) -> Non
     predicted = cnnlab("predict", "R", "--data.predict", "new", *flags)
     assert predicted.code == 0, predicted.err
     for name, size in sizes.items():
-        with Image.open(tmp_path / f"R/masks/{name}.png") as mask:
+        with Image.open(tmp_path / f"R/results/new/masks/{name}.png") as mask:
             assert mask.size == size
-    assert not (tmp_path / "R/overlays").exists()
+    assert not (tmp_path / "R/results/new/overlays").exists()
 
 
 def test_ignore_index_and_classes_come_from_the_data(cnnlab: Cnnlab, tmp_path: Path) -> None:
