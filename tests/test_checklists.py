@@ -80,11 +80,11 @@ def test_a_network(toy: Path, cnnlab: Cnnlab, photos: Path) -> None:
 def test_a_network_without_the_recipes_dropout_is_told_what_to_add(toy: Path, cnnlab: Cnnlab, photos: Path) -> None:
     """A network written by the checklist passed its tests, then a recipe ended in "unexpected keyword argument"."""
     code = (toy / "network.py").read_text()
-    (toy / "network.py").write_text(code.replace(", dropout: float = 0.0", "").replace("nn.Dropout(dropout), ", ""))
-    flags = ("--data.root", str(photos), "--model.network", "toy.network.Tiny", "--model.dropout", "0.1")
+    (toy / "plain.py").write_text(code.replace(", dropout: float = 0.0", "").replace("nn.Dropout(dropout), ", ""))
+    flags = ("--data.root", str(photos), "--model.network", "toy.plain.Tiny", "--model.dropout", "0.1")
     done = cnnlab("fit", "--config", "from_scratch", *flags)
     assert done.code == 2
-    assert "'toy.network.Tiny' takes no dropout, and model.dropout is 0.1" in done.err
+    assert "'toy.plain.Tiny' takes no dropout, and model.dropout is 0.1" in done.err
 
 
 def test_a_data_set_of_files(toy: Path, cnnlab: Cnnlab, tmp_path: Path) -> None:
