@@ -6,6 +6,7 @@ import gzip
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from cnnlab.cli import main
+from tests.forked import Forked
 
 TINY = Path(__file__).parent / "conf" / "classification.yaml"
 """A recipe that trains in a second: 320 generated images, three classes' worth of patterns, two epochs."""
@@ -176,9 +178,12 @@ def processes(count: int) -> tuple[str, ...]:
     return ("--trainer.devices", str(count), "--trainer.strategy", "ddp" if count > 1 else "auto")
 
 
+def start_process(*arguments: str | Path, cwd: Path, session: bool = False, **variables: str) -> Forked:
+    """Start the command line as a process of its own (or a session), with more environment variables."""
+    files = Path(tempfile.mkdtemp(prefix="printed-", dir=cwd.parent))
+    return Forked([*map(str, arguments)], cwd, files, session, **variables)
+
+
 def run_process(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a process of its own, to its end, with more environment variables."""
-    environment = {**os.environ, **variables}
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=280
-    )
+    return start_process(*arguments, cwd=cwd, **variables).finish()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cnnlab.checkpoint import read_checkpoint
-from tests.conftest import TINY, command, run_process
+from tests.conftest import TINY, command, run_process, start_process
 
 pytestmark = pytest.mark.slow
 
@@ -52,17 +52,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory, mnist_root: Path) -> Path:
 
 def kill_in_the_middle(root: Path, cwd: Path, signum: signal.Signals, after_rows: int) -> tuple[int, str]:
     """Start a run, send it a signal when it has logged so many steps; return its exit status and output."""
-    process = subprocess.Popen(
-        command(*fit_arguments(root, "R")), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = start_process(*fit_arguments(root, "R"), cwd=cwd)
     deadline = time.monotonic() + 120
     while len(rows(cwd / "R")) < after_rows:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.finish().stderr
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signum)
-    out, _ = process.communicate(timeout=120)
-    return process.returncode, out
+    done = process.finish(120)
+    return done.returncode, done.stdout + done.stderr
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -221,19 +219,16 @@ def test_kills_at_random_moments_cost_no_checkpoint(tmp_path: Path, mnist_root: 
     dice = random.Random()
     for _ in range(KILLS):
         begun = len(rows(tmp_path / "R"))
-        process = subprocess.Popen(
-            command(*fit, "--run", "R", "--resume", "auto"), cwd=tmp_path, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        process = start_process(*fit, "--run", "R", "--resume", "auto", cwd=tmp_path)
         deadline = time.monotonic() + 120
         while len(rows(tmp_path / "R")) <= begun:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, process.finish().stderr
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(dice.uniform(0, 2))
-        process.kill()
-        out, _ = process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, out
+        process.send_signal(signal.SIGKILL)
+        done = process.finish(60)
+        assert done.returncode == -signal.SIGKILL, done.stderr
         for name in ("last.ckpt", "best.ckpt"):
             if (checkpoints / name).exists():
                 read_checkpoint(checkpoints / name)

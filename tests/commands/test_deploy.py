@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from cnnlab.deploying import pipeline, score
 from cnnlab.imports import parameters_of
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.tasks import Classification
-from tests.conftest import TINY, Cnnlab, command, run_process
+from tests.conftest import TINY, Cnnlab, run_process, start_process
 
 ONE_EPOCH = ("--trainer.max_epochs", "1", "--callbacks.unfreezing", "false")
 
@@ -312,7 +311,7 @@ def test_a_pruned_run_keeps_the_splits_and_needs_nothing_that_has_vanished(
 @pytest.mark.slow
 def test_a_signal_lets_a_training_that_prune_has_started_save(fit: Cnnlab, tmp_path: Path) -> None:
     assert not fit("--trainer.max_epochs", "1").code
-    process = subprocess.Popen(command("prune", "R", "--epochs", "200"), cwd=tmp_path)
+    process = start_process("prune", "R", "--epochs", "200", cwd=tmp_path)
     metrics = tmp_path / "R-pruned/metrics.csv"
     deadline = time.monotonic() + 120
     while not metrics.is_file() or len(table(metrics)) < 20:
@@ -320,7 +319,7 @@ def test_a_signal_lets_a_training_that_prune_has_started_save(fit: Cnnlab, tmp_p
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.finish(60).returncode == 143
     step = torch.load(tmp_path / "R-pruned/checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert step - 1 >= max(int(row["step"]) for row in table(metrics))
 

@@ -249,7 +249,7 @@ def test_crossval_predicts_each_image_by_a_network_that_has_not_seen_it(
 
 
 def test_one_batch_can_be_learned_by_heart(fit_photos: Cnnlab, tmp_path: Path) -> None:
-    """Trap-like: with a new batch an epoch the loss would not fall to 0."""
+    """With a new batch an epoch the loss would not fall to 0."""
     options = ("--config", "trainer/overfit", "--callbacks.unfreezing", "false", "--trainer.max_epochs", "25")
     flags = (
         "--model.lr",

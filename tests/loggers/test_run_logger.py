@@ -26,7 +26,7 @@ from cnnlab.errors import InputError
 from cnnlab.loggers import Wandb, dashboard
 from cnnlab.loggers.dashboard import create_dashboard
 from cnnlab.tasks import Classification, Segmentation, VisionTask
-from tests.conftest import TINY, Cnnlab, command, run_process
+from tests.conftest import TINY, Cnnlab, run_process, start_process
 
 FLAGS = ("--config", "logger/wandb", "--callbacks.throughput", "false", "--callbacks.gradcam", "false")
 History = dict[int, dict[str, float]]
@@ -146,16 +146,15 @@ def test_two_processes_killed_and_resumed_are_one_run(tmp_path: Path, mnist_root
     devices = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "4")
     flags = (*FLAGS, *devices, "--data.batch_size", "8", "--callbacks.last.every_n_steps", "3")
     run = tmp_path / "R"
-    arguments = command("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R", *flags)
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=quiet, stderr=quiet, start_new_session=True)
+    fit = ("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R")
+    process = start_process(*fit, *flags, cwd=tmp_path, session=True)
     deadline = time.monotonic() + 120
     while not (run / "metrics.csv").is_file() or len(logged(run)) < 20:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.finish()
     before = logged(run)
     before.pop(max(before))  # The kill may have cut it short.
     time.sleep(2)  # What W&B's own process still writes.
