@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -98,23 +99,18 @@ def _code(value: Value) -> int:
     return red << 16 | green << 8 | blue
 
 
+@dataclass(eq=False)
 class MaskReader:
-    """Reads masks as annotations of their images.
+    """Reads masks as annotations of their images."""
 
-    Args:
-        paths: The file of each image's mask; "" if the mask is unknown.
-        values: The mapping from values to classes.
-        ignore_index: The class number of pixels without a class.
-        rare: See annotations.ClassMask.
-    """
-
+    paths: Sequence[str]
+    """The file of each image's mask; "" if the mask is unknown."""
+    values: MaskValues
+    ignore_index: int
+    """The class number of pixels without a class."""
+    rare: float = 0.0
+    """See annotations.ClassMask."""
     draws = ClassMask.draws
-
-    def __init__(self, paths: Sequence[str], values: MaskValues, ignore_index: int, rare: float = 0.0) -> None:
-        self.paths = paths
-        self.values = values
-        self.ignore_index = ignore_index
-        self.rare = rare
 
     def read(self, path: str) -> Tensor:
         """The classes (H, W) int64 in a mask's file.
