@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import ImageSource, Pixels
+from cnnlab.imports import parameters_of
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 """A batch's decoded arrays by name, B first."""
@@ -37,23 +38,17 @@ class Output(ABC):
     """The columns of describe() that are shares, 0..1."""
     noun: ClassVar[str] = "class"
     """The noun for one of the names."""
+    arrays: tuple[str, ...]
+    """The names of the arrays that the decoder returns, in an exported file's order."""
+    raw_arrays: tuple[str, ...] = ("logits",)
+    """The names of the outputs of the network without its decoder."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = [str(name) for name in names]
 
-    @property
-    @abstractmethod
-    def arrays(self) -> tuple[str, ...]:
-        """The names of the arrays that the decoder returns, in an exported file's order."""
-
-    @property
-    def raw_arrays(self) -> tuple[str, ...]:
-        """The names of the outputs of the network without its decoder."""
-        return ("logits",)
-
-    @abstractmethod
     def metadata(self) -> dict[str, Any]:
-        """Plain values, including "kind", from which outputs.create_output() creates this again."""
+        """Plain values from which outputs.create_output() creates this again: "kind", and the arguments by name."""
+        return {"kind": self.kind, **{name: getattr(self, name) for name in parameters_of(type(self))}}
 
     @abstractmethod
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:

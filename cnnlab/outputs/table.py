@@ -73,15 +73,11 @@ class AnswerWriter:
             answer: The image's answer.
             truth: The image's truth; None if it is unknown.
         """
-        files = self._write_files(answer) if self._has_files else {}
-        return [[index, answer.path, *row] for row in self.output.rows(answer, truth, files)]
-
-    def _write_files(self, answer: Any) -> dict[str, str]:
-        name = Path(answer.path).absolute().relative_to(self._common)
         written = {}
-        for folder, ending, content in self.output.files(
-            answer, LazyImage(answer.path), self.overlays, self.probabilities
-        ):
-            written[folder] = f"{folder}/{name}{ending}"
-            write_atomically(self.folder / written[folder], content)
-        return written
+        if self._has_files:
+            name = Path(answer.path).absolute().relative_to(self._common)
+            image = LazyImage(answer.path)
+            for folder, ending, content in self.output.files(answer, image, self.overlays, self.probabilities):
+                written[folder] = f"{folder}/{name}{ending}"
+                write_atomically(self.folder / written[folder], content)
+        return [[index, answer.path, *row] for row in self.output.rows(answer, truth, written)]
