@@ -27,7 +27,7 @@ from cnnlab.models.standardize import Standardize
 from cnnlab.models.weights import architecture_only
 from cnnlab.outputs import Output
 from cnnlab.tasks.handshake import arguments_from
-from cnnlab.tasks.mean_loss import MeanLoss
+from cnnlab.tasks.metrics import MeanLoss
 from cnnlab.tasks.optimization import DEFAULT_LR, Optimization
 from cnnlab.tasks.optimizers import check_optimizer, check_scaling
 from cnnlab.tasks.schedules import check_schedule
