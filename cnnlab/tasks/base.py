@@ -29,8 +29,6 @@ from cnnlab.outputs import Output
 from cnnlab.tasks.handshake import arguments_from
 from cnnlab.tasks.metrics import MeanLoss
 from cnnlab.tasks.optimization import DEFAULT_LR, Optimization
-from cnnlab.tasks.optimizers import check_optimizer, check_scaling
-from cnnlab.tasks.schedules import check_schedule
 from cnnlab.tasks.starting_weights import StartingWeights
 
 Stage = Literal["train", "val", "test"]
@@ -144,13 +142,9 @@ class VisionTask(Optimization, StartingWeights):
         removals = read_removals(pruned) if isinstance(pruned, str) else pruned
         self.hparams["pruned"] = removals
         _check_plain(dict(self.hparams))
-        check_optimizer(optimizer, lr, weight_decay)
+        self.check_optimization()
         if compile and checkpoint_stages:
             raise InputError("model.compile and model.checkpoint_stages exclude each other: switch one of them off")
-        if layer_decay is not None and not 0 < layer_decay <= 1:
-            raise InputError(f"model.layer_decay is {layer_decay}, expected above 0, to 1")
-        check_scaling(lr_scaling, lr_batch_size)
-        check_schedule(schedule, warmup, schedule_args or {})
 
         self.standardize = Standardize(self.hparams["mean"], self.hparams["std"])
         # Pretrained weights have the shapes of the unpruned network, and the pruned weights are loaded later.
