@@ -274,20 +274,6 @@ class FileDataModule(VisionDataModule):
         return rows
 
 
-def height_and_width(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Height and width of an option that may be one number.
-
-    Raises:
-        InputError: If it is not one number or two numbers, each 1 or more.
-    """
-    if value is None:
-        return None
-    sides = [value, value] if isinstance(value, int) else list(value)
-    if len(sides) != 2 or min(sides) < 1:
-        raise InputError(f"data.{name} is {value}, expected one number, or height and width, 1 or more")
-    return sides[0], sides[1]
-
-
 def fill(mean: Sequence[float]) -> Tensor:
     """The color of pixels outside an image, (C,) float 0..255, from the mean of pixels in 0..1."""
     return torch.tensor([255.0 * value for value in mean])

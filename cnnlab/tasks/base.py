@@ -6,6 +6,7 @@ import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from cnnlab.batch import Batch
+from cnnlab.checkpoint import read_header
 from cnnlab.errors import InputError
+from cnnlab.imports import by_path
 from cnnlab.lightning_compat import is_accumulating, log_every_n_steps
 from cnnlab.loggers import Row, write_metrics
 from cnnlab.models.channel_removal import read_removals, remove_channels
@@ -382,6 +385,19 @@ class VisionTask(Optimization, StartingWeights):
                 "cnnlab.strategies.FullyShard (--config trainer/fully_shard)"
             )
         shard(self.network, self.device_mesh["data_parallel"])
+
+
+def load_task(path: Path) -> VisionTask:
+    """Load the task of a checkpoint, with its weights, in eval mode.
+
+    Raises:
+        InputError: If the checkpoint cannot be read, or contains another LightningModule.
+    """
+    kind = by_path(read_header(path)["cnnlab"]["task"])
+    if not issubclass(kind, VisionTask):
+        raise InputError(f"{path} holds a {kind.__name__}, expected a task of cnnlab's")
+    task: VisionTask = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    return task.eval()
 
 
 class _AsTheyAre(Decoder):

@@ -102,24 +102,21 @@ class Classification(ClassTask):
     def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
         """The stage's metrics; in training only cheap ones."""
         count = self.num_classes
+        metrics: dict[str, Metric]
         if self.multi_label:
-            return self._multi_label_metrics(stage)
-        metrics: dict[str, Metric] = {"accuracy": ExactAccuracy(count)}
+            metrics = {"accuracy": MultilabelAccuracy(count, average="micro")}
+            if stage != "train":
+                metrics["f1"] = MultilabelF1Score(count, average="macro")
+                metrics["average_precision"] = MultilabelAveragePrecision(count, average="macro")
+                metrics["counts"] = MultilabelStatScores(count, average="none")
+            return metrics
+        metrics = {"accuracy": ExactAccuracy(count)}
         if stage != "train":
             if self.top_k is not None:
                 metrics[f"accuracy_top{self.top_k}"] = ExactAccuracy(count, self.top_k)
             metrics["f1"] = MulticlassF1Score(count, average="macro", validate_args=False)
             metrics["calibration"] = Calibration()
             metrics["confusion_matrix"] = MulticlassConfusionMatrix(count, validate_args=False)
-        return metrics
-
-    def _multi_label_metrics(self, stage: Stage) -> dict[str, Metric]:
-        count = self.num_classes
-        metrics: dict[str, Metric] = {"accuracy": MultilabelAccuracy(count, average="micro")}
-        if stage != "train":
-            metrics["f1"] = MultilabelF1Score(count, average="macro")
-            metrics["average_precision"] = MultilabelAveragePrecision(count, average="macro")
-            metrics["counts"] = MultilabelStatScores(count, average="none")
         return metrics
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:

@@ -15,8 +15,8 @@ from cnnlab.errors import InputError
 from cnnlab.models.factory import create_classifier, preprocessing
 from cnnlab.models.standardize import Standardize
 from cnnlab.run import find
+from cnnlab.tasks.base import load_task
 from cnnlab.tasks.classes import ClassTask
-from cnnlab.tasks.loading import load_task
 
 
 class Teacher(nn.Module):
@@ -99,7 +99,7 @@ def find_teacher(
 def _check_classes(name: str, teacher: ClassTask, student: ClassTask) -> None:
     if teacher.class_names == student.class_names:
         return
-    both = [_shown(names) for names in (teacher.class_names, student.class_names)]
+    both = [", ".join(task.class_names[:5]) + (", ..." if task.num_classes > 5 else "") for task in (teacher, student)]
     if sorted(teacher.class_names) == sorted(student.class_names):
         raise InputError(
             f"model.teacher {name} has the same classes in another order ({both[0]}; the data: {both[1]}): "
@@ -109,10 +109,6 @@ def _check_classes(name: str, teacher: ClassTask, student: ClassTask) -> None:
         f"model.teacher {name} tells {teacher.num_classes} classes apart ({both[0]}), and the data have "
         f"{student.num_classes} ({both[1]}): a teacher must have learned the same classes"
     )
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _size_of(checkpoint: Path) -> tuple[int, int] | None:
