@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,7 +24,6 @@ from cnnlab.data.listing import (
     SampleIndex,
     find_broken,
     keep_splits,
-    manifest_row,
     select_fold,
     split_samples,
 )
@@ -146,7 +147,12 @@ class FileDataModule(VisionDataModule):
 
     def manifest_row(self, sample: Sample) -> dict[str, str]:
         """A sample's row in the manifest: path, its target, split, group, bytes, sha256."""
-        return manifest_row(sample, self.root)
+        path = Path(sample.path)
+        row = {"path": os.path.relpath(path, self.root), "split": sample.split, "group": sample.group}
+        if not path.is_file():
+            return {**row, "bytes": "", "sha256": ""}
+        with path.open("rb") as file:
+            return {**row, "bytes": str(path.stat().st_size), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def eval_transform(self) -> EvalTransform:
         """The transform of training without augmentation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cnnlab.data.listing import Sample, read_table, sample_of, split_folders
+from cnnlab.data.listing import Sample, read_samples, split_folders
 from cnnlab.errors import InputError
 from cnnlab.imaging import list_images
 
@@ -16,13 +16,8 @@ _ENDINGS = ("", "_mask", "_gt", "_label", "_labels")
 def list_pairs(root: Path) -> list[Sample]:
     """List ROOT/images/SPLIT/**/NAME and ROOT/masks/SPLIT/**/NAME, or the same without splits.
 
-    A mask has its image's name, optionally followed by "_mask" or the like, and any image file extension.
-
-    Args:
-        root: The folder.
-
-    Returns:
-        The images, each with its mask and its split, "" if none has been decided.
+    A mask has its image's name, optionally followed by "_mask" or the like, and any image file extension. The split is
+    "" if none has been decided.
 
     Raises:
         InputError: If a folder is missing, if an image has no mask or several, or if there are no images.
@@ -55,22 +50,14 @@ def list_pairs(root: Path) -> list[Sample]:
 
 
 def list_pair_table(table: Path, root: Path) -> list[Sample]:
-    """List the images of a CSV file with the columns path and mask, and optionally split and group.
-
-    Args:
-        table: The file.
-        root: The folder that relative paths start from.
-
-    Returns:
-        See list_pairs.
+    """List the images of a CSV file with the columns path and mask (relative to root), and optionally split and group.
 
     Raises:
         InputError: If the file or a column is missing, if a row has no mask, or if its split is unknown.
     """
     samples = []
-    for line, row in enumerate(read_table(table, ("path", "mask")), start=2):
-        place = f"{table}, line {line}"
+    for place, row, sample in read_samples(table, root, ("path", "mask")):
         if not row["mask"]:
             raise InputError(f"{place}: {row['path']} has no mask")
-        samples.append(replace(sample_of(row, root, place), mask=str(root / row["mask"])))
+        samples.append(replace(sample, mask=str(root / row["mask"])))
     return samples
