@@ -63,10 +63,7 @@ class InputSpec(NamedTuple):
     ) -> tuple[Sequence[float], Sequence[float]]:
         """The range of the area's share, and of width / height, for training crops of an image.
 
-        Args:
-            image_size: The image's height and width.
-            scale: The requested minimum and maximum share, of the image or (native) of the size.
-            ratio: The requested minimum and maximum width / height.
+        The requested scale is a minimum and maximum share of the image, or (native) of the size.
         """
         height, width = self.size
         if self.stretch:

@@ -32,11 +32,7 @@ class AnnotationReader(Protocol):
         """See Annotation.draws."""
 
     def __call__(self, index: int, image: ImageSource) -> Annotation:
-        """The annotation of an image.
-
-        Args:
-            index: The image's index in the data set.
-            image: The opened image.
+        """The annotation of an opened image, by its index in the data set.
 
         Raises:
             ImageError: If it cannot be read, or does not match the image.
@@ -80,7 +76,6 @@ class FileDataset(BatchDataset):
         return self.transform.size is not None or len(read_sizes(self.paths)) == 1
 
     def __getitems__(self, draws: list[int]) -> Batch:
-        """The batch of these indices."""
         return self.stack(draws, map(self._sample, draws))
 
     def _sample(self, index: int) -> tuple[Tensor, Annotation]:
@@ -127,7 +122,6 @@ class AugmentedFiles(BatchDataset):
         return len(self.source)
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
-        """The batch of these (epoch, index) pairs."""
         epochs, indices = np.array(draws, dtype=np.int64).T
         own = self.augmentation.draws + self.source.annotations.draws
         numbers = uniform(self.seed, epochs, indices, own + (self.mixing.draws if self.mixing else 0))
@@ -142,9 +136,7 @@ class AugmentedFiles(BatchDataset):
     def create_sample(self, index: int, numbers: Sequence[float]) -> tuple[Tensor, Any]:
         """One training sample: an augmented image (C, H, W) uint8 and its annotation.
 
-        Args:
-            index: The image's index in the data set.
-            numbers: As many as augmentation and annotation need, uniform in [0, 1).
+        The numbers are uniform in [0, 1), as many as augmentation and annotation need.
         """
         image, annotation = self.source.open(index)
         return self.augmentation(image, annotation, self.spec, numbers)

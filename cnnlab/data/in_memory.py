@@ -55,15 +55,7 @@ class RandomAffine:
         return not (self.degrees or self.translate or self.scale)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Warp a batch.
-
-        Args:
-            images: (B, C, H, W), uint8 0..255.
-            draws: (B, 4), uniform in [0, 1).
-
-        Returns:
-            (B, C, H, W), uint8 0..255.
-        """
+        """Warp images (B, C, H, W), uint8 0..255, by draws (B, 4), uniform in [0, 1); shape and dtype stay."""
         centered = draws.to(torch.float32) * 2 - 1
         angle = centered[:, 0] * math.radians(self.degrees)
         factor = 1 + centered[:, 1] * self.scale
@@ -113,7 +105,6 @@ class TensorImages(BatchDataset):
         return len(self.images)
 
     def __getitems__(self, draws: list[int]) -> Batch:
-        """The batch of these indices."""
         chosen = torch.tensor(draws)
         return Batch(self.images[chosen], self.targets[chosen], chosen, [""] * len(chosen))
 
@@ -130,7 +121,6 @@ class AugmentedImages(BatchDataset):
         return len(self.source)
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
-        """The batch of these (epoch, index) pairs."""
         epochs, indices = np.array(draws, dtype=np.int64).T
         batch = self.source.__getitems__(indices.tolist())
         if self.augment.is_identity:

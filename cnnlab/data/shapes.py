@@ -47,16 +47,7 @@ class Shapes(MaskFolder):
 
 
 def write_shapes(root: Path, images: int, side: int) -> None:
-    """Write ROOT/images and ROOT/masks, unless they exist; the files are always the same.
-
-    Args:
-        root: The folder.
-        images: The number of images for training; a quarter of it for validation and for testing each.
-        side: Height and width.
-
-    Raises:
-        InputError: If ROOT has other files.
-    """
+    """Write ROOT/images and ROOT/masks, unless they exist; the files are always the same. See Shapes."""
     if root.is_dir():
         _check(root, images, side)
         return

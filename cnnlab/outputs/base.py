@@ -73,22 +73,15 @@ class Output(ABC):
     def rows(self, answer: Any, truth: npt.NDArray[Any] | None, files: Mapping[str, str]) -> list[list[object]]:
         """An answer's rows of predictions.csv, without index and path.
 
-        Args:
-            answer: The answer of an image.
-            truth: The truth of that image.
-            files: The files that files() has written, by folder, relative to the table's folder.
+        ``files`` has the files that files() has written, by folder, relative to the table's folder.
         """
 
     def files(
         self, answer: Any, image: ImageSource, overlays: bool, probabilities: bool
     ) -> Iterator[tuple[str, str, bytes]]:
-        """The files of an image beside the table: (folder, ending, content); none for most kinds.
+        """The files of an original image beside the table: (folder, ending, content); none for most kinds.
 
-        Args:
-            answer: The answer of the image.
-            image: The original image.
-            overlays: Whether to include an image with the answer drawn on it.
-            probabilities: Whether to include the decoder's arrays.
+        With overlays, one is an image with the answer drawn on it; with probabilities, one has the decoder's arrays.
         """
         return iter(())
 

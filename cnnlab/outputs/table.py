@@ -66,13 +66,7 @@ class AnswerWriter:
         return [LazyImage(path).size if self._has_files else None for path in paths]
 
     def rows(self, index: int, answer: Any, truth: npt.NDArray[Any] | None = None) -> list[list[object]]:
-        """Write an answer's files, and return its rows.
-
-        Args:
-            index: The image's index.
-            answer: The image's answer.
-            truth: The image's truth; None if it is unknown.
-        """
+        """Write the files of an image's answer, and return its rows; its truth is None if it is unknown."""
         written = {}
         if self._has_files:
             name = Path(answer.path).absolute().relative_to(self._common)

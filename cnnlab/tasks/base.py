@@ -175,11 +175,7 @@ class VisionTask(Optimization, StartingWeights):
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **kwargs: Any) -> Self:
-        """Create a task for a data module, with the arguments that it provides, as on the command line.
-
-        Args:
-            data: The data module.
-            **kwargs: The task's other arguments.
+        """Create a task with the arguments that a data module provides, as on the command line, and with others.
 
         Raises:
             InputError: If the data have another kind of targets.
@@ -219,12 +215,9 @@ class VisionTask(Optimization, StartingWeights):
 
     @abstractmethod
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
-        """Update a stage's metrics with a batch, which may have no samples (images (0, C, H, W)).
+        """Update the metrics from configure_metrics() with the decoder's arrays of a batch.
 
-        Args:
-            metrics: The metrics from configure_metrics().
-            answers: The decoder's arrays.
-            batch: The batch.
+        The batch may have no samples (images (0, C, H, W)).
         """
 
     def configure_decoder(self) -> Decoder:
@@ -329,14 +322,7 @@ class VisionTask(Optimization, StartingWeights):
         return loss, answers
 
     def take_in(self, metrics: MetricCollection, answers: Answers, batch: Batch, loss: Tensor | None) -> None:
-        """Update metrics with a batch.
-
-        Args:
-            metrics: The metrics from stage_metrics().
-            answers: The decoder's arrays, from any source.
-            batch: The batch.
-            loss: Its loss; None to leave that metric out.
-        """
+        """Update the metrics from stage_metrics() with a batch, its decoded arrays and its loss (left out if None)."""
         own = dict(metrics.items(keep_base=True, copy_state=False))
         mean = own.pop("loss")
         if loss is not None:

@@ -63,13 +63,10 @@ def find_teacher(
     weights: str = "pretrained",
     size: tuple[int, int] | None = None,
 ) -> Teacher:
-    """Find a task's teacher.
+    """Find the teacher of a task, the student, as the arguments of Distillation describe it.
 
-    Args:
-        name: A run's folder, a checkpoint, or the name of a timm or torchvision network.
-        task: The student: both must have the same classes in the same order, and the same number of channels.
-        weights: The weights of a network by name: see VisionTask. Its classifier must have as many classes.
-        size: Height and width of the teacher's input; those of its training if None.
+    Both must have the same classes in the same order, and the same number of channels. The classifier of a network by
+    name must have as many classes.
 
     Raises:
         InputError: If there is no such teacher, or if its classes or channels differ from the student's.
