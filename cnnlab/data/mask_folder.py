@@ -19,8 +19,7 @@ from cnnlab.data.base import ClassesMixin
 from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import AugmentedFiles, FileDataset, read_sizes
 from cnnlab.data.listing import Sample
-from cnnlab.data.mask_listing import list_pair_table, list_pairs
-from cnnlab.data.mask_values import MaskReader, MaskValues, Value
+from cnnlab.data.mask_files import MaskReader, MaskValues, Value, list_pair_table, list_pairs
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform, ImageError, LazyImage, height_and_width, read_mask, resampling
 

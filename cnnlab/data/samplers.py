@@ -118,13 +118,7 @@ class EvalSampler(Sampler[list[int]]):
 
     The batches are those of a single process, assigned to the processes in turn, because the other images in a batch
     may change the last digit of a result. All processes have the same number of batches, since metrics are gathered
-    from all of them; the last batch may be empty.
-
-    Args:
-        size: The number of samples.
-        batch_size: Samples per process and step.
-        rank: This process.
-        world_size: The number of processes.
+    from all of them; the last batch may be empty. The arguments are those of TrainSampler.
     """
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:

@@ -130,7 +130,13 @@ class Optimization(LightningModule):
         if not is_attached(self) or self.trainer.state.fn != "fit":
             return
         kept = checkpoint["hyper_parameters"]
-        self._refuse_other_groups(checkpoint)
+        saved = any("layers" in group for state in checkpoint["optimizer_states"] for group in state["param_groups"])
+        if saved != (self.layer_rates is not None or self.hparams["layer_decay"] is not None):
+            raise InputError(
+                f"the run was trained {'with' if saved else 'without'} rates for each layer (callbacks.unfreezing or "
+                "model.layer_decay), and cannot go on otherwise: leave them as they were, or begin a new run with "
+                "--model.init_from"
+            )
         fixed = ["optimizer", "optimizer_args", "layer_decay"]
         if "plateau" in (kept["schedule"], self.hparams["schedule"]):
             fixed += ["schedule", "schedule_args", "warmup"]
@@ -161,16 +167,6 @@ class Optimization(LightningModule):
             for name in ("base_lrs", "_last_lr"):
                 if name in schedule:
                     schedule[name] = [rate * faster for rate in schedule[name]]
-
-    def _refuse_other_groups(self, checkpoint: dict[str, Any]) -> None:
-        saved = any("layers" in group for state in checkpoint["optimizer_states"] for group in state["param_groups"])
-        wanted = self.layer_rates is not None or self.hparams["layer_decay"] is not None
-        if saved != wanted:
-            raise InputError(
-                f"the run was trained {'with' if saved else 'without'} rates for each layer (callbacks.unfreezing or "
-                "model.layer_decay), and cannot go on otherwise: leave them as they were, or begin a new run with "
-                "--model.init_from"
-            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add to the checkpoint what is needed to create this task, and its data, again."""
