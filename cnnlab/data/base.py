@@ -50,12 +50,7 @@ class BatchDataset(Dataset[Batch]):
 
 
 class Subset(BatchDataset):
-    """Some samples of a data set, evenly spread over it.
-
-    Args:
-        source: The whole data set, read by indices.
-        count: The maximum number of samples.
-    """
+    """At most ``count`` samples of a data set that is read by indices, evenly spread over it."""
 
     def __init__(self, source: BatchDataset, count: int) -> None:
         self.source = source

@@ -119,13 +119,10 @@ def _subfolders(folder: Path) -> list[str]:
 def list_table(
     table: Path, root: Path, class_names: Sequence[str] | None = None, multi_label: bool = False
 ) -> SampleIndex:
-    """List the images of a CSV file with the columns path and label, and optionally split and group.
+    """List the images of a CSV file with the columns path (relative to root) and label, and optionally split and group.
 
-    Args:
-        table: The file. Labels of a multi-label image are separated by ";"; it may have none.
-        root: The folder that relative paths start from.
-        class_names: The classes in order; the labels in alphabetical order if None.
-        multi_label: Whether an image may have any number of labels.
+    The classes are the labels in alphabetical order, unless they are given. With multi_label, an image has any number
+    of labels, separated by ";".
 
     Raises:
         InputError: If the file or a column is missing, or if a row has no label, an unknown label or split.

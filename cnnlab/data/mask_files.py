@@ -102,14 +102,7 @@ class MaskValues:
         self._classes = np.array([*range(len(values)), ignore_index][: len(codes)])[order]
 
     def classes(self, mask: npt.NDArray[np.integer], path: str) -> npt.NDArray[np.int64]:
-        """The class of each pixel.
-
-        Args:
-            mask: (H, W), or (H, W, 3) with colors.
-            path: The file, for errors.
-
-        Returns:
-            (H, W), 0..K-1 or ignore_index.
+        """The class of each pixel of a mask (H, W), or (H, W, 3) with colors: (H, W), 0..K-1 or ignore_index.
 
         Raises:
             ImageError: If it has values without a class, or if it has colors instead of numbers or the reverse.

@@ -32,10 +32,6 @@ class ClassSums(NamedTuple):
     pixels: Tensor
     """The number of pixels of the class; no gradient."""
 
-    def of_batch(self) -> ClassSums:
-        """The sums over all images, as if they were one image: (1, K) each."""
-        return ClassSums(*(values.sum(dim=0, keepdim=True) for values in self))
-
 
 def class_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> ClassSums:
     """Sum softmax probabilities by class: the sums that cross-entropy, Dice and Tversky are computed from.
@@ -228,7 +224,7 @@ class Tversky(_SumsLoss):
 
     def of(self, sums: ClassSums) -> Tensor:
         """See _SumsLoss."""
-        overlap, mass, _, count = sums.of_batch() if self.batchwise else sums
+        overlap, mass, _, count = (part.sum(dim=0, keepdim=True) for part in sums) if self.batchwise else sums
         errors = self.alpha * (mass - overlap) + self.beta * (count - overlap)
         losses = 1 - (overlap + self.smooth) / (overlap + errors + self.smooth)
         if self.absent == "count":

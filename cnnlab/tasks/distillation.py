@@ -128,8 +128,9 @@ class Distillation(Classification):
         hard, outputs = super().loss_and_outputs(batch)
         if not self.training:
             return hard, outputs
-        if self.teacher.device != batch.images.device:  # Here, because searches take steps before training starts.
-            self.teacher.to(batch.images.device)
+        device = batch.images.device
+        if next(self.teacher.parameters()).device != device:  # Here: searches take steps before training starts.
+            self.teacher.to(device)
         taught = self.teacher(batch.images) if self._cache is None else self._cache(batch.images, self.teacher)
         alpha = self.hparams["alpha"]
         loss: Tensor = alpha * soft_targets(outputs, taught, self.hparams["temperature"]) + (1 - alpha) * hard

@@ -41,11 +41,6 @@ class Teacher(nn.Module):
         self.sha256 = sha256
         self.eval().requires_grad_(False)
 
-    @property
-    def device(self) -> torch.device:
-        """The device of its weights."""
-        return next(self.parameters()).device
-
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 0..255 or float 0..1, of any size, to logits (B, K)."""
@@ -90,7 +85,11 @@ def find_teacher(
     _check_classes(name, own, task)
     if own.hparams["channels"] != channels:
         raise InputError(f"model.teacher {name} takes images of {own.hparams['channels']} channels, not {channels}")
-    return Teacher(own.standardize, own.network, size or _size_of(checkpoint), str(checkpoint), _hash(own.network))
+    if size is None:
+        # None if its data have no fixed size.
+        trained = read_header(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
+        size = (int(trained[0]), int(trained[1])) if isinstance(trained, (list, tuple)) else None
+    return Teacher(own.standardize, own.network, size, str(checkpoint), _hash(own.network))
 
 
 def _check_classes(name: str, teacher: ClassTask, student: ClassTask) -> None:
@@ -106,12 +105,6 @@ def _check_classes(name: str, teacher: ClassTask, student: ClassTask) -> None:
         f"model.teacher {name} tells {teacher.num_classes} classes apart ({both[0]}), and the data have "
         f"{student.num_classes} ({both[1]}): a teacher must have learned the same classes"
     )
-
-
-def _size_of(checkpoint: Path) -> tuple[int, int] | None:
-    """The size of the images that a checkpoint was trained with; None if its data have no fixed size."""
-    size = read_header(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
-    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else None
 
 
 def _hash(network: nn.Module) -> str:
