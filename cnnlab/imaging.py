@@ -448,3 +448,17 @@ def resampling(interpolation: str) -> Image.Resampling:
     if interpolation not in INTERPOLATIONS:
         raise InputError(f"there is no interpolation {interpolation!r}: {nearest(interpolation, INTERPOLATIONS)}")
     return INTERPOLATIONS[interpolation]
+
+
+def height_and_width(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width of an option that may be one number.
+
+    Raises:
+        InputError: If it is not one number or two numbers, each 1 or more.
+    """
+    if value is None:
+        return None
+    sides = [value, value] if isinstance(value, int) else list(value)
+    if len(sides) != 2 or min(sides) < 1:
+        raise InputError(f"{name} is {value}, expected one number, or height and width, 1 or more")
+    return sides[0], sides[1]

@@ -13,7 +13,7 @@ from cnnlab.deploying import export_task
 from cnnlab.errors import InputError
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
-from cnnlab.tasks.loading import load_task
+from cnnlab.tasks.base import load_task
 
 
 class OnnxExport(Callback):

@@ -13,7 +13,7 @@ import torch
 from cnnlab.analysis.recommendation import DEVICES, TASKS, Requirements, build_recommended, recommend
 from cnnlab.commands.tables import add_format_options, show
 from cnnlab.data.listing import list_folder
-from cnnlab.data.mask_listing import list_pairs
+from cnnlab.data.mask_files import list_pairs
 from cnnlab.deploy.timing import timed
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, LazyImage

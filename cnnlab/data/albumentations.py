@@ -94,12 +94,9 @@ class Albumentations(Augmentation):
 def default_transforms(
     size: tuple[int, int], fill: Sequence[float] = (127.0,), native: bool = False
 ) -> list[dict[str, Any]]:
-    """The default transforms, in the form that Albumentations takes.
+    """The default transforms, in the form that Albumentations takes, to a height and width; native only crops.
 
-    Args:
-        size: Height and width of the result.
-        fill: The value of pixels outside the image and in holes, for each channel, 0..255.
-        native: Whether to crop this size without resizing.
+    ``fill`` is the value of pixels outside the image and in holes, for each channel, 0..255.
     """
     crop: dict[str, Any] = {"name": "RandomResizedCrop", "size": size, "scale": (0.8, 1.0)}
     if native:

@@ -27,24 +27,14 @@ class Annotation(ABC):
     """The class of erased pixels and of pixels outside the image; None if pixels have no classes."""
 
     def move_crop(self, crop: Box, numbers: Sequence[float]) -> Box:
-        """Move a training crop.
+        """Move a training crop, in pixels of the whole image, by ``draws`` numbers, uniform in [0, 1).
 
-        Args:
-            crop: The crop, in pixels of the whole image.
-            numbers: ``draws`` numbers, uniform in [0, 1).
-
-        Returns:
-            A crop of the same size inside the image.
+        The result has the same size, and lies inside the image.
         """
         return crop
 
     def warp(self, geometry: Geometry, size: tuple[int, int]) -> Self:
-        """Apply a crop, flip, rotation and shift.
-
-        Args:
-            geometry: In pixels of the whole image.
-            size: Height and width of the result.
-        """
+        """Apply a crop, flip, rotation and shift, in pixels of the whole image; size is the result's."""
         return self
 
     def erase(self, box: Box) -> Self:
@@ -52,7 +42,7 @@ class Annotation(ABC):
         return self
 
     def resize(self, size: tuple[int, int]) -> Self:
-        """Resize the whole annotation to a height and width."""
+        """Resize the whole annotation to this height and width."""
         return self
 
     def to_arrays(self) -> dict[str, Any]:
@@ -95,12 +85,7 @@ class ClassMask(Annotation):
     draws: ClassVar[int] = 5
 
     def move_crop(self, crop: Box, numbers: Sequence[float]) -> Box:
-        """With the probability ``rare``, move the crop to a pixel of a class; all classes present are equally likely.
-
-        Args:
-            crop: The crop, in pixels of the whole image.
-            numbers: 5 numbers, uniform in [0, 1).
-        """
+        """With the probability ``rare``, move the crop to a pixel of a class; classes present are equally likely."""
         wanted, kind, place, *shares = numbers
         if wanted >= self.rare:
             return crop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,22 +58,6 @@ class InputSpec(NamedTuple):
     def eval_transform(self) -> EvalTransform:
         """The transform of an image that is not augmented."""
         return EvalTransform(self.channels, self.size, self.crop, self.interpolation, self.stretch)
-
-    def crop_range(
-        self, image_size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float]
-    ) -> tuple[Sequence[float], Sequence[float]]:
-        """The range of the area's share, and of width / height, for training crops of an image.
-
-        Args:
-            image_size: The image's height and width.
-            scale: The requested minimum and maximum share, of the image or (native) of the size.
-            ratio: The requested minimum and maximum width / height.
-        """
-        height, width = self.size
-        if self.stretch:
-            ratio = [value * width / height for value in ratio]
-        share = height * width / (image_size[0] * image_size[1]) if self.native else 1.0
-        return [value * share for value in scale], ratio
 
 
 class Augmentation(ABC):
@@ -184,10 +169,19 @@ class RandomTransform(Augmentation):
     ) -> tuple[Tensor, Annotated]:
         """Read an image and augment it with its annotation."""
         drawn = iter(numbers)
-        scale, ratio = spec.crop_range(image.size, self.scale, self.ratio)
+        height, width = spec.size
+        share = height * width / math.prod(image.size) if spec.native else 1.0
+        scale = [value * share for value in self.scale]
+        ratio = [value * width / height for value in self.ratio] if spec.stretch else self.ratio
         crop = random_box([next(drawn) for _ in range(2 * _ATTEMPTS + 2)], image.size, scale, ratio)
         crop = annotation.move_crop(crop, numbers[self.draws :])
-        whole = self._geometry(crop, spec.size, drawn)
+        whole = Geometry(
+            crop,
+            flip=next(drawn) < self.flip,
+            upside_down=next(drawn) < self.vertical_flip,
+            angle=self.degrees * _signed(drawn),
+            shift=(round(height * self.translate * _signed(drawn)), round(width * self.translate * _signed(drawn))),
+        )
         pixels = image.read(spec.channels, at_least=decode_size(image.size, crop, spec.size))
         geometry = whole._replace(box=_scale_box(pixels.shape, image.size, crop))
         color = Color(
@@ -213,23 +207,14 @@ class RandomTransform(Augmentation):
         annotation = annotation.warp(whole, spec.size)
         if next(drawn) < self.erase:
             box = random_box([next(drawn) for _ in range(10)], spec.size, (0.02, 0.33), (0.3, 3.3))
-            top, left, height, width = map(int, box)
-            result[:, top : top + height, left : left + width] = spec.fill.to(torch.uint8).view(-1, 1, 1)
+            top, left, rows, columns = map(int, box)
+            result[:, top : top + rows, left : left + columns] = spec.fill.to(torch.uint8).view(-1, 1, 1)
             annotation = annotation.erase(box)
         return result, annotation
 
     @property
     def _colors(self) -> bool:
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
-
-    def _geometry(self, box: Box, size: tuple[int, int], drawn: Iterator[float]) -> Geometry:
-        return Geometry(
-            box,
-            flip=next(drawn) < self.flip,
-            upside_down=next(drawn) < self.vertical_flip,
-            angle=self.degrees * _signed(drawn),
-            shift=(round(size[0] * self.translate * _signed(drawn)), round(size[1] * self.translate * _signed(drawn))),
-        )
 
 
 def _signed(drawn: Iterator[float]) -> float:

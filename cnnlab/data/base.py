@@ -50,31 +50,26 @@ class BatchDataset(Dataset[Batch]):
 
 
 class Subset(BatchDataset):
-    """Some samples of a data set, evenly spread over it.
-
-    Args:
-        source: The whole data set, read by indices.
-        count: The maximum number of samples.
-    """
+    """At most ``count`` samples of a data set that is read by indices, evenly spread over it."""
 
     def __init__(self, source: BatchDataset, count: int) -> None:
         self.source = source
         self.places = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)).tolist()
 
     def __len__(self) -> int:
-        """The number of samples."""
         return len(self.places)
 
     def __getitems__(self, draws: list[int]) -> Batch:
-        """The batch of these indices of the subset."""
         return self.source.__getitems__([self.places[index] for index in draws])
 
 
 class WithEmptyBatches(BatchDataset):
     """A data set that also gives a batch without samples, for a process that has fewer batches than others.
 
-    Args:
-        source: The data set; its batches may have any form that Batch.of accepts.
+    The source's batches may have any form that Batch.of accepts.
+
+    Raises:
+        InputError: In reading a batch, if Batch.of does not know its form.
     """
 
     def __init__(self, source: BatchDataset) -> None:
@@ -82,15 +77,9 @@ class WithEmptyBatches(BatchDataset):
         self.paths = getattr(source, "paths", ())
 
     def __len__(self) -> int:
-        """The number of samples."""
         return len(self.source)
 
     def __getitems__(self, draws: list[int]) -> Batch:
-        """The batch of these samples.
-
-        Raises:
-            InputError: If Batch.of does not know the form of the source's batches.
-        """
         batch = Batch.of(self.source.__getitems__(draws or [0]))
         return batch if draws else batch.first(0)
 

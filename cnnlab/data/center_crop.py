@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.cache import ImageCache
-from cnnlab.data.file_data import FileDataModule, fill, height_and_width
+from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import Opener
 from cnnlab.data.listing import SPLITS, SampleIndex
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, Preprocessing, resampling
+from cnnlab.imaging import LazyImage, Preprocessing, height_and_width, resampling
 
 _CACHE = Path("~/.cache/cnnlab/images")
 
@@ -51,7 +51,7 @@ class CenterCropDataModule(FileDataModule):
             raise InputError(f"data.crop is {crop}, expected above 0, to 1")
         if interpolation is not None:
             resampling(interpolation)
-        sides = height_and_width("size", size)
+        sides = height_and_width("data.size", size)
         # Checkpoints contain plain lists.
         self.hparams["size"] = list(sides) if sides is not None else None
         # The original arguments: adopt() changes the hyperparameters, and another task may expect other values.

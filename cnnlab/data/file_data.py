@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,7 +24,6 @@ from cnnlab.data.listing import (
     SampleIndex,
     find_broken,
     keep_splits,
-    manifest_row,
     select_fold,
     split_samples,
 )
@@ -146,7 +147,12 @@ class FileDataModule(VisionDataModule):
 
     def manifest_row(self, sample: Sample) -> dict[str, str]:
         """A sample's row in the manifest: path, its target, split, group, bytes, sha256."""
-        return manifest_row(sample, self.root)
+        path = Path(sample.path)
+        row = {"path": os.path.relpath(path, self.root), "split": sample.split, "group": sample.group}
+        if not path.is_file():
+            return {**row, "bytes": "", "sha256": ""}
+        with path.open("rb") as file:
+            return {**row, "bytes": str(path.stat().st_size), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def eval_transform(self) -> EvalTransform:
         """The transform of training without augmentation."""
@@ -272,20 +278,6 @@ class FileDataModule(VisionDataModule):
             row = self.manifest_row(divided.get(sample.path, sample))
             rows.append({**row, "error": (self._broken or {}).get(sample.path, "")})
         return rows
-
-
-def height_and_width(name: str, value: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Height and width of an option that may be one number.
-
-    Raises:
-        InputError: If it is not one number or two numbers, each 1 or more.
-    """
-    if value is None:
-        return None
-    sides = [value, value] if isinstance(value, int) else list(value)
-    if len(sides) != 2 or min(sides) < 1:
-        raise InputError(f"data.{name} is {value}, expected one number, or height and width, 1 or more")
-    return sides[0], sides[1]
 
 
 def fill(mean: Sequence[float]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -31,58 +32,42 @@ class AnnotationReader(Protocol):
         """See Annotation.draws."""
 
     def __call__(self, index: int, image: ImageSource) -> Annotation:
-        """The annotation of an image.
-
-        Args:
-            index: The image's index in the data set.
-            image: The opened image.
+        """The annotation of an opened image, by its index in the data set.
 
         Raises:
             ImageError: If it cannot be read, or does not match the image.
         """
 
 
+@dataclass(eq=False)
 class FixedTargets:
-    """Labels or values, in memory.
+    """Labels or values, in memory."""
 
-    Args:
-        targets: (N,) int64, or (N, K) float.
-    """
-
+    targets: Tensor
+    """(N,) int64, or (N, K) float."""
     draws = 0
-
-    def __init__(self, targets: Tensor) -> None:
-        self.targets = targets
 
     def __call__(self, index: int, image: ImageSource) -> FixedTarget:
         """The target of an image."""
         return FixedTarget(self.targets[index])
 
 
+@dataclass(eq=False)
 class FileDataset(BatchDataset):
     """Image files for evaluation and prediction.
 
-    Args:
-        paths: The files.
-        annotations: Reads the annotation of each image.
-        transform: The transform of the images.
-        opener: Opens a file: LazyImage, or a cache.
+    Raises:
+        ImageError: In reading a batch, if a file cannot be read, or if an annotation does not match its image.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        annotations: AnnotationReader,
-        transform: EvalTransform,
-        opener: Opener = LazyImage,
-    ) -> None:
-        self.paths = paths
-        self.annotations = annotations
-        self.transform = transform
-        self.opener = opener
+    paths: Sequence[str] = field()  # Without field() it would have BatchDataset's default.
+    annotations: AnnotationReader
+    """Reads the annotation of each image."""
+    transform: EvalTransform
+    opener: Opener = LazyImage
+    """Opens a file: LazyImage, or a cache."""
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.paths)
 
     @cached_property
@@ -91,11 +76,6 @@ class FileDataset(BatchDataset):
         return self.transform.size is not None or len(read_sizes(self.paths)) == 1
 
     def __getitems__(self, draws: list[int]) -> Batch:
-        """The batch of these indices.
-
-        Raises:
-            ImageError: If a file cannot be read, or if an annotation does not match its image.
-        """
         return self.stack(draws, map(self._sample, draws))
 
     def _sample(self, index: int) -> tuple[Tensor, Annotation]:
@@ -104,11 +84,7 @@ class FileDataset(BatchDataset):
         return pixels, annotation.resize((pixels.shape[1], pixels.shape[2]))
 
     def open(self, index: int) -> tuple[ImageSource, Annotation]:
-        """An opened image and its annotation.
-
-        Raises:
-            ImageError: If a file cannot be read, or if the annotation does not match the image.
-        """
+        """An opened image and its annotation."""
         image = self.opener(self.paths[index])
         return image, self.annotations(index, image)
 
@@ -119,45 +95,33 @@ class FileDataset(BatchDataset):
         return Batch(torch.stack(images), targets, torch.tensor(indices), [self.paths[index] for index in indices])
 
 
+@dataclass(eq=False)
 class AugmentedFiles(BatchDataset):
     """Image files for training: each is augmented by (seed, epoch, index), then mixed with its neighbor.
 
-    Args:
-        source: The same files without augmentation.
-        augmentation: The augmentation of each image.
-        spec: The network's input.
-        seed: The run's seed.
-        mixing: Mixes pairs of images that have classes; None for no mixing.
-        num_classes: The number of classes, for mixing.
+    Raises:
+        ImageError: See FileDataset.
     """
 
-    def __init__(
-        self,
-        source: FileDataset,
-        augmentation: Augmentation,
-        spec: InputSpec,
-        seed: int,
-        mixing: Mixing | None = None,
-        num_classes: int = 0,
-    ) -> None:
-        self.source = source
-        self.paths = source.paths
-        self.augmentation = augmentation
-        self.spec = spec
-        self.seed = seed
-        self.mixing = mixing
-        self.num_classes = num_classes
+    source: FileDataset
+    """The same files without augmentation."""
+    augmentation: Augmentation
+    spec: InputSpec
+    """The network's input."""
+    seed: int
+    """The run's seed."""
+    mixing: Mixing | None = None
+    """Mixes pairs of images that have classes."""
+    num_classes: int = 0
+    """The number of classes, for mixing."""
+
+    def __post_init__(self) -> None:
+        self.paths = self.source.paths
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.source)
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
-        """The batch of these (epoch, index) pairs.
-
-        Raises:
-            ImageError: If a file cannot be read, or if an annotation does not match its image.
-        """
         epochs, indices = np.array(draws, dtype=np.int64).T
         own = self.augmentation.draws + self.source.annotations.draws
         numbers = uniform(self.seed, epochs, indices, own + (self.mixing.draws if self.mixing else 0))
@@ -167,17 +131,12 @@ class AugmentedFiles(BatchDataset):
         if self.mixing is None:
             return batch
         images, targets = self.mixing(batch.images, batch.targets, numbers[:, own:], self.num_classes)
-        return Batch(images, targets, batch.indices, batch.paths)
+        return replace(batch, images=images, targets=targets)
 
     def create_sample(self, index: int, numbers: Sequence[float]) -> tuple[Tensor, Any]:
         """One training sample: an augmented image (C, H, W) uint8 and its annotation.
 
-        Args:
-            index: The image's index in the data set.
-            numbers: As many as augmentation and annotation need, uniform in [0, 1).
-
-        Raises:
-            ImageError: If a file cannot be read, or if the annotation does not match the image.
+        The numbers are uniform in [0, 1), as many as augmentation and annotation need.
         """
         image, annotation = self.source.open(index)
         return self.augmentation(image, annotation, self.spec, numbers)

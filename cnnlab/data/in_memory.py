@@ -2,22 +2,78 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cnnlab.batch import Batch
 from cnnlab.data.base import BatchDataset, ClassesMixin, VisionDataModule
 from cnnlab.data.samplers import Draw
-from cnnlab.data.transforms import RandomAffine
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform
 from cnnlab.random import permutation, uniform
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """Rotate, shift and scale each image of a batch by its own random amounts, in one warp; the caller draws them.
+
+    Pixels from outside the image are 0 (black); interpolation is bilinear.
+
+    Args:
+        degrees: Maximum rotation to either side, in degrees.
+        translate: Maximum shift, as a share of height and width, 0..1.
+        scale: Maximum change of size: 0.1 draws factors from 0.9 to 1.1.
+
+    Raises:
+        InputError: If an amount is negative, or if scale is not below 1.
+    """
+
+    degrees: float = 0.0
+    translate: float = 0.0
+    scale: float = 0.0
+
+    draws = 4
+    """The number of uniform random numbers that an image needs."""
+
+    def __post_init__(self) -> None:
+        for name, limit in (("degrees", 181.0), ("translate", 1.0), ("scale", 1.0)):
+            value = getattr(self, name)
+            if not 0 <= value < limit:
+                raise InputError(f"{name} is {value}, expected a number from 0 up to (not including) {limit:g}")
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether all amounts are 0, so that images do not change."""
+        return not (self.degrees or self.translate or self.scale)
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Warp images (B, C, H, W), uint8 0..255, by draws (B, 4), uniform in [0, 1); shape and dtype stay."""
+        centered = draws.to(torch.float32) * 2 - 1
+        angle = centered[:, 0] * math.radians(self.degrees)
+        factor = 1 + centered[:, 1] * self.scale
+        shift = centered[:, 2:4] * 2 * self.translate
+        height, width = images.shape[-2:]
+        cos, sin = torch.cos(angle) / factor, torch.sin(angle) / factor
+        # affine_grid maps output to input positions in -1..1, so the rotation of an image that is not square needs its
+        # aspect ratio.
+        theta = torch.stack(
+            [
+                torch.stack([cos, -sin * height / width, shift[:, 0]], dim=1),
+                torch.stack([sin * width / height, cos, shift[:, 1]], dim=1),
+            ],
+            dim=1,
+        )
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        warped = F.grid_sample(images.to(torch.float32), grid, mode="bilinear", align_corners=False)
+        return warped.round_().to(torch.uint8)
 
 
 class TensorImages(BatchDataset):
@@ -46,34 +102,27 @@ class TensorImages(BatchDataset):
         self.targets = targets
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.images)
 
     def __getitems__(self, draws: list[int]) -> Batch:
-        """The batch of these indices."""
-        return self.select(torch.tensor(draws))
-
-    def select(self, chosen: Tensor) -> Batch:
-        """The batch of these indices (B,) int64."""
+        chosen = torch.tensor(draws)
         return Batch(self.images[chosen], self.targets[chosen], chosen, [""] * len(chosen))
 
 
+@dataclass(eq=False)
 class AugmentedImages(BatchDataset):
     """Images and targets in memory, for training: each image is warped by (seed, epoch, index)."""
 
-    def __init__(self, source: TensorImages, augment: RandomAffine, seed: int) -> None:
-        self.source = source
-        self.augment = augment
-        self.seed = seed
+    source: TensorImages
+    augment: RandomAffine
+    seed: int
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.source)
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
-        """The batch of these (epoch, index) pairs."""
         epochs, indices = np.array(draws, dtype=np.int64).T
-        batch = self.source.select(torch.from_numpy(indices))
+        batch = self.source.__getitems__(indices.tolist())
         if self.augment.is_identity:
             return batch
         numbers = torch.from_numpy(uniform(self.seed, epochs, indices, self.augment.draws))
@@ -136,9 +185,7 @@ class InMemoryDataModule(ClassesMixin, VisionDataModule):
             train = TensorImages(images[rest], targets[rest], self.num_classes)
             self.train_set = AugmentedImages(train, self.augment, self.seed)
         if stage in ("test", "predict") and not hasattr(self, "test_set"):
-            test = TensorImages(*self.load(train=False), self.num_classes)
-            self.test_set = test
-            self.predict_set = test
+            self.test_set = self.predict_set = TensorImages(*self.load(train=False), self.num_classes)
 
 
 def check_part(name: str, size: int, whole: int) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -120,25 +119,21 @@ def _subfolders(folder: Path) -> list[str]:
 def list_table(
     table: Path, root: Path, class_names: Sequence[str] | None = None, multi_label: bool = False
 ) -> SampleIndex:
-    """List the images of a CSV file with the columns path and label, and optionally split and group.
+    """List the images of a CSV file with the columns path (relative to root) and label, and optionally split and group.
 
-    Args:
-        table: The file. Labels of a multi-label image are separated by ";"; it may have none.
-        root: The folder that relative paths start from.
-        class_names: The classes in order; the labels in alphabetical order if None.
-        multi_label: Whether an image may have any number of labels.
+    The classes are the labels in alphabetical order, unless they are given. With multi_label, an image has any number
+    of labels, separated by ";".
 
     Raises:
         InputError: If the file or a column is missing, or if a row has no label, an unknown label or split.
     """
-    rows = read_table(table, ("path", "label"))
     samples = []
-    for line, row in enumerate(rows, start=2):
+    for place, row, sample in read_samples(table, root, ("path", "label")):
         text = (row["label"] or "").strip()
         labels = tuple(part.strip() for part in text.split(";") if part.strip()) if multi_label else (text,)
         if not multi_label and not text:
-            raise InputError(f"{table}, line {line}: {row['path']} has no label")
-        samples.append(replace(sample_of(row, root, f"{table}, line {line}"), labels=labels))
+            raise InputError(f"{place}: {row['path']} has no label")
+        samples.append(replace(sample, labels=labels))
     present = sorted({label for sample in samples for label in sample.labels})
     names = list(class_names) if class_names is not None else present
     if strange := sorted(set(present) - set(names)):
@@ -174,34 +169,28 @@ def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def sample_of(row: dict[str, str], root: Path, place: str) -> Sample:
-    """The path, split and group of a table's row; the columns split and group are optional.
+def read_samples(table: Path, root: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str], Sample]]:
+    """For each row of a CSV file: file and line for errors, the row, and a sample of its path, split and group.
 
-    Args:
-        row: The row.
-        root: The folder that a relative path starts from.
-        place: The row's file and line, for errors.
+    Relative paths start from ``root``; the columns split and group are optional.
 
     Raises:
-        InputError: If the split is none of train, val and test.
+        InputError: See read_table; or if a split is none of train, val and test.
     """
-    split = (row.get("split") or "").strip()
-    if split not in ("", *SPLITS):
-        raise InputError(f"{place}: split is {split!r}, expected train, val, test or nothing")
-    return Sample(str(root / (row["path"] or "")), split=split, group=(row.get("group") or "").strip())
+    for line, row in enumerate(read_table(table, needed), start=2):
+        place = f"{table}, line {line}"
+        split = (row.get("split") or "").strip()
+        if split not in ("", *SPLITS):
+            raise InputError(f"{place}: split is {split!r}, expected train, val, test or nothing")
+        group = (row.get("group") or "").strip()
+        yield place, row, Sample(str(root / (row["path"] or "")), split=split, group=group)
 
 
 def split_samples(listing: SampleIndex, val_size: float, test_size: float, seed: int) -> SampleIndex:
     """Assign a split to each sample without one: each class or stratum keeps its share, and groups stay whole.
 
     With a training split but no validation split, a part of the training samples is used for validation. A test split
-    is made only if no sample has a split.
-
-    Args:
-        listing: The samples.
-        val_size: The share for validation, 0..1.
-        test_size: The share for testing, 0..1.
-        seed: Decides which.
+    is made only if no sample has a split. The sizes are shares, 0..1; the seed decides which samples.
 
     Raises:
         InputError: If the shares leave no training samples, or a split would be empty.
@@ -230,12 +219,8 @@ def split_samples(listing: SampleIndex, val_size: float, test_size: float, seed:
 def keep_splits(listing: SampleIndex, manifest: Path, root: Path) -> tuple[SampleIndex, int]:
     """Assign to images the splits in a run's manifest.
 
-    Other images keep the validation or test split of their folder, since the run was not trained on them.
-
-    Args:
-        listing: The images.
-        manifest: A run's manifest.csv.
-        root: The folder that its paths start from.
+    The manifest's paths start from ``root``. Other images keep the validation or test split of their folder, since the
+    run was not trained on them.
 
     Returns:
         The listing without training images that are not in the manifest, and the number of images left out.
@@ -297,15 +282,7 @@ def _spread(samples: Sequence[Sample], seed: int) -> np.ndarray:
 
 
 def find_broken(samples: Sequence[Sample], read: Callable[[Sample], None]) -> dict[str, str]:
-    """Read all files, in threads.
-
-    Args:
-        samples: The files.
-        read: Reads one; it raises ImageError if it cannot.
-
-    Returns:
-        The error message by path, for files that cannot be read.
-    """
+    """Read all files, in threads, and return the message of each ImageError by the file's path."""
 
     def message(sample: Sample) -> tuple[str, str] | None:
         try:
@@ -318,26 +295,10 @@ def find_broken(samples: Sequence[Sample], read: Callable[[Sample], None]) -> di
         return dict(found for found in pool.map(message, samples) if found is not None)
 
 
-def manifest_row(sample: Sample, root: Path) -> dict[str, str]:
-    """The manifest's columns for any file: path, split, group, size in bytes, SHA-256."""
-    path = Path(sample.path)
-    row = {"path": os.path.relpath(path, root), "split": sample.split, "group": sample.group}
-    if not path.is_file():
-        return {**row, "bytes": "", "sha256": ""}
-    with path.open("rb") as file:
-        return {**row, "bytes": str(path.stat().st_size), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
 def select_fold(listing: SampleIndex, count: int, fold: int, seed: int) -> SampleIndex:
-    """Divide training and validation samples into folds: one for validation, the others for training.
+    """Divide training and validation samples into folds: one, 0..count-1, for validation, the others for training.
 
     The test split is unchanged.
-
-    Args:
-        listing: The samples, each with its split.
-        count: The number of folds.
-        fold: The one for validation, 0..count-1.
-        seed: Decides on the folds.
 
     Raises:
         InputError: If there are fewer samples than folds.

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import ClassesMixin
-from cnnlab.data.file_data import FileDataModule, fill, height_and_width
+from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import AugmentedFiles, FileDataset, read_sizes
 from cnnlab.data.listing import Sample
-from cnnlab.data.mask_listing import list_pair_table, list_pairs
-from cnnlab.data.mask_values import MaskReader, MaskValues, Value
+from cnnlab.data.mask_files import MaskReader, MaskValues, Value, list_pair_table, list_pairs
 from cnnlab.errors import InputError
-from cnnlab.imaging import EvalTransform, ImageError, LazyImage, read_mask, resampling
+from cnnlab.imaging import EvalTransform, ImageError, LazyImage, height_and_width, read_mask, resampling
 
 _IGNORED_CLASS = 255
 """The target of ignored pixels, if their value in the masks is the number of a class."""
@@ -90,7 +89,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
                 "standard or strong, or leave it out"
             )
         resampling(interpolation)
-        self._size, self._crop = height_and_width("size", size), height_and_width("crop", crop)
+        self._size, self._crop = height_and_width("data.size", size), height_and_width("data.crop", crop)
         values = self._values(class_names, mask_values, ignore_index)
         self.class_names = list(class_names) if class_names is not None else [_name(value) for value in values]
         self.hparams["class_names"], self.hparams["mask_values"] = self.class_names, values

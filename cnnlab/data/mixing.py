@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -113,19 +114,15 @@ def beta_quantile(share: float, alpha: float) -> float:
     return float(np.interp(share, cumulated, grid))
 
 
-_TABLES: dict[float, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
-
-
+@cache
 def _beta_table(alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    if alpha not in _TABLES:
-        # With x = u^(1/alpha) / 2 the density's pole at 0 disappears, so the integrand is smooth.
-        u = np.linspace(0, 1, 4097)
-        x = u ** (1 / alpha) / 2
-        density = (1 - x) ** (alpha - 1)
-        area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(u))])
-        half = area / area[-1] / 2
-        _TABLES[alpha] = np.concatenate([x, 1 - x[-2::-1]]), np.concatenate([half, 1 - half[-2::-1]])
-    return _TABLES[alpha]
+    # With x = u^(1/alpha) / 2 the density's pole at 0 disappears, so the integrand is smooth.
+    u = np.linspace(0, 1, 4097)
+    x = u ** (1 / alpha) / 2
+    density = (1 - x) ** (alpha - 1)
+    area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(u))])
+    half = area / area[-1] / 2
+    return np.concatenate([x, 1 - x[-2::-1]]), np.concatenate([half, 1 - half[-2::-1]])
 
 
 def create_mixing(settings: bool | dict[str, float]) -> Mixing | None:

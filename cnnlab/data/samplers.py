@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ A sample that is drawn again in an epoch has a unique epoch number, far beyond a
 _AGAIN = 2**32
 
 
+@dataclass(eq=False)
 class TrainSampler(Sampler[list[Draw]]):
     """Batches of shuffled training samples, a different order each epoch.
 
@@ -40,28 +42,23 @@ class TrainSampler(Sampler[list[Draw]]):
         InputError: If there are fewer samples than processes.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        *,
-        drop_last: bool = True,
-        weights: npt.NDArray[np.float64] | None = None,
-        repeat_first: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if size < world_size:
-            raise InputError(f"there are {size} training samples for {world_size} processes: use fewer processes")
-        self.size = size
-        self.weights = weights
-        self.repeat_first = repeat_first
-        self.step_size = batch_size * world_size
-        self.seed = seed
-        self.drop_last = drop_last and size >= self.step_size
-        self.rank = rank
-        self.world_size = world_size
+    size: int
+    batch_size: int
+    seed: int
+    _: KW_ONLY
+    drop_last: bool = True
+    weights: npt.NDArray[np.float64] | None = None
+    repeat_first: bool = False
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size < self.world_size:
+            raise InputError(
+                f"there are {self.size} training samples for {self.world_size} processes: use fewer processes"
+            )
+        self.step_size = self.batch_size * self.world_size
+        self.drop_last = self.drop_last and self.size >= self.step_size
         self.epoch = 0
         self._resumed = (0, 0)
 
@@ -111,10 +108,8 @@ def _repetition(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """
     by_value = np.argsort(order, kind="stable")
     values = order[by_value]
-    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
-    ranks = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    found = np.empty_like(ranks)
-    found[by_value] = ranks
+    found = np.empty_like(by_value)
+    found[by_value] = np.arange(len(order)) - np.searchsorted(values, values)
     return found
 
 
@@ -123,13 +118,7 @@ class EvalSampler(Sampler[list[int]]):
 
     The batches are those of a single process, assigned to the processes in turn, because the other images in a batch
     may change the last digit of a result. All processes have the same number of batches, since metrics are gathered
-    from all of them; the last batch may be empty.
-
-    Args:
-        size: The number of samples.
-        batch_size: Samples per process and step.
-        rank: This process.
-        world_size: The number of processes.
+    from all of them; the last batch may be empty. The arguments are those of TrainSampler.
     """
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:

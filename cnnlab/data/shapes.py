@@ -47,18 +47,16 @@ class Shapes(MaskFolder):
 
 
 def write_shapes(root: Path, images: int, side: int) -> None:
-    """Write ROOT/images and ROOT/masks, unless they exist; the files are always the same.
-
-    Args:
-        root: The folder.
-        images: The number of images for training; a quarter of it for validation and for testing each.
-        side: Height and width.
-
-    Raises:
-        InputError: If ROOT has other files.
-    """
+    """Write ROOT/images and ROOT/masks, unless they exist; the files are always the same. See Shapes."""
     if root.is_dir():
-        _check(root, images, side)
+        found = sorted((root / "images" / "train").glob("*"))
+        sides = set(LazyImage(found[0]).size) if found else set()
+        if len(found) != images or sides != {side}:
+            pixels = f" of {' x '.join(map(str, sorted(sides)))} pixels" if sides else ""
+            raise InputError(
+                f"{root} has {len(found)} training images{pixels}, not the {images} of {side} that data.images and "
+                "data.side ask for: choose another data.root, or remove the folder"
+            )
         return
     aside = root.with_name(f".{root.name}.{os.getpid()}")
     for number, (split, count) in enumerate({"train": images, "val": images // 4, "test": images // 4}.items()):
@@ -102,17 +100,6 @@ def write_photos(root: Path, images: int, side: int = 64) -> None:
             for i in range(count):
                 image, _ = draw(np.random.default_rng((number, kind, i)), side, [kind])
                 Image.fromarray(image).save(folder / f"{i:04}.jpg", quality=95)
-
-
-def _check(root: Path, images: int, side: int) -> None:
-    found = sorted((root / "images" / "train").glob("*"))
-    sides = set(LazyImage(found[0]).size) if found else set()
-    if len(found) != images or sides != {side}:
-        has = f"{len(found)} training images" + (f" of {' x '.join(map(str, sorted(sides)))} pixels" if sides else "")
-        raise InputError(
-            f"{root} has {has}, not the {images} of {side} that data.images and data.side ask for: choose another "
-            "data.root, or remove the folder"
-        )
 
 
 def draw(

@@ -14,7 +14,7 @@ import torch
 from cnnlab.data.base import VisionDataModule
 from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.files import FixedTargets
-from cnnlab.data.listing import Sample, read_table, sample_of
+from cnnlab.data.listing import Sample, read_samples, read_table
 from cnnlab.errors import InputError, nearest
 
 _OTHER_COLUMNS = ("path", "split", "group", "bytes", "sha256", "error")
@@ -116,16 +116,14 @@ class ValueTable(CenterCropDataModule):
             InputError: If a column is missing, or if a value is missing or not a finite number.
         """
         assert self.csv is not None
-        rows = read_table(self.csv, ("path",))
-        for name in self.value_names:
-            if name not in rows[0]:
-                near = nearest(name, _value_columns(rows[0]))
-                raise InputError(f"{self.table} has no column {name!r} (data.values): {near}")
         samples = []
-        for line, row in enumerate(rows, start=2):
-            place = f"{self.table}, line {line}"
+        for place, row, sample in read_samples(self.csv, self.root, ("path",)):
+            for name in self.value_names:
+                if name not in row:
+                    near = nearest(name, _value_columns(row))
+                    raise InputError(f"{self.table} has no column {name!r} (data.values): {near}")
             values = tuple(_number(row[name], f"{place}: {name} of {row['path']}") for name in self.value_names)
-            samples.append(replace(sample_of(row, self.root, place), values=values))
+            samples.append(replace(sample, values=values))
         strata = _strata(samples)
         return [replace(sample, stratum=stratum) for sample, stratum in zip(samples, strata, strict=True)]
 

@@ -155,10 +155,7 @@ def decode_size(image_size: tuple[int, int], box: Box, size: tuple[int, int]) ->
     A JPEG decoder can halve an image without aliasing, in the frequency domain. The warp, which has no antialiasing,
     then shrinks by less than 2 / 1.25 = 1.6, or enlarges by at most 1.25.
 
-    Args:
-        image_size: The image's height and width.
-        box: The required part, in pixels of the image.
-        size: The size that the part is resized to.
+    All sizes are height and width; the box, in pixels of the image, is the part that is resized to ``size``.
 
     >>> decode_size((3000, 4000), Box(0, 0, 2240, 2240), (224, 224))
     (240, 320)
@@ -202,15 +199,7 @@ def color_matrix(color: Color, means: Sequence[float]) -> Matrix:
 
 
 def recolor(levels: Tensor, color: Color) -> Tensor:
-    """Apply color changes.
-
-    Args:
-        levels: (C, H, W), float 0..255.
-        color: The color changes.
-
-    Returns:
-        (C, H, W), float, not clipped.
-    """
+    """Apply color changes to (C, H, W), float 0..255; the result is not clipped."""
     flat = levels.flatten(1)
     affine = torch.from_numpy(color_matrix(color, flat.mean(dim=1).tolist())).to(torch.float32)
     return torch.addmm(affine[:, -1:], affine[:, :-1], flat).view_as(levels)
@@ -223,13 +212,7 @@ def to_bytes(levels: Tensor) -> Tensor:
 
 
 def fill_shifted(pixels: Tensor, shift: tuple[int, int], fill: Tensor) -> None:
-    """Fill the pixels that a shift has brought in from outside, in place.
-
-    Args:
-        pixels: (C, H, W).
-        shift: Down and to the right.
-        fill: (C,).
-    """
+    """Set the pixels of (C, H, W) that a shift, down and to the right, has brought in to ``fill`` (C,), in place."""
     down, right = shift
     color = fill.to(pixels.dtype).view(-1, 1, 1)
     if down:

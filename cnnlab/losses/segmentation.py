@@ -32,10 +32,6 @@ class ClassSums(NamedTuple):
     pixels: Tensor
     """The number of pixels of the class; no gradient."""
 
-    def of_batch(self) -> ClassSums:
-        """The sums over all images, as if they were one image: (1, K) each."""
-        return ClassSums(*(values.sum(dim=0, keepdim=True) for values in self))
-
 
 def class_sums(logits: Tensor, target: Tensor, ignore_index: int = 255) -> ClassSums:
     """Sum softmax probabilities by class: the sums that cross-entropy, Dice and Tversky are computed from.
@@ -149,11 +145,7 @@ def _image(logits: Tensor, target: Tensor, ignore_index: int, kind: torch.dtype)
 
 
 class _SumsLoss(nn.Module, ABC):
-    """A loss that is computed from class_sums.
-
-    Args:
-        ignore_index: The target of ignored pixels.
-    """
+    """A loss that is computed from class_sums."""
 
     def __init__(self, ignore_index: int = 255) -> None:
         super().__init__()
@@ -232,7 +224,7 @@ class Tversky(_SumsLoss):
 
     def of(self, sums: ClassSums) -> Tensor:
         """See _SumsLoss."""
-        overlap, mass, _, count = sums.of_batch() if self.batchwise else sums
+        overlap, mass, _, count = (part.sum(dim=0, keepdim=True) for part in sums) if self.batchwise else sums
         errors = self.alpha * (mass - overlap) + self.beta * (count - overlap)
         losses = 1 - (overlap + self.smooth) / (overlap + errors + self.smooth)
         if self.absent == "count":
@@ -245,13 +237,7 @@ class Dice(Tversky):
     """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth), soft, of each image and class; then the mean.
 
     Milletari et al. 2016 (arXiv:1606.04797), with plain sums in the denominator instead of squares. It equals the
-    Tversky loss with alpha and beta 0.5 and half of the smoothing.
-
-    Args:
-        smooth: See Tversky.
-        batchwise: See Tversky.
-        absent: See Tversky.
-        ignore_index: The target of ignored pixels.
+    Tversky loss with alpha and beta 0.5 and half of the smoothing. The arguments are those of Tversky.
 
     >>> Dice()(torch.tensor([[[[30.0, 30.0]], [[0.0, 0.0]]]]), torch.tensor([[[0, 1]]])).item()
     0.375
@@ -266,14 +252,7 @@ class Dice(Tversky):
 class CrossEntropyDice(_SumsLoss):
     """A weighted sum of cross-entropy and Dice, in one pass over the pixels.
 
-    Args:
-        cross_entropy: The weight of the cross-entropy.
-        dice: The weight of Dice.
-        class_weights: See CrossEntropy.
-        smooth: See Tversky.
-        batchwise: See Tversky.
-        absent: See Tversky.
-        ignore_index: The target of ignored pixels.
+    The first two arguments are their weights; the others are those of CrossEntropy and Dice.
     """
 
     def __init__(
@@ -344,12 +323,7 @@ LOSSES: dict[str, type[nn.Module]] = {
 
 
 def create_loss(name: str, ignore_index: int, args: dict[str, Any]) -> nn.Module:
-    """Create a loss.
-
-    Args:
-        name: A name in LOSSES.
-        ignore_index: The target of ignored pixels.
-        args: Its other arguments.
+    """Create the loss of this name in LOSSES.
 
     Raises:
         InputError: If there is no such loss, or if it does not take these arguments.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import ImageSource, Pixels
+from cnnlab.imports import parameters_of
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 """A batch's decoded arrays by name, B first."""
@@ -37,23 +38,17 @@ class Output(ABC):
     """The columns of describe() that are shares, 0..1."""
     noun: ClassVar[str] = "class"
     """The noun for one of the names."""
+    arrays: tuple[str, ...]
+    """The names of the arrays that the decoder returns, in an exported file's order."""
+    raw_arrays: tuple[str, ...] = ("logits",)
+    """The names of the outputs of the network without its decoder."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = [str(name) for name in names]
 
-    @property
-    @abstractmethod
-    def arrays(self) -> tuple[str, ...]:
-        """The names of the arrays that the decoder returns, in an exported file's order."""
-
-    @property
-    def raw_arrays(self) -> tuple[str, ...]:
-        """The names of the outputs of the network without its decoder."""
-        return ("logits",)
-
-    @abstractmethod
     def metadata(self) -> dict[str, Any]:
-        """Plain values, including "kind", from which outputs.create_output() creates this again."""
+        """Plain values from which outputs.create_output() creates this again: "kind", and the arguments by name."""
+        return {"kind": self.kind, **{name: getattr(self, name) for name in parameters_of(type(self))}}
 
     @abstractmethod
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -78,22 +73,15 @@ class Output(ABC):
     def rows(self, answer: Any, truth: npt.NDArray[Any] | None, files: Mapping[str, str]) -> list[list[object]]:
         """An answer's rows of predictions.csv, without index and path.
 
-        Args:
-            answer: The answer of an image.
-            truth: The truth of that image.
-            files: The files that files() has written, by folder, relative to the table's folder.
+        ``files`` has the files that files() has written, by folder, relative to the table's folder.
         """
 
     def files(
         self, answer: Any, image: ImageSource, overlays: bool, probabilities: bool
     ) -> Iterator[tuple[str, str, bytes]]:
-        """The files of an image beside the table: (folder, ending, content); none for most kinds.
+        """The files of an original image beside the table: (folder, ending, content); none for most kinds.
 
-        Args:
-            answer: The answer of the image.
-            image: The original image.
-            overlays: Whether to include an image with the answer drawn on it.
-            probabilities: Whether to include the decoder's arrays.
+        With overlays, one is an image with the answer drawn on it; with probabilities, one has the decoder's arrays.
         """
         return iter(())
 

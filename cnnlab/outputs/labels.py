@@ -33,20 +33,12 @@ class Labels(Output):
     """
 
     kind = "labels"
+    arrays = ("probabilities",)
     shares = ("probability", "probability of the truth")
 
     def __init__(self, names: Sequence[str], multi_label: bool = False) -> None:
         super().__init__(names)
         self.multi_label = multi_label
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """The probabilities."""
-        return ("probabilities",)
-
-    def metadata(self) -> dict[str, Any]:
-        """The classes, and whether an image may have several."""
-        return {"kind": self.kind, "names": self.names, "multi_label": self.multi_label}
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Logits (B, K) to probabilities."""

@@ -41,21 +41,13 @@ class Masks(Output):
     """
 
     kind = "masks"
+    arrays = ("probabilities",)
     dense = True
     shares = ("wrong pixels",)
 
     def __init__(self, names: Sequence[str], ignore_index: int = 255) -> None:
         super().__init__(names)
         self.ignore_index = ignore_index
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """The probabilities."""
-        return ("probabilities",)
-
-    def metadata(self) -> dict[str, Any]:
-        """The classes, and the ignored value."""
-        return {"kind": self.kind, "names": self.names, "ignore_index": self.ignore_index}
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Logits (B, K, H, W) to probabilities."""

@@ -66,22 +66,12 @@ class AnswerWriter:
         return [LazyImage(path).size if self._has_files else None for path in paths]
 
     def rows(self, index: int, answer: Any, truth: npt.NDArray[Any] | None = None) -> list[list[object]]:
-        """Write an answer's files, and return its rows.
-
-        Args:
-            index: The image's index.
-            answer: The image's answer.
-            truth: The image's truth; None if it is unknown.
-        """
-        files = self._write_files(answer) if self._has_files else {}
-        return [[index, answer.path, *row] for row in self.output.rows(answer, truth, files)]
-
-    def _write_files(self, answer: Any) -> dict[str, str]:
-        name = Path(answer.path).absolute().relative_to(self._common)
+        """Write the files of an image's answer, and return its rows; its truth is None if it is unknown."""
         written = {}
-        for folder, ending, content in self.output.files(
-            answer, LazyImage(answer.path), self.overlays, self.probabilities
-        ):
-            written[folder] = f"{folder}/{name}{ending}"
-            write_atomically(self.folder / written[folder], content)
-        return written
+        if self._has_files:
+            name = Path(answer.path).absolute().relative_to(self._common)
+            image = LazyImage(answer.path)
+            for folder, ending, content in self.output.files(answer, image, self.overlays, self.probabilities):
+                written[folder] = f"{folder}/{name}{ending}"
+                write_atomically(self.folder / written[folder], content)
+        return [[index, answer.path, *row] for row in self.output.rows(answer, truth, written)]

@@ -35,6 +35,8 @@ class Values(Output):
 
     kind = "values"
     noun = "value"
+    raw_arrays = ("outputs",)
+    """Standardized values, or logits of levels."""
 
     def __init__(
         self,
@@ -46,23 +48,9 @@ class Values(Output):
     ) -> None:
         super().__init__(names)
         self.spread = spread
+        self.arrays = ("values", "spreads") if spread else ("values",)
         self.mean, self.std = list(mean), list(std)
         self.lowest = lowest
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """The values, and their spreads."""
-        return ("values", "spreads") if self.spread else ("values",)
-
-    @property
-    def raw_arrays(self) -> tuple[str, ...]:
-        """The network's raw outputs: standardized values, or logits of levels."""
-        return ("outputs",)
-
-    def metadata(self) -> dict[str, Any]:
-        """The names, and everything needed to decode raw outputs."""
-        names = ("names", "spread", "mean", "std", "lowest")
-        return {"kind": self.kind, **{name: getattr(self, name) for name in names}}
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Outputs (B, V), (B, 2V) with the logarithms of variances, or (B, levels - 1), to values and spreads."""
@@ -87,7 +75,8 @@ class Values(Output):
     @property
     def columns(self) -> list[str]:
         """For each value its truth, its prediction, and its spread if there is one."""
-        return [column for name in self.names for column in (f"target {name}", name, *self._spread_of(name))]
+        spreads = ["spread "] if self.spread else []
+        return [f"{before}{name}" for name in self.names for before in ("target ", "", *spreads)]
 
     def rows(
         self, answer: ValuePrediction, truth: npt.NDArray[Any] | None, files: Mapping[str, str]
@@ -135,9 +124,6 @@ class Values(Output):
     def certainty(self, arrays: Arrays, name: int) -> str:
         """The predicted value."""
         return f"{float(arrays['values'][0, name]):.3g}"
-
-    def _spread_of(self, name: str) -> list[str]:
-        return [f"spread {name}"] if self.spread else []
 
 
 def _number(value: float | None) -> str:

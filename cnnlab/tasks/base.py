@@ -6,6 +6,7 @@ import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from cnnlab.batch import Batch
+from cnnlab.checkpoint import read_header
 from cnnlab.errors import InputError
+from cnnlab.imports import by_path
 from cnnlab.lightning_compat import is_accumulating, log_every_n_steps
 from cnnlab.loggers import Row, write_metrics
 from cnnlab.models.channel_removal import read_removals, remove_channels
@@ -27,10 +30,8 @@ from cnnlab.models.standardize import Standardize
 from cnnlab.models.weights import architecture_only
 from cnnlab.outputs import Output
 from cnnlab.tasks.handshake import arguments_from
-from cnnlab.tasks.mean_loss import MeanLoss
+from cnnlab.tasks.metrics import MeanLoss
 from cnnlab.tasks.optimization import DEFAULT_LR, Optimization
-from cnnlab.tasks.optimizers import check_optimizer, check_scaling
-from cnnlab.tasks.schedules import check_schedule
 from cnnlab.tasks.starting_weights import StartingWeights
 
 Stage = Literal["train", "val", "test"]
@@ -144,13 +145,9 @@ class VisionTask(Optimization, StartingWeights):
         removals = read_removals(pruned) if isinstance(pruned, str) else pruned
         self.hparams["pruned"] = removals
         _check_plain(dict(self.hparams))
-        check_optimizer(optimizer, lr, weight_decay)
+        self.check_optimization()
         if compile and checkpoint_stages:
             raise InputError("model.compile and model.checkpoint_stages exclude each other: switch one of them off")
-        if layer_decay is not None and not 0 < layer_decay <= 1:
-            raise InputError(f"model.layer_decay is {layer_decay}, expected above 0, to 1")
-        check_scaling(lr_scaling, lr_batch_size)
-        check_schedule(schedule, warmup, schedule_args or {})
 
         self.standardize = Standardize(self.hparams["mean"], self.hparams["std"])
         # Pretrained weights have the shapes of the unpruned network, and the pruned weights are loaded later.
@@ -178,11 +175,7 @@ class VisionTask(Optimization, StartingWeights):
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **kwargs: Any) -> Self:
-        """Create a task for a data module, with the arguments that it provides, as on the command line.
-
-        Args:
-            data: The data module.
-            **kwargs: The task's other arguments.
+        """Create a task with the arguments that a data module provides, as on the command line, and with others.
 
         Raises:
             InputError: If the data have another kind of targets.
@@ -222,12 +215,9 @@ class VisionTask(Optimization, StartingWeights):
 
     @abstractmethod
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
-        """Update a stage's metrics with a batch, which may have no samples (images (0, C, H, W)).
+        """Update the metrics from configure_metrics() with the decoder's arrays of a batch.
 
-        Args:
-            metrics: The metrics from configure_metrics().
-            answers: The decoder's arrays.
-            batch: The batch.
+        The batch may have no samples (images (0, C, H, W)).
         """
 
     def configure_decoder(self) -> Decoder:
@@ -332,14 +322,7 @@ class VisionTask(Optimization, StartingWeights):
         return loss, answers
 
     def take_in(self, metrics: MetricCollection, answers: Answers, batch: Batch, loss: Tensor | None) -> None:
-        """Update metrics with a batch.
-
-        Args:
-            metrics: The metrics from stage_metrics().
-            answers: The decoder's arrays, from any source.
-            batch: The batch.
-            loss: Its loss; None to leave that metric out.
-        """
+        """Update the metrics from stage_metrics() with a batch, its decoded arrays and its loss (left out if None)."""
         own = dict(metrics.items(keep_base=True, copy_state=False))
         mean = own.pop("loss")
         if loss is not None:
@@ -388,6 +371,19 @@ class VisionTask(Optimization, StartingWeights):
                 "cnnlab.strategies.FullyShard (--config trainer/fully_shard)"
             )
         shard(self.network, self.device_mesh["data_parallel"])
+
+
+def load_task(path: Path) -> VisionTask:
+    """Load the task of a checkpoint, with its weights, in eval mode.
+
+    Raises:
+        InputError: If the checkpoint cannot be read, or contains another LightningModule.
+    """
+    kind = by_path(read_header(path)["cnnlab"]["task"])
+    if not issubclass(kind, VisionTask):
+        raise InputError(f"{path} holds a {kind.__name__}, expected a task of cnnlab's")
+    task: VisionTask = kind.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    return task.eval()
 
 
 class _AsTheyAre(Decoder):

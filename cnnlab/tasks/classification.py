@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import (
-    MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
     MultilabelAccuracy,
@@ -24,41 +22,8 @@ from cnnlab.loggers import Row
 from cnnlab.models.decoding import Answers, LabelDecoder
 from cnnlab.outputs import Labels
 from cnnlab.tasks.base import Stage
-from cnnlab.tasks.calibration import Calibration, reliability_rows
 from cnnlab.tasks.classes import ClassTask
-
-
-class ExactAccuracy(MulticlassAccuracy):
-    """The share of samples whose class is among the k most probable, as a float64 quotient of two counts.
-
-    A float32 would round it, and it would differ in the last digit from the accuracy in a table of predictions. If a
-    sample's target is a mixture (Mixup, CutMix), the weight of the classes that are hit counts.
-    """
-
-    mixed_hits: Tensor
-    mixed_count: Tensor
-
-    def __init__(self, num_classes: int, top_k: int = 1) -> None:
-        super().__init__(num_classes=num_classes, top_k=top_k, average="micro", validate_args=False)
-
-        self.add_state("mixed_hits", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("mixed_count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Update with scores (B, num_classes), and classes (B,) or weights of classes (B, num_classes)."""
-        if target.ndim == 1:
-            super().update(preds, target)
-            return
-        chosen = preds.topk(self.top_k, dim=1).indices
-        self.mixed_hits += target.gather(1, chosen).sum()
-        self.mixed_count += len(target)
-
-    def compute(self) -> Tensor:
-        """A scalar in 0..1."""
-        # With k above 1 there is a count for each class.
-        hits, misses = (torch.as_tensor(count).sum().cpu() for count in (self.tp, self.fn))
-        mixed = self.mixed_hits.cpu().double()
-        return (hits.double() + mixed) / (hits + misses + self.mixed_count.cpu())
+from cnnlab.tasks.metrics import Calibration, ExactAccuracy
 
 
 class Classification(ClassTask):
@@ -137,24 +102,21 @@ class Classification(ClassTask):
     def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
         """The stage's metrics; in training only cheap ones."""
         count = self.num_classes
+        metrics: dict[str, Metric]
         if self.multi_label:
-            return self._multi_label_metrics(stage)
-        metrics: dict[str, Metric] = {"accuracy": ExactAccuracy(count)}
+            metrics = {"accuracy": MultilabelAccuracy(count, average="micro")}
+            if stage != "train":
+                metrics["f1"] = MultilabelF1Score(count, average="macro")
+                metrics["average_precision"] = MultilabelAveragePrecision(count, average="macro")
+                metrics["counts"] = MultilabelStatScores(count, average="none")
+            return metrics
+        metrics = {"accuracy": ExactAccuracy(count)}
         if stage != "train":
             if self.top_k is not None:
                 metrics[f"accuracy_top{self.top_k}"] = ExactAccuracy(count, self.top_k)
             metrics["f1"] = MulticlassF1Score(count, average="macro", validate_args=False)
             metrics["calibration"] = Calibration()
             metrics["confusion_matrix"] = MulticlassConfusionMatrix(count, validate_args=False)
-        return metrics
-
-    def _multi_label_metrics(self, stage: Stage) -> dict[str, Metric]:
-        count = self.num_classes
-        metrics: dict[str, Metric] = {"accuracy": MultilabelAccuracy(count, average="micro")}
-        if stage != "train":
-            metrics["f1"] = MultilabelF1Score(count, average="macro")
-            metrics["average_precision"] = MultilabelAveragePrecision(count, average="macro")
-            metrics["counts"] = MultilabelStatScores(count, average="none")
         return metrics
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
@@ -169,7 +131,17 @@ class Classification(ClassTask):
         """The tables of ClassTask, and the reliability of the probabilities."""
         tables = super().result_tables(stage)
         if f"{stage}/reliability" in self.tables:
-            tables["reliability"] = reliability_rows(self.tables[f"{stage}/reliability"].tolist())
+            bins = self.tables[f"{stage}/reliability"].tolist()
+            tables["reliability"] = [
+                {
+                    "from": f"{place / len(bins):.4g}",
+                    "to": f"{(place + 1) / len(bins):.4g}",
+                    "images": int(count),
+                    "probability": f"{probability:.6g}" if count else "",
+                    "accuracy": f"{accuracy:.6g}" if count else "",
+                }
+                for place, (count, probability, accuracy) in enumerate(bins)
+            ]
         return tables
 
     def class_counts(self, stage: Stage) -> list[list[int]] | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
+from cnnlab.imaging import height_and_width
 from cnnlab.imports import parameters_of
 from cnnlab.interpret.layers import get_layer
 from cnnlab.losses import attention_transfer, soft_targets
@@ -66,7 +67,7 @@ class Distillation(Classification):
             raise InputError("model.features and model.compile exclude each other: switch one of them off")
         if features and cache:
             raise InputError("model.features and model.cache exclude each other: features are compared in each step")
-        self._teacher_size = _sides(teacher_size)
+        self._teacher_size = height_and_width("model.teacher_size", teacher_size)
         super().__init__(**kwargs)
         for layer in features or {}:
             get_layer(self.network, layer)
@@ -111,12 +112,8 @@ class Distillation(Classification):
             InputError: If they are to be cached and the data are augmented.
         """
         super().on_fit_start()
-        if self._cache is not None:
-            self._refuse_augmentation()
-
-    def _refuse_augmentation(self) -> None:
         dataset = getattr(getattr(self.trainer, "datamodule", None), "train_set", None)
-        if dataset is None:
+        if self._cache is None or dataset is None:
             return
         count = min(8, len(dataset))
         first, second = (Batch.of(dataset.__getitems__([(epoch, i) for i in range(count)])).images for epoch in (0, 1))
@@ -131,8 +128,9 @@ class Distillation(Classification):
         hard, outputs = super().loss_and_outputs(batch)
         if not self.training:
             return hard, outputs
-        if self.teacher.device != batch.images.device:  # Here, because searches take steps before training starts.
-            self.teacher.to(batch.images.device)
+        device = batch.images.device
+        if next(self.teacher.parameters()).device != device:  # Here: searches take steps before training starts.
+            self.teacher.to(device)
         taught = self.teacher(batch.images) if self._cache is None else self._cache(batch.images, self.teacher)
         alpha = self.hparams["alpha"]
         loss: Tensor = alpha * soft_targets(outputs, taught, self.hparams["temperature"]) + (1 - alpha) * hard
@@ -154,8 +152,9 @@ class Distillation(Classification):
         kept = checkpoint["hyper_parameters"]
         checkpoint["hyper_parameters"] = {name: value for name, value in kept.items() if name in own}
         task = f"{Classification.__module__}.{Classification.__qualname__}"
-        about = [{"origin": teacher.origin, "sha256": teacher.sha256} for teacher in self._held]
-        checkpoint["cnnlab"] = {**checkpoint["cnnlab"], "task": task, **({"teacher": about[0]} if about else {})}
+        checkpoint["cnnlab"]["task"] = task
+        if self._held:
+            checkpoint["cnnlab"]["teacher"] = {"origin": self.teacher.origin, "sha256": self.teacher.sha256}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the teacher is the one of the resumed run.
@@ -170,15 +169,6 @@ class Distillation(Classification):
                 f"model.teacher {self.hparams['teacher']} is not the teacher that the run began with "
                 f"({kept['origin']}): its weights are others. Name that one, or begin a new run with --model.init_from"
             )
-
-
-def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    sides = [size, size] if isinstance(size, int) else list(size)
-    if len(sides) != 2 or min(sides) < 1:
-        raise InputError(f"model.teacher_size is {size}, expected one number, or height and width, 1 or more")
-    return sides[0], sides[1]
 
 
 def _listen(network: nn.Module, name: str, seen: dict[str, Tensor]) -> None:

@@ -46,13 +46,8 @@ def check_kinds(data: LightningDataModule | None, kind: type) -> None:
 def introduce(task: LightningModule, data: LightningDataModule | None, given: dict[str, Any] | None = None) -> None:
     """Check a task against its data, and let the data adopt the preprocessing of a pretrained network.
 
-    Args:
-        task: The task.
-        data: The data.
-        given: The task's arguments from the user.
-
     Raises:
-        InputError: If an argument from the user contradicts the data.
+        InputError: If an argument that the user has given contradicts the data.
     """
     if data is None:
         return

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
+from torch.optim import Optimizer
 
 from cnnlab.checkpoint import make_portable
-from cnnlab.errors import InputError
+from cnnlab.errors import InputError, nearest
 from cnnlab.lightning_compat import is_attached
 from cnnlab.models.backbone import backbone_prefix
-from cnnlab.tasks.optimizers import create_optimizer, decayed_rates, scaling_factor
-from cnnlab.tasks.schedules import create_schedules
+from cnnlab.models.groups import layer_groups
+from cnnlab.tasks.schedules import check_schedule, create_schedules
 
 DEFAULT_LR = 1e-3
+_FUSED_OPTIMIZERS = frozenset({"adam", "adamw", "sgd", "momentum", "adagrad"})
+_SCALING = {"linear": 1.0, "sqrt": 0.5}
+"""Rules that scale a learning rate with the batch: the power of the ratio."""
 
 
 class Optimization(LightningModule):
@@ -25,6 +30,26 @@ class Optimization(LightningModule):
     layer_rates: dict[str, float] | None
     monitor: ClassVar[str]
     mode: ClassVar[Literal["min", "max"]]
+
+    def check_optimization(self) -> None:
+        """Raise InputError if there is no such optimizer or rule, or if a hyperparameter is out of range."""
+        from timm.optim import list_optimizers
+
+        hparams = self.hparams
+        for name in ("lr", "weight_decay"):
+            if hparams[name] < 0:
+                raise InputError(f"model.{name} is {hparams[name]}, expected 0 or more")
+        known = [str(known) for known in list_optimizers()]
+        if hparams["optimizer"].lower() not in known:
+            raise InputError(f"there is no optimizer {hparams['optimizer']!r}: {nearest(hparams['optimizer'], known)}")
+        if hparams["layer_decay"] is not None and not 0 < hparams["layer_decay"] <= 1:
+            raise InputError(f"model.layer_decay is {hparams['layer_decay']}, expected above 0, to 1")
+        rule = hparams["lr_scaling"]
+        if rule is not None and rule not in _SCALING:
+            raise InputError(f"model.lr_scaling is {rule!r}: {nearest(rule, _SCALING)}")
+        if hparams["lr_batch_size"] < 1:
+            raise InputError(f"model.lr_batch_size is {hparams['lr_batch_size']}, expected 1 or more")
+        check_schedule(hparams["schedule"], hparams["warmup"], hparams["schedule_args"] or {})
 
     def configure_optimizers(self) -> Any:
         """The optimizer by name from timm's factory, and the schedule by name."""
@@ -47,19 +72,7 @@ class Optimization(LightningModule):
             rank_zero_warn(
                 f"model.lr is {hparams['lr']}, which changes nothing: callbacks.unfreezing sets the rates of all layers"
             )
-        # A fused step unscales gradients itself, so Lightning refuses to clip them before it in mixed precision.
-        clipped = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
-        # Some fused steps do not support sharded weights.
-        sharded = self.device_mesh is not None
-        optimizer = create_optimizer(
-            self.network,
-            hparams["optimizer"],
-            lr,
-            hparams["weight_decay"],
-            hparams["optimizer_args"] or {},
-            fused=not clipped and not sharded,
-            rates=rates,
-        )
+        optimizer = self._create_optimizer(lr, rates)
         schedules = create_schedules(
             hparams["schedule"],
             optimizer,
@@ -70,6 +83,28 @@ class Optimization(LightningModule):
             hparams["schedule_args"] or {},
         )
         return [optimizer], schedules
+
+    def _create_optimizer(self, lr: float, rates: Mapping[str, float] | None) -> Optimizer:
+        """Create the optimizer, with a learning rate for each layer group if there are such rates.
+
+        Raises:
+            InputError: If it does not take its settings.
+        """
+        from timm.optim import create_optimizer_v2  # timm takes a second to import
+
+        name, weight_decay = self.hparams["optimizer"], self.hparams["weight_decay"]
+        args = dict(self.hparams["optimizer_args"] or {})
+        # A fused step unscales gradients itself, so Lightning refuses to clip them before it in mixed precision.
+        clipped = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
+        # Some fused steps do not support sharded weights.
+        sharded = self.device_mesh is not None
+        if name.lower() in _FUSED_OPTIMIZERS and not clipped and not sharded:
+            args.setdefault("fused", True)
+        model_or_params: Any = self.network if rates is None else _groups(self.network, weight_decay, rates)
+        try:
+            return create_optimizer_v2(model_or_params, opt=name, lr=lr, weight_decay=weight_decay, **args)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"optimizer {name!r} does not take these settings: {error}") from error
 
     def _samples_a_step(self) -> int:
         """The number of samples in an optimizer step, on all processes.
@@ -95,7 +130,13 @@ class Optimization(LightningModule):
         if not is_attached(self) or self.trainer.state.fn != "fit":
             return
         kept = checkpoint["hyper_parameters"]
-        self._refuse_other_groups(checkpoint)
+        saved = any("layers" in group for state in checkpoint["optimizer_states"] for group in state["param_groups"])
+        if saved != (self.layer_rates is not None or self.hparams["layer_decay"] is not None):
+            raise InputError(
+                f"the run was trained {'with' if saved else 'without'} rates for each layer (callbacks.unfreezing or "
+                "model.layer_decay), and cannot go on otherwise: leave them as they were, or begin a new run with "
+                "--model.init_from"
+            )
         fixed = ["optimizer", "optimizer_args", "layer_decay"]
         if "plateau" in (kept["schedule"], self.hparams["schedule"]):
             fixed += ["schedule", "schedule_args", "warmup"]
@@ -127,18 +168,51 @@ class Optimization(LightningModule):
                 if name in schedule:
                     schedule[name] = [rate * faster for rate in schedule[name]]
 
-    def _refuse_other_groups(self, checkpoint: dict[str, Any]) -> None:
-        saved = any("layers" in group for state in checkpoint["optimizer_states"] for group in state["param_groups"])
-        wanted = self.layer_rates is not None or self.hparams["layer_decay"] is not None
-        if saved != wanted:
-            raise InputError(
-                f"the run was trained {'with' if saved else 'without'} rates for each layer (callbacks.unfreezing or "
-                "model.layer_decay), and cannot go on otherwise: leave them as they were, or begin a new run with "
-                "--model.init_from"
-            )
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add to the checkpoint what is needed to create this task, and its data, again."""
         make_portable(checkpoint, self, getattr(self.trainer, "datamodule", None))
         checkpoint["cnnlab"]["lr_factor"] = self._lr_factor()
         checkpoint["cnnlab"]["backbone"] = backbone_prefix(self.network)
+
+
+def decayed_rates(network: nn.Module, lr: float, decay: float) -> dict[str, float]:
+    """The learning rate of each layer group: lr for the head, multiplied by decay for each group towards the input.
+
+    >>> from cnnlab.models import SimpleCNN
+    >>> decayed_rates(SimpleCNN(), 1.0, 0.5)
+    {'features.0': 0.125, 'features.2': 0.25, 'features.4': 0.5, 'head': 1.0}
+    """
+    groups = layer_groups(network)
+    return {group.name: lr * decay ** (len(groups) - 1 - i) for i, group in enumerate(groups)}
+
+
+def scaling_factor(rule: str, samples: int, reference: int) -> float:
+    """The factor between the learning rates of this number of samples per step and of the reference.
+
+    Args:
+        rule: linear (Goyal et al. 2017, "Accurate, large minibatch SGD") or sqrt (Krizhevsky 2014, "One weird trick").
+        samples: The samples of a step.
+        reference: The samples per step that the learning rate is meant for.
+
+    >>> scaling_factor("linear", 1024, 256), scaling_factor("sqrt", 1024, 256)
+    (4.0, 2.0)
+    """
+    return float((samples / reference) ** _SCALING[rule])
+
+
+def _groups(network: nn.Module, weight_decay: float, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The parameters by layer group, including frozen ones, so that a resumed run has the same groups.
+
+    Norms and biases get no weight decay.
+    """
+    groups = []
+    for layers in layer_groups(network):
+        parameters = [parameter for _, parameter in layers.parameters_of(network)]
+        weights = [parameter for parameter in parameters if parameter.ndim > 1]
+        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        shared = {"lr": rates[layers.name], "layers": layers.name}
+        if weights:
+            groups.append({"params": weights, "weight_decay": weight_decay, "name": layers.name, **shared})
+        if others:
+            groups.append({"params": others, "weight_decay": 0.0, "name": f"{layers.name}/norms and biases", **shared})
+    return groups

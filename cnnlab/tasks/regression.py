@@ -15,8 +15,7 @@ from cnnlab.losses import OrdinalLoss, ValueLoss
 from cnnlab.models.decoding import Answers, Decoder, OrdinalDecoder, ValueDecoder
 from cnnlab.outputs import Values
 from cnnlab.tasks.base import Stage, VisionTask
-from cnnlab.tasks.mean_loss import MeanLoss
-from cnnlab.tasks.value_scores import ValueScores
+from cnnlab.tasks.metrics import MeanLoss, ValueScores
 
 _SCORES = ("mae", "rmse", "r2", "spearman")
 

@@ -92,17 +92,10 @@ def create_schedules(
     mode: str,
     args: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Create the schedulers, in the form that Lightning's configure_optimizers returns.
+    """Create the schedulers of factor(), or plateau, in the form that Lightning's configure_optimizers returns.
 
-    Args:
-        name: One of SCHEDULES; plateau multiplies the rate by ``factor`` (0.1) when the monitored metric has not
-            improved for ``patience`` (10) validations, with torch's other arguments.
-        optimizer: The optimizer.
-        total_steps: The run's optimizer steps.
-        warmup: See factor().
-        monitor: The metric that plateau monitors.
-        mode: "min" or "max": whether lower or higher values of it are better.
-        args: The schedule's arguments.
+    Plateau multiplies the rate by ``factor`` (0.1) when the monitored metric, of which lower ("min") or higher ("max")
+    values are better, has not improved for ``patience`` (10) validations. It takes torch's other arguments.
 
     Raises:
         InputError: If the schedule depends on the run's length and the run has none.

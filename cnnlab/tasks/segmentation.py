@@ -20,57 +20,7 @@ from cnnlab.models.windows import predict_in_windows, split_into_windows
 from cnnlab.outputs import Masks
 from cnnlab.tasks.base import Stage
 from cnnlab.tasks.classes import ClassTask, precision_and_recall, quotient
-
-
-class SegmentationScores(Metric):
-    """IoU and Dice of each class, their means, and the accuracy of pixels, over all images at once.
-
-    They are computed from one integer confusion matrix, so that batches and processes change no digit. A class that is
-    neither in the targets nor in the predictions has no score (NaN), and the means leave it out.
-
-    Args:
-        num_classes: K.
-        ignore_index: The target of ignored pixels.
-
-    >>> scores = SegmentationScores(2, ignore_index=255)
-    >>> scores.update(torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 1, 255]]]))
-    >>> {name: value.tolist() for name, value in scores.compute().items() if name != "confusion_matrix"}
-    {'mean_iou': 0.5, 'iou': [0.5, 0.5], 'dice': 0.6666666666666666, 'pixel_accuracy': 0.6666666666666666}
-    """
-
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self.add_state("counts", counts, dist_reduce_fx="sum")
-
-    def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Update with predicted classes (B, H, W) and true classes (B, H, W)."""
-        # Ignored pixels get an extra row, which is left out later: selecting the other pixels would synchronize with
-        # the device, and so would bincount.
-        row = torch.where(target == self.ignore_index, self.num_classes, target)
-        pairs = row.flatten() * self.num_classes + predicted.flatten()
-        counted = self.counts.new_zeros(self.num_classes * (self.num_classes + 1))
-        counted.scatter_add_(0, pairs, torch.ones_like(pairs))
-        self.counts += counted.view(self.num_classes + 1, self.num_classes)[:-1]
-
-    def compute(self) -> dict[str, Tensor]:
-        """mean_iou, dice, pixel_accuracy as scalars, iou (K,), confusion_matrix (K, K), rows are the true classes."""
-        counts = self.counts.cpu()
-        hits = counts.diagonal().double()
-        both = counts.sum(dim=0).double() + counts.sum(dim=1).double()
-        iou, dice = hits / (both - hits), 2 * hits / both
-        return {
-            "mean_iou": iou.nanmean(),
-            "iou": iou,
-            "dice": dice.nanmean(),
-            "pixel_accuracy": hits.sum() / counts.sum().double(),
-            "confusion_matrix": counts,
-        }
+from cnnlab.tasks.metrics import SegmentationScores
 
 
 class Segmentation(ClassTask):

@@ -15,8 +15,8 @@ from cnnlab.errors import InputError
 from cnnlab.models.factory import create_classifier, preprocessing
 from cnnlab.models.standardize import Standardize
 from cnnlab.run import find
+from cnnlab.tasks.base import load_task
 from cnnlab.tasks.classes import ClassTask
-from cnnlab.tasks.loading import load_task
 
 
 class Teacher(nn.Module):
@@ -41,11 +41,6 @@ class Teacher(nn.Module):
         self.sha256 = sha256
         self.eval().requires_grad_(False)
 
-    @property
-    def device(self) -> torch.device:
-        """The device of its weights."""
-        return next(self.parameters()).device
-
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W), uint8 0..255 or float 0..1, of any size, to logits (B, K)."""
@@ -63,13 +58,10 @@ def find_teacher(
     weights: str = "pretrained",
     size: tuple[int, int] | None = None,
 ) -> Teacher:
-    """Find a task's teacher.
+    """Find the teacher of a task, the student, as the arguments of Distillation describe it.
 
-    Args:
-        name: A run's folder, a checkpoint, or the name of a timm or torchvision network.
-        task: The student: both must have the same classes in the same order, and the same number of channels.
-        weights: The weights of a network by name: see VisionTask. Its classifier must have as many classes.
-        size: Height and width of the teacher's input; those of its training if None.
+    Both must have the same classes in the same order, and the same number of channels. The classifier of a network by
+    name must have as many classes.
 
     Raises:
         InputError: If there is no such teacher, or if its classes or channels differ from the student's.
@@ -93,13 +85,17 @@ def find_teacher(
     _check_classes(name, own, task)
     if own.hparams["channels"] != channels:
         raise InputError(f"model.teacher {name} takes images of {own.hparams['channels']} channels, not {channels}")
-    return Teacher(own.standardize, own.network, size or _size_of(checkpoint), str(checkpoint), _hash(own.network))
+    if size is None:
+        # None if its data have no fixed size.
+        trained = read_header(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
+        size = (int(trained[0]), int(trained[1])) if isinstance(trained, (list, tuple)) else None
+    return Teacher(own.standardize, own.network, size, str(checkpoint), _hash(own.network))
 
 
 def _check_classes(name: str, teacher: ClassTask, student: ClassTask) -> None:
     if teacher.class_names == student.class_names:
         return
-    both = [_shown(names) for names in (teacher.class_names, student.class_names)]
+    both = [", ".join(task.class_names[:5]) + (", ..." if task.num_classes > 5 else "") for task in (teacher, student)]
     if sorted(teacher.class_names) == sorted(student.class_names):
         raise InputError(
             f"model.teacher {name} has the same classes in another order ({both[0]}; the data: {both[1]}): "
@@ -109,16 +105,6 @@ def _check_classes(name: str, teacher: ClassTask, student: ClassTask) -> None:
         f"model.teacher {name} tells {teacher.num_classes} classes apart ({both[0]}), and the data have "
         f"{student.num_classes} ({both[1]}): a teacher must have learned the same classes"
     )
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _size_of(checkpoint: Path) -> tuple[int, int] | None:
-    """The size of the images that a checkpoint was trained with; None if its data have no fixed size."""
-    size = read_header(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
-    return (int(size[0]), int(size[1])) if isinstance(size, (list, tuple)) else None
 
 
 def _hash(network: nn.Module) -> str:

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnnlab.data.transforms import RandomAffine
+from cnnlab.data.in_memory import RandomAffine
 from cnnlab.errors import InputError
 
 

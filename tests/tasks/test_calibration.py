@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
-from cnnlab.tasks.calibration import Calibration
+from cnnlab.tasks.metrics import Calibration
 
 
 def predictions(count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from cnnlab.batch import Batch
 from cnnlab.data import MNIST
 from cnnlab.errors import InputError
 from cnnlab.tasks import Classification
-from cnnlab.tasks.classification import ExactAccuracy
+from cnnlab.tasks.metrics import ExactAccuracy
 
 
 def task(**kwargs: Any) -> Classification:

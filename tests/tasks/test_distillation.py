@@ -18,7 +18,7 @@ from cnnlab.errors import InputError
 from cnnlab.interpret import feature_maps
 from cnnlab.losses import attention_transfer, soft_targets
 from cnnlab.tasks import Classification, Distillation
-from cnnlab.tasks.loading import load_task
+from cnnlab.tasks.base import load_task
 from cnnlab.tasks.teacher import LogitsCache, find_teacher
 from tests.conftest import TINY, Cnnlab, Result, patterns, run_process
 

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from cnnlab.losses import OrdinalLoss, ValueLoss
 from cnnlab.tasks import Regression
-from cnnlab.tasks.value_scores import ValueScores, quadratic_kappa, rank_correlation
+from cnnlab.tasks.metrics import ValueScores, quadratic_kappa, rank_correlation
 from tests.conftest import TINY, Cnnlab, Result, processes, run_process
 
 RECIPE = TINY.with_name("regression.yaml")

@@ -13,7 +13,7 @@ from torchmetrics.segmentation import MeanIoU
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.tasks import Segmentation
-from cnnlab.tasks.segmentation import SegmentationScores
+from cnnlab.tasks.metrics import SegmentationScores
 
 
 def scores(predicted: Tensor, target: Tensor, count: int = 3, parts: int = 1) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""Mask files, and the mapping from their values (numbers or colors) to classes."""
+"""Mask files: which belongs to which image, and the mapping from their values (numbers or colors) to classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +12,64 @@ import torch
 from torch import Tensor
 
 from cnnlab.data.annotations import ClassMask
+from cnnlab.data.listing import Sample, read_samples, split_folders
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, ImageSource, read_mask
+from cnnlab.imaging import ImageError, ImageSource, list_images, read_mask
 
 Value = int | Sequence[int]
 """A gray value or palette index, or a color (red, green, blue), each 0..255."""
+_ENDINGS = ("", "_mask", "_gt", "_label", "_labels")
+"""What may follow the image's name in the mask's name."""
+
+
+def list_pairs(root: Path) -> list[Sample]:
+    """List ROOT/images/SPLIT/**/NAME and ROOT/masks/SPLIT/**/NAME, or the same without splits.
+
+    A mask has its image's name, optionally followed by "_mask" or the like, and any image file extension. The split is
+    "" if none has been decided.
+
+    Raises:
+        InputError: If a folder is missing, if an image has no mask or several, or if there are no images.
+    """
+    images, masks = root / "images", root / "masks"
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise InputError(
+                f"there is no folder {folder}: data.root {root} must have the folders images and masks, each with the "
+                "folders train, val and test or all files together (or give a table of images and masks: data.csv)"
+            )
+    stems: dict[Path, list[str]] = {}
+    for path in list_images(masks):
+        stems.setdefault(path.relative_to(masks).with_suffix(""), []).append(str(path))
+    samples: list[Sample] = []
+    lacking: list[str] = []
+    for split, folder in (split_folders(images, ()) or {"": images}).items():
+        for path in list_images(folder):
+            stem = path.relative_to(images).with_suffix("")
+            candidates = [mask for ending in _ENDINGS for mask in stems.get(stem.with_name(stem.name + ending), ())]
+            if len(candidates) > 1:
+                raise InputError(f"{path} has several masks, {', '.join(candidates)}: keep one")
+            lacking += [] if candidates else [f"{path} (expected as {masks / stem}.png)"]
+            samples.append(Sample(str(path), split=split, mask="".join(candidates)))
+    if lacking:
+        raise InputError(f"{len(lacking)} of {len(samples)} images have no mask: " + ", ".join(lacking[:5]))
+    if not samples:
+        raise InputError(f"{images} has no images")
+    return samples
+
+
+def list_pair_table(table: Path, root: Path) -> list[Sample]:
+    """List the images of a CSV file with the columns path and mask (relative to root), and optionally split and group.
+
+    Raises:
+        InputError: If the file or a column is missing, if a row has no mask, or if its split is unknown.
+    """
+    samples = []
+    for place, row, sample in read_samples(table, root, ("path", "mask")):
+        if not row["mask"]:
+            raise InputError(f"{place}: {row['path']} has no mask")
+        samples.append(replace(sample, mask=str(root / row["mask"])))
+    return samples
 
 
 class MaskValues:
@@ -47,14 +102,7 @@ class MaskValues:
         self._classes = np.array([*range(len(values)), ignore_index][: len(codes)])[order]
 
     def classes(self, mask: npt.NDArray[np.integer], path: str) -> npt.NDArray[np.int64]:
-        """The class of each pixel.
-
-        Args:
-            mask: (H, W), or (H, W, 3) with colors.
-            path: The file, for errors.
-
-        Returns:
-            (H, W), 0..K-1 or ignore_index.
+        """The class of each pixel of a mask (H, W), or (H, W, 3) with colors: (H, W), 0..K-1 or ignore_index.
 
         Raises:
             ImageError: If it has values without a class, or if it has colors instead of numbers or the reverse.
@@ -98,23 +146,18 @@ def _code(value: Value) -> int:
     return red << 16 | green << 8 | blue
 
 
+@dataclass(eq=False)
 class MaskReader:
-    """Reads masks as annotations of their images.
+    """Reads masks as annotations of their images."""
 
-    Args:
-        paths: The file of each image's mask; "" if the mask is unknown.
-        values: The mapping from values to classes.
-        ignore_index: The class number of pixels without a class.
-        rare: See annotations.ClassMask.
-    """
-
+    paths: Sequence[str]
+    """The file of each image's mask; "" if the mask is unknown."""
+    values: MaskValues
+    ignore_index: int
+    """The class number of pixels without a class."""
+    rare: float = 0.0
+    """See annotations.ClassMask."""
     draws = ClassMask.draws
-
-    def __init__(self, paths: Sequence[str], values: MaskValues, ignore_index: int, rare: float = 0.0) -> None:
-        self.paths = paths
-        self.values = values
-        self.ignore_index = ignore_index
-        self.rare = rare
 
     def read(self, path: str) -> Tensor:
         """The classes (H, W) int64 in a mask's file.
