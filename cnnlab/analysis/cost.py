@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnlab.analysis.field_state import FieldState
-from cnnlab.analysis.meta import copy_without_values, first_tensor, on_meta
+from cnnlab.analysis.meta import copy_without_values, explain_failure, first_tensor
 from cnnlab.analysis.receptive_field import Field
 from cnnlab.analysis.tracing import FieldTracer
 from cnnlab.errors import InputError
@@ -116,7 +117,7 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
     >>> cost.parameters, cost.multiply_adds, str(cost.layers[-1].receptive_field)
     (128714, 7486464, 'all')
     """
-    with on_meta(image):
+    with explain_failure(image), torch.device("meta"):
         own = copy_without_values(network)
         # Two images: batch norm rejects a single one if only channels are left.
         saved = _saved_bytes(own.train(), torch.empty(2, *image))
@@ -215,10 +216,10 @@ def _saved_bytes(network: nn.Module, images: Tensor) -> dict[nn.Module, int]:
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         running.pop()
 
-    hooks = [module.register_forward_pre_hook(enter) for module in network.modules()]
-    hooks += [module.register_forward_hook(leave, always_call=True) for module in network.modules()]
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        network(images)
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as stack:
+        for module in network.modules():
+            stack.enter_context(module.register_forward_pre_hook(enter))
+            stack.enter_context(module.register_forward_hook(leave, always_call=True))
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            network(images)
     return saved

@@ -51,6 +51,10 @@ class FieldState:
         fields = (field, self.fields[1]) if axis == 0 else (self.fields[0], field)
         return replace(self, fields=fields)
 
+    def with_dimension(self, index: int, dimension: Dimension) -> FieldState:
+        """The same state with another dimension at an index, 0 or more."""
+        return replace(self, dimensions=(*self.dimensions[:index], dimension, *self.dimensions[index + 1 :]))
+
 
 NO_FIELD = Field(math.inf, -math.inf, 0.0)
 """The field of units without a position along an axis; merged with another field, it gives that one."""
@@ -100,10 +104,6 @@ def _spans_axis(state: FieldState, factor: Factor) -> bool:
     return size_of(tuple(rest)) == 1
 
 
-def _spans_image(state: FieldState, dimension: Dimension) -> bool:
-    return all(factor.axis == 2 or _spans_axis(state, factor) for factor in dimension if factor.axis >= 0)
-
-
 def resize_dimension(state: FieldState, index: int, size: int) -> FieldState:
     """The state after an operation adds or removes positions of a dimension without recording which."""
     dimension = state.dimensions[index]
@@ -111,11 +111,11 @@ def resize_dimension(state: FieldState, index: int, size: int) -> FieldState:
     if size_of(dimension) == size:
         return state
     if is_spatial(dimension):
-        if _spans_image(state, dimension):
+        if all(factor.axis == 2 or _spans_axis(state, factor) for factor in dimension if factor.axis >= 0):
             resized = (Factor(2, size),)
         else:  # Neighbors put side by side: treated as already mixed.
             state = reduce_dimension(state, dimension)
-    return replace(state, dimensions=(*state.dimensions[:index], resized, *state.dimensions[index + 1 :]))
+    return state.with_dimension(index, resized)
 
 
 def broadcast(states: Sequence[FieldState], shape: tuple[int, ...]) -> FieldState:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cnnlab.analysis.meta import copy_without_values, describe_failure, first_tensor
+from cnnlab.analysis.meta import copy_without_values, explain_failure, first_tensor
 from cnnlab.errors import InputError
 from cnnlab.torch_compat import FakeTensorMode, TorchDispatchMode, tree_leaves
 
@@ -76,28 +76,23 @@ def training_memory(
     stored, computed = PRECISIONS[precision]
     loss_function = _cross_entropy if loss is None else loss
     counter = _StorageCounter()
-    try:
-        with FakeTensorMode(), counter:
-            own = copy_without_values(network, stored).train()
-            parameters = counter.alive
-            images = torch.empty(batch, *image, dtype=stored)
-            trainable = [parameter for parameter in own.parameters() if parameter.requires_grad]
-            before = counter.alive
-            # The optimizer has no states before its first step.
-            own_optimizer = OPTIMIZERS[optimizer](trainable) if trainable else None
-            gradients = _simulate_update(own_optimizer) if own_optimizer is not None else 0
-            states = counter.alive - before
-            activations = counter.alive - _bytes([images])
-            mixed: AbstractContextManager[Any] = torch.autocast("cpu", computed) if computed else nullcontext()
-            with mixed:
-                value = loss_function(_get_predictions(own(images)))
-            activations = counter.alive - activations
-            if trainable:
-                value.backward()  # type: ignore[no-untyped-call]
-    except InputError:
-        raise
-    except Exception as error:  # See on_meta.
-        raise InputError(describe_failure(error, image)) from error
+    with explain_failure(image), FakeTensorMode(), counter:
+        own = copy_without_values(network, stored).train()
+        parameters = counter.alive
+        images = torch.empty(batch, *image, dtype=stored)
+        trainable = [parameter for parameter in own.parameters() if parameter.requires_grad]
+        before = counter.alive
+        # The optimizer has no states before its first step.
+        own_optimizer = OPTIMIZERS[optimizer](trainable) if trainable else None
+        gradients = _simulate_update(own_optimizer) if own_optimizer is not None else 0
+        states = counter.alive - before
+        activations = counter.alive - _bytes([images])
+        mixed: AbstractContextManager[Any] = torch.autocast("cpu", computed) if computed else nullcontext()
+        with mixed:
+            value = loss_function(_get_predictions(own(images)))
+        activations = counter.alive - activations
+        if trainable:
+            value.backward()  # type: ignore[no-untyped-call]
     return TrainingMemory(parameters, gradients, states, activations, counter.peak)
 
 

@@ -36,8 +36,8 @@ def copy_without_values(network: nn.Module, dtype: torch.dtype | None = None) ->
 
 
 @contextmanager
-def on_meta(image: tuple[int, ...]) -> Iterator[None]:
-    """Create tensors on the meta device, and convert the network's exceptions there to an InputError.
+def explain_failure(image: tuple[int, ...]) -> Iterator[None]:
+    """Convert the exceptions of a network whose tensors have no values to an InputError.
 
     Args:
         image: Channels, height and width of the network's input, for the message.
@@ -46,19 +46,15 @@ def on_meta(image: tuple[int, ...]) -> Iterator[None]:
         InputError: If the network does not take images of this size, or reads values of tensors.
     """
     try:
-        with torch.device("meta"):
-            yield
+        yield
     except InputError:
         raise
     except Exception as error:  # Networks raise any kind of exception for images that they do not take.
-        raise InputError(describe_failure(error, image)) from error
-
-
-def describe_failure(error: Exception, image: tuple[int, ...]) -> str:
-    """One line about an error that a network raised for images on the meta device."""
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
-    size = "x".join(map(str, image))
-    return f"the network does not take images of {size}, or needs the tensors' values, not only their shapes ({reason})"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        raise InputError(
+            f"the network does not take images of {'x'.join(map(str, image))}, or needs the tensors' values, not only "
+            f"their shapes ({reason})"
+        ) from error
 
 
 def first_tensor(output: object) -> Tensor | None:

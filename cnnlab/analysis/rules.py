@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from cnnlab.analysis.field_state import (
     Dimension,
@@ -26,6 +28,7 @@ aten = torch.ops.aten
 class Call(NamedTuple):
     """A call of an operation."""
 
+    operation: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     shape: tuple[int, ...]
@@ -42,24 +45,18 @@ def _slide_window(step: Callable[[Field, int], Field]) -> Callable[[FieldState, 
     """A rule for an operation whose window runs over the last ``axes`` dimensions."""
 
     def rule(state: FieldState, call: Call, axes: int) -> FieldState:
-        dimensions = list(state.dimensions)
         for axis in range(axes):
-            index = len(dimensions) - axes + axis
-            spatial = [factor for factor in dimensions[index] if factor.axis >= 0]
-            size = call.shape[len(call.shape) - axes + axis]
-            if len(spatial) > 1 or any(factor.axis == 2 for factor in spatial):
+            index = len(state.dimensions) - axes + axis
+            spatial = [factor for factor in state.dimensions[index] if factor.axis >= 0]
+            place = spatial[0].axis if spatial else -1
+            if len(spatial) > 1 or place == 2:
                 # A sequence of tokens, whose neighbors may be anywhere in the image.
-                state = replace(state, whole_image=True)
-                dimensions[index] = (Factor(2, size),)
-                continue
-            if spatial:
-                (factor,) = spatial
-                field = state.fields[factor.axis]
-                state = state.with_field(factor.axis, step(field._replace(jump=field.jump * factor.stride), axis))
-                dimensions[index] = (Factor(factor.axis, size),)
-                continue
-            dimensions[index] = non_spatial(size)
-        return replace(state, dimensions=tuple(dimensions))
+                place, state = 2, replace(state, whole_image=True)
+            elif spatial:
+                field = state.fields[place]
+                state = state.with_field(place, step(field._replace(jump=field.jump * spatial[0].stride), axis))
+            state = state.with_dimension(index, (Factor(place, call.shape[len(call.shape) - axes + axis]),))
+        return state
 
     return rule
 
@@ -75,8 +72,7 @@ def _convolve(state: FieldState, call: Call) -> FieldState:
     weight = call.args[1]
     axes = weight.ndim - 2
     stride, padding, dilation, transposed = call.args[3:7]
-    state = reduce_dimension(state, state.dimensions[1])
-    state = replace(state, dimensions=(state.dimensions[0], non_spatial(call.shape[1]), *state.dimensions[2:]))
+    state = reduce_dimension(state, state.dimensions[1]).with_dimension(1, non_spatial(call.shape[1]))
 
     def step(field: Field, axis: int) -> Field:
         after = field.after_transposed if transposed else field.after
@@ -90,9 +86,9 @@ def _pool(state: FieldState, call: Call) -> FieldState:
     kernel = call.args[1]
     stride = call.get(2, "stride") or kernel
     padding = call.get(3, "padding", 0)
-    # Average pooling has no dilation; its fifth argument is ceil_mode.
-    fifth = call.get(4, "dilation", 1)
-    dilation = fifth if not isinstance(fifth, bool) else 1
+    dilation = call.get(4, "dilation", 1)
+    if isinstance(dilation, bool):  # Average pooling has no dilation; its fifth argument is ceil_mode.
+        dilation = 1
 
     def step(field: Field, axis: int) -> Field:
         settings = (_value_at(setting, axis) for setting in (kernel, stride, padding, dilation))
@@ -141,8 +137,8 @@ def _reduce(position: int) -> Callable[[FieldState, Call], FieldState]:
     def rule(state: FieldState, call: Call) -> FieldState:
         count = len(state.dimensions)
         dims = call.get(position, "dim")
-        dims = [dims] if isinstance(dims, int) else dims
-        reduced = {index % count for index in dims} if dims else set(range(count))
+        dims = [dims] if isinstance(dims, int) else dims or range(count)
+        reduced = {index % count for index in dims}
         for index in reduced:
             state = reduce_dimension(state, state.dimensions[index])
         keepdim = len(call.shape) == count
@@ -189,25 +185,23 @@ def _softmax(state: FieldState, call: Call) -> FieldState:
 
 
 def _view(state: FieldState, call: Call) -> FieldState:
-    """A view: the same positions, divided into other dimensions."""
-    remaining = [factor for own in state.dimensions for factor in own if factor.size != 1]
+    """Any view: its strides in a contiguous tensor tell which parts of the old dimensions each new one runs over."""
+    old = torch.empty([size_of(own) for own in state.dimensions], device="meta")
+    new = call.operation(old, *call.args[1:], **call.kwargs)
+    new = new if isinstance(new, Tensor) else new[0]
+    factors = [factor for own in state.dimensions for factor in own]
+    steps = [math.prod(inner.size for inner in factors[place + 1 :]) for place in range(len(factors))]
     dimensions: list[Dimension] = []
-    for size in call.shape:
-        own: list[Factor] = []
-        missing = size
-        while missing > 1 and remaining:
-            factor = remaining.pop(0)
-            if factor.size > missing:
-                inner, remainder = divmod(factor.size, missing)
-                if remainder:
-                    return replace(state, unknown=state.unknown or "a view across dimensions")
-                remaining.insert(0, Factor(factor.axis, inner, factor.stride))
-                factor = Factor(factor.axis, missing, factor.stride * inner)
-            if missing % factor.size:
+    for size, stride in zip(new.shape, new.stride(), strict=True):
+        parts: list[Factor] = []
+        for factor, step in zip(factors, steps, strict=True):
+            first, end = max(stride, step), min(stride * size, step * factor.size)
+            if first >= end:
+                continue
+            if first % step or end % first:
                 return replace(state, unknown=state.unknown or "a view across dimensions")
-            own.append(factor)
-            missing //= factor.size
-        dimensions.append(_join_factors(own) or non_spatial(1))
+            parts.append(Factor(factor.axis, end // first, factor.stride * (first // step)))
+        dimensions.append(_join_factors(parts) or non_spatial(size))
     return replace(state, dimensions=tuple(dimensions))
 
 
@@ -227,48 +221,28 @@ def _join_factors(factors: Sequence[Factor]) -> Dimension:
     return tuple(joined)
 
 
-def _permute(state: FieldState, call: Call) -> FieldState:
-    return replace(state, dimensions=tuple(state.dimensions[index] for index in call.args[1]))
-
-
-def _transpose(state: FieldState, call: Call) -> FieldState:
-    dimensions = list(state.dimensions)
-    first, second = call.args[1:3] if len(call.args) > 2 else (0, -1)
-    dimensions[first], dimensions[second] = dimensions[second], dimensions[first]
-    return replace(state, dimensions=tuple(dimensions))
+def _crop(state: FieldState, index: int, size: int, start: int, step: int = 1) -> FieldState:
+    """Every ``step``-th position of a dimension from ``start`` on, which is negative if positions are added."""
+    if len(state.dimensions[index]) == 1 and (factor := state.dimensions[index][0]).axis in (0, 1):
+        field = state.fields[factor.axis]
+        shift = start * factor.stride * field.jump
+        state = state.with_field(factor.axis, Field(field.low + shift, field.high + shift, field.jump * step))
+        return state.with_dimension(index, (Factor(factor.axis, size, factor.stride),))
+    return resize_dimension(state, index, size)
 
 
 def _slice(state: FieldState, call: Call) -> FieldState:
     index, start, step = call.get(1, "dim", 0), call.get(2, "start") or 0, call.get(4, "step", 1)
-    size = call.shape[index]
-    dimensions = list(state.dimensions)
-    before = size_of(dimensions[index])
-    if before == size:
+    before = size_of(state.dimensions[index])
+    if before == call.shape[index]:
         return state
-    if len(dimensions[index]) == 1 and (factor := dimensions[index][0]).axis in (0, 1):
-        start = start + before if start < 0 else start
-        field = state.fields[factor.axis]
-        shift = start * factor.stride * field.jump
-        state = state.with_field(factor.axis, Field(field.low + shift, field.high + shift, field.jump * step))
-        dimensions[index] = (Factor(factor.axis, size, factor.stride),)
-        return replace(state, dimensions=tuple(dimensions))
-    return resize_dimension(state, index, size)
+    return _crop(state, index % len(state.dimensions), call.shape[index], start + before if start < 0 else start, step)
 
 
 def _pad(state: FieldState, call: Call) -> FieldState:
-    padding = call.args[1]
-    for number in range(len(padding) // 2):
+    for number, added in enumerate(call.args[1][::2]):
         index = len(state.dimensions) - 1 - number
-        size = call.shape[index]
-        if len(state.dimensions[index]) == 1 and (factor := state.dimensions[index][0]).axis in (0, 1):
-            field = state.fields[factor.axis]
-            shift = padding[2 * number] * factor.stride * field.jump
-            state = state.with_field(factor.axis, Field(field.low - shift, field.high - shift, field.jump))
-            dimensions = list(state.dimensions)
-            dimensions[index] = (Factor(factor.axis, size, factor.stride),)
-            state = replace(state, dimensions=tuple(dimensions))
-        else:
-            state = resize_dimension(state, index, size)
+        state = _crop(state, index, call.shape[index], -added)
     return state
 
 
@@ -288,27 +262,7 @@ def _stack(state: FieldState, call: Call) -> FieldState:
     return replace(state, dimensions=(*state.dimensions[:index], stacked, *state.dimensions[index:]))
 
 
-def _select(state: FieldState, call: Call) -> FieldState:
-    """Remove a dimension: one of its positions is selected, or each becomes a separate tensor."""
-    index = call.get(1, "dim", 0) % len(state.dimensions)
-    return replace(state, dimensions=state.dimensions[:index] + state.dimensions[index + 1 :])
-
-
-def _unsqueeze(state: FieldState, call: Call) -> FieldState:
-    index = call.args[1] % (len(state.dimensions) + 1)
-    return replace(state, dimensions=(*state.dimensions[:index], non_spatial(1), *state.dimensions[index:]))
-
-
-def _squeeze(state: FieldState, call: Call) -> FieldState:
-    dims = call.get(1, "dim")
-    count = len(state.dimensions)
-    dims = [dims] if isinstance(dims, int) else range(count) if dims is None else dims
-    squeezed = {index % count for index in dims}
-    dimensions = [own for index, own in enumerate(state.dimensions) if index not in squeezed or size_of(own) != 1]
-    return replace(state, dimensions=tuple(dimensions))
-
-
-def _expand(state: FieldState, call: Call) -> FieldState:
+def _repeat(state: FieldState, call: Call) -> FieldState:
     added = len(call.shape) - len(state.dimensions)
     own = (*[non_spatial(1)] * added, *state.dimensions)
     dimensions = [
@@ -370,9 +324,9 @@ RULES: dict[Any, Callable[[FieldState, Call], FieldState]] = {
     aten.view: _view,
     aten._unsafe_view: _view,
     aten._reshape_copy: _view,
-    aten.permute: _permute,
-    aten.transpose: _transpose,
-    aten.t: _transpose,
+    aten.permute: _view,
+    aten.transpose: _view,
+    aten.t: _view,
     aten.slice: _slice,
     aten.constant_pad_nd: _pad,
     aten.reflection_pad2d: _pad,
@@ -383,12 +337,12 @@ RULES: dict[Any, Callable[[FieldState, Call], FieldState]] = {
     aten.split_with_sizes: _resize(2),
     aten.unsafe_split: _resize(2),
     aten.glu: _resize(1, -1),
-    aten.select: _select,
-    aten.unbind: _select,
-    aten.unsqueeze: _unsqueeze,
-    aten.squeeze: _squeeze,
-    aten.expand: _expand,
-    aten.repeat: _expand,
+    aten.select: _view,
+    aten.unbind: _view,
+    aten.unsqueeze: _view,
+    aten.squeeze: _view,
+    aten.expand: _view,
+    aten.repeat: _repeat,
     aten.pixel_shuffle: _shuffle_pixels,
     aten.pixel_unshuffle: _shuffle_pixels,
     aten._native_multi_head_attention: _attend,

@@ -46,7 +46,7 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._record_write(operation, args, states)
         if states and operation.overloadpacket not in SHAPE_ONLY:
             for tensor in _list_tensors(result):
-                call = Call(args, kwargs or {}, tuple(tensor.shape), inputs)
+                call = Call(operation, args, kwargs or {}, tuple(tensor.shape), inputs)
                 self._states[tensor] = _propagate(operation, call, states)
         return result
 

@@ -80,67 +80,30 @@ def _weights(module: nn.Module) -> int:
     return sum(value.numel() * value.element_size() for value in kept)
 
 
-def _eager(subject: Subject, train: bool = False) -> _Made:
-    network = copy.deepcopy(subject.pipeline)
-    if not train:
-        return _Made(_with_gradients(network), _weights(network))
-    # As in a common mistake: batch statistics, dropout, and a graph for gradients.
-    network.train().requires_grad_(True)
-    return _Made(_with_gradients(network), _weights(network))
-
-
-def _with_gradients(network: nn.Module) -> Predict:
-    def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        return {name: value.detach().numpy() for name, value in network(torch.from_numpy(images)).items()}
-
-    return predict
-
-
-def _inference(subject: Subject, channels_last: bool = False) -> _Made:
-    network: nn.Module = copy.deepcopy(subject.pipeline)
-    if not channels_last:
-        return _Made(torch_predict(network), _weights(network))
-    network = network.to(memory_format=torch.channels_last)
-    return _Made(_laid_out(network), _weights(network))
-
-
-def _laid_out(network: nn.Module) -> Predict:
-    def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        with torch.inference_mode():
-            given = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-            return {name: value.float().numpy() for name, value in network(given).items()}
-
-    return predict
-
-
-def _bfloat16(subject: Subject) -> _Made:
-    made = _inference(subject, channels_last=True)
-
-    def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return made.predict(images)
-
-    return _Made(predict, made.bytes)
-
-
-def _compiled(subject: Subject) -> _Made:
-    network = copy.deepcopy(subject.pipeline)
-    network.to(memory_format=torch.channels_last)
-    network.compile()
-    return _Made(_laid_out(network), _weights(network))
-
-
-def _gpu(subject: Subject, low: bool = False) -> _Made:
-    if not torch.cuda.is_available():
+def _torch(
+    subject: Subject,
+    device: str = "cpu",
+    train: bool = False,
+    inference: bool = True,
+    channels_last: bool = True,
+    low: bool = False,
+    compiled: bool = False,
+) -> _Made:
+    if device == "cuda" and not torch.cuda.is_available():
         raise _UnavailableError("torch finds no GPU")
-    network = copy.deepcopy(subject.pipeline).cuda()
-    network.to(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network: nn.Module = copy.deepcopy(subject.pipeline).to(device).to(memory_format=layout)
+    if train:
+        # As in a common mistake: batch statistics, dropout, and a graph for gradients.
+        network.train().requires_grad_(True)
+    if compiled:
+        network.compile()
 
     def predict(images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        # Includes both transfers: the time from pixels to results on the host.
-        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=low):
-            given = torch.from_numpy(images).cuda().contiguous(memory_format=torch.channels_last)
-            return {name: value.float().cpu().numpy() for name, value in network(given).items()}
+        # On a GPU, this includes both transfers: the time from pixels to results on the host.
+        with torch.inference_mode(inference), torch.autocast(device, torch.bfloat16, enabled=low):
+            given = torch.from_numpy(images).to(device).contiguous(memory_format=layout)
+            return {name: value.detach().float().cpu().numpy() for name, value in network(given).items()}
 
     return _Made(predict, _weights(network))
 
@@ -180,33 +143,31 @@ def _by_provider(subject: Subject, name: str) -> _Made:
 
     if PROVIDERS[name] not in onnxruntime.get_available_providers():
         raise _UnavailableError(f"this ONNX Runtime has no {PROVIDERS[name]}")
-    made = _file(subject, "onnx")
-    return _Made(session_predict(session(subject.folder / "model.onnx", [name])), made.bytes)
+    return _file(subject, "onnx", lambda path: session_predict(session(path, [name])))
 
 
 def _pruned(subject: Subject, by_onnx: bool = False) -> _Made:
     if subject.pruned is None:
         raise _UnavailableError("no pruned run was given: cnnlab prune RUN, then --pruned RUN-pruned")
-    if not by_onnx:
-        return _Made(torch_predict(subject.pruned), _weights(subject.pruned))
-    path = subject.folder / "pruned.onnx"
-    FORMATS["onnx"].write(subject.pruned, subject.images[:2], path, subject.metadata, None)
-    return _Made(load_onnx(path), path.stat().st_size)
+    folder = subject.folder / "pruned"
+    folder.mkdir(exist_ok=True)
+    pruned = replace(subject, pipeline=subject.pruned, folder=folder)
+    return _file(pruned, "onnx") if by_onnx else _torch(pruned, channels_last=False)
 
 
 VARIANTS: dict[str, Callable[[Subject], _Made]] = {
-    "eager, eval": _eager,
-    "eager, train mode": partial(_eager, train=True),
-    "inference mode": _inference,
-    "channels_last": partial(_inference, channels_last=True),
-    "bfloat16": _bfloat16,
-    "torch.compile": _compiled,
+    "eager, eval": partial(_torch, inference=False, channels_last=False),
+    "eager, train mode": partial(_torch, train=True, inference=False, channels_last=False),
+    "inference mode": partial(_torch, channels_last=False),
+    "channels_last": _torch,
+    "bfloat16": partial(_torch, low=True),
+    "torch.compile": partial(_torch, compiled=True),
     "torch.export": partial(_file, kind="pt2"),
     "TorchScript": _torchscript,
     "ONNX Runtime": partial(_file, kind="onnx"),
     "OpenVINO": partial(_file, kind="openvino"),
-    "GPU": _gpu,
-    "GPU, bfloat16": partial(_gpu, low=True),
+    "GPU": partial(_torch, device="cuda"),
+    "GPU, bfloat16": partial(_torch, device="cuda", low=True),
     "ONNX Runtime, CUDA": partial(_by_provider, name="cuda"),
     "TensorRT": partial(_by_provider, name="tensorrt"),
     "ONNX Runtime, INT8": partial(_int8, load=load_onnx),
@@ -260,12 +221,8 @@ def benchmark(
             rows[name] = Row(name, reason=re.sub(r"\x1b\[[0-9;]*m", "", reason)[:200])
             continue
         ready[name] = made
-        rows[name] = Row(
-            name,
-            megabytes=made.bytes / 1e6,
-            peak_megabytes=peak[0] if peak else None,
-            metric=metric,
-        )
+        peak_megabytes = peak[0] if peak else None
+        rows[name] = Row(name, megabytes=made.bytes / 1e6, peak_megabytes=peak_megabytes, metric=metric)
     times: dict[str, dict[int, Timing]] = {name: {} for name in ready}
     for size in batches:
         images = _batch(subject, size)
@@ -283,29 +240,20 @@ def _batch(subject: Subject, size: int) -> npt.NDArray[np.uint8]:
 @contextmanager
 def _memory() -> Iterator[list[float]]:
     """Measure the maximum growth of the process's memory in megabytes; the list stays empty if not on Linux."""
-    found: list[float] = []
+    grown: list[float] = []
     gc.collect()
-    before = _restart_peak()
-    yield found
-    after = _peak()
-    if before is not None and after is not None:
-        found.append(max(after - before, 0.0))
-
-
-def _restart_peak() -> float | None:
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # The maximum starts anew.
+        before = _peak()
     except OSError:
-        return None
-    return _peak()
+        before = None
+    yield grown
+    if before is not None and (after := _peak()) is not None:
+        grown.append(max(after - before, 0.0))
 
 
 def _peak() -> float | None:
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) / 1000 if found else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -102,14 +103,10 @@ def _steps(group: Any, graph: Any, names: dict[nn.Module, str]) -> Removals:
 def _last_layer(network: nn.Module, example: Tensor) -> nn.Module:
     """Return the layer with weights that runs last."""
     ran: list[nn.Module] = []
-    layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(lambda module, *_: ran.append(module)) for layer in layers]
-    try:
-        with torch.no_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for layer in weighted(network):
+            hooks.enter_context(layer.register_forward_hook(lambda module, *_: ran.append(module)))
+        network(example)
     if not ran:
         raise InputError(f"{type(network).__name__} has no convolution or linear layer to prune")
     return ran[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -64,16 +65,13 @@ def feature_maps(network: nn.Module, images: Tensor, layers: Sequence[str]) -> d
     maps: dict[str, Tensor] = {}
     size = (images.shape[2], images.shape[3])
 
-    def make_hook(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            # Copied at once: the next layer may change it in place. On the CPU, to free the device's memory.
-            maps[name] = to_grid(network, name, output, size).float().cpu().clone()
-
-        return hook
+    def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        # Copied at once: the next layer may change it in place. On the CPU, to free the device's memory.
+        maps[name] = to_grid(network, name, output, size).float().cpu().clone()
 
     with preserve_state(network), ExitStack() as stack:
         for name in layers:
-            stack.enter_context(forward_hook(get_layer(network, name), make_hook(name), name))
+            stack.enter_context(forward_hook(get_layer(network, name), partial(keep, name), name))
         network(images.clone())
     return maps
 
@@ -107,22 +105,19 @@ def embeddings(network: nn.Module, batches: Iterable[Tensor], layer: str | None 
     )
     if not chosen:
         raise InputError(f"{type(network).__name__} has no linear layer: name the layer whose input the embeddings are")
-    handles = [module.register_forward_pre_hook(keep_input) for module in chosen]
-    try:
-        with preserve_state(network):
-            for images in batches:
-                part = images[: limit - sum(map(len, rows))]
-                network(part.clone())
-                if not latest:
-                    raise InputError(f"layer {layer!r} takes no part in the network's forward pass: choose another")
-                values = latest[-1]
-                values = values.flatten(2).mean(dim=2) if values.ndim == 4 else values
-                rows.append(values.mean(dim=1).cpu() if values.ndim == 3 else values.flatten(1).cpu())
-                if sum(map(len, rows)) >= limit:
-                    break
-    finally:
-        for handle in handles:
-            handle.remove()
+    with preserve_state(network), ExitStack() as hooks:
+        for module in chosen:
+            hooks.enter_context(module.register_forward_pre_hook(keep_input))
+        for images in batches:
+            part = images[: limit - sum(map(len, rows))]
+            network(part.clone())
+            if not latest:
+                raise InputError(f"layer {layer!r} takes no part in the network's forward pass: choose another")
+            values = latest[-1]
+            values = values.flatten(2).mean(dim=2) if values.ndim == 4 else values
+            rows.append(values.mean(dim=1).cpu() if values.ndim == 3 else values.flatten(1).cpu())
+            if sum(map(len, rows)) >= limit:
+                break
     if not rows:
         raise InputError("there is no image to embed")
     return torch.cat(rows)

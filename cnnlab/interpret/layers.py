@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,23 +35,17 @@ def default_layer(network: nn.Module, images: Tensor) -> str:
             return _join_names(name, f"blocks.{len(module.blocks) - 1}.norm1")
     sizes: list[tuple[str, int]] = []
 
-    def make_hook(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4:
-                height, width = to_grid(network, name, output).shape[2:]
-                if height * width > 1:
-                    sizes.append((name, height * width))
+    def record(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            height, width = to_grid(network, name, output).shape[2:]
+            if height * width > 1:
+                sizes.append((name, height * width))
 
-        return hook
-
-    named = [(name, module) for name, module in network.named_modules() if name]
-    hooks = [module.register_forward_hook(make_hook(name)) for name, module in named]
-    try:
-        with preserve_state(network):
-            network(images[:1].clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with preserve_state(network), ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(partial(record, name)))
+        network(images[:1].clone())
     if not sizes:
         raise InputError(
             f"no layer of {type(network).__name__} gives a map of more than one position for images of "
@@ -117,11 +112,8 @@ def forward_hook(layer: nn.Module, hook: Any, name: str) -> Iterator[None]:
         calls.append(True)
         return hook(*args)
 
-    handle = layer.register_forward_hook(counting_hook)
-    try:
+    with layer.register_forward_hook(counting_hook):
         yield
-    finally:
-        handle.remove()
     if not calls:
         raise InputError(f"layer {name!r} takes no part in the network's forward pass: choose another")
 

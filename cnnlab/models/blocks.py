@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from cnnlab.errors import InputError
 
@@ -35,7 +36,7 @@ def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int
     return [convolution, nn.BatchNorm2d(outputs)]
 
 
-class DropPath(nn.Module):
+class DropPath(StochasticDepth):  # type: ignore[misc]  # torchvision has no types.
     """Stochastic depth: in training, drop a residual branch for random samples of the batch (Huang et al. 2016).
 
     A sample's branch is zero with probability ``rate``, otherwise divided by 1 - rate, which keeps its expectation. In
@@ -55,22 +56,9 @@ class DropPath(nn.Module):
     """
 
     def __init__(self, rate: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(rate, "row")
         if not 0 <= rate < 1:
             raise InputError(f"the drop_path rate is {rate}, expected 0 up to (not including) 1")
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        """(B, ...) to the same shape."""
-        if not self.training or self.rate == 0:
-            return branch
-        keep = 1 - self.rate
-        mask = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(keep)
-        return branch * (mask / keep)
-
-    def extra_repr(self) -> str:
-        """Show the rate when the module is printed."""
-        return f"rate={self.rate}"
 
 
 class SqueezeExcitation(nn.Module):
