@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from cnnlab.writing import write_atomically
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from cnnlab.analysis.cost import NetworkCost
 
 CORRECT, WRONG = "#1a7f37", "#c93c37"
@@ -40,8 +40,6 @@ def contact_sheet(
         columns: Images in a row; for wide images, a divisor of it.
         colors: The colors of the titles; black if None.
     """
-    from matplotlib.figure import Figure
-
     # All images in one axes, in units of inches: one axes per image would take a second to lay out.
     ratio = max(image.shape[2] / image.shape[1] for image in images)
     width, side, line = 1.4 * min(max(ratio, 1.0), 4.0), 1.4, 0.15
@@ -87,9 +85,6 @@ def scatter(
         path: The PNG file.
         heading: The heading of the figure.
     """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 7), layout="constrained")
     axis = figure.subplots()
     colors = colormaps["tab20" if len(names) > 10 else "tab10"]
@@ -111,8 +106,6 @@ def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: 
         path: The PNG file.
         unit: What is counted, such as images or pixels.
     """
-    from matplotlib.figure import Figure
-
     count = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(16.0, 3 + 0.45 * count)
@@ -142,8 +135,6 @@ def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, ti
         title: The title of the figure.
         path: The PNG file.
     """
-    from matplotlib.figure import Figure
-
     height = 0.8 / max(len(values), 1)
     figure = Figure(figsize=(8, 1.2 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots()
@@ -169,8 +160,6 @@ def layers_chart(cost: NetworkCost, title: str, path: Path) -> None:
         title: The title of the figure.
         path: The PNG file.
     """
-    from matplotlib.figure import Figure
-
     layers = cost.layers
     places, borders = np.arange(len(layers)), np.arange(len(layers) + 1) - 0.5
     panels = {

@@ -31,7 +31,9 @@ class EpochLines(Callback):
                 for name, value in sorted(trainer.callback_metrics.items())
                 if "_step" not in name and not name.startswith(("lr-", "gradients/"))
             )
-            print(f"epoch {trainer.current_epoch}/{trainer.max_epochs}  step {trainer.global_step}  {shown}", flush=True)
+            print(
+                f"epoch {trainer.current_epoch}/{trainer.max_epochs}  step {trainer.global_step}  {shown}", flush=True
+            )
 
 
 class Throughput(Callback):
