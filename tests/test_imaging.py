@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, cover_size, evaluated, read, resize
+from cnnlab.imaging import EvalTransform, ImageError, LazyImage, cover_size, preprocess, read, resize
 
 
 def scene(height: int = 60, width: int = 90) -> Image.Image:
@@ -130,7 +130,7 @@ def test_evaluation_is_that_of_timm(tmp_path: Path, shape: tuple[int, int], crop
     transform = create_transform((3, 32, 32), crop_pct=crop, interpolation=interpolation, crop_mode="center")
     theirs = _pixels(transform, image)
     image.save(tmp_path / "image.png")
-    ours = evaluated(LazyImage(tmp_path / "image.png"), 3, (32, 32), crop, interpolation)
+    ours = preprocess(LazyImage(tmp_path / "image.png"), EvalTransform(3, (32, 32), crop, interpolation))
     assert difference(ours, theirs) <= 1
 
 
