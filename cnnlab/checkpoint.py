@@ -61,12 +61,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
 def make_portable(checkpoint: dict[str, Any], task: object, data: object | None) -> None:
     """Add the classes of task and data to a checkpoint, under the key "cnnlab", and keep only their hyperparameters.
 
-    Lightning also saves hyperparameters of their base classes, which the classes themselves do not accept.
-
-    Args:
-        checkpoint: The checkpoint before it is written; changed in place.
-        task: The LightningModule.
-        data: The LightningDataModule, if there is one.
+    Lightning also saves hyperparameters of their base classes, which the classes themselves do not accept. The
+    checkpoint is changed in place, before it is written.
     """
     about: dict[str, Any] = {"version": cnnlab.__version__, "task": _class_path(task)}
     if data is not None:

@@ -76,15 +76,7 @@ def contact_sheet(
 def scatter(
     points: npt.NDArray[np.floating], classes: npt.NDArray[np.integer], names: Sequence[str], path: Path, heading: str
 ) -> None:
-    """Draw points, colored by class.
-
-    Args:
-        points: (N, 2).
-        classes: (N,).
-        names: The classes' names.
-        path: The PNG file.
-        heading: The heading of the figure.
-    """
+    """Draw points (N, 2) into a PNG file, colored by their classes (N,), with the classes' names and a heading."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     axis = figure.subplots()
     colors = colormaps["tab20" if len(names) > 10 else "tab10"]
@@ -98,13 +90,9 @@ def scatter(
 
 
 def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path, unit: str = "images") -> None:
-    """Draw a confusion matrix, colored by the share of each true class, with the counts if they are legible.
+    """Draw a confusion matrix (K, K), truth in rows, of images or another unit, into a PNG file.
 
-    Args:
-        counts: (K, K), with the truth in rows.
-        names: The K classes' names.
-        path: The PNG file.
-        unit: What is counted, such as images or pixels.
+    It is colored by the share of each true class, and has the counts if they are legible.
     """
     count = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -126,14 +114,9 @@ def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: 
 
 
 def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, title: str, path: Path) -> None:
-    """Draw a group of horizontal bars for each name.
+    """Draw a group of horizontal bars for each name, from the top down, into a PNG file.
 
-    Args:
-        names: The names of the groups, from the top down.
-        values: A value for each name, by measurement.
-        unit: The unit of the values.
-        title: The title of the figure.
-        path: The PNG file.
+    values has each measurement's values, one a name, in the unit.
     """
     height = 0.8 / max(len(values), 1)
     figure = Figure(figsize=(8, 1.2 + 0.45 * len(names)), layout="constrained")
@@ -153,13 +136,7 @@ def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, ti
 
 
 def layers_chart(cost: NetworkCost, title: str, path: Path) -> None:
-    """Draw the cost and the receptive field of a network's layers, from the input to the output.
-
-    Args:
-        cost: The network's cost.
-        title: The title of the figure.
-        path: The PNG file.
-    """
+    """Draw the cost and the receptive field of a network's layers, from the input to the output, into a PNG file."""
     layers = cost.layers
     places, borders = np.arange(len(layers)), np.arange(len(layers) + 1) - 0.5
     panels = {

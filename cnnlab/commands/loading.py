@@ -24,11 +24,7 @@ from cnnlab.tasks import VisionTask
 def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
     """Create the task and the data of ``RUN`` or of ``--config C`` with flags, without pretrained weights.
 
-    Args:
-        arguments: The command line after the command.
-
-    Returns:
-        Task, data, and the run, if one was named.
+    Also returns the run, if one was named.
 
     Raises:
         InputError: If the run does not exist, or the configuration is not valid.
@@ -82,12 +78,9 @@ def load_run(target: str, flags: Sequence[str] = ()) -> Trained:
 def load_cnnlab_run(
     target: str, flags: Sequence[str] = (), stage: str = "validate"
 ) -> tuple[VisionTask, VisionDataModule, Run, Path]:
-    """Load a run like load_run, for functions that need cnnlab's tasks and data; the data are set up.
+    """Load a run like load_run, for functions that need cnnlab's tasks and data.
 
-    Args:
-        target: See load_run.
-        flags: See load_run.
-        stage: "fit" to have the training images too, or "validate".
+    The data are set up for a stage: "validate", or "fit" to have the training images too.
 
     Raises:
         InputError: If load_run fails, or if task or data are not cnnlab's.

@@ -22,11 +22,6 @@ def say(text: str) -> None:
 def explain_parser_error(message: str, keys: Iterable[str], class_paths: Iterable[str]) -> str:
     """Convert jsonargparse's message to one line: the key, the value, what was expected, the nearest valid name.
 
-    Args:
-        message: jsonargparse's message.
-        keys: All valid keys.
-        class_paths: Classes to suggest.
-
     >>> explain_parser_error("unrecognized arguments: --trainer.max_epoch 3", ["trainer.max_epochs"], [])
     "there is no option --trainer.max_epoch: did you mean 'trainer.max_epochs'?"
     """

@@ -67,12 +67,7 @@ _NO_NEWS = ("Tip:", "`weights_only` was not set", "to estimate number of steppin
 
 
 class VisionCLI(LightningCLI):
-    """LightningCLI for tasks and data of cnnlab or of the user, in a run's folder.
-
-    Args:
-        plan: What to run, and where.
-        **kwargs: Passed to LightningCLI.
-    """
+    """LightningCLI for tasks and data of cnnlab or of the user, in a run's folder."""
 
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         self.plan = plan
@@ -358,10 +353,6 @@ class VisionCLI(LightningCLI):
 
 def run_command(command: str, arguments: list[str]) -> None:
     """Run fit, resume, validate, test or predict.
-
-    Args:
-        command: The command's name.
-        arguments: The command line after it.
 
     Raises:
         CnnlabError: If the input is not valid, the run cannot go on, or a signal stopped the run.

@@ -41,16 +41,7 @@ _STYLE: Any = {
 
 
 def lines(series: Mapping[str, Series], title: str, legend: bool = True) -> str:
-    """Values over the steps, with one line for each series.
-
-    Args:
-        series: The points by the names in the legend.
-        title: The chart's title.
-        legend: Whether to draw a legend.
-
-    Returns:
-        SVG.
-    """
+    """Values over the steps, with one line for each series, by the names in the legend. Returns SVG."""
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()

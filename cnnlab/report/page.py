@@ -38,9 +38,7 @@ _WIDE = 1.5
 def write_report(runs: Sequence[Run], path: Path) -> None:
     """Write one self-contained HTML file about a run, or about several runs side by side.
 
-    Args:
-        runs: The runs.
-        path: The file. An existing report is replaced, any other file is not.
+    An existing report is replaced, any other file is not.
 
     Raises:
         InputError: If a folder is not a run, or if the path exists and is not a report.
@@ -56,13 +54,7 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
 
 
 def picture_page(title: str, pictures: Mapping[str, Path], path: Path) -> None:
-    """Write one HTML file of images, each with its heading.
-
-    Args:
-        title: The page's title.
-        pictures: PNG files by their headings.
-        path: The file.
-    """
+    """Write one HTML file with a title, and with PNG files below their headings."""
     write_atomically(path, _filled("pictures.html.jinja", title=title, pictures=pictures).encode())
 
 
@@ -103,13 +95,7 @@ def _compared(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _better(lower: set[str], name: str, values: Sequence[float | None]) -> int | None:
-    """The index of the run with the best value of a metric; None if there is no difference.
-
-    Args:
-        lower: The metrics whose lower values are better.
-        name: The metric.
-        values: The values of the runs.
-    """
+    """The index of the run with the best value of a metric, by those whose lower values are better; None if equal."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(set(known)) < 2:
         return None
