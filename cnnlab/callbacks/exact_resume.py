@@ -60,13 +60,7 @@ def _random_states() -> dict[str, Any]:
     numpy_words = torch.from_numpy(np.asarray(keys).astype(np.int64))
     return {
         "python": [version, list(words), gauss],
-        "numpy": [
-            name,
-            numpy_words,
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
+        "numpy": [name, numpy_words, int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -57,11 +57,7 @@ SLOTS = {
         LearningRateSearch, False, "search a learning rate before training", in_trials=True, at_start_only=True
     ),
     "batch_size_finder": Slot(
-        BatchSizeSearch,
-        False,
-        "search the largest batch that fits before training",
-        in_trials=True,
-        at_start_only=True,
+        BatchSizeSearch, False, "search the largest batch that fits before training", in_trials=True, at_start_only=True
     ),
     "lr_monitor": Slot(LearningRateMonitor, True, "log the learning rates"),
     "predictions": Slot(

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -41,25 +41,16 @@ def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataMod
         return cli.model, cli.datamodule, run
 
 
-class Trained(NamedTuple):
-    """The task, data and checkpoint of a trained run."""
-
-    task: LightningModule
-    """With its weights, in eval mode."""
-    data: LightningDataModule
-    """As the predict command sets it up."""
-    run: Run
-    """A new run for a checkpoint outside of any run's folder."""
-    checkpoint: Path
-    """The source of the weights."""
-
-
-def load_run(target: str, flags: Sequence[str] = ()) -> Trained:
+def load_run(target: str, flags: Sequence[str] = ()) -> tuple[LightningModule, LightningDataModule, Run, Path]:
     """Load the task and the data of a run or a checkpoint.
 
     Args:
         target: A run's folder, or a checkpoint.
         flags: Settings to change, such as --data.root; --ckpt_path names another of the run's checkpoints.
+
+    Returns:
+        The task with its weights, in eval mode; the data as for predict; the run, a new one for a checkpoint outside of
+        any run's folder; and the checkpoint.
 
     Raises:
         InputError: If the run or checkpoint does not exist or cannot be read, or if the flags are not valid.
@@ -72,7 +63,7 @@ def load_run(target: str, flags: Sequence[str] = ()) -> Trained:
         task.load_state_dict(read_weights(checkpoint))
     finally:
         decided.run.discard_if_empty()
-    return Trained(task.eval(), data, decided.run, checkpoint)
+    return task.eval(), data, decided.run, checkpoint
 
 
 def load_cnnlab_run(
