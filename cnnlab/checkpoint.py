@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from torch import Tensor
 
 import cnnlab
 from cnnlab.errors import InputError, TrainingError
@@ -81,12 +80,6 @@ def takes(kind: type, name: str) -> bool:
 
 def _class_path(instance: object) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint, with names as in the task; averaged weights if the run averaged them."""
-    weights: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
-    return weights
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

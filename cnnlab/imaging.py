@@ -196,11 +196,6 @@ class LazyImage:
             raise _explained(self.path, error) from error
 
 
-def read(path: str | Path, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
-    """Read an image file: see LazyImage.read."""
-    return LazyImage(path).read(channels, at_least)
-
-
 class InMemoryImage:
     """An image that is already in memory.
 

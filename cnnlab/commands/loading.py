@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from cnnlab.checkpoint import read_weights
+from cnnlab.checkpoint import read_checkpoint
 from cnnlab.commands.arguments import Plan, config_flags, parse_request, plan
 from cnnlab.commands.training import VisionCLI
 from cnnlab.data import VisionDataModule
@@ -60,7 +60,8 @@ def load_run(target: str, flags: Sequence[str] = ()) -> tuple[LightningModule, L
     checkpoint = decided.checkpoint.path
     try:
         task, data = (cli := configure(decided)).model, cli.datamodule
-        task.load_state_dict(read_weights(checkpoint))
+        # They are averaged weights if the run averaged them.
+        task.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     finally:
         decided.run.discard_if_empty()
     return task.eval(), data, decided.run, checkpoint
