@@ -157,11 +157,7 @@ class Run:
 
 
 def find(path: str | Path, purpose: Literal["to_evaluate", "to_resume"] = "to_evaluate") -> tuple[Run | None, Path]:
-    """Find the run and the checkpoint of a path.
-
-    Args:
-        path: A run's folder, or a checkpoint.
-        purpose: Which of a run's checkpoints to return.
+    """Find the run and the checkpoint of a path, which is a run's folder or a checkpoint.
 
     Returns:
         The run (None for a checkpoint outside of any run's folder), and the checkpoint.

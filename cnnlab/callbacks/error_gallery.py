@@ -82,8 +82,8 @@ class ErrorGallery(Callback):
     ) -> None:
         """Keep the hardest images of the batch."""
         # A user's own task may not return its answers.
-        if dataloader_idx == 0 and not trainer.sanity_checking and _answers(pl_module, outputs):
-            assert isinstance(pl_module, VisionTask)
+        has_answers = isinstance(outputs, Mapping) and dataloader_idx == 0 and not trainer.sanity_checking
+        if has_answers and isinstance(pl_module, VisionTask) and pl_module.kind is not None:
             self._take(pl_module, outputs, Batch.of(batch))
 
     on_test_batch_end = on_validation_batch_end
@@ -175,10 +175,6 @@ def _copied(one: _Candidate, i: int, answers: Answers, batch: Batch) -> _Hard:
     arrays = numpy_answers({name: value[i : i + 1].clone() for name, value in answers.items()})
     (target,) = numpy_targets(batch.targets[i : i + 1])
     return _Hard(*one, as_rgb(batch.images[i]).copy(), arrays, target.copy())
-
-
-def _answers(task: LightningModule, outputs: Any) -> bool:
-    return isinstance(task, VisionTask) and task.kind is not None and isinstance(outputs, Mapping)
 
 
 def _write(

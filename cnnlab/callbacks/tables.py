@@ -38,12 +38,7 @@ def from_all(trainer: Trainer, own: list[_T]) -> list[_T]:
 
 
 class SharedTable:
-    """A CSV file with a row for each sample, starting with its index; each process writes its own part.
-
-    Args:
-        trainer: The trainer whose processes write.
-        path: The file with all parts merged.
-    """
+    """A CSV file with a row for each sample, starting with its index; each process writes its own part."""
 
     def __init__(self, trainer: Trainer, path: Path) -> None:
         self.trainer = trainer

@@ -22,13 +22,9 @@ def add_format_options(parser: argparse.ArgumentParser) -> None:
 
 
 def show(title: str, records: Sequence[Record], arguments: argparse.Namespace, notes: Sequence[str] = ()) -> None:
-    """Print records in the format that the arguments choose.
+    """Print records in the format that the options of add_format_options choose; only a table has title and notes.
 
-    Args:
-        title: The title of a table.
-        records: Records with the same keys; their values are text and numbers.
-        arguments: Parsed arguments with the options of add_format_options.
-        notes: Lines below a table.
+    The records have the same keys; their values are text and numbers.
     """
     if arguments.json:
         print(json.dumps(list(records), indent=2))
