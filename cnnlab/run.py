@@ -90,8 +90,7 @@ class Run:
     def results_of(self, source: str) -> Run:
         """Return the folder for results on data other than the run's own test set; its structure is that of a run.
 
-        Args:
-            source: The data: a path, or a split's name. Another source of the same name gets a separate folder.
+        The source is a path, or a split's name. Another source of the same name gets a separate folder.
         """
         name = re.sub(r"[^\w.-]+", "_", Path(source).absolute().name) or "data"
         for count in range(1, 1000):
@@ -102,11 +101,7 @@ class Run:
         raise InputError(f"{self.folder / 'results'} has 999 folders called {name}: remove some")
 
     def set_results_aside(self, step: int) -> Path | None:
-        """Move results of the weights at a step into RUN/earlier/step-STEP when training continues.
-
-        Returns:
-            The folder; None if there were no results.
-        """
+        """Move results of the weights at a step into RUN/earlier/step-STEP; None if there are none."""
         made = [path for pattern in _RESULTS for path in sorted(self.folder.glob(pattern))]
         if not made:
             return None

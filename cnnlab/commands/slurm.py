@@ -196,11 +196,7 @@ def _job_ids(run: Run) -> list[str]:
 
 
 def _submit_script(run: Run, script: str, options: _Options, asked: list[str]) -> str:
-    """Save the script and submit it; remove a new run's folder if SLURM refuses the script.
-
-    Returns:
-        The job's id.
-    """
+    """Save the script, submit it, and return the job's id; remove a new run's folder if SLURM refuses the script."""
     path = run.jobs / "job.sh"
     new = not run.exists()
     if options.folds:
