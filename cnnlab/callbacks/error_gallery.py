@@ -148,9 +148,8 @@ class ErrorGallery(Callback):
         if not trainer.is_global_zero or not self._hard:
             return
         paths = getattr(getattr(loader, "dataset", None), "paths", ())
-        worst, uncertain = (
-            [one for one in _ranked(self._hard, field)[: self.images] if one[field] > -math.inf] for field in (1, 2)
-        )
+        worst = [one for one in _ranked(self._hard, 1)[: self.images] if one.error > -math.inf]
+        uncertain = [one for one in _ranked(self._hard, 2)[: self.images] if one.uncertainty > -math.inf]
         uncertain = [one for one in uncertain if all(one is not other for other in worst)]
         shown = [("worst", one) for one in worst] + [("least certain", one) for one in uncertain]
         self._hard = []

@@ -61,7 +61,8 @@ class SharedTable:
         with written_row_by_row(self.path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
-            writer.writerows(heapq.merge(*map(_rows, parts), key=lambda row: int(row[0])))
+            rows: Iterator[list[str]] = heapq.merge(*map(_rows, parts), key=lambda row: int(row[0]))
+            writer.writerows(rows)
         for part in parts:
             part.unlink()
 

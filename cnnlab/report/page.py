@@ -62,7 +62,7 @@ def _filled(template: str, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "share": _share, "inline": _inlined, "is_wide": _is_wide}
+    environment.filters.update(number=_number, share=_share, inline=_inlined, is_wide=_is_wide)
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(mark=_MARK, style=style, **values)
 
