@@ -11,9 +11,12 @@ from torch import Tensor
 
 from cnnlab.errors import InputError
 
-_IMAGES = ("image", "images")
-_TARGETS = ("mask", "label", "labels", "target", "targets", "bbox_xyxy", "bbox")
-_PATHS = ("path", "paths", "filename")
+_FORMS = (
+    ("image", "images"),
+    ("mask", "label", "labels", "target", "targets", "bbox_xyxy", "bbox"),
+    ("path", "paths", "filename"),
+)
+"""The keys of images, targets and paths in other libraries' batches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +87,16 @@ class Batch:
         """The batch on a device; Lightning calls it."""
         device = torch.device(device)
         kwargs.setdefault("non_blocking", device.type == "cuda")
-        moved = {name: _moved(getattr(self, name), device, kwargs) for name in ("images", "targets", "indices")}
-        return replace(self, **moved)
+        return self._changed("to", device, **kwargs)
 
     def pin_memory(self, device: Any = None) -> Batch:
         """The batch in page-locked memory; PyTorch's DataLoader calls it."""
-        pinned = {
-            name: value.pin_memory() if hasattr(value := getattr(self, name), "pin_memory") else value
-            for name in ("images", "targets", "indices")
+        return self._changed("pin_memory")
+
+    def _changed(self, method: str, *args: Any, **kwargs: Any) -> Batch:
+        """Call a method of images, targets and indices, where they have it."""
+        values = {name: getattr(self, name) for name in ("images", "targets", "indices")}
+        changed = {
+            name: getattr(value, method)(*args, **kwargs) for name, value in values.items() if hasattr(value, method)
         }
-        return replace(self, **pinned)
-
-
-_FORMS = (_IMAGES, _TARGETS, _PATHS)
-
-
-def _moved(value: Any, device: torch.device, kwargs: dict[str, Any]) -> Any:
-    return value.to(device, **kwargs) if hasattr(value, "to") else value
+        return replace(self, **changed)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from torch import Tensor
 
 import cnnlab
 from cnnlab.errors import InputError, TrainingError
@@ -61,12 +60,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
 def make_portable(checkpoint: dict[str, Any], task: object, data: object | None) -> None:
     """Add the classes of task and data to a checkpoint, under the key "cnnlab", and keep only their hyperparameters.
 
-    Lightning also saves hyperparameters of their base classes, which the classes themselves do not accept.
-
-    Args:
-        checkpoint: The checkpoint before it is written; changed in place.
-        task: The LightningModule.
-        data: The LightningDataModule, if there is one.
+    Lightning also saves hyperparameters of their base classes, which the classes themselves do not accept. The
+    checkpoint is changed in place, before it is written.
     """
     about: dict[str, Any] = {"version": cnnlab.__version__, "task": _class_path(task)}
     if data is not None:
@@ -85,12 +80,6 @@ def takes(kind: type, name: str) -> bool:
 
 def _class_path(instance: object) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint, with names as in the task; averaged weights if the run averaged them."""
-    weights: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
-    return weights
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

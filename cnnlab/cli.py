@@ -15,10 +15,7 @@ from cnnlab.errors import CnnlabError, InputError, nearest
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        arguments: The command line; this process's if None.
+    """Run a command line, this process's if None.
 
     Returns:
         The exit status: 0; 2 for an error that the user can fix; 128 + n if signal n stopped a run.

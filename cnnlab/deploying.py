@@ -35,19 +35,12 @@ from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
 from cnnlab.deploy.timing import timed
 from cnnlab.errors import InputError
 from cnnlab.lightning_compat import compute_locally
-from cnnlab.models.decoding import Answers
 from cnnlab.tasks.base import VisionTask
 from cnnlab.versions import versions
 
 
 def metadata(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool = False) -> ModelMetadata:
-    """Return the metadata of a file that is made from a task.
-
-    Args:
-        task: The task.
-        data: The data that it was trained on, which define the preprocessing.
-        checkpoint: The source of its weights.
-        raw: Whether the file is the bare network.
+    """Return the metadata of a file that is made from a task, or from its bare network if raw.
 
     Raises:
         InputError: If the task has no kind of answers, or if its data do not define the preprocessing.
@@ -200,15 +193,27 @@ def quantize_task(
         except DifferenceError as error:
             raise DifferenceError(f"{path} is not written: already in float, {error}") from error
         before = exported["metric"]["file"]
+        said: dict[str, Any] = {}
         if method == "static":
-            after, said = _quantize_static(task, data, floats, draft, max_drop, images, calibration, reduce_range)
+            found = quantize_static(
+                floats,
+                draft,
+                training_images(data, images),
+                partial(score, task, data),
+                max_drop,
+                task.mode == "max",
+                calibration,
+                reduce_range,
+            )
+            after, said = found.metric, {"calibration": calibration, "images": images, "reduce_range": reduce_range}
+            said |= {"layers": found.layers, "float_layers": found.float_layers}
         else:
             if quantize_dynamic(floats, draft) == "part":
                 rank_zero_warn(
                     "dynamic quantization leaves convolutions in float, and makes a convolutional network no faster: "
                     "take static"
                 )
-            after, said = score(task, data, load_onnx(draft)), {}
+            after = score(task, data, load_onnx(draft))
         drop = before - after if task.mode == "max" else after - before
         if drop > max_drop:
             raise DifferenceError(
@@ -229,31 +234,6 @@ def quantize_task(
         return put_in_place(draft, path, certificate)
 
 
-def _quantize_static(
-    task: VisionTask,
-    data: VisionDataModule,
-    source: Path,
-    path: Path,
-    max_drop: float,
-    images: int,
-    calibration: str,
-    reduce_range: bool,
-) -> tuple[float, dict[str, Any]]:
-    """Return the metric of the quantized file, and the certificate's entries about the quantization."""
-    found = quantize_static(
-        source,
-        path,
-        training_images(data, images),
-        lambda predict: score(task, data, predict),
-        max_drop,
-        task.mode == "max",
-        calibration,
-        reduce_range,
-    )
-    said = {"calibration": calibration, "images": images, "reduce_range": reduce_range}
-    return found.metric, {**said, "layers": found.layers, "float_layers": found.float_layers}
-
-
 def latency(calls: Mapping[str, Predict], image: npt.NDArray[Any]) -> dict[str, Any]:
     """Return the time that each function takes for one image, in milliseconds."""
     spent = timed({name: partial(call, image) for name, call in calls.items()})
@@ -267,12 +247,7 @@ def latency(calls: Mapping[str, Predict], image: npt.NDArray[Any]) -> dict[str, 
 def example_images(task: VisionTask, data: VisionDataModule, count: int = max(BATCHES)) -> Tensor:
     """Return validation images of the first one's size, (count, C, H, W), repeated if there are too few.
 
-    If the task takes images window by window, the images are cut to one window.
-
-    Args:
-        task: The task.
-        data: The data, set up for validation.
-        count: The number of images.
+    If the task takes images window by window, the images are cut to one window. The data are set up for validation.
     """
     window = task.hparams.get("window")
     found: list[Tensor] = []
@@ -290,12 +265,12 @@ def example_images(task: VisionTask, data: VisionDataModule, count: int = max(BA
 def score(
     task: VisionTask, data: VisionDataModule, predict: Predict, raw: bool = False, most: int | None = None
 ) -> float:
-    """Compute the task's monitored metric on the validation set for a prediction function.
+    """Compute the task's monitored metric on the validation set, for a file or a network as a function.
 
     Args:
         task: The task with the metric.
         data: The data, set up for validation.
-        predict: A file or a network, as a function.
+        predict: The function.
         raw: Whether it takes standardized images and returns raw outputs.
         most: The maximum number of images, evenly spaced; all if None.
 
@@ -313,42 +288,25 @@ def score(
         arrays = predict(images.contiguous().numpy())
         decoded = task.output.decode(arrays) if raw else arrays
         answers = {key: torch.from_numpy(value) for key, value in decoded.items()}
-        task.take_in(metrics, answers, batch, _loss(task, answers, batch) if name == "loss" else None)
+        outputs = task.decode.undo(answers) if name == "loss" else None
+        if outputs is None and name == "loss":
+            raise InputError(
+                f"{type(task).__name__} is watched by its loss ({task.monitor}), which no file computes: set its "
+                "class's monitor to one of its metrics"
+            )
+        task.take_in(metrics, answers, batch, None if outputs is None else task.loss(outputs, batch.targets))
     if name != "loss":
         del metrics["loss"]
     return float(metrics.compute()[name])
 
 
-def _loss(task: VisionTask, answers: Answers, batch: Batch) -> Tensor:
-    outputs = task.decode.undo(answers)
-    if outputs is None:
-        raise InputError(
-            f"{type(task).__name__} is watched by its loss ({task.monitor}), which no file computes: set its class's "
-            "monitor to one of its metrics"
-        )
-    return task.loss(outputs, batch.targets)
+def training_images(data: VisionDataModule, count: int) -> list[npt.NDArray[np.uint8]]:
+    """Return count evenly spaced training images as evaluation reads them, in batches (B, C, H, W), B up to 16.
 
-
-def training_images(data: VisionDataModule, count: int, batch_size: int = 16) -> list[npt.NDArray[np.uint8]]:
-    """Return evenly spaced training images without augmentation, in batches (B, C, H, W).
-
-    Args:
-        data: The data, set up for fit.
-        count: The number of images.
-        batch_size: The maximum of B.
+    The data are set up for fit.
 
     Raises:
         InputError: If the data do not provide their training images without augmentation.
-    """
-    batches = map(Batch.of, data.whole(Subset(unaugmented(data), count)))
-    return [part.contiguous().numpy() for batch in batches for part in torch.split(batch.images, batch_size)]
-
-
-def unaugmented(data: VisionDataModule) -> BatchDataset:
-    """Return the training images as evaluation would read them, without augmentation.
-
-    Raises:
-        InputError: If the data do not provide them.
     """
     source = getattr(data.train_set, "source", None)
     if not isinstance(source, BatchDataset):
@@ -356,4 +314,5 @@ def unaugmented(data: VisionDataModule) -> BatchDataset:
             f"{type(data.train_set).__name__} does not say what its images are without augmentation: give it an "
             "attribute source, a BatchDataset of the same samples"
         )
-    return source
+    batches = map(Batch.of, data.whole(Subset(source, count)))
+    return [part.contiguous().numpy() for batch in batches for part in torch.split(batch.images, 16)]

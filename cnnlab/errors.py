@@ -30,12 +30,7 @@ class InterruptionError(CnnlabError, RuntimeError):
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
-    """Suggest the choices that are closest to a name that is not among them.
-
-    Args:
-        name: What the user wrote.
-        choices: The valid names.
-        count: The maximum number of names to suggest.
+    """Suggest the choices, count at most, that are closest to a name that is not among them.
 
     Returns:
         ``"did you mean 'a' or 'b'?"``: similar choices, then those that contain the name as a part (lr: model.lr);

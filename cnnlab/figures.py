@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from cnnlab.writing import write_atomically
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from cnnlab.analysis.cost import NetworkCost
 
 CORRECT, WRONG = "#1a7f37", "#c93c37"
@@ -40,8 +40,6 @@ def contact_sheet(
         columns: Images in a row; for wide images, a divisor of it.
         colors: The colors of the titles; black if None.
     """
-    from matplotlib.figure import Figure
-
     # All images in one axes, in units of inches: one axes per image would take a second to lay out.
     ratio = max(image.shape[2] / image.shape[1] for image in images)
     width, side, line = 1.4 * min(max(ratio, 1.0), 4.0), 1.4, 0.15
@@ -78,18 +76,7 @@ def contact_sheet(
 def scatter(
     points: npt.NDArray[np.floating], classes: npt.NDArray[np.integer], names: Sequence[str], path: Path, heading: str
 ) -> None:
-    """Draw points, colored by class.
-
-    Args:
-        points: (N, 2).
-        classes: (N,).
-        names: The classes' names.
-        path: The PNG file.
-        heading: The heading of the figure.
-    """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
+    """Draw points (N, 2) into a PNG file, colored by their classes (N,), with the classes' names and a heading."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     axis = figure.subplots()
     colors = colormaps["tab20" if len(names) > 10 else "tab10"]
@@ -103,16 +90,10 @@ def scatter(
 
 
 def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: Path, unit: str = "images") -> None:
-    """Draw a confusion matrix, colored by the share of each true class, with the counts if they are legible.
+    """Draw a confusion matrix (K, K), truth in rows, of images or another unit, into a PNG file.
 
-    Args:
-        counts: (K, K), with the truth in rows.
-        names: The K classes' names.
-        path: The PNG file.
-        unit: What is counted, such as images or pixels.
+    It is colored by the share of each true class, and has the counts if they are legible.
     """
-    from matplotlib.figure import Figure
-
     count = len(names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(16.0, 3 + 0.45 * count)
@@ -133,17 +114,10 @@ def confusion_matrix(counts: npt.NDArray[np.int64], names: Sequence[str], path: 
 
 
 def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, title: str, path: Path) -> None:
-    """Draw a group of horizontal bars for each name.
+    """Draw a group of horizontal bars for each name, from the top down, into a PNG file.
 
-    Args:
-        names: The names of the groups, from the top down.
-        values: A value for each name, by measurement.
-        unit: The unit of the values.
-        title: The title of the figure.
-        path: The PNG file.
+    values has each measurement's values, one a name, in the unit.
     """
-    from matplotlib.figure import Figure
-
     height = 0.8 / max(len(values), 1)
     figure = Figure(figsize=(8, 1.2 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots()
@@ -162,15 +136,7 @@ def bars(names: Sequence[str], values: dict[str, Sequence[float]], unit: str, ti
 
 
 def layers_chart(cost: NetworkCost, title: str, path: Path) -> None:
-    """Draw the cost and the receptive field of a network's layers, from the input to the output.
-
-    Args:
-        cost: The network's cost.
-        title: The title of the figure.
-        path: The PNG file.
-    """
-    from matplotlib.figure import Figure
-
+    """Draw the cost and the receptive field of a network's layers, from the input to the output, into a PNG file."""
     layers = cost.layers
     places, borders = np.arange(len(layers)), np.arange(len(layers) + 1) - 0.5
     panels = {

@@ -46,12 +46,7 @@ def add_frame(path: Path, number: int, frame: Pixels, caption: Sequence[str], si
 
 
 def stack_strips(paths: Sequence[Path], path: Path) -> None:
-    """Stack strips below each other in one picture.
-
-    Args:
-        paths: The strips.
-        path: The PNG file.
-    """
+    """Stack strips, PNG files, below each other in one."""
     strips = [_frames(strip)[1] for strip in paths]
     width = max(strip.shape[1] for strip in strips)
     rows = [np.pad(strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]

@@ -196,11 +196,6 @@ class LazyImage:
             raise _explained(self.path, error) from error
 
 
-def read(path: str | Path, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
-    """Read an image file: see LazyImage.read."""
-    return LazyImage(path).read(channels, at_least)
-
-
 class InMemoryImage:
     """An image that is already in memory.
 
@@ -317,16 +312,9 @@ def palette(count: int) -> Pixels:
 
 
 def overlay_mask(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, strength: float = 0.5) -> Pixels:
-    """Color an image by the classes of its pixels.
+    """Color an image (H, W, 1 or 3) by the classes of its pixels, (H, W), and return it as (H, W, 3).
 
-    Args:
-        pixels: (H, W, C), C 1 or 3.
-        classes: (H, W), 0..count-1; pixels with other values stay unchanged.
-        count: The number of classes.
-        strength: The share of the color in the result, 0..1.
-
-    Returns:
-        (H, W, 3).
+    The classes are 0..count-1; pixels with other values stay unchanged. strength is the share of the color, 0..1.
     """
     image = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
     known = (classes >= 0) & (classes < count)
@@ -337,15 +325,9 @@ def overlay_mask(pixels: Pixels, classes: npt.NDArray[np.integer], count: int, s
 
 
 def overlay_heatmap(pixels: Pixels, heat: npt.NDArray[np.floating], strength: float = 0.5) -> Pixels:
-    """Draw a heat map over an image: from blue at 0, through green and yellow, to red at 1.
+    """Draw a heat map (H, W) over an image (H, W, 1 or 3), from blue at 0, through green and yellow, to red at 1.
 
-    Args:
-        pixels: (H, W, C), C 1 or 3.
-        heat: (H, W), 0..1.
-        strength: The share of the heat map in the result, 0..1.
-
-    Returns:
-        (H, W, 3).
+    Returns (H, W, 3), in which strength is the share of the heat map, 0..1.
     """
     colors = np.stack([np.interp(heat, _HEAT_STOPS, levels) for levels in zip(*_HEAT, strict=True)], axis=-1)
     made: Pixels = np.rint(pixels * (1 - strength) + colors * strength).astype(np.uint8)
@@ -369,9 +351,8 @@ def as_png(image: Image.Image) -> bytes:
 def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
     """Convert an image to a network's input pixels; evaluation, prediction and the runtime all use this.
 
-    Args:
-        image: The opened image.
-        reading: The conversion.
+    The image is resized so that it covers size / crop, and its center is cropped, unless it is stretched. A JPEG is
+    decoded at no less than twice that size, or its own; the rest of the resizing is antialiased.
 
     Returns:
         (H, W, channels), 0..255.
@@ -380,38 +361,11 @@ def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
         InputError: If there is no such interpolation.
         ImageError: If the image cannot be read.
     """
-    if reading.size is None or reading.stretch:
-        height, width = reading.size or image.size
-        pixels = image.read(reading.channels, (2 * height, 2 * width))
-        return resize(pixels, (height, width), reading.interpolation)
-    return evaluated(image, reading.channels, reading.size, reading.crop, reading.interpolation)
-
-
-def evaluated(
-    image: ImageSource, channels: int, size: tuple[int, int], crop: float = 1.0, interpolation: str = "bilinear"
-) -> Pixels:
-    """Read an image, resize it so that it covers size / crop, and crop the center.
-
-    A JPEG is decoded at no less than twice that size, or its own; the rest of the resizing is antialiased.
-
-    Args:
-        image: The opened image.
-        channels: 3 for RGB, 1 for gray.
-        size: Height and width of the result.
-        crop: The share of the resized image's sides that the center crop keeps.
-        interpolation: A name in INTERPOLATIONS.
-
-    Returns:
-        (*size, channels), 0..255.
-
-    Raises:
-        InputError: If there is no such interpolation.
-        ImageError: If the image cannot be read.
-    """
-    height, width = size
-    rows, columns = cover_size(image.size, size, crop)
+    height, width = size = reading.size or image.size
+    whole = reading.size is None or reading.stretch
+    rows, columns = size if whole else cover_size(image.size, size, reading.crop)
     top, left = round((rows - height) / 2), round((columns - width) / 2)
-    pixels = resize(image.read(channels, (2 * rows, 2 * columns)), (rows, columns), interpolation)
+    pixels = resize(image.read(reading.channels, (2 * rows, 2 * columns)), (rows, columns), reading.interpolation)
     return pixels[top : top + height, left : left + width]
 
 

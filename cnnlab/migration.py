@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 _SLOTS = {"validation_masks": "validation_pictures"}
@@ -18,6 +19,9 @@ _FLAGS = {
     "--callbacks.masks.overlays": "--callbacks.predictions.overlays",
     "--callbacks.masks.probabilities": "--callbacks.predictions.probabilities",
     "--callbacks.validation_masks.images": "--callbacks.validation_pictures.images",
+    # Of cnnlab analyze.
+    "--initialisation": "--initialization",
+    "--normalisations": "--normalizations",
 }
 
 
@@ -47,10 +51,16 @@ def _modern_class(value: Any) -> Any:
     return value
 
 
-def modern_flag(name: str) -> str:
-    """Convert a flag's name to its current name.
+def modern_flags(arguments: list[str]) -> list[str]:
+    """Replace the old names of flags in a command line, and print one line to stderr for each that was given.
 
-    >>> modern_flag("--callbacks.validation_masks"), modern_flag("--model.lr")
-    ('--callbacks.validation_pictures', '--model.lr')
+    >>> modern_flags(["R", "--model.lr=1"])
+    ['R', '--model.lr=1']
     """
-    return _FLAGS.get(name, name)
+    modern = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in _FLAGS:
+            print(f"{name} is called {_FLAGS[name]} now", file=sys.stderr)
+        modern.append(_FLAGS.get(name, name) + equals + value)
+    return modern

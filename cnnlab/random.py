@@ -50,15 +50,9 @@ def uniform(
 
 
 def weighted_choice(seed: int, epoch: int, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Draw as many samples as there are, with replacement.
+    """Draw as many indices as there are samples, (N,), with replacement, by the samples' relative weights, (N,).
 
-    Args:
-        seed: The run's seed, 0 or greater.
-        epoch: The epoch, 0 or greater.
-        weights: (N,) relative weight of each sample.
-
-    Returns:
-        (N,) indices. Drawn systematically: no sample's count is more than 1 away from its share.
+    They are drawn systematically: no sample's count is more than 1 away from its share. Seed and epoch are 0 or more.
 
     >>> sorted(weighted_choice(0, 0, np.array([1.0, 3.0, 0.0, 0.0])).tolist())
     [0, 1, 1, 1]
@@ -76,15 +70,7 @@ def weighted_choice(seed: int, epoch: int, weights: npt.NDArray[np.float64]) -> 
 
 
 def permutation(seed: int, epoch: int, size: int) -> npt.NDArray[np.int64]:
-    """Shuffle the samples of an epoch.
-
-    Args:
-        seed: The run's seed, 0 or greater.
-        epoch: The epoch, 0 or greater.
-        size: The number of samples.
-
-    Returns:
-        (size,) each of 0..size-1 once.
+    """Shuffle the samples of an epoch: (size,), each of 0..size-1 once. Seed and epoch are 0 or more.
 
     >>> sorted(permutation(0, 3, 4).tolist())
     [0, 1, 2, 3]

@@ -28,9 +28,8 @@ def names() -> dict[str, str]:
 def resolve(name: str) -> str:
     """Return the path of the file that ``--config NAME`` stands for.
 
-    Args:
-        name: A path, or a recipe's name, with or without ".yaml", and with or without "configs/" before it. An
-            existing path has priority.
+    NAME is a path, which has priority if it exists, or a recipe's name, with or without ".yaml", and with or without
+    "configs/" before it.
 
     Raises:
         InputError: If there is neither such a file nor such a recipe.

@@ -27,51 +27,57 @@ _RESULTS = (
 """Files that were made from a run's weights, and that are outdated once training continues."""
 
 
+class _Place:
+    """A path in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.folder / self.name
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of a run, and the paths in it."""
 
     folder: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration."""
-        return self.folder / "config.yaml"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.folder / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        """The best checkpoint by the task's monitored metric."""
-        return self.checkpoints / "best.ckpt"
-
-    @property
-    def last(self) -> Path:
-        """The latest checkpoint."""
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def metrics(self) -> Path:
-        """All logged metrics, one row per step."""
-        return self.folder / "metrics.csv"
-
-    @property
-    def test(self) -> Path:
-        """The test's results."""
-        return self.folder / "test.json"
-
-    @property
-    def validation(self) -> Path:
-        """The results of a validation by itself."""
-        return self.folder / "validation.json"
-
-    @property
-    def manifest(self) -> Path:
-        """The image files that a run was trained on: path, label, split, bytes, hash."""
-        return self.folder / "manifest.csv"
+    config = _Place("config.yaml")
+    """The resolved configuration."""
+    checkpoints = _Place("checkpoints")
+    """The folder of the checkpoints."""
+    best = _Place("checkpoints/best.ckpt")
+    """The best checkpoint by the task's monitored metric."""
+    last = _Place("checkpoints/last.ckpt")
+    """The latest checkpoint."""
+    metrics = _Place("metrics.csv")
+    """All logged metrics, one row per step."""
+    test = _Place("test.json")
+    """The test's results."""
+    validation = _Place("validation.json")
+    """The results of a validation by itself."""
+    manifest = _Place("manifest.csv")
+    """The image files that a run was trained on: path, label, split, bytes, hash."""
+    wandb = _Place("wandb.json")
+    """The run's id at Weights & Biases; the folder of the same name beside it has the pieces of offline runs."""
+    explanations = _Place("explain")
+    """The folder of the pictures of cnnlab explain."""
+    report = _Place("report.html")
+    """The HTML report of the run."""
+    onnx = _Place("model.onnx")
+    """The network as an ONNX file; its certificate is model.onnx.json."""
+    pruning = _Place("pruning.json")
+    """The channels or weights that cnnlab prune removed, and the effect on accuracy and speed."""
+    benchmark = _Place("benchmark.json")
+    """The table of cnnlab benchmark; the .csv and .png files of the same name are beside it."""
+    predictions = _Place("predictions.csv")
+    """A row for each predicted image."""
+    pictures = _Place("pictures")
+    """The folder of the pictures."""
+    environment = _Place("environment.json")
+    """Versions, device and git commit."""
+    jobs = _Place("slurm")
+    """The folder of its jobs on a cluster: the script, the jobs' ids (jobs.json), and their output."""
 
     def table(self, name: str) -> Path:
         """Return the path of a table that a task makes from its test results, such as classes or confusion_matrix."""
@@ -81,61 +87,10 @@ class Run:
         """The table of a stage's worst and least certain images; the folder of the same name has their pictures."""
         return self.folder / "errors" / f"{stage}.csv"
 
-    @property
-    def wandb(self) -> Path:
-        """The run's id at Weights & Biases; the folder of the same name beside it has the pieces of offline runs."""
-        return self.folder / "wandb.json"
-
-    @property
-    def explanations(self) -> Path:
-        """The folder of the pictures of cnnlab explain."""
-        return self.folder / "explain"
-
-    @property
-    def report(self) -> Path:
-        """The HTML report of the run."""
-        return self.folder / "report.html"
-
-    @property
-    def onnx(self) -> Path:
-        """The network as an ONNX file; its certificate is model.onnx.json."""
-        return self.folder / "model.onnx"
-
-    @property
-    def pruning(self) -> Path:
-        """The channels or weights that cnnlab prune removed, and the effect on accuracy and speed."""
-        return self.folder / "pruning.json"
-
-    @property
-    def benchmark(self) -> Path:
-        """The table of cnnlab benchmark; the .csv and .png files of the same name are beside it."""
-        return self.folder / "benchmark.json"
-
-    @property
-    def predictions(self) -> Path:
-        """A row for each predicted image."""
-        return self.folder / "predictions.csv"
-
-    @property
-    def pictures(self) -> Path:
-        """The folder of the pictures."""
-        return self.folder / "pictures"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, device and git commit."""
-        return self.folder / "environment.json"
-
-    @property
-    def jobs(self) -> Path:
-        """The folder of its jobs on a cluster: the script, the jobs' ids (jobs.json), and their output."""
-        return self.folder / "slurm"
-
     def results_of(self, source: str) -> Run:
         """Return the folder for results on data other than the run's own test set; its structure is that of a run.
 
-        Args:
-            source: The data: a path, or a split's name. Another source of the same name gets a separate folder.
+        The source is a path, or a split's name. Another source of the same name gets a separate folder.
         """
         name = re.sub(r"[^\w.-]+", "_", Path(source).absolute().name) or "data"
         for count in range(1, 1000):
@@ -146,11 +101,7 @@ class Run:
         raise InputError(f"{self.folder / 'results'} has 999 folders called {name}: remove some")
 
     def set_results_aside(self, step: int) -> Path | None:
-        """Move results of the weights at a step into RUN/earlier/step-STEP when training continues.
-
-        Returns:
-            The folder; None if there were no results.
-        """
+        """Move results of the weights at a step into RUN/earlier/step-STEP; None if there are none."""
         made = [path for pattern in _RESULTS for path in sorted(self.folder.glob(pattern))]
         if not made:
             return None
@@ -201,11 +152,7 @@ class Run:
 
 
 def find(path: str | Path, purpose: Literal["to_evaluate", "to_resume"] = "to_evaluate") -> tuple[Run | None, Path]:
-    """Find the run and the checkpoint of a path.
-
-    Args:
-        path: A run's folder, or a checkpoint.
-        purpose: Which of a run's checkpoints to return.
+    """Find the run and the checkpoint of a path, which is a run's folder or a checkpoint.
 
     Returns:
         The run (None for a checkpoint outside of any run's folder), and the checkpoint.

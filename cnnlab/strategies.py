@@ -1,8 +1,12 @@
-"""Strategies for runs with several processes, in addition to Lightning's."""
+"""Strategies and batch norms for runs with several processes, in addition to Lightning's."""
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
+from torch import nn
 
 from cnnlab.lightning_compat import set_data_parallel_size
 
@@ -28,6 +32,24 @@ class FullyShard(ModelParallelStrategy):
         """Share the data among all processes; Lightning's default is one share for each node."""
         set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
+
+
+class SyncNorm(TorchSyncBatchNorm):
+    """Implements --trainer.sync_batchnorm, also for timm's networks.
+
+    torch's own conversion silently drops the activations that are part of timm's batch norms.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Convert all batch norms of a model."""
+        from timm.layers import convert_sync_batchnorm
+
+        converted: nn.Module = cast(Any, convert_sync_batchnorm)(model)
+        return converted
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Leave the model unchanged: in eval mode, converted norms are plain ones."""
+        return model
 
 
 StrategyRegistry.register(

@@ -1,4 +1,4 @@
-"""Atomic writing: a file is written completely or not at all."""
+"""Atomic writing: a file is written completely or not at all; and reading of tables that were not."""
 
 from __future__ import annotations
 
@@ -58,6 +58,15 @@ def remove_unfinished(path: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
     write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a table by its columns; no rows if it is missing."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        # A killed process may leave an incomplete last line in metrics.csv.
+        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, LazyImage, cover_size, evaluated, read, resize
+from cnnlab.imaging import EvalTransform, ImageError, LazyImage, cover_size, preprocess, resize
 
 
 def scene(height: int = 60, width: int = 90) -> Image.Image:
@@ -25,7 +25,7 @@ def difference(got: np.ndarray, wanted: np.ndarray) -> float:
 def test_a_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     scene().save(path)
-    assert difference(read(path), np.asarray(Image.open(path))) == 0
+    assert difference(LazyImage(path).read(), np.asarray(Image.open(path))) == 0
 
 
 def test_exif_turns_the_image_and_its_size(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_colors_of_all_kinds_become_rgb(
         scene().save(path, save_all=True, append_images=[Image.new("RGB", (90, 60))])
     else:
         made().save(path)
-    pixels = read(path)
+    pixels = LazyImage(path).read()
     assert pixels.shape == (60, 90, 3)
     assert pixels.dtype == np.uint8
     assert difference(pixels, np.asarray(scene())) <= tolerance
@@ -69,26 +69,26 @@ def test_transparency_becomes_white(tmp_path: Path) -> None:
     half = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
     half.putpixel((1, 0), (10, 20, 30, 0))
     half.save(tmp_path / "a.png")
-    assert read(tmp_path / "a.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    assert LazyImage(tmp_path / "a.png").read().tolist() == [[[10, 20, 30], [255, 255, 255]]]
     palette = Image.new("P", (2, 1), 0)
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
     palette.save(tmp_path / "p.png", transparency=1)
-    assert read(tmp_path / "p.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    assert LazyImage(tmp_path / "p.png").read().tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
 def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 257, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
-    assert read(tmp_path / "deep.png", channels=1)[..., 0].tolist() == [[0, 1, 255]]
-    assert read(tmp_path / "deep.png").shape == (1, 3, 3)
+    assert LazyImage(tmp_path / "deep.png").read(channels=1)[..., 0].tolist() == [[0, 1, 255]]
+    assert LazyImage(tmp_path / "deep.png").read().shape == (1, 3, 3)
 
 
 def test_floats_between_0_and_1_are_levels_and_others_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "unit.tif")
-    assert read(tmp_path / "unit.tif", channels=1)[..., 0].tolist() == [[0, 128, 255]]
+    assert LazyImage(tmp_path / "unit.tif").read(channels=1)[..., 0].tolist() == [[0, 128, 255]]
     Image.fromarray(np.array([[0.0, 500.0]], dtype=np.float32)).save(tmp_path / "kelvin.tif")
     with pytest.raises(ImageError, match=r"kelvin\.tif.*500"):
-        read(tmp_path / "kelvin.tif")
+        LazyImage(tmp_path / "kelvin.tif").read()
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -105,22 +105,22 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("absent", "no such"),
     ]:
         with pytest.raises(ImageError, match=rf"{name}\.jpg.*{reason}"):
-            read(tmp_path / f"{name}.jpg")
+            LazyImage(tmp_path / f"{name}.jpg").read()
 
 
 def test_an_image_beyond_pillows_limit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene().save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageError, match=r"huge\.png: too large"):
-        read(tmp_path / "huge.png")
+        LazyImage(tmp_path / "huge.png").read()
 
 
 def test_a_large_jpeg_is_decoded_smaller_but_never_too_small(tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"
     scene(400, 533).save(path)
-    assert read(path, at_least=(100, 100)).shape == (100, 134, 3)
-    assert read(path, at_least=(101, 100)).shape == (200, 267, 3)
-    assert read(path, at_least=(500, 500)).shape == (400, 533, 3)
+    assert LazyImage(path).read(at_least=(100, 100)).shape == (100, 134, 3)
+    assert LazyImage(path).read(at_least=(101, 100)).shape == (200, 267, 3)
+    assert LazyImage(path).read(at_least=(500, 500)).shape == (400, 533, 3)
 
 
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60), (300, 200), (33, 33)])
@@ -130,7 +130,7 @@ def test_evaluation_is_that_of_timm(tmp_path: Path, shape: tuple[int, int], crop
     transform = create_transform((3, 32, 32), crop_pct=crop, interpolation=interpolation, crop_mode="center")
     theirs = _pixels(transform, image)
     image.save(tmp_path / "image.png")
-    ours = evaluated(LazyImage(tmp_path / "image.png"), 3, (32, 32), crop, interpolation)
+    ours = preprocess(LazyImage(tmp_path / "image.png"), EvalTransform(3, (32, 32), crop, interpolation))
     assert difference(ours, theirs) <= 1
 
 

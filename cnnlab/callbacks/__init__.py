@@ -8,17 +8,14 @@ from cnnlab.callbacks.gradcam import GradCamSnapshots
 from cnnlab.callbacks.gradients import GradientMonitor
 from cnnlab.callbacks.onnx_export import OnnxExport
 from cnnlab.callbacks.predictions import PredictionTable
-from cnnlab.callbacks.progress import EpochLines
-from cnnlab.callbacks.records import RunRecords
-from cnnlab.callbacks.report import Report
+from cnnlab.callbacks.progress import EpochLines, Throughput
+from cnnlab.callbacks.records import Report, RunRecords
 from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
 from cnnlab.callbacks.slots import Slot, default_callbacks
-from cnnlab.callbacks.sparsity import Sparsity
-from cnnlab.callbacks.sync_norm import SyncNorm
-from cnnlab.callbacks.throughput import Throughput
 from cnnlab.callbacks.unfreezing import Phase, ProgressiveUnfreezing
 from cnnlab.callbacks.validation_pictures import ValidationPictures
-from cnnlab.callbacks.weights import ExponentialMovingAverage
+from cnnlab.callbacks.weights import ExponentialMovingAverage, Sparsity
+from cnnlab.strategies import SyncNorm
 
 __all__ = [
     "BatchSizeSearch",

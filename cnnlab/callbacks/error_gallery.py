@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from cnnlab.batch import Batch
-from cnnlab.callbacks.tables import results_of
+from cnnlab.callbacks.tables import from_all, results_of
 from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
 from cnnlab.figures import contact_sheet
@@ -82,8 +82,8 @@ class ErrorGallery(Callback):
     ) -> None:
         """Keep the hardest images of the batch."""
         # A user's own task may not return its answers.
-        if dataloader_idx == 0 and not trainer.sanity_checking and _answers(pl_module, outputs):
-            assert isinstance(pl_module, VisionTask)
+        has_answers = isinstance(outputs, Mapping) and dataloader_idx == 0 and not trainer.sanity_checking
+        if has_answers and isinstance(pl_module, VisionTask) and pl_module.kind is not None:
             self._take(pl_module, outputs, Batch.of(batch))
 
     on_test_batch_end = on_validation_batch_end
@@ -129,12 +129,6 @@ class ErrorGallery(Callback):
         ]
         self._seen += len(errors)
 
-    def _worst(self) -> list[_Hard]:
-        return [one for one in _ranked(self._hard, 1)[: self.images] if one.error > -math.inf]
-
-    def _least_certain(self) -> list[_Hard]:
-        return [one for one in _ranked(self._hard, 2)[: self.images] if one.uncertainty > -math.inf]
-
     def _show(self, trainer: Trainer, task: LightningModule, stage: Literal["val", "test"]) -> None:
         """Gather the images, and let the first process write them; every process must call this."""
         if not isinstance(task, VisionTask) or task.kind is None:
@@ -146,22 +140,20 @@ class ErrorGallery(Callback):
         indices = sampler.indices if isinstance(sampler, EvalSampler) else None
         self._hard = [one._replace(place=-1 if indices is None else indices[one.place]) for one in self._hard]
         if trainer.world_size > 1:
-            self._gather(trainer.world_size)
+            # Only the hardest of all are sent.
+            known = from_all(trainer, [(one.error, one.uncertainty) for one in self._hard])
+            bars = [sorted(values, reverse=True)[: self.images][-1] for values in zip(*known, strict=True)]
+            own = [one for one in self._hard if one.error >= bars[0] or one.uncertainty >= bars[1]]
+            self._hard = from_all(trainer, own)
         if not trainer.is_global_zero or not self._hard:
             return
         paths = getattr(getattr(loader, "dataset", None), "paths", ())
-        worst = self._worst()
-        uncertain = [one for one in self._least_certain() if all(one is not other for other in worst)]
+        worst = [one for one in _ranked(self._hard, 1)[: self.images] if one.error > -math.inf]
+        uncertain = [one for one in _ranked(self._hard, 2)[: self.images] if one.uncertainty > -math.inf]
+        uncertain = [one for one in uncertain if all(one is not other for other in worst)]
         shown = [("worst", one) for one in worst] + [("least certain", one) for one in uncertain]
         self._hard = []
         _write(trainer, stage, shown, paths, task.output)
-
-    def _gather(self, world_size: int) -> None:
-        """Gather the images of all processes; only the hardest of all are sent."""
-        known = _from_all([(one.error, one.uncertainty) for one in self._hard], world_size)
-        bars = [sorted(values, reverse=True)[: self.images][-1] for values in zip(*known, strict=True)]
-        own = [one for one in self._hard if one.error >= bars[0] or one.uncertainty >= bars[1]]
-        self._hard = _from_all(own, world_size)
 
 
 class _Candidate(NamedTuple):
@@ -182,17 +174,6 @@ def _copied(one: _Candidate, i: int, answers: Answers, batch: Batch) -> _Hard:
     arrays = numpy_answers({name: value[i : i + 1].clone() for name, value in answers.items()})
     (target,) = numpy_targets(batch.targets[i : i + 1])
     return _Hard(*one, as_rgb(batch.images[i]).copy(), arrays, target.copy())
-
-
-def _answers(task: LightningModule, outputs: Any) -> bool:
-    return isinstance(task, VisionTask) and task.kind is not None and isinstance(outputs, Mapping)
-
-
-def _from_all(own: list[_T], world_size: int) -> list[_T]:
-    """Return the items of all processes, in the processes' order; every process must call this."""
-    parts: list[list[_T]] = [[] for _ in range(world_size)]
-    torch.distributed.all_gather_object(parts, own)
-    return [one for part in parts for one in part]
 
 
 def _write(

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric, MetricCollection
 
+from cnnlab.callbacks.tables import from_all
 from cnnlab.lightning_compat import load_metric
 from cnnlab.loggers import MetricsCsv
 
@@ -27,7 +28,7 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the random states of each process and the metrics, under a separate key."""
-        checkpoint[_KEY] = {"random": _of_all(trainer, _random_states()), "train_metrics": _metric_states(pl_module)}
+        checkpoint[_KEY] = {"random": from_all(trainer, [_random_states()]), "train_metrics": _metric_states(pl_module)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the states until training starts."""
@@ -52,15 +53,6 @@ class ExactResume(Callback):
             self._saved = None
 
 
-def _of_all(trainer: Trainer, value: Any) -> list[Any]:
-    """Return the value of each process, in order, on all processes."""
-    if trainer.world_size == 1:
-        return [value]
-    values: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
 def _random_states() -> dict[str, Any]:
     """Return plain values and tensors, so that weights_only=True loads them."""
     version, words, gauss = random.getstate()
@@ -68,13 +60,7 @@ def _random_states() -> dict[str, Any]:
     numpy_words = torch.from_numpy(np.asarray(keys).astype(np.int64))
     return {
         "python": [version, list(words), gauss],
-        "numpy": [
-            name,
-            numpy_words,
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
+        "numpy": [name, numpy_words, int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

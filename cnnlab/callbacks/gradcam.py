@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.filmstrips import add_frame, stack_strips
-from cnnlab.imaging import overlay_heatmap
+from cnnlab.imaging import Pixels, overlay_heatmap
 from cnnlab.interpret import METHODS, CamMethod, default_layer, get_layer
 from cnnlab.loggers import write_picture
 from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets
@@ -128,17 +128,29 @@ class GradCamSnapshots(Callback):
     def _draw(self, shown: _Shown, epoch: int, folder: Path, task: VisionTask) -> Path:
         """Add a frame to one image's strip."""
         assert self._cam is not None
-        explanation = self._cam(shown.image.to(task.device), shown.chosen)
-        pixels = as_rgb(shown.image[0])
-        chosen = int(explanation.classes)
-        with torch.inference_mode():
-            answers = numpy_answers(task.decode(explanation.predictions))
+        pixels, heat, name, certainty = draw_explanation(self._cam, task, shown.image, shown.chosen)
         path = folder / f"{shown.number:05}.png"
         if epoch == 0 or not path.is_file():
-            add_frame(path, -1, pixels, [task.output.names[chosen]])
-        picture = overlay_heatmap(pixels, explanation.maps[0].cpu().numpy())
-        add_frame(path, epoch, picture, [f"epoch {epoch + 1}", task.output.certainty(answers, chosen)])
+            add_frame(path, -1, pixels, [name])
+        add_frame(path, epoch, heat, [f"epoch {epoch + 1}", certainty])
         return path
+
+
+def draw_explanation(
+    method: CamMethod, task: VisionTask, image: Tensor, wanted: Tensor | int | None
+) -> tuple[Pixels, Pixels, str, str]:
+    """Explain a class of an image (1, C, H, W); the predicted one if None.
+
+    Returns:
+        The image (H, W, 3), the same with the heat map over it, the class's name, and the network's certainty of it.
+    """
+    explanation = method(image.to(task.device), wanted)
+    chosen = int(explanation.classes)
+    with torch.inference_mode():
+        answers = numpy_answers(task.decode(explanation.predictions))
+    pixels = as_rgb(image[0])
+    heat = overlay_heatmap(pixels, explanation.maps[0].cpu().numpy())
+    return pixels, heat, task.output.names[chosen], task.output.certainty(answers, chosen)
 
 
 def _chosen_images(loader: Any, count: int, task: VisionTask) -> list[_Shown]:

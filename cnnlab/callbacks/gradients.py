@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
+from cnnlab.callbacks.unfreezing import network_of
 from cnnlab.errors import InputError
 from cnnlab.loggers import write_metrics
 from cnnlab.torch_compat import steps_scaled
@@ -76,7 +77,7 @@ class GradientMonitor(Callback):
         step = trainer.global_step
         if (step + 1) % self.every_n_steps:
             return
-        layers = _trained_layers(_network(pl_module))
+        layers = _trained_layers(network_of(pl_module))
         gradients, weights, loss_scale = _norms(layers, trainer, optimizer)
         ratios = {name: norm / weights[name] for name, norm in gradients.items() if weights[name]}
         if gradients:
@@ -101,11 +102,6 @@ class GradientMonitor(Callback):
             # If all layers have a problem, the first and the last ones say as much as the whole list.
             shown = new if len(new) <= 8 else [*new[:4], f"{len(new) - 8} more", *new[-4:]]
             rank_zero_warn(f"optimizer step {step} (0 is the first), {', '.join(shown)}: {trouble}")
-
-
-def _network(pl_module: LightningModule) -> nn.Module:
-    network = getattr(pl_module, "network", None)
-    return network if isinstance(network, nn.Module) else pl_module
 
 
 def _trained_layers(network: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -28,11 +28,7 @@ class OnnxExport(Callback):
     """
 
     def __init__(
-        self,
-        dynamic_size: bool | None = None,
-        opset: int | None = None,
-        tolerance: float = 1e-4,
-        images: int = 1000,
+        self, dynamic_size: bool | None = None, opset: int | None = None, tolerance: float = 1e-4, images: int = 1000
     ) -> None:
         if images < 1:
             raise InputError(f"callbacks.onnx.images is {images}, expected 1 or more")

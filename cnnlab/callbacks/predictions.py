@@ -77,15 +77,7 @@ class PredictionTable(Callback):
         )
         self._table = SharedTable(trainer, run.predictions)
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Write the rows of each image of the batch."""
         if self._table is None or self._writer is None:
             return

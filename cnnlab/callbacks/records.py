@@ -1,4 +1,4 @@
-"""A run's own records: config.yaml and environment.json at its start, test.json after a test."""
+"""A run's own records: config.yaml and environment.json at its start, test.json and report.html after a test."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cnnlab.callbacks.tables import results_of
 from cnnlab.checkpoint import make_portable
 from cnnlab.figures import confusion_matrix
 from cnnlab.loggers import RunLogger, write_picture, write_table
+from cnnlab.report import write_report
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.versions import versions
@@ -102,6 +103,17 @@ class RunRecords(Callback):
                 if f"test/{name}" not in pl_module.tables:  # Those are drawn, under the same name.
                     write_table(trainer, f"test/{name}", rows)
         _draw_matrix(trainer, pl_module, "test", None)
+
+
+class Report(Callback):
+    """Writes report.html into the run's folder at the end of a test, on the first process."""
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the report, after all other files have been written."""
+        run = Run(Path(trainer.default_root_dir))
+        # A test on other data has its own folder, and says nothing about the run itself.
+        if trainer.is_global_zero and results_of(trainer) == run:
+            write_report([run], run.report)
 
 
 def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step: int | None) -> None:

@@ -15,14 +15,12 @@ from cnnlab.callbacks.gradcam import GradCamSnapshots
 from cnnlab.callbacks.gradients import GradientMonitor
 from cnnlab.callbacks.onnx_export import OnnxExport
 from cnnlab.callbacks.predictions import PredictionTable
-from cnnlab.callbacks.records import RunRecords
-from cnnlab.callbacks.report import Report
+from cnnlab.callbacks.progress import Throughput
+from cnnlab.callbacks.records import Report, RunRecords
 from cnnlab.callbacks.searches import BatchSizeSearch, LearningRateSearch
-from cnnlab.callbacks.sparsity import Sparsity
-from cnnlab.callbacks.throughput import Throughput
 from cnnlab.callbacks.unfreezing import ProgressiveUnfreezing
 from cnnlab.callbacks.validation_pictures import ValidationPictures
-from cnnlab.callbacks.weights import ExponentialMovingAverage
+from cnnlab.callbacks.weights import ExponentialMovingAverage, Sparsity
 
 Stages = frozenset[str]
 _FIT: Stages = frozenset({"fit"})
@@ -59,11 +57,7 @@ SLOTS = {
         LearningRateSearch, False, "search a learning rate before training", in_trials=True, at_start_only=True
     ),
     "batch_size_finder": Slot(
-        BatchSizeSearch,
-        False,
-        "search the largest batch that fits before training",
-        in_trials=True,
-        at_start_only=True,
+        BatchSizeSearch, False, "search the largest batch that fits before training", in_trials=True, at_start_only=True
     ),
     "lr_monitor": Slot(LearningRateMonitor, True, "log the learning rates"),
     "predictions": Slot(

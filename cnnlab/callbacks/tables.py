@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import heapq
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from lightning.pytorch import Trainer
 
 from cnnlab.run import Run
-from cnnlab.writing import write_atomically
+from cnnlab.writing import write_atomically, written_row_by_row
+
+_T = TypeVar("_T")
 
 
 def results_of(trainer: Trainer) -> Run:
@@ -27,13 +29,16 @@ def results_of(trainer: Trainer) -> Run:
     return results
 
 
-class SharedTable:
-    """A CSV file with a row for each sample, starting with its index; each process writes its own part.
+def from_all(trainer: Trainer, own: list[_T]) -> list[_T]:
+    """Return the items of all processes, in the processes' order; every process must call this."""
+    parts: list[list[_T]] = [own for _ in range(trainer.world_size)]
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(parts, own)
+    return [one for part in parts for one in part]
 
-    Args:
-        trainer: The trainer whose processes write.
-        path: The file with all parts merged.
-    """
+
+class SharedTable:
+    """A CSV file with a row for each sample, starting with its index; each process writes its own part."""
 
     def __init__(self, trainer: Trainer, path: Path) -> None:
         self.trainer = trainer
@@ -53,13 +58,11 @@ class SharedTable:
         if not self.trainer.is_global_zero:
             return
         parts = [self._part(rank) for rank in range(self.trainer.world_size)]
-        merged = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part")
-        with merged.open("w", newline="", encoding="utf-8") as file:
+        with written_row_by_row(self.path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
-            rows: Iterator[list[str]] = heapq.merge(*map(_rows, parts), key=_index)
+            rows: Iterator[list[str]] = heapq.merge(*map(_rows, parts), key=lambda row: int(row[0]))
             writer.writerows(rows)
-        merged.replace(self.path)
         for part in parts:
             part.unlink()
 
@@ -75,7 +78,3 @@ class SharedTable:
 def _rows(path: Path) -> Iterator[list[str]]:
     with path.open(newline="", encoding="utf-8") as file:
         yield from csv.reader(file)
-
-
-def _index(row: list[str]) -> int:
-    return int(row[0])

@@ -31,11 +31,7 @@ class ArrayTask(NamedTuple):
 
 
 def seed_tasks(folder: Path, text: str) -> tuple[list[ArrayTask], int | None]:
-    """List a run for each seed.
-
-    Args:
-        folder: The parent folder of the runs.
-        text: Seeds in SLURM's array syntax: 0-4, 1,3,7, 0-10:5; with %2, two tasks run at a time.
+    """List a run in the folder for each seed, in SLURM's array syntax: 0-4, 1,3,7, 0-10:5; with %2, two at a time.
 
     Returns:
         The tasks, and how many run at a time (None without a limit).

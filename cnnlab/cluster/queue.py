@@ -13,10 +13,7 @@ from cnnlab.run import RUN_VARIABLE
 
 
 def submit(script: Path) -> str:
-    """Submit a script to SLURM.
-
-    Returns:
-        The job's id.
+    """Submit a script to SLURM, and return the job's id.
 
     Raises:
         InputError: If this machine has no SLURM, or if SLURM rejects the script.

@@ -21,11 +21,10 @@ from cnnlab.analysis.normalization import normalizations
 from cnnlab.analysis.scaling import efficientnet_family
 from cnnlab.commands.tables import Record, add_format_options, show
 from cnnlab.errors import InputError
+from cnnlab.migration import modern_flags
 from cnnlab.models.factory import NETWORKS, create_network
 from cnnlab.models.registry import default_image_shape
 from cnnlab.models.segmentation import SEGMENTERS, create_segmenter
-
-_RENAMED = {"--initialisation": "--initialization", "--normalisations": "--normalizations"}
 
 
 def analyze(command: str, arguments: list[str]) -> None:
@@ -34,11 +33,7 @@ def analyze(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: If options do not fit each other, a value is out of range, or the network cannot be analyzed.
     """
-    if not _RENAMED.keys().isdisjoint(arguments):
-        from cnnlab.commands.arguments import modern_flags  # Imported only if needed: it takes a second.
-
-        arguments = modern_flags(arguments, _RENAMED)
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(modern_flags(arguments))
     tables = [name for name in _TABLES if getattr(options, name)]
     if len(tables) + bool(options.compare) + (options.model is not None) != 1:
         raise InputError(f"give one of: a model, --compare A B, {', '.join(f'--{name}' for name in _TABLES)}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 from cnnlab import recipes
 from cnnlab.checkpoint import LINKED, read_header
 from cnnlab.errors import InputError
-from cnnlab.migration import modern_config, modern_flag
+from cnnlab.migration import modern_config, modern_flags
 from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
 
 
@@ -44,6 +43,11 @@ class Request:
         return Path(self.configs[0]).stem if self.configs else self.command
 
     @property
+    def options(self) -> list[str]:
+        """The configurations and flags, as arguments."""
+        return [part for config in self.configs for part in ("--config", config)] + self.flags
+
+    @property
     def asks_only(self) -> bool:
         """Whether the command line only prints something, and runs nothing."""
         return any(flag.split("=")[0] in ("-h", "--help", "--print_config") for flag in self.flags) or any(
@@ -58,13 +62,11 @@ def parse_request(command: str, arguments: list[str]) -> Request:
         InputError: If an option lacks its value or has an unknown one, or if a recipe does not exist.
     """
     request = Request(command)
-    rest = list(arguments)
+    rest = modern_flags(arguments)
     if rest and not rest[0].startswith("-"):
         request.target = rest.pop(0)
     while rest:
-        given, equals, value = rest.pop(0).partition("=")
-        if (name := modern_flag(given)) != given:
-            print(f"{given} is called {name} now", file=sys.stderr)
+        name, equals, value = rest.pop(0).partition("=")
         if name not in ("--config", "-c", "--run", "--resume", "--ckpt_path"):
             request.flags.append(name + equals + value)
             continue
@@ -131,21 +133,6 @@ def _content(config: str) -> dict[str, Any]:
     text = config if config.startswith("{") else Path(config).read_text(encoding="utf-8")
     content: dict[str, Any] = yaml.safe_load(text) or {}
     return content
-
-
-def modern_flags(arguments: list[str], renamed: Mapping[str, str]) -> list[str]:
-    """Replace the old names of flags, and print one line to stderr for each that was given.
-
-    >>> modern_flags(["R", "--color=red"], {"--color": "--color"})
-    ['R', '--color=red']
-    """
-    modern = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if name in renamed:
-            print(f"{name} is called {renamed[name]} now", file=sys.stderr)
-        modern.append(renamed.get(name, name) + equals + value)
-    return modern
 
 
 def _readable(config: str) -> str:
@@ -250,19 +237,15 @@ def _plan_fit(request: Request) -> tuple[Run, Path | None, Path | None]:
     started_from = find(request.ckpt_path)[1] if request.ckpt_path is not None else None
     run = choose(request.run, request.recipe)
     go_on = request.resume == "auto" or is_restarted_job()
-    _refuse_old(run, go_on)
-    if go_on and (run.last.is_file() or run.best.is_file()):
-        return run, run.to_resume(), None if request.configs else run.config
-    return run, started_from, None
-
-
-def _refuse_old(run: Run, go_on: bool) -> None:
     # The first process decides; the others may find files that it has already written.
     if run.exists() and not go_on and global_rank() == 0:
         raise InputError(
             f"run {run.folder} exists already, and is not overwritten: to go on with it, cnnlab resume {run.folder} "
             "(or add --resume auto); for a new run, choose another --run"
         )
+    if go_on and (run.last.is_file() or run.best.is_file()):
+        return run, run.to_resume(), None if request.configs else run.config
+    return run, started_from, None
 
 
 def _plan_evaluation(request: Request) -> tuple[Run, Path | None, Path | None]:

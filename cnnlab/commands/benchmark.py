@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cnnlab.commands.loading import load_cnnlab_run
+from cnnlab.commands.messages import print_table
 from cnnlab.deploy.benchmark import VARIANTS, Subject, as_records, benchmark
 from cnnlab.deploy.export import Pipeline, Predict
 from cnnlab.deploy.metadata import ModelMetadata
@@ -107,23 +108,15 @@ def _of_network(asked: argparse.Namespace, scratch: Path) -> tuple[Subject, str]
 
 
 def _show(name: str, machine: dict[str, Any], records: Sequence[dict[str, Any]], batches: Sequence[int]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     shape = "x".join(map(str, machine["image"]))
     title = f"{name}: images {shape}, {machine['threads']} threads, metric {machine['metric']}"
-    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for size in batches:
-        for column in (f"batch {size}, ms", "images/s", "faster"):
-            table.add_column(column, justify="right", no_wrap=True)
-    for column in ("MB", "peak MB", "metric", "change"):
-        table.add_column(column, justify="right", no_wrap=True)
+    numbers = [name for size in batches for name in (f"batch {size}, ms", "images/s", "faster")]
+    columns = [("", False), *((name, True) for name in [*numbers, "MB", "peak MB", "metric", "change"])]
+    rows = []
     for record in records:
         if record["reason"]:
             continue
-        cells = []
+        cells = [record["variant"]]
         for size in batches:
             middle, low, high = (
                 record[f"batch_{size}_ms{side}"] for side in ("", "_first_quartile", "_third_quartile")
@@ -132,14 +125,9 @@ def _show(name: str, machine: dict[str, Any], records: Sequence[dict[str, Any]],
             cells += [f"{record[f'batch_{size}_images_per_second']:,.0f}", f"{record[f'batch_{size}_speedup']:.2f}"]
         cells += [_number(record["megabytes"], ".2f"), _number(record["peak_megabytes"], ".0f")]
         cells += [_number(record["metric"], ".4f"), _number(record["metric_change"], "+.4f")]
-        table.add_row(record["variant"], *cells)
-    # A wrapped table is hard to read.
-    console = Console(highlight=False, soft_wrap=True)
-    console.width = max(console.width, 140)
-    console.print(table)
-    for record in records:
-        if record["reason"]:
-            console.print(Text(f"{record['variant']}: not here: {record['reason']}"))
+        rows.append(cells)
+    missing = [f"{record['variant']}: not here: {record['reason']}" for record in records if record["reason"]]
+    print_table(title, columns, rows, missing, width=140)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import statistics
 from pathlib import Path
@@ -13,7 +12,7 @@ from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.run import Run, choose
-from cnnlab.writing import write_atomically, write_json
+from cnnlab.writing import write_json, written_row_by_row
 
 _USAGE = """\
 usage: cnnlab crossval --config C [--folds K] [--run DIR] [OPTIONS OF fit]
@@ -45,7 +44,7 @@ def crossval(command: str, arguments: list[str]) -> None:
     if request.target is not None or request.ckpt_path is not None or request.resume != "never":
         raise InputError("crossval takes --config, --folds, --run and options of fit; it continues an existing DIR")
     folder = choose(request.run, f"crossval-{request.recipe}").folder
-    options = [part for config in request.configs for part in ("--config", config)] + request.flags
+    options = request.options
     start_crossval(folder, count, options)
     runs = [Run(folder / f"fold-{fold}") for fold in range(count)]
     for fold, run in enumerate(runs):
@@ -53,16 +52,12 @@ def crossval(command: str, arguments: list[str]) -> None:
             _train(run, [*options, "--data.folds", str(count), "--data.fold", str(fold)])
     results = [json.loads(run.validation.read_text()) for run in runs]
     table = {
-        name: {
-            "mean": statistics.fmean(values),
-            "standard_deviation": statistics.stdev(values),
-            "folds": values,
-        }
+        name: {"mean": statistics.fmean(values), "standard_deviation": statistics.stdev(values), "folds": values}
         for name in results[0]
         if (values := [result[name] for result in results])
     }
     write_json(folder / "crossval.json", {"folds": count, "options": options, "metrics": table})
-    write_atomically(folder / "predictions.csv", _merge_predictions(runs))
+    _merge_predictions(runs, folder / "predictions.csv")
     rows: dict[str, object] = {
         name: f"{value['mean']:.6g} +- {value['standard_deviation']:.3g}" for name, value in table.items()
     }
@@ -110,19 +105,14 @@ def _predictions(run: Run) -> Path:
     return run.results_of("val").predictions
 
 
-def _merge_predictions(runs: list[Run]) -> bytes:
+def _merge_predictions(runs: list[Run], path: Path) -> None:
     """Merge the folds' tables, sorted by path, with the fold in the first column."""
-    rows: list[list[str]] = []
     header: list[str] = []
+    rows: list[list[str]] = []
     for fold, run in enumerate(runs):
         with _predictions(run).open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            header = next(reader)
+            header, *table = csv.reader(file)
             # The index is unique within a fold only.
-            rows += [[str(fold), *row[1:]] for row in reader]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["fold", *header[1:]])
-    rows.sort(key=lambda row: row[1])
-    writer.writerows(rows)
-    return text.getvalue().encode()
+            rows += [[str(fold), *row[1:]] for row in table]
+    with written_row_by_row(path) as file:
+        csv.writer(file, lineterminator="\n").writerows([["fold", *header[1:]], *sorted(rows, key=lambda row: row[1])])

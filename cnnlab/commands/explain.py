@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cnnlab.batch import Batch
-from cnnlab.callbacks.gradcam import shrunk
+from cnnlab.callbacks.gradcam import draw_explanation, shrunk
 from cnnlab.commands.loading import load_run
 from cnnlab.commands.messages import summary
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
 from cnnlab.figures import contact_sheet, scatter
-from cnnlab.imaging import collect_images, overlay_heatmap
+from cnnlab.imaging import collect_images
 from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, get_layer, project
-from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets
+from cnnlab.pictures import numpy_targets
 from cnnlab.report import picture_page
 from cnnlab.tasks import VisionTask
 
@@ -102,12 +101,7 @@ def _images(asked: list[str], number: int, data: VisionDataModule) -> tuple[list
 
 
 def _cams(
-    asked: argparse.Namespace,
-    task: VisionTask,
-    images: list[Tensor],
-    names: list[str],
-    truths: list[Any],
-    folder: Path,
+    asked: argparse.Namespace, task: VisionTask, images: list[Tensor], names: list[str], truths: list[Any], folder: Path
 ) -> Path:
     output = task.output
     wanted = output.to_explain([None])[0] if asked.wanted is None else output.index_of(asked.wanted)
@@ -116,16 +110,11 @@ def _cams(
     method = METHODS[asked.method](task, f"network.{layer}", task.decode.scores)
     pictures, titles = [], []
     for image, name, truth in zip(images, names, truths, strict=True):
-        explained = method(image[None], wanted)
-        pixels = as_rgb(image)
-        heat = overlay_heatmap(pixels, explained.maps[0].numpy())
-        chosen = int(explained.classes)
-        with torch.inference_mode():
-            answers = numpy_answers(task.decode(explained.predictions))
+        pixels, heat, label, certainty = draw_explanation(method, task, image[None], wanted)
         known = None if truth is None else output.known(truth)
         titles += [
             name if known is None or output.dense else f"{name}\n{output.label(known)}",
-            f"{output.names[chosen]}\n{output.certainty(answers, chosen)}",
+            f"{label}\n{certainty}",
         ]
         pictures += [np.moveaxis(pixels, -1, 0), np.moveaxis(heat, -1, 0)]
     path = folder / "gradcam.png"

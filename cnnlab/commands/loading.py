@@ -6,12 +6,12 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from cnnlab.checkpoint import read_weights
+from cnnlab.checkpoint import read_checkpoint
 from cnnlab.commands.arguments import Plan, config_flags, parse_request, plan
 from cnnlab.commands.training import VisionCLI
 from cnnlab.data import VisionDataModule
@@ -24,11 +24,7 @@ from cnnlab.tasks import VisionTask
 def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
     """Create the task and the data of ``RUN`` or of ``--config C`` with flags, without pretrained weights.
 
-    Args:
-        arguments: The command line after the command.
-
-    Returns:
-        Task, data, and the run, if one was named.
+    Also returns the run, if one was named.
 
     Raises:
         InputError: If the run does not exist, or the configuration is not valid.
@@ -45,25 +41,16 @@ def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataMod
         return cli.model, cli.datamodule, run
 
 
-class Trained(NamedTuple):
-    """The task, data and checkpoint of a trained run."""
-
-    task: LightningModule
-    """With its weights, in eval mode."""
-    data: LightningDataModule
-    """As the predict command sets it up."""
-    run: Run
-    """A new run for a checkpoint outside of any run's folder."""
-    checkpoint: Path
-    """The source of the weights."""
-
-
-def load_run(target: str, flags: Sequence[str] = ()) -> Trained:
+def load_run(target: str, flags: Sequence[str] = ()) -> tuple[LightningModule, LightningDataModule, Run, Path]:
     """Load the task and the data of a run or a checkpoint.
 
     Args:
         target: A run's folder, or a checkpoint.
         flags: Settings to change, such as --data.root; --ckpt_path names another of the run's checkpoints.
+
+    Returns:
+        The task with its weights, in eval mode; the data as for predict; the run, a new one for a checkpoint outside of
+        any run's folder; and the checkpoint.
 
     Raises:
         InputError: If the run or checkpoint does not exist or cannot be read, or if the flags are not valid.
@@ -73,21 +60,19 @@ def load_run(target: str, flags: Sequence[str] = ()) -> Trained:
     checkpoint = decided.checkpoint.path
     try:
         task, data = (cli := configure(decided)).model, cli.datamodule
-        task.load_state_dict(read_weights(checkpoint))
+        # They are averaged weights if the run averaged them.
+        task.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     finally:
         decided.run.discard_if_empty()
-    return Trained(task.eval(), data, decided.run, checkpoint)
+    return task.eval(), data, decided.run, checkpoint
 
 
 def load_cnnlab_run(
     target: str, flags: Sequence[str] = (), stage: str = "validate"
 ) -> tuple[VisionTask, VisionDataModule, Run, Path]:
-    """Load a run like load_run, for functions that need cnnlab's tasks and data; the data are set up.
+    """Load a run like load_run, for functions that need cnnlab's tasks and data.
 
-    Args:
-        target: See load_run.
-        flags: See load_run.
-        stage: "fit" to have the training images too, or "validate".
+    The data are set up for a stage: "validate", or "fit" to have the training images too.
 
     Raises:
         InputError: If load_run fails, or if task or data are not cnnlab's.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from cnnlab.errors import nearest
 from cnnlab.imports import by_path, parameters_of
@@ -12,18 +16,11 @@ from cnnlab.imports import by_path, parameters_of
 
 def say(text: str) -> None:
     """Print a line for the user."""
-    from rich.console import Console
-
     Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def explain_parser_error(message: str, keys: Iterable[str], class_paths: Iterable[str]) -> str:
     """Convert jsonargparse's message to one line: the key, the value, what was expected, the nearest valid name.
-
-    Args:
-        message: jsonargparse's message.
-        keys: All valid keys.
-        class_paths: Classes to suggest.
 
     >>> explain_parser_error("unrecognized arguments: --trainer.max_epoch 3", ["trainer.max_epochs"], [])
     "there is no option --trainer.max_epoch: did you mean 'trainer.max_epochs'?"
@@ -39,7 +36,7 @@ def explain_parser_error(message: str, keys: Iterable[str], class_paths: Iterabl
     outer = re.match(r'Parser key "([^"]+)"', message)
     key = outer[1] if outer else "the configuration"
     if found := re.search(r"class_path '([^']+)'[^\n]*\n\s*Option '([^']+)' is not accepted", message):
-        return f"{key}: {found[1]} has no {found[2]!r}: {nearest(found[2], _parameters(found[1]))}"
+        return f"{key}: {found[1]} has no {found[2]!r}: {nearest(found[2], parameters_of(by_path(found[1])))}"
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         choices = {path.rpartition(".")[2]: path for path in class_paths}
         return f"{key}: there is no class {found[1]!r}: {nearest(found[1], choices)} (or a class_path, package.Class)"
@@ -62,10 +59,6 @@ def _explain_value(key: str, text: str) -> str:
     return f"{key}: {'; '.join(lines)}" if not text.startswith("Parser key") else "; ".join(lines)
 
 
-def _parameters(class_path: str) -> list[str]:
-    return list(parameters_of(by_path(class_path)))
-
-
 def differences(asked: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) -> list[str]:
     """List the settings that differ from the checkpoint's.
 
@@ -81,11 +74,32 @@ def differences(asked: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) 
 
 def summary(title: str, rows: Mapping[str, object]) -> None:
     """Print a title, and a table of names and values."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    print_table(title, [], [(name, str(value)) for name, value in rows.items()])
 
-    table = Table(title=Text(title), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in rows.items():
-        table.add_row(name, Text(str(value)))
-    Console(highlight=False, soft_wrap=True).print(table)
+
+def print_table(
+    title: str,
+    columns: Sequence[tuple[str, bool]],
+    rows: Iterable[Sequence[str]],
+    notes: Iterable[str] = (),
+    width: int = 0,
+) -> None:
+    """Print a table.
+
+    Args:
+        title: A line above it.
+        columns: Each column's name, and whether it has numbers, which stand on the right; no header if empty.
+        rows: The cells.
+        notes: Lines below it.
+        width: Characters that a line may have even if the terminal has fewer: a wrapped table is hard to read.
+    """
+    table = Table(title=Text(title), title_justify="left", show_header=bool(columns), box=None, padding=(0, 2, 0, 0))
+    for name, numbers in columns:
+        table.add_column(name, justify="right" if numbers else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, width)
+    console.print(table)
+    for line in notes:
+        console.print(Text(line))

@@ -17,17 +17,9 @@ from cnnlab.tasks import VisionTask
 
 
 def check_job(cli: ConfigOnlyCLI, command: str, processes: int, time: str, online: bool) -> list[str]:
-    """Check a job before it is submitted.
+    """Check a job before it is submitted, and return notes for the user.
 
-    Args:
-        cli: The configuration, task and data.
-        command: The command that the job runs.
-        processes: The number of processes.
-        time: The time limit, in one of SLURM's formats.
-        online: Whether the job may use the network.
-
-    Returns:
-        Notes for the user.
+    Its time limit is in one of SLURM's formats; online jobs may use the network.
 
     Raises:
         InputError: If the job would fail.

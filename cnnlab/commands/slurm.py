@@ -158,7 +158,9 @@ def _submit(options: _Options, arguments: list[str]) -> None:
         notes = checks[0]
         job = _create_job(configurations[0], options, run, [command, *rest], tasks, max_parallel)
         script = cluster.render(job)
-        _check_no_active_job(run)
+        # Two jobs of a run would write the same files.
+        if cluster.is_available() and (active := cluster.active_jobs(_job_ids(run))):
+            raise InputError(f"job {active[0]} of {run.folder} waits or runs: wait for its end, or scancel {active[0]}")
     except InputError:
         run.discard_if_empty()
         raise
@@ -187,12 +189,6 @@ def _submit(options: _Options, arguments: list[str]) -> None:
     summary(f"job {number}" + (f", {len(job.tasks)} tasks" if job.tasks else ""), rows)
 
 
-def _check_no_active_job(run: Run) -> None:
-    """Refuse a second job of a run, since both would write the same files."""
-    if cluster.is_available() and (active := cluster.active_jobs(_job_ids(run))):
-        raise InputError(f"job {active[0]} of {run.folder} waits or runs: wait for its end, or scancel {active[0]}")
-
-
 def _job_ids(run: Run) -> list[str]:
     kept = run.jobs / "jobs.json"
     ids: list[str] = json.loads(kept.read_text()) if kept.is_file() else []
@@ -200,15 +196,11 @@ def _job_ids(run: Run) -> list[str]:
 
 
 def _submit_script(run: Run, script: str, options: _Options, asked: list[str]) -> str:
-    """Save the script and submit it; remove a new run's folder if SLURM refuses the script.
-
-    Returns:
-        The job's id.
-    """
+    """Save the script, submit it, and return the job's id; remove a new run's folder if SLURM refuses the script."""
     path = run.jobs / "job.sh"
     new = not run.exists()
     if options.folds:
-        start_crossval(run.folder, options.folds, _crossval_options(asked))
+        start_crossval(run.folder, options.folds, parse_request("fit", asked).options)
     write_atomically(path, script.encode())
     try:
         number = cluster.submit(path)
@@ -293,14 +285,6 @@ def _data_folder(cli: ConfigOnlyCLI) -> Path:
         name = type(cli.datamodule).__name__
         raise InputError(f"--copy-data: {name} has no image files that are read repeatedly; leave it out")
     return Path(root).absolute()
-
-
-def _crossval_options(rest: list[str]) -> list[str]:
-    """Return the options as cnnlab crossval would receive them."""
-    for name in ("--run", "--resume"):
-        _, rest = take_option(name, rest)
-    request = parse_request("fit", rest)
-    return [part for config in request.configs for part in ("--config", config)] + request.flags
 
 
 def _torchrun_line(options: _Options, job: cluster.Job) -> str:

@@ -65,25 +65,21 @@ def _backfill(run: Run) -> Path | str:
 
 
 def _save_dashboard(run: Run) -> str:
+    import wandb
+
     from cnnlab.loggers.dashboard import create_dashboard
 
     if not run.wandb.is_file():
         raise InputError(f"{run.folder} has logged nothing for W&B: train with --config logger/wandb")
     saved = json.loads(run.wandb.read_text())
     task = by_path(read_header(run.to_evaluate())["cnnlab"]["task"])
-    entity = saved["entity"] or _default_entity()
+    try:
+        entity = saved["entity"] or str(wandb.Api().default_entity)
+    except wandb.errors.Error as error:
+        raise InputError(f"W&B did not return the default entity: {error}") from error
     workspace = create_dashboard(task, entity, saved["project"])
     try:
         workspace.save()
     except Exception as error:  # W&B's library raises many types when the server refuses or is unreachable.
         raise InputError(f"W&B did not accept the dashboard: {error}") from error
     return str(workspace.url)
-
-
-def _default_entity() -> str:
-    import wandb
-
-    try:
-        return str(wandb.Api().default_entity)
-    except wandb.errors.Error as error:
-        raise InputError(f"W&B did not return the default entity: {error}") from error

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from cnnlab.commands.messages import print_table
+
 Record = dict[str, Any]
 
 
@@ -20,13 +22,9 @@ def add_format_options(parser: argparse.ArgumentParser) -> None:
 
 
 def show(title: str, records: Sequence[Record], arguments: argparse.Namespace, notes: Sequence[str] = ()) -> None:
-    """Print records in the format that the arguments choose.
+    """Print records in the format that the options of add_format_options choose; only a table has title and notes.
 
-    Args:
-        title: The title of a table.
-        records: Records with the same keys; their values are text and numbers.
-        arguments: Parsed arguments with the options of add_format_options.
-        notes: Lines below a table.
+    The records have the same keys; their values are text and numbers.
     """
     if arguments.json:
         print(json.dumps(list(records), indent=2))
@@ -35,26 +33,11 @@ def show(title: str, records: Sequence[Record], arguments: argparse.Namespace, n
         writer.writeheader()
         writer.writerows(records)
     else:
-        _table(title, records, notes)
-
-
-def _table(title: str, records: Sequence[Record], notes: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in records[0] if records else ():
-        numbers = all(isinstance(record[name], int | float | None) for record in records)
-        table.add_column(name.replace("_", " "), justify="right" if numbers else "left", no_wrap=True)
-    for record in records:
-        table.add_row(*[Text(_cell(value)) for value in record.values()])
-    # A wrapped table is hard to read.
-    console = Console(highlight=False, soft_wrap=True)
-    console.width = max(console.width, 240)
-    console.print(table)
-    for line in notes:
-        console.print(Text(line))
+        columns = [
+            (name.replace("_", " "), all(isinstance(record[name], int | float | None) for record in records))
+            for name in (records[0] if records else ())
+        ]
+        print_table(title, columns, [list(map(_cell, record.values())) for record in records], notes, width=240)
 
 
 def _cell(value: Any) -> str:

@@ -28,7 +28,7 @@ from cnnlab import callbacks, recipes
 from cnnlab.callbacks.slots import SLOTS
 from cnnlab.checkpoint import LINKED, AtomicCheckpointIO
 from cnnlab.commands import COMMANDS
-from cnnlab.commands.arguments import Plan, class_paths_of, config_flags, parse_request, plan
+from cnnlab.commands.arguments import CheckpointInfo, Plan, class_paths_of, config_flags, parse_request, plan
 from cnnlab.commands.messages import differences, explain_parser_error, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path, parameters_of
@@ -67,12 +67,7 @@ _NO_NEWS = ("Tip:", "`weights_only` was not set", "to estimate number of steppin
 
 
 class VisionCLI(LightningCLI):
-    """LightningCLI for tasks and data of cnnlab or of the user, in a run's folder.
-
-    Args:
-        plan: What to run, and where.
-        **kwargs: Passed to LightningCLI.
-    """
+    """LightningCLI for tasks and data of cnnlab or of the user, in a run's folder."""
 
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         self.plan = plan
@@ -185,11 +180,19 @@ class VisionCLI(LightningCLI):
         """Keep user settings that the data also give; take settings that the checkpoint's run found in its data."""
         config = self.config[self.subcommand]
         config.ckpt_path = self._ckpt_path
-        self._take_what_was_found_out(config)
+        kept = self.plan.checkpoint
+        if kept is not None and config.get("data") is not None:
+            # What the checkpoint's run found in its data (the classes, the size) is not found again.
+            for name in getattr(by_path(config.data.class_path), "RESOLVED", ()):
+                if config.data.init_args.get(name) is None and name in kept.data:
+                    config.data.init_args[name] = kept.data[name]
         self._typed = self._typed_of_data(config)
         self._resolved = self._dump(config)
-        self._keep_splits(config)
-        self._keep_pruned(config)
+        if kept is not None and config.get("data") is not None and kept.manifest.is_file():
+            self._keep_splits(config.data, kept)
+        # The removed channels are those of the checkpoint, whatever a configuration says.
+        if kept is not None and "pruned" in config.model.get("init_args", {}):
+            config.model.init_args["pruned"] = kept.model.get("pruned")
 
     def _told_names(self) -> list[str]:
         """Return the task arguments that data may give: all that cnnlab's and the user's own data modules provide."""
@@ -207,35 +210,20 @@ class VisionCLI(LightningCLI):
         names = [name for name in self._told_names() if name in given and name in defaults]
         return {name: given[name] for name in names if given[name] not in (None, defaults[name].default)}
 
-    def _take_what_was_found_out(self, config: Any) -> None:
-        """Take settings that the checkpoint's run found in its data (the classes, the size), to not find them again."""
-        if self.plan.checkpoint is None or config.get("data") is None:
-            return
-        resolved = getattr(by_path(config.data.class_path), "RESOLVED", ())
-        for name in resolved:
-            if config.data.init_args.get(name) is None and name in self.plan.checkpoint.data:
-                config.data.init_args[name] = self.plan.checkpoint.data[name]
-
-    def _keep_pruned(self, config: Any) -> None:
-        """Take the removed channels from the checkpoint, whatever a configuration says."""
-        if self.plan.checkpoint is not None and "pruned" in config.model.get("init_args", {}):
-            config.model.init_args["pruned"] = self.plan.checkpoint.model.get("pruned")
-
-    def _keep_splits(self, config: Any) -> None:
+    @staticmethod
+    def _keep_splits(data: Any, checkpoint: CheckpointInfo) -> None:
         """Keep the splits of the checkpoint's run, unless the data are different."""
-        if self.plan.checkpoint is None or config.get("data") is None or not self.plan.checkpoint.manifest.is_file():
-            return
-        settings, kept = config.data.init_args, self.plan.checkpoint.data
+        settings, kept = data.init_args, checkpoint.data
         if "splits" not in settings or settings.splits is not None or settings.get("root") != kept.get("root"):
             return
-        for name in getattr(by_path(config.data.class_path), "DIVIDING", ()):
+        for name in getattr(by_path(data.class_path), "DIVIDING", ()):
             # Runs of older versions did not split by settings that their classes did not have.
             if name in kept and settings.get(name) != kept[name]:
                 raise InputError(
                     f"data.{name} is {settings.get(name)!r}, but the run's images were divided with "
                     f"{kept.get(name)!r}, and keep their splits: leave it out, or begin a new run"
                 )
-        settings.splits = str(self.plan.checkpoint.manifest)
+        settings.splits = str(checkpoint.manifest)
 
     def after_instantiate_classes(self) -> None:
         """Refuse settings that contradict the data or do not fit the checkpoint; report other differences from it."""
@@ -358,10 +346,6 @@ class VisionCLI(LightningCLI):
 
 def run_command(command: str, arguments: list[str]) -> None:
     """Run fit, resume, validate, test or predict.
-
-    Args:
-        command: The command's name.
-        arguments: The command line after it.
 
     Raises:
         CnnlabError: If the input is not valid, the run cannot go on, or a signal stopped the run.

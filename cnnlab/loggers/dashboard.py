@@ -15,15 +15,12 @@ _TABLES = ["val/hardest", "test/hardest", "test/classes"]
 
 
 def create_dashboard(task: Any, entity: str, project: str) -> Any:
-    """Create a workspace: main numbers, curves, images, tables. Its save() uploads it.
+    """Create a wandb_workspaces.workspaces.Workspace: main numbers, curves, images, tables. Its save() uploads it.
 
     Args:
         task: The task's class, a VisionTask, which defines the panels.
         entity: W&B's user or team.
         project: W&B's project.
-
-    Returns:
-        A wandb_workspaces.workspaces.Workspace.
 
     Raises:
         InputError: If the task has no dashboard, or if wandb-workspaces is not installed.

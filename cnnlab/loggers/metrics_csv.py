@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cnnlab.writing import write_atomically
+from cnnlab.writing import read_csv, write_atomically
 
 
 class MetricsCsv(Logger):
@@ -82,11 +82,7 @@ class MetricsCsv(Logger):
 
     def read(self) -> list[dict[str, str]]:
         """Return all rows, by column; "" marks a missing metric."""
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            # A killed process may leave an incomplete last line.
-            return [row for row in csv.DictReader(file) if None not in row.values()]
+        return read_csv(self.path)
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         lines = [_line(self._columns, dict(zip(self._columns, self._columns, strict=True)))]

@@ -35,11 +35,7 @@ class RunLogger(ABC):
 
     @abstractmethod
     def replay(self, before: int | None = None) -> None:
-        """Log the run's earlier values again, if this logger starts empty.
-
-        Args:
-            before: The first step to leave out; all steps are replayed if None.
-        """
+        """Log the run's earlier values again, up to the step before, if this logger starts empty; all if None."""
 
 
 class TensorBoard(RunLogger, TensorBoardLogger):
@@ -63,12 +59,13 @@ class TensorBoard(RunLogger, TensorBoardLogger):
         """Do nothing: TensorBoard reads all files of the folder together."""
 
 
-def _unless_closed(method: Callable[..., None]) -> Callable[..., None]:
-    """Make a method of Wandb do nothing once W&B's own process has ended.
+def _on_first_if_open(method: Callable[..., None]) -> Callable[..., None]:
+    """Make a method of Wandb do nothing on other processes than the first, or once W&B's own process has ended.
 
     A scheduler sends SIGTERM to that process too, while the training still saves itself.
     """
 
+    @rank_zero_only
     @functools.wraps(method)
     def wrapped(self: Wandb, *args: Any, **kwargs: Any) -> None:
         if self.is_closed:
@@ -205,8 +202,7 @@ class Wandb(RunLogger, WandbLogger):
             rank_zero_info(f"wandb is offline: cnnlab sync {self._folder} uploads the run")
         return run
 
-    @rank_zero_only
-    @_unless_closed
+    @_on_first_if_open
     def log_hyperparams(self, params: Any) -> None:
         """Log the resolved configuration, and save its file."""
         super().log_hyperparams(params)
@@ -227,11 +223,7 @@ class Wandb(RunLogger, WandbLogger):
 
     @rank_zero_only
     def backfill(self, before: int | None = None) -> None:
-        """Log the values and images in the run's folder; also its configuration if all steps are logged.
-
-        Args:
-            before: The first step to leave out; all steps are logged if None.
-        """
+        """Log the images in the run's folder and its values before a step; if None, all, and its configuration."""
         run = Run(self._folder)
         if before is None and run.config.is_file():
             self.log_hyperparams(yaml.safe_load(run.config.read_text(encoding="utf-8")))
@@ -244,8 +236,7 @@ class Wandb(RunLogger, WandbLogger):
             name = _PICTURES.get(picture.stem, picture.stem.replace("_", "/", 1))
             self.log_image(name, [str(picture)], None if before is None else before - 1)
 
-    @rank_zero_only
-    @_unless_closed
+    @_on_first_if_open
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log the metrics of a step; without a step, they follow the last one."""
         if step is None:
@@ -253,15 +244,13 @@ class Wandb(RunLogger, WandbLogger):
         else:
             self.experiment.log({**metrics, "trainer/global_step": step}, step=step)
 
-    @rank_zero_only
-    @_unless_closed
+    @_on_first_if_open
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         """Log images, within the media budget."""
         if self._is_within_budget(key):
             super().log_image(key, images, step, **kwargs)
 
-    @rank_zero_only
-    @_unless_closed
+    @_on_first_if_open
     def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
         """Log a table, within the media budget."""
         if self._is_within_budget(key):
@@ -276,8 +265,7 @@ class Wandb(RunLogger, WandbLogger):
             rank_zero_warn(f"wandb: {used:.0f} MB of pictures reach media_budget; {key} and later ones are left out")
         return used < self.media_budget
 
-    @rank_zero_only
-    @_unless_closed
+    @_on_first_if_open
     def finalize(self, status: str) -> None:
         """Finish W&B's run; an unfinished one loses its last values."""
         super().finalize(status)

@@ -7,15 +7,15 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
+from markupsafe import escape
+from matplotlib.figure import Figure
 
 from cnnlab.report.facts import Series, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _INK = "#010203"
 """A placeholder for the page's text color until the SVG is written."""
@@ -41,16 +41,7 @@ _STYLE: Any = {
 
 
 def lines(series: Mapping[str, Series], title: str, legend: bool = True) -> str:
-    """Values over the steps, with one line for each series.
-
-    Args:
-        series: The points by the names in the legend.
-        title: The chart's title.
-        legend: Whether to draw a legend.
-
-    Returns:
-        SVG.
-    """
+    """Values over the steps, with one line for each series, by the names in the legend. Returns SVG."""
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
@@ -161,10 +152,6 @@ def _svg(draw: Any, size: tuple[float, float], description: str) -> str:
     >>> _svg(lambda figure: figure.text(0, 0, "<b>"), (1, 1), "a & b")[:53]
     '<svg role="img" aria-label="a &amp; b" class="chart" '
     """
-    import matplotlib
-    from markupsafe import escape
-    from matplotlib.figure import Figure
-
     prefix = f"c{next(_NUMBER)}-"
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")

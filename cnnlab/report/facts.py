@@ -15,6 +15,7 @@ import yaml
 
 from cnnlab.errors import InputError
 from cnnlab.run import Run, flat
+from cnnlab.writing import read_csv
 
 Table = list[dict[str, str]]
 Series = list[tuple[int, float]]
@@ -62,7 +63,7 @@ class Facts:
     def curves(self) -> dict[str, Series]:
         """Each logged metric over the steps."""
         found: dict[str, Series] = {}
-        for row in _table(self.run.metrics):
+        for row in read_csv(self.run.metrics):
             for name, value in row.items():
                 if value and name not in ("step", "epoch"):
                     found.setdefault(name, []).append((int(row["step"]), float(value)))
@@ -70,7 +71,7 @@ class Facts:
 
     def table(self, name: str) -> Table:
         """A table of the test's results, written by the task; empty if it is missing."""
-        return _table(self.run.table(name))
+        return read_csv(self.run.table(name))
 
     def picture(self, name: str) -> Path | None:
         """One of the run's images; None if it is missing."""
@@ -111,7 +112,7 @@ class Facts:
         """The images with the worst and with the least certain predictions, of the test if there was one."""
         for stage in ("test", "val"):
             place = self.run.errors(stage)
-            if rows := [row for row in _table(place) if (place.parent / row["picture"]).is_file()]:
+            if rows := [row for row in read_csv(place) if (place.parent / row["picture"]).is_file()]:
                 return stage, rows
         return "val", []
 
@@ -131,11 +132,3 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _is_there(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
-
-
-def _table(path: Path) -> Table:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        # A killed process may leave an incomplete last line in metrics.csv.
-        return [row for row in csv.DictReader(file) if None not in row.values()]

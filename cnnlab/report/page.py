@@ -7,11 +7,14 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from cnnlab.errors import InputError
 from cnnlab.outputs import OUTPUTS
@@ -35,9 +38,7 @@ _WIDE = 1.5
 def write_report(runs: Sequence[Run], path: Path) -> None:
     """Write one self-contained HTML file about a run, or about several runs side by side.
 
-    Args:
-        runs: The runs.
-        path: The file. An existing report is replaced, any other file is not.
+    An existing report is replaced, any other file is not.
 
     Raises:
         InputError: If a folder is not a run, or if the path exists and is not a report.
@@ -53,34 +54,21 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
 
 
 def picture_page(title: str, pictures: Mapping[str, Path], path: Path) -> None:
-    """Write one HTML file of images, each with its heading.
-
-    Args:
-        title: The page's title.
-        pictures: PNG files by their headings.
-        path: The file.
-    """
+    """Write one HTML file with a title, and with PNG files below their headings."""
     write_atomically(path, _filled("pictures.html.jinja", title=title, pictures=pictures).encode())
 
 
 def _filled(template: str, **values: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters: dict[str, Callable[..., Any]] = {
-        "number": _number,
-        "share": _share,
-        "inline": _inlined,
-        "is_wide": _is_wide,
-    }
-    environment.filters |= filters
+    environment.filters.update(number=_number, share=_share, inline=_inlined, is_wide=_is_wide)
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(mark=_MARK, style=style, **values)
 
 
 def _rendered(facts: Sequence[Facts], path: Path) -> str:
+    settings = _compared([one.config for one in facts])
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return _filled(
         "page.html.jinja",
@@ -95,7 +83,7 @@ def _rendered(facts: Sequence[Facts], path: Path) -> str:
         better=partial(_better, set.union(*(one.lower_is_better for one in facts))),
         curves=_curves(facts),
         charts=charts,
-        settings=_differing([one.config for one in facts]),
+        settings={key: values for key, values in settings.items() if any(value != values[0] for value in values)},
         relative=lambda file: quote(Path(os.path.relpath(file, path.parent)).as_posix()),
     )
 
@@ -106,19 +94,8 @@ def _compared(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: [column.get(key) for column in columns] for key in keys}
 
 
-def _differing(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    compared = _compared(columns)
-    return {key: values for key, values in compared.items() if any(value != values[0] for value in values)}
-
-
 def _better(lower: set[str], name: str, values: Sequence[float | None]) -> int | None:
-    """The index of the run with the best value of a metric; None if there is no difference.
-
-    Args:
-        lower: The metrics whose lower values are better.
-        name: The metric.
-        values: The values of the runs.
-    """
+    """The index of the run with the best value of a metric, by those whose lower values are better; None if equal."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(set(known)) < 2:
         return None
@@ -178,16 +155,12 @@ def _share(value: str) -> str:
 
 
 def _is_wide(path: Path) -> bool:
-    from PIL import Image
-
     with Image.open(path) as picture:
         return picture.width > _WIDE * picture.height
 
 
 def _inlined(path: Path) -> str:
     """An image as a data URL."""
-    from PIL import Image
-
     content, kind = path.read_bytes(), "png"
     if len(content) > _LARGE:
         with Image.open(path) as picture:

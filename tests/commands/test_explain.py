@@ -6,7 +6,7 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from cnnlab.checkpoint import read_weights
+from cnnlab.checkpoint import read_checkpoint
 from cnnlab.commands.loading import load_run
 from tests.conftest import TINY, Cnnlab
 
@@ -89,7 +89,7 @@ def test_it_needs_nothing_of_the_training(digits: Cnnlab, tmp_path: Path) -> Non
 def test_it_explains_the_network_that_was_trained(digits: Cnnlab, tmp_path: Path) -> None:
     assert digits("--help").code == 0  # The run exists.
     task, _, run, _ = load_run("R")
-    trained = read_weights(run.best)
+    trained = read_checkpoint(run.best)["state_dict"]
     assert all(value.equal(trained[name]) for name, value in task.state_dict().items())
     assert not task.training
 
