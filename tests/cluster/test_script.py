@@ -171,10 +171,10 @@ def test_weights_that_nodes_could_not_fetch_are_missed(
     arguments = ("slurm", *CPU, "--dry-run", "--", *fit)
     missing = cnnlab(*arguments)
     assert missing.code == 2
-    assert "the pretrained weights of resnet10t" in missing.err
+    assert "the pretrained weights of test_resnet" in missing.err
     assert "cnnlab fetch" in missing.err
     (tmp_path / "w").mkdir()
-    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w/resnet10t.pth")
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w/test_resnet.pth")
     found = cnnlab(*arguments)
     assert found.code == 0, found.err
     assert f"export CNNLAB_WEIGHTS={tmp_path}/w" in found.out
