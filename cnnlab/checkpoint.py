@@ -16,7 +16,11 @@ from cnnlab.errors import InputError, TrainingError
 from cnnlab.imports import parameters_of
 from cnnlab.writing import write_atomically
 
-LINKED = ("num_classes", "class_names", "channels", "mean", "std", "multi_label", "ignore_index")
+LINKED = (
+    *("channels", "mean", "std"),
+    *("num_classes", "class_names", "multi_label", "ignore_index"),
+    *("value_names", "value_mean", "value_std", "value_levels"),
+)
 """Settings that a data module gives to the task, unless it declares its own (VisionDataModule.PROVIDES)."""
 
 

@@ -200,13 +200,14 @@ def _saved_bytes(network: nn.Module, images: Tensor) -> dict[nn.Module, int]:
     """Bytes that autograd saves for the backward pass, by the module that was running."""
     running: list[nn.Module] = [network]
     saved: dict[nn.Module, int] = defaultdict(int)
-    excluded = {id(tensor.untyped_storage()) for tensor in [images, *network.parameters(), *network.buffers()]}
-    storages: dict[int, object] = {}
+    excluded = [tensor.untyped_storage() for tensor in [images, *network.parameters(), *network.buffers()]]
+    # Kept alive, so that no other storage gets the id of one.
+    storages: dict[int, object] = {id(storage): storage for storage in excluded}
 
     def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if id(storage) not in storages and id(storage) not in excluded:
-            storages[id(storage)] = storage  # Kept alive, so that no other storage gets its id.
+        if id(storage) not in storages:
+            storages[id(storage)] = storage
             saved[running[-1]] += storage.nbytes()
         return tensor
 

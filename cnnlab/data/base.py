@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cnnlab.batch import Batch
+from cnnlab.checkpoint import LINKED
 from cnnlab.data.augmentation import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
@@ -24,10 +25,7 @@ from cnnlab.lightning_compat import is_overfitting
 
 _GRACE = 60.0
 """Seconds that a worker process lives on after SIGTERM."""
-_KNOWN = (
-    *("num_classes", "class_names", "multi_label", "ignore_index"),
-    *("value_names", "value_mean", "value_std", "value_levels"),
-)
+_KNOWN = tuple(name for name in LINKED if name not in ("channels", "mean", "std"))
 """Attributes that a user's data module may have without naming them in PROVIDES."""
 
 IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
