@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from cnnlab.cli import main
+from cnnlab.commands import crossval, prune
 from tests.forked import Forked
 
 TINY = Path(__file__).parent / "conf" / "classification.yaml"
@@ -187,3 +188,17 @@ def start_process(*arguments: str | Path, cwd: Path, session: bool = False, **va
 def run_process(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a process of its own, to its end, with more environment variables."""
     return start_process(*arguments, cwd=cwd, **variables).finish()
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the trainings of crossval and prune be forked too."""
+
+    def run(*arguments: str) -> int:
+        done = run_process(*arguments, cwd=Path.cwd())
+        print(done.stdout)
+        print(done.stderr, file=sys.stderr)
+        return done.returncode
+
+    for module in (crossval, prune):
+        monkeypatch.setattr(module, "run_cnnlab", run)

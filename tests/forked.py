@@ -73,7 +73,7 @@ class _Second:
 
     def start(self, command: list[str], env: dict[str, str], cwd: str | None) -> _Second | subprocess.Popen[bytes]:
         """Run the command in the process that waits; a third process of a run starts from nothing."""
-        if self._order.closed or command[:3] != [sys.executable, "-m", "cnnlab"]:
+        if self._order.closed or command[:3] != [sys.executable, "-m", "cnnlab.__main__"]:
             return subprocess.Popen(command, env=env, cwd=cwd)
         self._order.send((command[3:], env))
         self._order.close()

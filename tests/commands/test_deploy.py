@@ -26,7 +26,7 @@ from cnnlab.deploying import pipeline, score
 from cnnlab.imports import parameters_of
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.tasks import Classification
-from tests.conftest import TINY, Cnnlab, run_process, start_process
+from tests.conftest import TINY, Cnnlab, start_process
 
 ONE_EPOCH = ("--trainer.max_epochs", "1", "--callbacks.unfreezing", "false")
 
@@ -183,10 +183,11 @@ def test_int8_is_smaller_and_says_what_it_cost(fit: Cnnlab, cnnlab: Cnnlab, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_pruned_run_is_a_run_like_any_other(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path, mnist_root: Path) -> None:
     assert not fit().code
-    done = run_process("prune", "R", "--epochs", "1", "--rounds", "2", "--callbacks.ema", "true", cwd=tmp_path)
-    assert not done.returncode, done.stderr
+    done = cnnlab("prune", "R", "--epochs", "1", "--rounds", "2", "--callbacks.ema", "true")
+    assert not done.code, done.err
     said = json.loads((tmp_path / "R-pruned/pruning.json").read_text())
     assert said["parameters"]["before"] == 128_714
     assert said["parameters"]["after"] < 0.3 * 128_714
@@ -204,8 +205,8 @@ def test_a_pruned_run_is_a_run_like_any_other(fit: Cnnlab, cnnlab: Cnnlab, tmp_p
         ("resume", "R-pruned", "--trainer.max_epochs", "2"),
         ("prune", "R-pruned", "--share", "0.2", "--epochs", "1", "--out", "smaller"),
     ):
-        done = run_process(*arguments, cwd=tmp_path)
-        assert not done.returncode, (arguments, done.stderr)
+        done = cnnlab(*arguments)
+        assert not done.code, (arguments, done.err)
     # What was measured before it went on has been set aside.
     (aside,) = (tmp_path / "R-pruned/earlier").iterdir()
     one, other = (json.loads((folder / "test.json").read_text()) for folder in (aside, tmp_path / "A"))
@@ -218,10 +219,11 @@ def test_a_pruned_run_is_a_run_like_any_other(fit: Cnnlab, cnnlab: Cnnlab, tmp_p
 
 
 @pytest.mark.slow
-def test_pruned_weights_stay_zero_while_the_others_train(fit: Cnnlab, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forked")
+def test_pruned_weights_stay_zero_while_the_others_train(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
     assert not fit().code
-    done = run_process("prune", "R", "--method", "unstructured", "--epochs", "1", "--out", "Z", cwd=tmp_path)
-    assert not done.returncode, done.stderr
+    done = cnnlab("prune", "R", "--method", "unstructured", "--epochs", "1", "--out", "Z")
+    assert not done.code, done.err
     weights = {
         run: torch.load(tmp_path / f"{run}/checkpoints/best.ckpt", weights_only=True)["state_dict"]
         for run in ("R", "Z")
@@ -283,6 +285,8 @@ def test_a_network_by_its_name_is_timed_with_random_weights(cnnlab: Cnnlab, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:1 images of photos are not in")
+@pytest.mark.usefixtures("forked")
 def test_a_pruned_run_keeps_the_splits_and_needs_nothing_that_has_vanished(
     cnnlab: Cnnlab, photos: Path, tmp_path: Path
 ) -> None:
@@ -293,8 +297,8 @@ def test_a_pruned_run_keeps_the_splits_and_needs_nothing_that_has_vanished(
     assert not cnnlab(*fit, "--data.val_size", "0.3", "--data.test_size", "0.3", "--run", "R").code
     # A file more would divide the others anew.
     shutil.copy(tmp_path / "photos/along/00.jpg", tmp_path / "photos/along/000.jpg")
-    done = run_process("prune", "R", "--epochs", "1", cwd=tmp_path)
-    assert not done.returncode, done.stderr
+    done = cnnlab("prune", "R", "--epochs", "1")
+    assert not done.code, done.err
     one, other = ({r["path"]: r["split"] for r in table(tmp_path / f"{run}/manifest.csv")} for run in ("R", "R-pruned"))
     assert one == {path: other[path] for path in one}
     shutil.rmtree(tmp_path / "R")
@@ -304,8 +308,8 @@ def test_a_pruned_run_keeps_the_splits_and_needs_nothing_that_has_vanished(
         ("prune", "R-pruned", "--method", "unstructured", "--epochs", "1", "--out", "Z"),
         ("fit", "--config", "R-pruned/config.yaml", "--trainer.max_epochs", "1", "--run", "anew"),
     ):
-        done = run_process(*arguments, cwd=tmp_path)
-        assert not done.returncode, (arguments, done.stderr)
+        done = cnnlab(*arguments)
+        assert not done.code, (arguments, done.err)
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def test_a_checkpoint_knows_its_classes_and_its_size(
     assert kept["hyper_parameters"]["class_names"] == ["across", "along", "spots"]
     assert kept["hyper_parameters"]["mean"] == pytest.approx([0.5] * 3)
     data = kept["datamodule_hyper_parameters"]
-    assert data["size"] == [176, 176]
+    assert data["size"] == [160, 160]
     assert data["interpolation"] == "bicubic"
     manifest = table(tmp_path / "R/manifest.csv")
     assert len(manifest) == 48
@@ -221,6 +221,7 @@ def test_fetch_finds_what_is_there(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_crossval_predicts_each_image_by_a_network_that_has_not_seen_it(
     cnnlab: Cnnlab, photos: Path, tmp_path: Path
 ) -> None:
