@@ -179,15 +179,17 @@ def processes(count: int) -> tuple[str, ...]:
     return ("--trainer.devices", str(count), "--trainer.strategy", "ddp" if count > 1 else "auto")
 
 
-def start_process(*arguments: str | Path, cwd: Path, session: bool = False, **variables: str) -> Forked:
+def start_process(
+    *arguments: str | Path, cwd: Path, session: bool = False, variables: dict[str, str] | None = None
+) -> Forked:
     """Start the command line as a process of its own (or a session), with more environment variables."""
     files = Path(tempfile.mkdtemp(prefix="printed-", dir=cwd.parent))
-    return Forked([*map(str, arguments)], cwd, files, session, **variables)
+    return Forked([*map(str, arguments)], cwd, files, session, variables or {})
 
 
 def run_process(*arguments: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a process of its own, to its end, with more environment variables."""
-    return start_process(*arguments, cwd=cwd, **variables).finish()
+    return start_process(*arguments, cwd=cwd, variables=variables).finish()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 from lightning.pytorch.strategies.launchers import subprocess_script as launcher
 
@@ -29,7 +30,7 @@ _SERVER.set_forkserver_preload(
 class Forked:
     """A command that has been started; like subprocess.Popen, with what it prints in two files."""
 
-    def __init__(self, arguments: list[str], cwd: Path, files: Path, session: bool = False, **variables: str) -> None:
+    def __init__(self, arguments: list[str], cwd: Path, files: Path, session: bool, variables: dict[str, str]) -> None:
         self.arguments = arguments
         self._files = [files / "out.txt", files / "err.txt"]
         environment = {**os.environ, **variables}
@@ -119,8 +120,8 @@ def _run(arguments: list[str], cwd: str, files: list[str], environment: dict[str
     # As Python does for "python -m": the working folder comes first.
     sys.path.insert(0, cwd)
     second = _Second()
-    launcher.subprocess = SimpleNamespace(Popen=second.start)
-    _command(arguments, environment, second.dismiss)
+    with patch.object(launcher, "subprocess", SimpleNamespace(Popen=second.start)):
+        _command(arguments, environment, second.dismiss)
 
 
 def _command(arguments: list[str], environment: dict[str, str], at_end: Callable[[], None]) -> None:

@@ -223,7 +223,7 @@ def test_analyze_takes_two_seconds_beyond_the_imports(tmp_path: Path) -> None:
 
     imports = [sys.executable, "-c", "import torch, torchvision, timm"]
     analysis = command("analyze", "resnet50")
-    beyond = []
+    beyond: list[float] = []
     while len(beyond) < 3 and not any(found < 2 for found in beyond):
         beyond.append(seconds(analysis) - seconds(imports))
     assert min(beyond) < 2, beyond

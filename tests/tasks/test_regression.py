@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from PIL import Image
 from scipy.stats import spearmanr
 
 from cnnlab.losses import OrdinalLoss, ValueLoss
 from cnnlab.tasks import Regression
+from cnnlab.tasks.handshake import arguments_from
 from cnnlab.tasks.metrics import ValueScores, quadratic_kappa, rank_correlation
 from tests.conftest import TINY, Cnnlab, Result, processes, run_process
 
@@ -202,6 +204,16 @@ def test_levels_with_a_gap_are_refused_before_training(fit_spots: Callable[..., 
     assert done.code == 2
     assert "levels without gaps" in done.err
     assert "scores.csv" in done.err
+
+
+def test_another_librarys_data_module_tells_its_values() -> None:
+    class Foreign(LightningDataModule):
+        value_names = ("height",)
+        value_mean = (1.7,)
+        value_std = (0.1,)
+
+    told = {"value_names": ("height",), "value_mean": (1.7,), "value_std": (0.1,)}
+    assert arguments_from(Foreign(), Regression) == told
 
 
 def test_losses_by_hand() -> None:
