@@ -40,7 +40,13 @@ from cnnlab.versions import versions
 
 
 def metadata(task: VisionTask, data: VisionDataModule, checkpoint: Path, raw: bool = False) -> ModelMetadata:
-    """Return the metadata of a file that is made from a task, or from its bare network if raw.
+    """Return the metadata of a file that is made from a task.
+
+    Args:
+        task: The task.
+        data: The data that it was trained on, which define the preprocessing.
+        checkpoint: The source of its weights.
+        raw: Whether the file is the bare network.
 
     Raises:
         InputError: If the task has no kind of answers, or if its data do not define the preprocessing.
@@ -247,7 +253,12 @@ def latency(calls: Mapping[str, Predict], image: npt.NDArray[Any]) -> dict[str, 
 def example_images(task: VisionTask, data: VisionDataModule, count: int = max(BATCHES)) -> Tensor:
     """Return validation images of the first one's size, (count, C, H, W), repeated if there are too few.
 
-    If the task takes images window by window, the images are cut to one window. The data are set up for validation.
+    If the task takes images window by window, the images are cut to one window.
+
+    Args:
+        task: The task.
+        data: The data, set up for validation.
+        count: The number of images.
     """
     window = task.hparams.get("window")
     found: list[Tensor] = []

@@ -148,20 +148,12 @@ class VisionCLI(LightningCLI):
         """
         to_mend: list[CnnlabError] = []
 
-        data: list[LightningDataModule] = []
-
         def instantiate(class_type: type, *args: Any, **kwargs: Any) -> Any:
             try:
-                # Data are created first, because they give settings to the task.
-                if issubclass(class_type, LightningModule):
-                    check_kinds(data[0] if data else None, class_type)
-                made = class_type(*args, **kwargs)
+                return class_type(*args, **kwargs)
             except CnnlabError as error:
                 to_mend.append(error)
                 raise
-            if isinstance(made, LightningDataModule):
-                data.append(made)
-            return made
 
         kinds = (LightningModule, LightningDataModule, Callback)
         # A checkpoint has weights, so no pretrained ones need to be downloaded.
@@ -180,6 +172,8 @@ class VisionCLI(LightningCLI):
         """Keep user settings that the data also give; take settings that the checkpoint's run found in its data."""
         config = self.config[self.subcommand]
         config.ckpt_path = self._ckpt_path
+        if config.get("data") is not None:
+            check_kinds(by_path(config.data.class_path), by_path(config.model.class_path))
         kept = self.plan.checkpoint
         if kept is not None and config.get("data") is not None:
             # What the checkpoint's run found in its data (the classes, the size) is not found again.

@@ -16,13 +16,26 @@ Row = dict[str, Any]
 
 
 def write_metrics(trainer: Trainer, metrics: Mapping[str, float], step: int) -> None:
-    """Write the metrics of an optimizer step, 0 for the first, with all loggers of a trainer, immediately."""
+    """Write metrics with all loggers, immediately.
+
+    Args:
+        trainer: The trainer that has the loggers.
+        metrics: Name to value.
+        step: The optimizer step of the metrics, 0 for the first.
+    """
     for logger in trainer.loggers:
         logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step)
 
 
 def write_picture(trainer: Trainer, name: str, path: Path, step: int | None = None) -> None:
-    """Log a PNG file with W&B and TensorBoard, if the trainer has these loggers; without a step, at the last one."""
+    """Log an image with W&B and TensorBoard, if the trainer has these loggers.
+
+    Args:
+        trainer: The trainer that has the loggers.
+        name: The image's name in the loggers.
+        path: The PNG file.
+        step: The optimizer step of the image, 0 for the first; the last step if None.
+    """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [str(path)], step=step)
@@ -35,7 +48,11 @@ def write_picture(trainer: Trainer, name: str, path: Path, step: int | None = No
 def write_table(trainer: Trainer, name: str, rows: Sequence[Row], step: int | None = None) -> None:
     """Log a table with W&B and, as text, with TensorBoard, if the trainer has these loggers.
 
-    The rows have the same columns; None marks a missing value. Without a step, it is logged at the last one.
+    Args:
+        trainer: The trainer that has the loggers.
+        name: The table's name in the loggers.
+        rows: Rows with the same columns; None marks a missing value.
+        step: The optimizer step of the table, 0 for the first; the last step if None.
     """
     for logger in trainer.loggers if rows else []:
         columns = list(rows[0])

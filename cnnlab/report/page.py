@@ -54,7 +54,13 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
 
 
 def picture_page(title: str, pictures: Mapping[str, Path], path: Path) -> None:
-    """Write one HTML file with a title, and with PNG files below their headings."""
+    """Write one HTML file of images, each with its heading.
+
+    Args:
+        title: The page's title.
+        pictures: PNG files by their headings.
+        path: The file.
+    """
     write_atomically(path, _filled("pictures.html.jinja", title=title, pictures=pictures).encode())
 
 

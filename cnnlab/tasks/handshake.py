@@ -24,22 +24,22 @@ def arguments_from(data: LightningDataModule, kind: type) -> dict[str, Any]:
     Raises:
         InputError: If the data's targets are of another kind than the task's answers.
     """
-    check_kinds(data, kind)
+    check_kinds(type(data), kind)
     known = parameters_of(kind)
     return {name: value for name, value in provided(data).items() if name in known}
 
 
-def check_kinds(data: LightningDataModule | None, kind: type) -> None:
-    """Check that the data's targets and a task's answers are of the same kind, if both are known.
+def check_kinds(data: type, task: type) -> None:
+    """Check that the targets of a data module's class and the answers of a task's are of one kind, if both are known.
 
     Raises:
         InputError: If they differ.
     """
-    has, wants = getattr(data, "kind", None), getattr(kind, "kind", None)
+    has, wants = getattr(data, "kind", None), getattr(task, "kind", None)
     if has is not None and wants is not None and has != wants:
         raise InputError(
-            f"the data have {has} ({type(data).__name__}), but {kind.__name__} answers with {wants}: choose a task "
-            f"for {has}, or data with {wants}"
+            f"the data have {has} ({data.__name__}), but {task.__name__} answers with {wants}: choose a task for "
+            f"{has}, or data with {wants}"
         )
 
 

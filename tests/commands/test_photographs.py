@@ -31,15 +31,16 @@ def test_a_checkpoint_knows_its_classes_and_its_size(
 ) -> None:
     """What came from the data was missing in checkpoints (Lightning-AI/pytorch-lightning#8981)."""
     (tmp_path / "w").mkdir()
-    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w/test_resnet.pth")
-    fitted = fit_photos(*SHORT, "--model.weights", tmp_path / "w", "--data.size", "null", "--data.batch_size", "12")
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w/resnet10t.pth")
+    weights = ("--model.network", "resnet10t", "--model.weights", tmp_path / "w")
+    fitted = fit_photos(*SHORT, *weights, "--data.size", "null", "--data.batch_size", "12")
     assert fitted.code == 0, fitted.err
     shutil.rmtree(tmp_path / "w")
     kept = torch.load(tmp_path / "R/checkpoints/best.ckpt", weights_only=True)
     assert kept["hyper_parameters"]["class_names"] == ["across", "along", "spots"]
-    assert kept["hyper_parameters"]["mean"] == pytest.approx([0.5] * 3)
+    assert kept["hyper_parameters"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     data = kept["datamodule_hyper_parameters"]
-    assert data["size"] == [160, 160]
+    assert data["size"] == [176, 176]
     assert data["interpolation"] == "bicubic"
     manifest = table(tmp_path / "R/manifest.csv")
     assert len(manifest) == 48
