@@ -40,26 +40,15 @@ def top1(name: str) -> float | None:
     source = find_source(name)
     if source.origin != "torchvision":
         return None
-    import torchvision
-
-    metrics = torchvision.models.get_model_weights(source.name)["DEFAULT"].meta["_metrics"]
-    return float(metrics["ImageNet-1K"]["acc@1"])
+    return float(source.pretraining.meta["_metrics"]["ImageNet-1K"]["acc@1"])
 
 
 def weights_status(name: str) -> str:
     """Where a network's pretrained weights are: "here", "to fetch", or "none" if it has none."""
     source = find_source(name)
-    if source.origin == "timm":
-        import timm
-
-        known = timm.get_pretrained_cfg(source.name)
-        if known is None or not known.has_weights:
-            return "none"
-        cached = is_in_hub_cache(known.hf_hub_id) if known.hf_hub_id else is_downloaded(str(known.url))
-        return "here" if cached or find_file(prefetched_folder(), source.name) else "to fetch"
-    if source.origin == "torchvision":
-        import torchvision
-
-        cached = is_downloaded(torchvision.models.get_model_weights(source.name)["DEFAULT"].url)
-        return "here" if cached or find_file(prefetched_folder(), f"torchvision/{source.name}") else "to fetch"
-    return "none"
+    known = source.pretraining
+    if known is None or (source.origin == "timm" and not known.has_weights):
+        return "none"
+    repository = known.hf_hub_id if source.origin == "timm" else None
+    cached = is_in_hub_cache(repository) if repository else is_downloaded(str(known.url))
+    return "here" if cached or find_file(prefetched_folder(), source.file_name) else "to fetch"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
@@ -28,9 +29,9 @@ def architecture_only() -> Iterator[None]:
         _ARCHITECTURE_ONLY.reset(token)
 
 
-def should_load(weights: str | None) -> bool:
-    """Whether pretrained weights are requested and architecture_only is not active."""
-    return weights is not None and not _ARCHITECTURE_ONLY.get()
+def requested(weights: str | None) -> str | None:
+    """The requested weights; None while architecture_only is active."""
+    return None if _ARCHITECTURE_ONLY.get() else weights
 
 
 def prefetched_folder() -> Path:
@@ -67,8 +68,6 @@ def find_file(folder: Path, name: str) -> Path | None:
 
 def is_downloaded(url: str) -> bool:
     """Whether torch's cache has the file of a URL."""
-    import torch
-
     return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
 
 
@@ -107,8 +106,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return dict(load_file(path))
-    import torch
-
     content = torch.load(path, map_location="cpu", weights_only=True)
     weights: dict[str, Tensor] = content.get("state_dict", content)
     return weights
