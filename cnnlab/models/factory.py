@@ -65,7 +65,12 @@ def create_network(
                 "a checkpoint of cnnlab: --model.init_from)"
             )
         if dropout is not None:
-            _check_takes_dropout(name, source.factory, dropout)
+            parameters = inspect.signature(source.factory).parameters.values()
+            if not any(own.name == "dropout" or own.kind is own.VAR_KEYWORD for own in parameters):
+                raise InputError(
+                    f"network {name!r} takes no dropout, and model.dropout is {dropout}: leave it out (--model.dropout "
+                    "null), or give the network an argument dropout"
+                )
             kwargs["dropout"] = dropout
         return build(name, source.factory, num_classes=num_classes, channels=channels, **kwargs)
     weights = requested(weights)
@@ -75,15 +80,6 @@ def create_network(
     # Some timm networks have another layer between the features and the classifier.
     features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return TransferModel(backbone, cast(int, features), num_classes, "mlp" if head == "mlp" else "linear", dropout)
-
-
-def _check_takes_dropout(name: str, factory: Callable[..., nn.Module], dropout: float) -> None:
-    parameters = inspect.signature(factory).parameters.values()
-    if not any(parameter.name == "dropout" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        raise InputError(
-            f"network {name!r} takes no dropout, and model.dropout is {dropout}: leave it out (--model.dropout null), "
-            "or give the network an argument dropout"
-        )
 
 
 def create_classifier(name: str, num_classes: int, channels: int, weights: str) -> nn.Module:

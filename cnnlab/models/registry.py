@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from cnnlab.models.factory import NETWORKS, find_source, preprocessing
 from cnnlab.models.segmentation import SEGMENTERS
-from cnnlab.models.weights import find_file, is_downloaded, is_in_hub_cache, prefetched_folder
-
-_DIGIT_NETWORKS = ("lenet5", "simple_cnn")
+from cnnlab.models.weights import find_file, is_cached, prefetched_folder
 
 
 def list_networks() -> list[str]:
@@ -28,10 +26,10 @@ def default_image_shape(name: str, channels: int | None = None) -> tuple[int, in
     >>> default_image_shape("simple_cnn"), default_image_shape("unet", channels=1)
     ((1, 28, 28), (1, 224, 224))
     """
-    if name in _DIGIT_NETWORKS:
+    if name in ("lenet5", "simple_cnn"):
         return (1 if channels is None else channels, 28, 28)
     channels = 3 if channels is None else channels
-    known = None if name in SEGMENTERS or name in NETWORKS else preprocessing(name, channels)
+    known = None if name in SEGMENTERS else preprocessing(name, channels)
     return (channels, *(known.size if known is not None else (224, 224)))
 
 
@@ -50,5 +48,5 @@ def weights_status(name: str) -> str:
     if known is None or (source.origin == "timm" and not known.has_weights):
         return "none"
     repository = known.hf_hub_id if source.origin == "timm" else None
-    cached = is_in_hub_cache(repository) if repository else is_downloaded(str(known.url))
+    cached = is_cached(repository, str(known.url))
     return "here" if cached or find_file(prefetched_folder(), source.file_name) else "to fetch"

@@ -66,13 +66,10 @@ def find_file(folder: Path, name: str) -> Path | None:
     return next((path for suffix in _SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
-def is_downloaded(url: str) -> bool:
-    """Whether torch's cache has the file of a URL."""
-    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
-
-
-def is_in_hub_cache(repository: str) -> bool:
-    """Whether Hugging Face's cache has a repository's weights."""
+def is_cached(repository: str | None, url: str) -> bool:
+    """Whether Hugging Face's cache has a repository's weights, or, without a repository, torch's cache has a URL's."""
+    if not repository:
+        return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
     from huggingface_hub import try_to_load_from_cache
 
     names = ("model.safetensors", "pytorch_model.bin")
