@@ -1,4 +1,4 @@
-"""Influential architectures: year, size, cost, accuracy and main idea."""
+"""Influential architectures with year, size, cost, accuracy and main idea; and EfficientNet's compound scaling."""
 
 from __future__ import annotations
 
@@ -118,3 +118,69 @@ def instantiate(architecture: str) -> nn.Module:
 
     settings = {"aux_logits": False, "init_weights": False} if network == "googlenet" else {}
     return build_on_meta(lambda: torchvision.models.get_model(network, weights=None, **settings))
+
+
+class Coefficients(NamedTuple):
+    """A network's size relative to EfficientNet-B0."""
+
+    depth: float
+    """Factor for the blocks of each stage, rounded up."""
+    width: float
+    """Factor for the channels, rounded to a multiple of 8."""
+    resolution: int
+    """Height and width of the images."""
+
+
+RELEASED = {
+    0: Coefficients(1.0, 1.0, 224),
+    1: Coefficients(1.1, 1.0, 240),
+    2: Coefficients(1.2, 1.1, 260),
+    3: Coefficients(1.4, 1.2, 300),
+    4: Coefficients(1.8, 1.4, 380),
+    5: Coefficients(2.2, 1.6, 456),
+    6: Coefficients(2.6, 1.8, 528),
+    7: Coefficients(3.1, 2.0, 600),
+}
+"""B0 to B7 as released (efficientnet_builder.py of github.com/tensorflow/tpu); they differ from the formula."""
+
+
+def compound_scaling(phi: float) -> Coefficients:
+    """The paper's formula: depth 1.2^phi, width 1.1^phi, resolution 224 x 1.15^phi.
+
+    Tan and Le 2019, equation 3 with the constants of section 3.3. The cost grows with depth x width^2 x resolution^2,
+    which is then close to 2^phi.
+
+    >>> compound_scaling(1)
+    Coefficients(depth=1.2, width=1.1, resolution=258)
+    """
+    if phi < 0:
+        raise InputError(f"phi is {phi}, expected 0 or more")
+    return Coefficients(1.2**phi, 1.1**phi, round(224 * 1.15**phi))
+
+
+class ScaledNetwork(NamedTuple):
+    """One of EfficientNet-B0 to B7."""
+
+    name: str
+    formula: Coefficients
+    released: Coefficients
+    parameters: int
+    multiply_adds: int
+    relative: float
+    """Multiply-adds relative to B0."""
+    expected: float
+    """Multiply-adds relative to B0 by the formula: 2^phi."""
+
+
+def efficientnet_family() -> list[ScaledNetwork]:
+    """B0 to B7: the formula's coefficients, the released ones, and the cost of timm's networks."""
+    import timm
+
+    networks: list[ScaledNetwork] = []
+    for number, released in RELEASED.items():
+        network = build_on_meta(functools.partial(timm.create_model, f"tf_efficientnet_b{number}"))
+        cost = network_cost(network, (3, released.resolution, released.resolution))
+        relative = cost.multiply_adds / networks[0].multiply_adds if networks else 1.0
+        costs = (cost.parameters, cost.multiply_adds, relative, 2.0**number)
+        networks.append(ScaledNetwork(f"B{number}", compound_scaling(number), released, *costs))
+    return networks
