@@ -186,7 +186,14 @@ def recommend(requirements: Requirements, measure_latency: _Timer | None = None)
     >>> recommendation.network, recommendation.command
     ('resnet50', 'cnnlab fit --config image_folder --data.root photos --model.network resnet50')
     """
-    _check(requirements)
+    if requirements.task not in TASKS:
+        raise InputError(f"task is {requirements.task!r}, expected {', '.join(TASKS)}")
+    if requirements.device not in DEVICES:
+        raise InputError(f"device is {requirements.device!r}, expected {', '.join(DEVICES)}")
+    for name in ("images", "size", "latency", "memory"):
+        value = getattr(requirements, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"{name} is {value}, expected more than 0")
     row = next(row for row in GUIDE if row.applies(requirements))
     if row.recipe is None:
         no_task = f"cnnlab has no task for {requirements.task} yet, so there is no command to type"
@@ -212,17 +219,6 @@ def recommend(requirements: Requirements, measure_latency: _Timer | None = None)
     return Recommendation(
         row.case, chosen.name, others, row.recipe, shlex.join(command), tuple(reasons), multiply_adds, step.batch
     )
-
-
-def _check(requirements: Requirements) -> None:
-    if requirements.task not in TASKS:
-        raise InputError(f"task is {requirements.task!r}, expected {', '.join(TASKS)}")
-    if requirements.device not in DEVICES:
-        raise InputError(f"device is {requirements.device!r}, expected {', '.join(DEVICES)}")
-    for name in ("images", "size", "latency", "memory"):
-        value = getattr(requirements, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise InputError(f"{name} is {value}, expected more than 0")
 
 
 def _needs_real_time(requirements: Requirements) -> bool:
