@@ -36,7 +36,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.dice import peak_bytes_of
-from cnnlab.deploy.timing import timed
+from cnnlab.deploy.benchmark import timed
 from cnnlab.models.factory import create_network
 
 WORLDS = (1, 2, 4, 8, 16, 64)

@@ -18,6 +18,7 @@ from cnnlab.batch import Batch
 from cnnlab.checkpoint import read_header
 from cnnlab.data import VisionDataModule
 from cnnlab.data.base import BatchDataset, Subset
+from cnnlab.deploy.benchmark import timed
 from cnnlab.deploy.certificate import sha256
 from cnnlab.deploy.export import (
     BATCHES,
@@ -32,7 +33,6 @@ from cnnlab.deploy.export import (
 )
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
-from cnnlab.deploy.timing import timed
 from cnnlab.errors import InputError
 from cnnlab.lightning_compat import compute_locally
 from cnnlab.tasks.base import VisionTask

@@ -1,15 +1,19 @@
 """Cost, memory and receptive fields of convolutional networks, and their building blocks. No Lightning."""
 
-from cnnlab.analysis.catalog import Architecture, catalog
+from cnnlab.analysis.catalog import (
+    Architecture,
+    Coefficients,
+    ScaledNetwork,
+    catalog,
+    compound_scaling,
+    efficientnet_family,
+)
 from cnnlab.analysis.convolution import KERNELS, conv2d, conv2d_loops, output_size, pool2d, shift_change
-from cnnlab.analysis.convolutions import Convolution, convolutions
 from cnnlab.analysis.cost import LayerCost, NetworkCost, ReceptiveField, network_cost
-from cnnlab.analysis.initialization import LayerInit, initialization
+from cnnlab.analysis.layers import Convolution, LayerInit, Normalization, convolutions, initialization, normalizations
 from cnnlab.analysis.memory import TrainingMemory, training_memory
-from cnnlab.analysis.normalization import Normalization, normalizations
 from cnnlab.analysis.receptive_field import Field, Layer, receptive_field
 from cnnlab.analysis.recommendation import Recommendation, Requirements, recommend
-from cnnlab.analysis.scaling import Coefficients, ScaledNetwork, compound_scaling, efficientnet_family
 
 __all__ = [
     "KERNELS",

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnlab.errors import InputError
+from cnnlab.models.blocks import check_positive
 
 Array = npt.NDArray[np.floating[Any]]
 Padding = int | Literal["valid", "same"]
@@ -45,14 +46,9 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilat
     >>> output_size(224, kernel=7, stride=2, padding=3)
     112
     """
-    for name, value, least in (
-        ("kernel", kernel, 1),
-        ("stride", stride, 1),
-        ("padding", padding, 0),
-        ("dilation", dilation, 1),
-    ):
-        if value < least:
-            raise InputError(f"{name} is {value}, expected {least} or more")
+    check_positive(kernel=kernel, stride=stride, dilation=dilation)
+    if padding < 0:
+        raise InputError(f"padding is {padding}, expected 0 or more")
     extent = dilation * (kernel - 1) + 1
     if extent > size + 2 * padding:
         raise InputError(f"a window of {extent} does not fit into {size} with a padding of {padding}")
@@ -83,8 +79,7 @@ def conv2d(image: Array, kernel: Array, stride: int = 1, padding: Padding = "val
     image, kernel, is_2d = _check(image, kernel)
     windows = _view_windows(_pad(image, kernel, stride, padding, dilation), kernel.shape[2:], stride, dilation)
     result: Array = np.einsum("chwkl,ockl->ohw", windows, kernel)
-    first: Array = result[0]
-    return first if is_2d else result
+    return result[0] if is_2d else result
 
 
 def conv2d_loops(image: Array, kernel: Array, stride: int = 1, padding: Padding = "valid", dilation: int = 1) -> Array:
@@ -181,8 +176,7 @@ def _check(image: Array, kernel: Array) -> tuple[Array, Array, bool]:
 
 
 def _pad(image: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
-    if dilation < 1:
-        raise InputError(f"dilation is {dilation}, expected 1 or more")
+    check_positive(dilation=dilation)
     if padding == "same":
         if stride != 1:
             raise InputError(f'padding "same" keeps height and width, which a stride of {stride} does not')

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnnlab.analysis.field_state import FieldState
 from cnnlab.analysis.meta import copy_without_values, explain_failure, first_tensor
 from cnnlab.analysis.receptive_field import Field
 from cnnlab.analysis.tracing import FieldTracer
-from cnnlab.errors import InputError
+from cnnlab.models.blocks import check_positive
 
 
 class ReceptiveField(NamedTuple):
@@ -82,8 +81,7 @@ class NetworkCost(NamedTuple):
         >>> [layer.name for layer in network_cost(SimpleCNN(), (1, 28, 28)).fold(1)]
         ['features', 'head']
         """
-        if depth < 1:
-            raise InputError(f"depth is {depth}, expected 1 or more")
+        check_positive(depth=depth)
         groups: dict[str, list[LayerCost]] = defaultdict(list)
         for layer in self.layers:
             groups[".".join(layer.name.split(".")[:depth])].append(layer)
@@ -158,22 +156,24 @@ def network_cost(network: nn.Module, image: tuple[int, int, int]) -> NetworkCost
     )
 
 
-_Shapes = dict[nn.Module, tuple[int, ...]]
-
-
 def _trace_forward(
     network: nn.Module, images: Tensor
-) -> tuple[_Shapes, dict[str, int], dict[nn.Module, ReceptiveField]]:
+) -> tuple[dict[nn.Module, tuple[int, ...]], dict[str, int], dict[nn.Module, ReceptiveField]]:
     """The called modules' output shapes, in the order they finished; operations by name; receptive fields."""
     tracer = FieldTracer()
-    outputs: _Shapes = {}
+    outputs: dict[nn.Module, tuple[int, ...]] = {}
     fields: dict[nn.Module, ReceptiveField] = {}
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         tensor = first_tensor(output)
         if tensor is not None:
             outputs[module] = tuple(tensor.shape[1:])
-            fields[module] = _to_receptive_field(tracer.state_of(tensor))
+            state = tracer.state_of(tensor)
+            if state is None or state.unknown:
+                fields[module] = ReceptiveField(None, False, None if state is None else state.unknown)
+            else:
+                local = all(math.isfinite(field.size) for field in state.fields)
+                fields[module] = ReceptiveField(state.fields if local else None, state.whole_image)
 
     counter = FlopCounterMode(display=False)
     for module in network.modules():
@@ -187,13 +187,6 @@ def _trace_forward(
         for name, by_operation in counter.get_flop_counts().items()
     }
     return outputs, counts, fields
-
-
-def _to_receptive_field(state: FieldState | None) -> ReceptiveField:
-    if state is None or state.unknown:
-        return ReceptiveField(None, False, None if state is None else state.unknown)
-    local = all(math.isfinite(field.size) for field in state.fields)
-    return ReceptiveField(state.fields if local else None, state.whole_image)
 
 
 def _saved_bytes(network: nn.Module, images: Tensor) -> dict[nn.Module, int]:

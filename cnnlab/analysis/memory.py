@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from cnnlab.analysis.meta import copy_without_values, explain_failure, first_tensor
 from cnnlab.errors import InputError
+from cnnlab.models.blocks import check_positive
 from cnnlab.torch_compat import FakeTensorMode, TorchDispatchMode, tree_leaves
 
 PRECISIONS = {
@@ -71,8 +70,7 @@ def training_memory(
         raise InputError(f"precision is {precision!r}, expected {', '.join(PRECISIONS)}")
     if optimizer not in OPTIMIZERS:
         raise InputError(f"optimizer is {optimizer!r}, expected {', '.join(OPTIMIZERS)}")
-    if batch < 1:
-        raise InputError(f"batch is {batch}, expected 1 or more")
+    check_positive(batch=batch)
     stored, computed = PRECISIONS[precision]
     loss_function = _cross_entropy if loss is None else loss
     counter = _StorageCounter()
@@ -87,8 +85,7 @@ def training_memory(
         gradients = _simulate_update(own_optimizer) if own_optimizer is not None else 0
         states = counter.alive - before
         activations = counter.alive - _bytes([images])
-        mixed: AbstractContextManager[Any] = torch.autocast("cpu", computed) if computed else nullcontext()
-        with mixed:
+        with torch.autocast("cpu", computed, enabled=computed is not None):
             value = loss_function(_get_predictions(own(images)))
         activations = counter.alive - activations
         if trainable:
@@ -148,8 +145,7 @@ class _StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
 
         def forget(_: Any) -> None:
-            with contextlib.suppress(KeyError):
-                del self._storages[number]
+            if self._storages.pop(number, None) is not None:
                 self.alive -= size
 
         self._storages[number] = weakref.ref(storage, forget)

@@ -69,9 +69,7 @@ def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return build()
-    except InputError as error:
-        if not isinstance(error.__cause__, RuntimeError):
+    except (InputError, RuntimeError) as error:
+        if isinstance(error, InputError) and not isinstance(error.__cause__, RuntimeError):
             raise
-    except RuntimeError:
-        pass
-    return build()
+        return build()

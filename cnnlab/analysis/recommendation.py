@@ -6,6 +6,7 @@ import importlib.util
 import math
 import shlex
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import nn
@@ -25,7 +26,6 @@ REAL_TIME = 1000 / 30
 
 _CROP = 512
 """Training on larger images takes crops of this height and width."""
-
 
 _Timer = Callable[[str, int], float]
 """A network's name and an image's height and width to milliseconds per image."""
@@ -186,7 +186,14 @@ def recommend(requirements: Requirements, measure_latency: _Timer | None = None)
     >>> recommendation.network, recommendation.command
     ('resnet50', 'cnnlab fit --config image_folder --data.root photos --model.network resnet50')
     """
-    _check(requirements)
+    if requirements.task not in TASKS:
+        raise InputError(f"task is {requirements.task!r}, expected {', '.join(TASKS)}")
+    if requirements.device not in DEVICES:
+        raise InputError(f"device is {requirements.device!r}, expected {', '.join(DEVICES)}")
+    for name in ("images", "size", "latency", "memory"):
+        value = getattr(requirements, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"{name} is {value}, expected more than 0")
     row = next(row for row in GUIDE if row.applies(requirements))
     if row.recipe is None:
         no_task = f"cnnlab has no task for {requirements.task} yet, so there is no command to type"
@@ -207,21 +214,11 @@ def recommend(requirements: Requirements, measure_latency: _Timer | None = None)
             command += ["--data.size", str(chosen.size)]
             reasons.append(f"images of {requirements.size} pixels: at {chosen.size}, pretraining had {chosen.own_size}")
     command += step.flags
+    multiply_adds = network_cost(chosen.network, (3, chosen.size, chosen.size)).multiply_adds
     others = tuple(candidate.name for candidate in candidates[candidates.index(chosen) + 1 :])
     return Recommendation(
-        row.case, chosen.name, others, row.recipe, shlex.join(command), tuple(reasons), chosen.multiply_adds, step.batch
+        row.case, chosen.name, others, row.recipe, shlex.join(command), tuple(reasons), multiply_adds, step.batch
     )
-
-
-def _check(requirements: Requirements) -> None:
-    if requirements.task not in TASKS:
-        raise InputError(f"task is {requirements.task!r}, expected {', '.join(TASKS)}")
-    if requirements.device not in DEVICES:
-        raise InputError(f"device is {requirements.device!r}, expected {', '.join(DEVICES)}")
-    for name in ("images", "size", "latency", "memory"):
-        value = getattr(requirements, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise InputError(f"{name} is {value}, expected more than 0")
 
 
 def _needs_real_time(requirements: Requirements) -> bool:
@@ -267,19 +264,11 @@ class _Candidate:
         self.size = max(requirements.size or 0, 32) if smaller else self.own_size
         if segments:
             self.size = min(requirements.size or _CROP, _CROP)
-        self._network: nn.Module | None = None
 
-    @property
+    @cached_property
     def network(self) -> nn.Module:
         """The network on the meta device."""
-        if self._network is None:
-            self._network = build_on_meta(lambda: build_recommended(self.name, self._task))
-        return self._network
-
-    @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds for one image."""
-        return network_cost(self.network, (3, self.size, self.size)).multiply_adds
+        return build_on_meta(lambda: build_recommended(self.name, self._task))
 
 
 class _Step(NamedTuple):

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cnnlab.analysis.field_state import (
+from cnnlab.analysis.receptive_field import (
     Dimension,
     Factor,
+    Field,
     FieldState,
     merge,
     non_spatial,
@@ -20,7 +21,6 @@ from cnnlab.analysis.field_state import (
     resize_dimension,
     size_of,
 )
-from cnnlab.analysis.receptive_field import Field
 
 aten = torch.ops.aten
 

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from cnnlab.analysis.field_state import Factor, FieldState, broadcast, merge, normalize_strides, size_of
-from cnnlab.analysis.receptive_field import PIXEL
+from cnnlab.analysis.receptive_field import PIXEL, Factor, FieldState, broadcast, merge, normalize_strides, size_of
 from cnnlab.analysis.rules import RULES, SHAPE_ONLY, Call, is_pointwise
 from cnnlab.torch_compat import TorchDispatchMode, is_mutable, tree_leaves, view_base
 

@@ -11,14 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cnnlab.analysis.catalog import catalog
-from cnnlab.analysis.convolutions import convolutions
+from cnnlab.analysis.catalog import catalog, efficientnet_family
 from cnnlab.analysis.cost import LayerCost, NetworkCost, ReceptiveField, network_cost
-from cnnlab.analysis.initialization import initialization
+from cnnlab.analysis.layers import convolutions, initialization, normalizations
 from cnnlab.analysis.memory import OPTIMIZERS, PRECISIONS, TrainingMemory, training_memory
 from cnnlab.analysis.meta import build_on_meta
-from cnnlab.analysis.normalization import normalizations
-from cnnlab.analysis.scaling import efficientnet_family
 from cnnlab.commands.tables import Record, add_format_options, show
 from cnnlab.errors import InputError
 from cnnlab.migration import modern_flags

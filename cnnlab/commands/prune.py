@@ -17,9 +17,9 @@ from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
 from cnnlab.data import VisionDataModule
+from cnnlab.deploy.benchmark import timed
 from cnnlab.deploy.export import Pipeline, torch_predict
 from cnnlab.deploy.prune import prune_channels, prune_weights
-from cnnlab.deploy.timing import timed
 from cnnlab.deploying import example_images, pipeline, score
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.run import Run

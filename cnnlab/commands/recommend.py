@@ -14,7 +14,7 @@ from cnnlab.analysis.recommendation import DEVICES, TASKS, Requirements, build_r
 from cnnlab.commands.tables import add_format_options, show
 from cnnlab.data.listing import list_folder
 from cnnlab.data.mask_files import list_pairs
-from cnnlab.deploy.timing import timed
+from cnnlab.deploy.benchmark import timed
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, LazyImage
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import gc
 import re
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median, quantiles
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +24,46 @@ from cnnlab.deploy.export import FORMATS, Pipeline, Predict, load_onnx, load_ope
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.quantize import quantize_static
 from cnnlab.deploy.runtime import PROVIDERS, session, session_predict
-from cnnlab.deploy.timing import Timing, timed
 from cnnlab.errors import InputError
+
+
+class Timing(NamedTuple):
+    """The times of calls, in milliseconds."""
+
+    median: float
+    low: float
+    """The first quartile."""
+    high: float
+    """The third quartile."""
+
+
+def timed(
+    calls: Mapping[str, Callable[[], object]],
+    repetitions: int = 20,
+    rounds: int = 5,
+    synchronize: Callable[[], None] | None = None,
+) -> dict[str, Timing]:
+    """Time several functions in turns, so that other work on the machine affects all of them.
+
+    Args:
+        calls: The functions to time, by name.
+        repetitions: The number of timed calls of each, 2 or more.
+        rounds: The number of turns. Each turn begins with an untimed call, so that caches, and the threads of other
+            libraries that still spin, settle.
+        synchronize: Waits for the device, if calls return before they are done.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for place in range(rounds):
+        share = repetitions * (place + 1) // rounds - repetitions * place // rounds
+        for name, call in calls.items():
+            for repetition in range(-1, share):
+                started = time.perf_counter()
+                call()
+                if synchronize is not None:
+                    synchronize()
+                if repetition >= 0:
+                    spent[name].append(1000 * (time.perf_counter() - started))
+    return {name: Timing(median(times), *quantiles(times, n=4)[::2]) for name, times in spent.items()}
 
 
 @dataclass(frozen=True)
@@ -65,12 +105,7 @@ class Row:
         return 1000 * batch / self.milliseconds[batch].median if self.milliseconds is not None else None
 
 
-class _UnavailableError(Exception):
-    """Why a variant cannot run here."""
-
-
-@dataclass(frozen=True)
-class _Made:
+class _Made(NamedTuple):
     predict: Predict
     bytes: int
 
@@ -90,7 +125,7 @@ def _torch(
     compiled: bool = False,
 ) -> _Made:
     if device == "cuda" and not torch.cuda.is_available():
-        raise _UnavailableError("torch finds no GPU")
+        raise InputError("torch finds no GPU")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network: nn.Module = copy.deepcopy(subject.pipeline).to(device).to(memory_format=layout)
     if train:
@@ -110,7 +145,7 @@ def _torch(
 
 def _torchscript(subject: Subject) -> _Made:
     if not hasattr(torch, "jit"):
-        raise _UnavailableError("this torch has no TorchScript any more")
+        raise InputError("this torch has no TorchScript any more")
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         jit: Any = torch.jit
         traced = jit.freeze(jit.trace(subject.pipeline, subject.images[:2], check_trace=False, strict=False))
@@ -142,13 +177,13 @@ def _by_provider(subject: Subject, name: str) -> _Made:
     import onnxruntime
 
     if PROVIDERS[name] not in onnxruntime.get_available_providers():
-        raise _UnavailableError(f"this ONNX Runtime has no {PROVIDERS[name]}")
+        raise InputError(f"this ONNX Runtime has no {PROVIDERS[name]}")
     return _file(subject, "onnx", lambda path: session_predict(session(path, [name])))
 
 
 def _pruned(subject: Subject, by_onnx: bool = False) -> _Made:
     if subject.pruned is None:
-        raise _UnavailableError("no pruned run was given: cnnlab prune RUN, then --pruned RUN-pruned")
+        raise InputError("no pruned run was given: cnnlab prune RUN, then --pruned RUN-pruned")
     folder = subject.folder / "pruned"
     folder.mkdir(exist_ok=True)
     pruned = replace(subject, pipeline=subject.pruned, folder=folder)
@@ -175,7 +210,7 @@ VARIANTS: dict[str, Callable[[Subject], _Made]] = {
     "pruned": _pruned,
     "ONNX Runtime, pruned": partial(_pruned, by_onnx=True),
 }
-"""Ways to run a network; the others are compared with the first. Each raises an error if it is not available."""
+"""Ways to run a network; the others are compared with the first. Each raises InputError if it is not available."""
 
 
 def benchmark(
@@ -213,7 +248,7 @@ def benchmark(
                 for size in sorted(batches, reverse=True):
                     made.predict(_batch(subject, size))
             metric = measure(made.predict) if measure is not None else None
-        except (_UnavailableError, InputError) as error:
+        except InputError as error:
             rows[name] = Row(name, reason=str(error))
             continue
         except Exception as error:  # From other libraries: the table shows it, and the benchmark continues.

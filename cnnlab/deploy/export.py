@@ -280,10 +280,6 @@ def _write_pt2(
     return {"format": "pt2"}
 
 
-def _load_pt2(path: Path) -> Predict:
-    return torch_predict(torch.export.load(str(path)).module())
-
-
 def _write_openvino(
     pipeline: Pipeline, example: Tensor, path: Path, metadata: ModelMetadata, opset: int | None
 ) -> dict[str, Any]:
@@ -332,7 +328,7 @@ def _refuse_opset(opset: int | None) -> None:
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(".onnx", _write_onnx, load_onnx),
-    "pt2": Format(".pt2", _write_pt2, _load_pt2),
+    "pt2": Format(".pt2", _write_pt2, lambda path: torch_predict(torch.export.load(str(path)).module())),
     "openvino": Format(".xml", _write_openvino, load_openvino),
 }
 """File formats by name."""

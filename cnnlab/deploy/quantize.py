@@ -68,10 +68,13 @@ def quantize_static(
     """
     if calibration not in CALIBRATIONS:
         raise InputError(f"there is no calibration {calibration!r}: {nearest(calibration, CALIBRATIONS)}")
+    import onnx
+
     prepared = path.with_name("prepared.onnx")
     layers, around, takers = _prepare(source, prepared)
     if not layers:
         raise InputError(f"{source} has no convolution or linear layer to quantize")
+    input_name = onnx.load(str(prepared)).graph.input[0].name
 
     def write(target: Path, images: Batches, in_float: Sequence[str]) -> None:
         from onnxruntime import quantization
@@ -80,7 +83,7 @@ def quantize_static(
             quantization.quantize_static(
                 str(prepared),
                 str(target),
-                _reader(images, _input_of(prepared)),
+                _reader(images, input_name),
                 quant_format=quantization.QuantFormat.QDQ,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -207,12 +210,6 @@ def _prepare(source: Path, path: Path) -> tuple[list[str], list[str], dict[str, 
         if layer.op_type in _LAYERS
     }
     return layers, around, takers
-
-
-def _input_of(path: Path) -> str:
-    import onnx
-
-    return str(onnx.load(str(path)).graph.input[0].name)
 
 
 def _reader(batches: Batches, name: str) -> Any:

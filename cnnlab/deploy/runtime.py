@@ -136,9 +136,8 @@ class OnnxPredictor:
                     future.cancel()
 
     def _open(self, image: Source) -> _Opened:
-        is_file = isinstance(image, (str, Path))
-        picture = LazyImage(image) if isinstance(image, (str, Path)) else InMemoryImage(image)
-        return _Opened(str(image) if is_file else "", preprocess(picture, self.metadata.transform), picture.size)
+        path, picture = (str(image), LazyImage(image)) if isinstance(image, (str, Path)) else ("", InMemoryImage(image))
+        return _Opened(path, preprocess(picture, self.metadata.transform), picture.size)
 
     def _answers(self, batch: list[_Opened]) -> list[Any]:
         stacked = np.stack([opened.pixels for opened in batch]).transpose(0, 3, 1, 2)

@@ -2,8 +2,7 @@
 
 from cnnlab.interpret.activations import embeddings, feature_maps, filters, project
 from cnnlab.interpret.cam import METHODS, CamMethod, Explanation, GradCAM, GradCAMPlusPlus, ScoreCAM
-from cnnlab.interpret.layers import default_layer, get_layer
-from cnnlab.interpret.preserve_state import preserve_state
+from cnnlab.interpret.layers import default_layer, get_layer, preserve_state
 
 __all__ = [
     "METHODS",

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
-from cnnlab.interpret.layers import forward_hook, get_layer, to_grid
-from cnnlab.interpret.preserve_state import preserve_state
+from cnnlab.interpret.layers import forward_hook, get_layer, preserve_state, to_grid
 
 
 def filters(network: nn.Module, layer: str | None = None) -> Tensor:

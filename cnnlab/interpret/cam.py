@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
-from cnnlab.interpret.layers import default_layer, forward_hook, get_layer, to_grid
-from cnnlab.interpret.preserve_state import preserve_state
+from cnnlab.interpret.layers import default_layer, forward_hook, get_layer, preserve_state, to_grid
 
 
 class Explanation(NamedTuple):

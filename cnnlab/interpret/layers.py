@@ -1,4 +1,4 @@
-"""Choose the layer for class activation maps, and bring its output into the shape of a map."""
+"""Run a network without changing it, and find the layer for class activation maps and its output as a map."""
 
 from __future__ import annotations
 
@@ -8,10 +8,43 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError, nearest
-from cnnlab.interpret.preserve_state import preserve_state
+
+
+@contextmanager
+def preserve_state(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode, uncompiled, outside inference mode and without gradients.
+
+    Afterwards, also after an exception, each module's mode, torch's random states and the compiled code are restored.
+    Parameters, their gradients and requires_grad are not touched here.
+
+    Args:
+        network: Any; its modules may be in different modes.
+
+    >>> layer = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3).eval())
+    >>> with preserve_state(layer):
+    ...     print(layer[0].training)
+    False
+    >>> layer[0].training, layer[1].training
+    (True, False)
+    """
+    modes = {module: module.training for module in network.modules()}
+    devices = {parameter.device for parameter in network.parameters() if parameter.is_cuda}
+    network.eval()
+    try:
+        with (
+            torch.random.fork_rng([device.index for device in devices if device.index is not None]),
+            torch.compiler.set_stance("force_eager"),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def default_layer(network: nn.Module, images: Tensor) -> str:
@@ -30,9 +63,9 @@ def default_layer(network: nn.Module, images: Tensor) -> str:
     """
     for name, module in network.named_modules():
         if isinstance(own := getattr(module, "gradcam_layer", None), str):
-            return _join_names(name, own)
+            return f"{name}.{own}".lstrip(".")
         if hasattr(module, "num_prefix_tokens") and hasattr(module, "blocks"):
-            return _join_names(name, f"blocks.{len(module.blocks) - 1}.norm1")
+            return f"{name}.blocks.{len(module.blocks) - 1}.norm1".lstrip(".")
     sizes: list[tuple[str, int]] = []
 
     def record(name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -116,7 +149,3 @@ def forward_hook(layer: nn.Module, hook: Any, name: str) -> Iterator[None]:
         yield
     if not calls:
         raise InputError(f"layer {name!r} takes no part in the network's forward pass: choose another")
-
-
-def _join_names(name: str, inner: str) -> str:
-    return f"{name}.{inner}" if name else inner

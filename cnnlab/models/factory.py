@@ -16,7 +16,7 @@ from cnnlab.models.lenet import LeNet5
 from cnnlab.models.resnet import SmallResNet
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.transfer import HEADS, TransferModel
-from cnnlab.models.weights import explain_errors, find_file, find_weights, read_state_dict, save_prefetched, should_load
+from cnnlab.models.weights import explain_errors, find_file, find_weights, read_state_dict, requested, save_prefetched
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
@@ -58,33 +58,28 @@ def create_network(
     if head not in (None, *HEADS):
         raise InputError(f"head is {head!r}, expected linear, mlp or null")
     source = find_source(name)
-    if source.origin not in _LIBRARIES:
+    if source.factory is not None:
         if weights is not None or head is not None:
             raise InputError(
                 f"network {name!r} takes neither weights nor a head: only timm's and torchvision's do (weights of "
                 "a checkpoint of cnnlab: --model.init_from)"
             )
         if dropout is not None:
-            _check_takes_dropout(name, source.factory, dropout)
+            parameters = inspect.signature(source.factory).parameters.values()
+            if not any(own.name == "dropout" or own.kind is own.VAR_KEYWORD for own in parameters):
+                raise InputError(
+                    f"network {name!r} takes no dropout, and model.dropout is {dropout}: leave it out (--model.dropout "
+                    "null), or give the network an argument dropout"
+                )
             kwargs["dropout"] = dropout
         return build(name, source.factory, num_classes=num_classes, channels=channels, **kwargs)
-    factory = _LIBRARIES[source.origin]
-    weights = weights if should_load(weights) else None
+    weights = requested(weights)
     if head is None:
-        return build(name, factory, source.name, num_classes, channels, weights, dropout=dropout, **kwargs)
-    backbone = build(name, factory, source.name, 0, channels, weights, **kwargs)
+        return build(name, _build_from_library, source, num_classes, channels, weights, dropout=dropout, **kwargs)
+    backbone = build(name, _build_from_library, source, 0, channels, weights, **kwargs)
     # Some timm networks have another layer between the features and the classifier.
     features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return TransferModel(backbone, cast(int, features), num_classes, "mlp" if head == "mlp" else "linear", dropout)
-
-
-def _check_takes_dropout(name: str, factory: Callable[..., nn.Module], dropout: float) -> None:
-    parameters = inspect.signature(factory).parameters.values()
-    if not any(parameter.name == "dropout" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        raise InputError(
-            f"network {name!r} takes no dropout, and model.dropout is {dropout}: leave it out (--model.dropout null), "
-            "or give the network an argument dropout"
-        )
 
 
 def create_classifier(name: str, num_classes: int, channels: int, weights: str) -> nn.Module:
@@ -97,43 +92,21 @@ def create_classifier(name: str, num_classes: int, channels: int, weights: str) 
         weights: See weights.find_weights.
 
     Raises:
-        InputError: If it was trained for another number of classes, or its weights cannot be loaded.
+        InputError: If it was trained for another number of classes or channels, or its weights cannot be loaded.
     """
-    source = find_source(name)
-    if source.origin not in _LIBRARIES:
-        raise InputError(f"network {name!r} has no pretrained weights: only timm's and torchvision's do")
-    is_timm = source.origin == "timm"
-    file = find_weights(source.name if is_timm else f"torchvision/{source.name}", weights)
-    if file is None and (known := _pretrained_classes(source)) != num_classes:
-        raise InputError(
-            f"the pretrained {name} tells {known:,} classes apart, and there are {num_classes}: fine-tune it on them "
-            "first (cnnlab fit --model.network ...), and name that run"
-        )
+    source = _find_pretrained(name)
+    file = find_weights(source.file_name, weights)
+    if file is None:
+        described = source.pretraining
+        is_timm = source.origin == "timm"
+        known = getattr(described, "num_classes", 0) if is_timm else len(described.meta["categories"])
+        if known != num_classes:
+            raise InputError(
+                f"the pretrained {name} tells {known:,} classes apart, and there are {num_classes}: fine-tune it on "
+                "them first (cnnlab fit --model.network ...), and name that run"
+            )
     with explain_errors(name, file):
-        if is_timm:
-            import timm
-
-            overlay = {"file": str(file), "custom_load": False, "num_classes": num_classes} if file else None
-            settings: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
-            return timm.create_model(source.name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
-        import torchvision
-
-        if file is None:
-            pretrained: nn.Module = torchvision.models.get_model(source.name, weights="DEFAULT")
-            return pretrained
-        network: nn.Module = _build_torchvision(source.name, num_classes, channels, None)
-        network.load_state_dict(read_state_dict(file))
-        return network
-
-
-def _pretrained_classes(source: Source) -> int:
-    if source.origin == "timm":
-        import timm
-
-        return int(getattr(timm.get_pretrained_cfg(source.name), "num_classes", 0))
-    import torchvision
-
-    return len(torchvision.models.get_model_weights(source.name)["DEFAULT"].meta["categories"])
+        return _create(source, True, file, num_classes=num_classes, **_channel_settings(source, channels))
 
 
 def preprocessing(name: str, channels: int) -> Preprocessing | None:
@@ -144,12 +117,19 @@ def preprocessing(name: str, channels: int) -> Preprocessing | None:
         channels: The images' channels; if they differ, mean and std are averaged over the pretraining's channels.
     """
     source = find_source(name)
-    known = None
+    described = source.pretraining
+    if described is None:
+        return None
     if source.origin == "timm":
-        known = _timm_preprocessing(source.name)
-    elif source.origin == "torchvision":
-        known = _torchvision_preprocessing(source.name)
-    if known is None or channels == len(known.mean):
+        height, width = described.input_size[1:]
+        crop = described.crop_pct
+        interpolation = described.interpolation if described.interpolation in INTERPOLATIONS else "bicubic"
+    else:
+        described = described.transforms()
+        height = width = described.crop_size[0]
+        crop, interpolation = height / described.resize_size[0], described.interpolation.value
+    known = Preprocessing((height, width), crop, interpolation, list(described.mean), list(described.std))
+    if channels == len(known.mean):
         return known
     mean, std = (sum(values) / len(values) for values in (known.mean, known.std))
     return known._replace(mean=[mean] * channels, std=[std] * channels)
@@ -166,8 +146,8 @@ class Encoder(NamedTuple):
     """The features' strides: the factors by which they are smaller than the image."""
 
 
-def timm_name(name: str) -> str:
-    """An encoder's name in timm, without the prefix ``timm/``.
+def find_encoder(name: str) -> Source:
+    """Find an encoder by its name in timm, with or without the prefix ``timm/``.
 
     Raises:
         InputError: If timm has no such network.
@@ -177,37 +157,29 @@ def timm_name(name: str) -> str:
     source = find_source(name)
     if source.origin != "timm":
         raise InputError(f"encoder {name!r} is not timm's: {nearest(name, timm.list_models())}")
-    return source.name
+    return source
 
 
 def create_features(name: str, channels: int, weights: str | None = None) -> Encoder:
     """Build a timm network that returns the features of each of its stages.
 
     Args:
-        name: A timm model, with or without the prefix ``timm/``.
+        name: See find_encoder.
         channels: The images' channels.
         weights: Pretrained weights, see weights.find_weights; random initialization if None.
 
     Raises:
         InputError: If there is no such network, it has no such features, or its weights cannot be loaded.
     """
-    import timm
-
-    model_name = timm_name(name)
-    weights = weights if should_load(weights) else None
+    source = find_encoder(name)
+    weights = requested(weights)
+    file = None
     if weights is not None:
         # With features_only, timm accepts files that lack weights: loading the whole network checks the file.
-        _build_timm(model_name, 0, channels, weights)
-    file = find_weights(model_name, weights) if weights is not None else None
-    overlay = {"file": str(file), "custom_load": False} if file is not None else None
+        _build_from_library(source, 0, channels, weights)
+        file = find_weights(source.file_name, weights)
     try:
-        network: Any = timm.create_model(
-            model_name,
-            pretrained=weights is not None,
-            pretrained_cfg_overlay=overlay,
-            features_only=True,
-            in_chans=channels,
-        )
+        network: Any = _create(source, weights is not None, file, features_only=True, in_chans=channels)
     except (AttributeError, RuntimeError, AssertionError) as error:
         raise InputError(f"encoder {name!r} has no features of its stages: {error}") from error
     info = network.feature_info
@@ -220,22 +192,12 @@ def fetch_weights(name: str, folder: Path) -> Path:
     Raises:
         InputError: If the network has no pretrained weights, or they cannot be downloaded.
     """
-    source = find_source(name)
-    if source.origin not in _LIBRARIES:
-        raise InputError(f"network {name!r} has no pretrained weights: only timm's and torchvision's do")
-    file_name = source.name if source.origin == "timm" else f"torchvision/{source.name}"
-    if (file := find_file(folder, file_name)) is not None:
+    source = _find_pretrained(name)
+    if (file := find_file(folder, source.file_name)) is not None:
         return file
     with explain_errors(name, None):
-        if source.origin == "timm":
-            import timm
-
-            network = timm.create_model(source.name, pretrained=True)
-        else:
-            import torchvision
-
-            network = torchvision.models.get_model(source.name, weights="DEFAULT")
-    return save_prefetched(file_name, network, folder)
+        network = _create(source, True)
+    return save_prefetched(source.file_name, network, folder)
 
 
 class Source(NamedTuple):
@@ -244,8 +206,27 @@ class Source(NamedTuple):
     origin: str
     """cnnlab, timm, torchvision or user."""
     name: str
-    factory: Callable[..., nn.Module]
-    """The function or class that builds the network."""
+    """Its name there, without a prefix."""
+    factory: Callable[..., nn.Module] | None = None
+    """The function or class that builds the network; None for timm's and torchvision's."""
+
+    @property
+    def file_name(self) -> str:
+        """The name of its pretrained weights, see weights.find_weights."""
+        return f"torchvision/{self.name}" if self.origin == "torchvision" else self.name
+
+    @property
+    def pretraining(self) -> Any:
+        """The library's description of the default weights: timm's PretrainedCfg or torchvision's Weights, or None."""
+        if self.origin == "timm":
+            import timm
+
+            return timm.get_pretrained_cfg(self.name)
+        if self.origin == "torchvision":
+            import torchvision
+
+            return torchvision.models.get_model_weights(self.name)["DEFAULT"]
+        return None
 
 
 def find_source(name: str) -> Source:
@@ -262,16 +243,23 @@ def find_source(name: str) -> Source:
 
     prefix, _, model_name = name.rpartition("/")
     if prefix in ("", "timm") and timm.is_model(model_name):
-        return Source("timm", model_name, _build_timm)
+        return Source("timm", model_name)
     classifiers = torchvision.models.list_models(module=torchvision.models)
     if prefix in ("", "torchvision") and model_name in classifiers:
-        return Source("torchvision", model_name, _build_torchvision)
+        return Source("torchvision", model_name)
     if not prefix and "." in name:
         return Source("user", name, by_path(name))
     raise InputError(
         f"there is no network {name!r}: {nearest(model_name, [*NETWORKS, *timm.list_models(), *classifiers])} "
         "(or give the import path of your own, package.module.Class)"
     )
+
+
+def _find_pretrained(name: str) -> Source:
+    source = find_source(name)
+    if source.factory is not None:
+        raise InputError(f"network {name!r} has no pretrained weights: only timm's and torchvision's do")
+    return source
 
 
 def build(name: str, factory: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
@@ -288,66 +276,63 @@ def build(name: str, factory: Callable[..., nn.Module], *args: Any, **kwargs: An
         raise InputError(f"network {name!r} cannot be made with these arguments: {error}") from error
 
 
-def _build_timm(
-    name: str, num_classes: int, channels: int, weights: str | None, dropout: float | None = None, **kwargs: Any
+def _build_from_library(
+    source: Source, num_classes: int, channels: int, weights: str | None, dropout: float | None = None, **kwargs: Any
 ) -> nn.Module:
-    import timm
-
+    """Build a timm or torchvision network; with num_classes 0 it returns features, and num_features is their number."""
+    is_timm = source.origin == "timm"
+    kwargs |= _channel_settings(source, channels)
     if dropout is not None:
-        kwargs["drop_rate"] = dropout
-    kwargs["in_chans"] = channels
+        kwargs["drop_rate" if is_timm else "dropout"] = dropout
+    if weights is None and (is_timm or num_classes):
+        return _create(source, False, num_classes=num_classes, **kwargs)
     if weights is None:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, **kwargs)
-    file = find_weights(name, weights)
-    overlay = {"file": str(file), "custom_load": False} if file is not None else None
-    with explain_errors(name, file):
-        # With the pretraining's number of classes: with another one, timm accepts files that lack weights.
-        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
-    cast(Any, network).reset_classifier(num_classes)
-    return network
+        network = _create(source, False, **kwargs)
+    else:
+        file = find_weights(source.file_name, weights)
+        with explain_errors(source.name, file):
+            # With the pretraining's number of classes: with another one, timm accepts files that lack weights.
+            network = _create(source, True, file, **kwargs)
+    if is_timm:
+        cast(Any, network).reset_classifier(num_classes)
+        return network
+    return _replace_classifier(source.name, network, num_classes)
 
 
-def _timm_preprocessing(name: str) -> Preprocessing | None:
-    import timm
+def _channel_settings(source: Source, channels: int) -> dict[str, Any]:
+    """The library's argument for the images' channels.
 
-    known = timm.get_pretrained_cfg(name)
-    if known is None:
-        return None
-    interpolation = known.interpolation if known.interpolation in INTERPOLATIONS else "bicubic"
-    height, width = known.input_size[1:]
-    return Preprocessing((height, width), known.crop_pct, interpolation, list(known.mean), list(known.std))
-
-
-def _build_torchvision(
-    name: str, num_classes: int, channels: int, weights: str | None, dropout: float | None = None, **kwargs: Any
-) -> nn.Module:
-    """Build a torchvision network; with num_classes 0 it returns features, and num_features is their number."""
-    import torchvision
-
+    Raises:
+        InputError: If it is a network of torchvision's that does not take such images, or cannot be trained.
+    """
+    if source.origin == "timm":
+        return {"in_chans": channels}
     if channels != 3:
         raise InputError(
-            f"torchvision's {name} takes images of 3 channels, not {channels}: timm's networks take any number"
+            f"torchvision's {source.name} takes images of 3 channels, not {channels}: timm's networks take any number"
         )
-    if name in ("googlenet", "inception_v3"):
+    if source.name in ("googlenet", "inception_v3"):
         # With pretrained weights they would also standardize a second time.
-        raise InputError(f"torchvision's {name} returns more than logits in training: use timm's inception_v3")
-    if dropout is not None:
-        kwargs["dropout"] = dropout
-    if weights is None:
-        network: nn.Module = torchvision.models.get_model(
-            name, weights=None, **({"num_classes": num_classes} if num_classes else {}), **kwargs
-        )
-    else:
-        file = find_weights(f"torchvision/{name}", weights)
-        with explain_errors(name, file):
-            if file is None:
-                network = torchvision.models.get_model(name, weights="DEFAULT", **kwargs)
-            else:
-                network = torchvision.models.get_model(name, weights=None, **kwargs)
-                network.load_state_dict(read_state_dict(file))
-    if weights is None and num_classes:
-        return network
-    return _replace_classifier(name, network, num_classes)
+        raise InputError(f"torchvision's {source.name} returns more than logits in training: use timm's inception_v3")
+    return {}
+
+
+def _create(source: Source, pretrained: bool, file: Path | None = None, **kwargs: Any) -> nn.Module:
+    """Call timm's or torchvision's factory; the pretrained weights are those of a file, or the hub's if it is None."""
+    if source.origin == "timm":
+        import timm
+
+        overlay = None if file is None else {"file": str(file), "custom_load": False}
+        if overlay is not None and "num_classes" in kwargs:
+            overlay["num_classes"] = kwargs["num_classes"]
+        return timm.create_model(source.name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+    import torchvision
+
+    from_hub = pretrained and file is None
+    network: nn.Module = torchvision.models.get_model(source.name, weights="DEFAULT" if from_hub else None, **kwargs)
+    if file is not None:
+        network.load_state_dict(read_state_dict(file))
+    return network
 
 
 def _replace_classifier(name: str, network: nn.Module, num_classes: int) -> nn.Module:
@@ -360,16 +345,3 @@ def _replace_classifier(name: str, network: nn.Module, num_classes: int) -> nn.M
     if not num_classes:
         network.num_features = cast(Any, features)
     return network
-
-
-def _torchvision_preprocessing(name: str) -> Preprocessing:
-    import torchvision
-
-    known = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
-    size = known.crop_size[0]
-    return Preprocessing(
-        (size, size), size / known.resize_size[0], known.interpolation.value, list(known.mean), list(known.std)
-    )
-
-
-_LIBRARIES: dict[str, Callable[..., nn.Module]] = {"timm": _build_timm, "torchvision": _build_torchvision}

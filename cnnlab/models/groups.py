@@ -1,4 +1,4 @@
-"""A network's layer groups, in order from input to head, for unfreezing and layer decay."""
+"""The parts of a network: layer groups from input to head, for unfreezing, layer decay and sharding; the backbone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from cnnlab.models.transfer import TransferModel
 
@@ -44,8 +47,12 @@ def layer_groups(network: nn.Module) -> list[LayerGroup]:
     ['features.0', 'features.2', 'features.4', 'head']
     """
     if isinstance(network, TransferModel):
-        head = LayerGroup("", tuple(_parameter_owners(network.head)))
-        return [*_prefix_groups("backbone", layer_groups(network.backbone)), *_prefix_groups("head", [head])]
+        groups = [("backbone", *group) for group in layer_groups(network.backbone)]
+        groups.append(("head", "", tuple(_parameter_owners(network.head))))
+        return [
+            LayerGroup(f"{part}.{name}".rstrip("."), tuple(f"{part}.{module}".rstrip(".") for module in modules))
+            for part, name, modules in groups
+        ]
     if callable(own := getattr(network, "layer_groups", None)):
         return _group_by_prefixes(network, own().items())
     if hasattr(network, "group_matcher"):
@@ -57,13 +64,6 @@ def layer_groups(network: nn.Module) -> list[LayerGroup]:
         listed = name.rpartition("_")[2] in _LISTS and isinstance(child, (nn.Sequential, nn.ModuleList))
         prefixes += [f"{name}.{inner}" for inner, _ in child.named_children()] if listed else [name]
     return _group_by_prefixes(network, [(prefix, (prefix,)) for prefix in prefixes])
-
-
-def _prefix_groups(prefix: str, groups: list[LayerGroup]) -> list[LayerGroup]:
-    def add_prefix(name: str) -> str:
-        return f"{prefix}.{name}" if name else prefix
-
-    return [LayerGroup(add_prefix(group.name), tuple(map(add_prefix, group.modules))) for group in groups]
 
 
 def _group_by_prefixes(network: nn.Module, prefixes: Iterable[tuple[str, tuple[str, ...]]]) -> list[LayerGroup]:
@@ -115,3 +115,73 @@ def _group_name(name: str) -> str:
     """
     parts = name.split(".")
     return ".".join(parts[: 2 if parts[0] in _LISTS else 1])
+
+
+def shard(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard weights, gradients and optimizer states over a one-dimensional mesh, one layer group at a time; once only.
+
+    PyTorch's fully_shard does it. As in DDP, each forward pass starts with the first process's batch norm statistics.
+    """
+    from torch.distributed.fsdp import FSDPModule, fully_shard  # Only imported when needed.
+
+    if isinstance(network, FSDPModule):
+        return
+    for parameter in network.parameters():
+        # fully_shard needs contiguous parameters, and does not support channels_last.
+        parameter.data = parameter.data.contiguous()
+    for layers in layer_groups(network):
+        # Parameters of the network itself belong to the last call.
+        if modules := [module for module in layers.modules_of(network) if module is not network]:
+            fully_shard(modules, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    processes = mesh.get_group()
+    network.register_forward_pre_hook(lambda module, _: _share_statistics(module, processes))
+
+
+@torch.no_grad()
+def _share_statistics(network: nn.Module, processes: dist.ProcessGroup) -> None:
+    statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    if not statistics:
+        return
+    flat = torch.cat([buffer.flatten() for buffer in statistics])
+    sizes = [buffer.numel() for buffer in statistics]
+    dist.broadcast(flat, group=processes, group_src=0)
+    for buffer, part in zip(statistics, torch.split(flat, sizes), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
+_BACKBONES = ("backbone.", "encoder.", "network.encoder.model.")
+"""The prefixes of the backbone in cnnlab's own networks; in other networks, the whole network is the backbone."""
+
+
+def backbone_prefix(network: nn.Module) -> str:
+    """The prefix of the names of a network's backbone: its attribute ``backbone_prefix``, or a known prefix.
+
+    >>> from cnnlab.models import SimpleCNN, UNet
+    >>> backbone_prefix(UNet(2, base=4)), backbone_prefix(SimpleCNN())
+    ('encoder.', '')
+    """
+    own = getattr(network, "backbone_prefix", None)
+    return str(own) if isinstance(own, str) else _prefix_among(network.state_dict())
+
+
+def backbone_names(names: Iterable[str], of: nn.Module | str | None) -> dict[str, str]:
+    """The tensors of a network's backbone: their full names, by their names within the backbone.
+
+    timm calls the same layer "stages.0" in a classifier and "stages_0" in an encoder, so both are "stages_0" here.
+
+    Args:
+        names: All names in the network's state dict.
+        of: The network, or its backbone's prefix, as in a checkpoint; determined from the names if None.
+
+    >>> backbone_names(["encoder.stem.0.weight", "head.weight"], "encoder.")
+    {'stem_0_weight': 'encoder.stem.0.weight'}
+    """
+    names = list(names)
+    prefix = backbone_prefix(of) if isinstance(of, nn.Module) else _prefix_among(names) if of is None else of
+    return {name.removeprefix(prefix).replace(".", "_"): name for name in names if name.startswith(prefix)}
+
+
+def _prefix_among(names: Iterable[str]) -> str:
+    names = list(names)
+    return next((prefix for prefix in _BACKBONES if any(name.startswith(prefix) for name in names)), "")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from cnnlab.models.factory import NETWORKS, find_source, preprocessing
 from cnnlab.models.segmentation import SEGMENTERS
-from cnnlab.models.weights import find_file, is_downloaded, is_in_hub_cache, prefetched_folder
-
-_DIGIT_NETWORKS = ("lenet5", "simple_cnn")
+from cnnlab.models.weights import find_file, is_cached, prefetched_folder
 
 
 def list_networks() -> list[str]:
@@ -28,10 +26,10 @@ def default_image_shape(name: str, channels: int | None = None) -> tuple[int, in
     >>> default_image_shape("simple_cnn"), default_image_shape("unet", channels=1)
     ((1, 28, 28), (1, 224, 224))
     """
-    if name in _DIGIT_NETWORKS:
+    if name in ("lenet5", "simple_cnn"):
         return (1 if channels is None else channels, 28, 28)
     channels = 3 if channels is None else channels
-    known = None if name in SEGMENTERS or name in NETWORKS else preprocessing(name, channels)
+    known = None if name in SEGMENTERS else preprocessing(name, channels)
     return (channels, *(known.size if known is not None else (224, 224)))
 
 
@@ -40,26 +38,15 @@ def top1(name: str) -> float | None:
     source = find_source(name)
     if source.origin != "torchvision":
         return None
-    import torchvision
-
-    metrics = torchvision.models.get_model_weights(source.name)["DEFAULT"].meta["_metrics"]
-    return float(metrics["ImageNet-1K"]["acc@1"])
+    return float(source.pretraining.meta["_metrics"]["ImageNet-1K"]["acc@1"])
 
 
 def weights_status(name: str) -> str:
     """Where a network's pretrained weights are: "here", "to fetch", or "none" if it has none."""
     source = find_source(name)
-    if source.origin == "timm":
-        import timm
-
-        known = timm.get_pretrained_cfg(source.name)
-        if known is None or not known.has_weights:
-            return "none"
-        cached = is_in_hub_cache(known.hf_hub_id) if known.hf_hub_id else is_downloaded(str(known.url))
-        return "here" if cached or find_file(prefetched_folder(), source.name) else "to fetch"
-    if source.origin == "torchvision":
-        import torchvision
-
-        cached = is_downloaded(torchvision.models.get_model_weights(source.name)["DEFAULT"].url)
-        return "here" if cached or find_file(prefetched_folder(), f"torchvision/{source.name}") else "to fetch"
-    return "none"
+    known = source.pretraining
+    if known is None or (source.origin == "timm" and not known.has_weights):
+        return "none"
+    repository = known.hf_hub_id if source.origin == "timm" else None
+    cached = is_cached(repository, str(known.url))
+    return "here" if cached or find_file(prefetched_folder(), source.file_name) else "to fetch"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnlab.errors import InputError, nearest
 from cnnlab.imports import by_path
-from cnnlab.models.factory import build, create_features, timm_name
+from cnnlab.models.factory import build, create_features, find_encoder
 from cnnlab.models.unet import EncoderUNet, UNet, pad_to_multiple
 
 _DEFAULT_ENCODER = "resnet34"
@@ -116,7 +116,7 @@ def _build_deeplab(
         import segmentation_models_pytorch as library
     except ImportError as error:
         raise InputError('network deeplabv3plus needs a library: pip install "cnnlab[segmentation]"') from error
-    model_name = timm_name(_DEFAULT_ENCODER if encoder is None else encoder)
+    model_name = find_encoder(_DEFAULT_ENCODER if encoder is None else encoder).name
     settings = {"decoder_aspp_dropout": kwargs.pop("dropout")} if "dropout" in kwargs else {}
     network: Any = build(
         name,

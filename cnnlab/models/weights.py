@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
@@ -28,9 +29,9 @@ def architecture_only() -> Iterator[None]:
         _ARCHITECTURE_ONLY.reset(token)
 
 
-def should_load(weights: str | None) -> bool:
-    """Whether pretrained weights are requested and architecture_only is not active."""
-    return weights is not None and not _ARCHITECTURE_ONLY.get()
+def requested(weights: str | None) -> str | None:
+    """The requested weights; None while architecture_only is active."""
+    return None if _ARCHITECTURE_ONLY.get() else weights
 
 
 def prefetched_folder() -> Path:
@@ -65,15 +66,10 @@ def find_file(folder: Path, name: str) -> Path | None:
     return next((path for suffix in _SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
-def is_downloaded(url: str) -> bool:
-    """Whether torch's cache has the file of a URL."""
-    import torch
-
-    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
-
-
-def is_in_hub_cache(repository: str) -> bool:
-    """Whether Hugging Face's cache has a repository's weights."""
+def is_cached(repository: str | None, url: str) -> bool:
+    """Whether Hugging Face's cache has a repository's weights, or, without a repository, torch's cache has a URL's."""
+    if not repository:
+        return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
     from huggingface_hub import try_to_load_from_cache
 
     names = ("model.safetensors", "pytorch_model.bin")
@@ -107,8 +103,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return dict(load_file(path))
-    import torch
-
     content = torch.load(path, map_location="cpu", weights_only=True)
     weights: dict[str, Tensor] = content.get("state_dict", content)
     return weights

@@ -23,9 +23,9 @@ from cnnlab.loggers import Row, write_metrics
 from cnnlab.models.channel_removal import read_removals, remove_channels
 from cnnlab.models.decoding import Answers, Decoder
 from cnnlab.models.factory import create_network, preprocessing
+from cnnlab.models.groups import shard
 from cnnlab.models.norms_and_checkpointing import batch_to_group_norm
 from cnnlab.models.norms_and_checkpointing import checkpoint_stages as checkpoint_stages_of
-from cnnlab.models.sharding import shard
 from cnnlab.models.standardize import Standardize
 from cnnlab.models.weights import architecture_only
 from cnnlab.outputs import Output

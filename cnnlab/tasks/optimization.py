@@ -13,8 +13,7 @@ from torch.optim import Optimizer
 from cnnlab.checkpoint import make_portable
 from cnnlab.errors import InputError, nearest
 from cnnlab.lightning_compat import is_attached
-from cnnlab.models.backbone import backbone_prefix
-from cnnlab.models.groups import layer_groups
+from cnnlab.models.groups import backbone_prefix, layer_groups
 from cnnlab.tasks.schedules import check_schedule, create_schedules
 
 DEFAULT_LR = 1e-3

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cnnlab.checkpoint import read_checkpoint
 from cnnlab.errors import InputError
-from cnnlab.models.backbone import backbone_names
+from cnnlab.models.groups import backbone_names
 from cnnlab.strategies import spreads_weights
 
 _PREFIX = "network."

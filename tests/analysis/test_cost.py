@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from cnnlab.analysis.catalog import catalog, instantiate
-from cnnlab.analysis.convolutions import convolutions
+from cnnlab.analysis.catalog import RELEASED, Coefficients, catalog, compound_scaling, efficientnet_family, instantiate
 from cnnlab.analysis.cost import network_cost
+from cnnlab.analysis.layers import convolutions
 from cnnlab.analysis.memory import PRECISIONS, training_memory
 from cnnlab.analysis.meta import build_on_meta
-from cnnlab.analysis.scaling import RELEASED, Coefficients, compound_scaling, efficientnet_family
 from cnnlab.errors import InputError
 from cnnlab.models import LeNet5, SimpleCNN, UNet, create_network, factory
 

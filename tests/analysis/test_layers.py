@@ -7,8 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cnnlab.analysis.initialization import initialization
-from cnnlab.analysis.normalization import normalizations
+from cnnlab.analysis.layers import initialization, normalizations
 from cnnlab.errors import InputError
 from cnnlab.models import SmallResNet
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnlab.analysis.cost import network_cost
-from cnnlab.analysis.field_state import FieldState
-from cnnlab.analysis.receptive_field import Field, Layer, receptive_field
+from cnnlab.analysis.receptive_field import Field, FieldState, Layer, receptive_field
 from cnnlab.analysis.tracing import FieldTracer
 from cnnlab.errors import InputError
 from cnnlab.models import UNet

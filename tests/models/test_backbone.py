@@ -11,8 +11,8 @@ from torch import nn
 
 from cnnlab.data import ImageFolder, Shapes
 from cnnlab.errors import InputError
-from cnnlab.models.backbone import backbone_names, backbone_prefix
 from cnnlab.models.factory import create_network
+from cnnlab.models.groups import backbone_names, backbone_prefix
 from cnnlab.models.segmentation import create_segmenter
 from cnnlab.tasks import Classification, Segmentation
 from tests.tasks.test_classification import trainer

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cnnlab.errors import InputError
 from cnnlab.models import SimpleCNN, TransferModel, create_network, layer_groups
-from cnnlab.models.factory import fetch_weights, preprocessing
+from cnnlab.models.factory import create_classifier, fetch_weights, preprocessing
 from cnnlab.models.norms_and_checkpointing import batch_to_group_norm, checkpoint_stages
 from cnnlab.models.weights import architecture_only
 
@@ -120,6 +120,16 @@ def test_no_weights_is_an_error_never_random_ones(tmp_path: Path, monkeypatch: p
     save_weights("resnet10t", tmp_path / "bad", **{"layer1.0.conv1.weight": torch.zeros(2)})
     with pytest.raises(InputError, match=r"bad/resnet10t\.pth does not hold weights for resnet10t"):
         create_network("resnet10t", 4, 3, weights=str(tmp_path / "bad"))
+
+
+def test_downloaded_classifiers_of_torchvision_are_checked_like_those_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNNLAB_WEIGHTS", str(tmp_path))
+    with pytest.raises(InputError, match="3 channels, not 1"):
+        create_classifier("torchvision/resnet18", 1000, 1, "pretrained")
+    with pytest.raises(InputError, match="timm's inception_v3"):
+        create_classifier("torchvision/googlenet", 1000, 3, "pretrained")
 
 
 def test_fetch_keeps_what_is_there(tmp_path: Path) -> None:
