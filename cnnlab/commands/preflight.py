@@ -12,6 +12,7 @@ from cnnlab.callbacks import LastCheckpoint
 from cnnlab.commands.loading import ConfigOnlyCLI
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
+from cnnlab.models.factory import find_source
 from cnnlab.models.weights import find_weights, prefetched_folder
 from cnnlab.tasks import VisionTask
 
@@ -106,7 +107,7 @@ def _check_weights(cli: ConfigOnlyCLI) -> None:
     if start is not None and not Path(start).is_file():
         raise InputError(f"model.init_from {start}: there is no such file")
     for argument, (name, weights) in task.fetched_networks().items():
-        if find_weights(name, weights) is None:
+        if find_weights(find_source(name).file_name, weights) is None:
             no_run = (
                 "" if argument == "network" else f"model.{argument} {name}: there is no such run or checkpoint, and "
             )

@@ -175,9 +175,10 @@ def test_weights_that_nodes_could_not_fetch_are_missed(
     assert "cnnlab fetch" in missing.err
     (tmp_path / "w").mkdir()
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w/test_resnet.pth")
-    found = cnnlab(*arguments)
-    assert found.code == 0, found.err
-    assert f"export CNNLAB_WEIGHTS={tmp_path}/w" in found.out
+    for name in ("test_resnet", "timm/test_resnet"):
+        found = cnnlab(*arguments, "--model.network", name)
+        assert found.code == 0, found.err
+        assert f"export CNNLAB_WEIGHTS={tmp_path}/w" in found.out
 
 
 def test_without_slurm_torchrun_is_named(

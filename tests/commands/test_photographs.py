@@ -219,6 +219,8 @@ def test_fetch_finds_what_is_there(
     fetched = cnnlab("fetch", *arguments, "--to", "w")
     assert fetched.code == 0
     assert "w/test_resnet.pth" in fetched.out
+    taught = cnnlab("fetch", *arguments, "--model", "Distillation", "--model.teacher", "timm/test_resnet", "--to", "w")
+    assert taught.out.count("w/test_resnet.pth") == 2, taught.err
 
 
 @pytest.mark.slow
