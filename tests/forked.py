@@ -62,8 +62,8 @@ class Forked:
         return subprocess.CompletedProcess(self.arguments, code, *(file.read_text() for file in self._files))
 
 
-class _Second:
-    """The second process of a run, as Lightning's launcher knows it: a process that has waited for its command."""
+class _Spare:
+    """A further process of a run, as Lightning's launcher knows it: a process that has waited for its command."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("fork")
@@ -72,13 +72,10 @@ class _Second:
         self._process.start()
         ours.close()
 
-    def start(self, command: list[str], env: dict[str, str], cwd: str | None) -> _Second | subprocess.Popen[bytes]:
-        """Run the command in the process that waits; a third process of a run starts from nothing."""
-        if self._order.closed or command[:3] != [sys.executable, "-m", "cnnlab.__main__"]:
-            return subprocess.Popen(command, env=env, cwd=cwd)
-        self._order.send((command[3:], env))
+    def start(self, arguments: list[str], environment: dict[str, str]) -> None:
+        """Run the command in the process that waits."""
+        self._order.send((arguments, environment))
         self._order.close()
-        return self
 
     def dismiss(self) -> None:
         """It has nothing to do any more, if it still waits."""
@@ -119,9 +116,22 @@ def _run(arguments: list[str], cwd: str, files: list[str], environment: dict[str
     os.chdir(cwd)
     # As Python does for "python -m": the working folder comes first.
     sys.path.insert(0, cwd)
-    second = _Second()
-    with patch.object(launcher, "subprocess", SimpleNamespace(Popen=second.start)):
-        _command(arguments, environment, second.dismiss)
+    # Before the command starts threads, which a fork would not have.
+    spares = [_Spare() for _ in range(2)]
+    waiting = list(spares)
+
+    def launch(command: list[str], env: dict[str, str], cwd: str | None) -> _Spare | subprocess.Popen[bytes]:
+        if not waiting or command[:3] != [sys.executable, "-m", "cnnlab.__main__"]:
+            return subprocess.Popen(command, env=env, cwd=cwd)
+        waiting[0].start(command[3:], env)
+        return waiting.pop(0)
+
+    def dismiss() -> None:
+        for spare in spares:
+            spare.dismiss()
+
+    with patch.object(launcher, "subprocess", SimpleNamespace(Popen=launch)):
+        _command(arguments, environment, dismiss)
 
 
 def _command(arguments: list[str], environment: dict[str, str], at_end: Callable[[], None]) -> None:

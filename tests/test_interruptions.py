@@ -213,7 +213,7 @@ KILLS = int(os.environ.get("CNNLAB_KILLS", "5"))
 @pytest.mark.timeout(120 + 40 * KILLS)
 def test_kills_at_random_moments_cost_no_checkpoint(tmp_path: Path, mnist_root: Path) -> None:
     """A run that is killed repeatedly ends with the weights of an uninterrupted one."""
-    flags = ["--trainer.max_epochs", str(8 * KILLS), "--callbacks.last.every_n_steps", "1", "--callbacks.ema", "true"]
+    flags = ["--trainer.max_epochs", str(4 * KILLS), "--callbacks.last.every_n_steps", "1", "--callbacks.ema", "true"]
     fit = ["fit", "--config", str(TINY), "--data.root", str(mnist_root), *flags, "--trainer.enable_progress_bar=false"]
     checkpoints = tmp_path / "R/checkpoints"
     dice = random.Random()
@@ -225,7 +225,7 @@ def test_kills_at_random_moments_cost_no_checkpoint(tmp_path: Path, mnist_root: 
             assert process.poll() is None, process.finish().stderr
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        time.sleep(dice.uniform(0, 2))
+        time.sleep(dice.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         done = process.finish(60)
         assert done.returncode == -signal.SIGKILL, done.stderr

@@ -107,10 +107,12 @@ def _check_weights(cli: ConfigOnlyCLI) -> None:
     if start is not None and not Path(start).is_file():
         raise InputError(f"model.init_from {start}: there is no such file")
     for argument, (name, weights) in task.fetched_networks().items():
-        if find_weights(find_source(name).file_name, weights) is None:
-            no_run = (
-                "" if argument == "network" else f"model.{argument} {name}: there is no such run or checkpoint, and "
-            )
+        no_run = "" if argument == "network" else f"model.{argument} {name}: there is no such run or checkpoint, and "
+        try:
+            missing = find_weights(find_source(name).file_name, weights) is None
+        except InputError as error:
+            raise InputError(f"{no_run}{error}") from error
+        if missing:
             raise InputError(
                 f"{no_run}the pretrained weights of {name} are not in {prefetched_folder()}, and compute nodes seldom "
                 "have internet: cnnlab fetch --config ... brings them"
