@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,12 +23,12 @@ class Difficulty(NamedTuple):
     """(B,) the uncertainty of each answer; None if the network does not estimate it."""
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """Raw outputs to named arrays."""
 
+    @abstractmethod
     def forward(self, outputs: Any) -> Answers:
         """Decode a batch."""
-        raise NotImplementedError
 
     def difficulty(self, answers: Answers, targets: Any) -> Difficulty | None:
         """How difficult each image is, for showing the hardest ones; None if it is not defined.
