@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,22 +18,25 @@ _FORMS = (
 """The keys of images, targets and paths in other libraries' batches."""
 
 
-@dataclass(frozen=True, eq=False)
 class Batch:
     """Images, their targets, and their indices and paths.
 
-    A user's LightningModule may also unpack it as a pair: ``images, targets = batch``.
+    A user's LightningModule may also unpack it as a pair: ``images, targets = batch``. It is no dataclass, so that
+    Lightning does not round its targets to a half-precision network's numbers.
+
+    Args:
+        images: (B, C, H, W), uint8 0..255 or float 0..1.
+        targets: The targets from the data: B items that can be sliced. Classes (B,) int64, -1 if unknown; several
+            labels (B, K) float; masks (B, H, W) int64, ignore_index if unknown; values (B, V) float, NaN if unknown.
+        indices: (B,) int64, each image's index in the data set; -1 if the data do not provide it.
+        paths: Each image's file, "" if it has none.
     """
 
-    images: Tensor
-    """(B, C, H, W), uint8 0..255 or float 0..1."""
-    targets: Any
-    """The targets from the data: B items that can be sliced. Classes (B,) int64, -1 if unknown; several labels (B, K)
-    float; masks (B, H, W) int64, ignore_index if unknown; values (B, V) float, NaN if unknown."""
-    indices: Tensor
-    """(B,) int64, each image's index in the data set; -1 if the data do not provide it."""
-    paths: Sequence[str]
-    """Each image's file, "" if it has none."""
+    def __init__(self, images: Tensor, targets: Any, indices: Tensor, paths: Sequence[str]) -> None:
+        self.images = images
+        self.targets = targets
+        self.indices = indices
+        self.paths = paths
 
     def __len__(self) -> int:
         """The number of images."""
@@ -93,10 +95,14 @@ class Batch:
         """The batch in page-locked memory; PyTorch's DataLoader calls it."""
         return self._changed("pin_memory")
 
+    def replace(self, **parts: Any) -> Batch:
+        """A batch with other images, targets, indices or paths."""
+        return Batch(**{**vars(self), **parts})
+
     def _changed(self, method: str, *args: Any, **kwargs: Any) -> Batch:
         """Call a method of images, targets and indices, where they have it."""
         values = {name: getattr(self, name) for name in ("images", "targets", "indices")}
         changed = {
             name: getattr(value, method)(*args, **kwargs) for name, value in values.items() if hasattr(value, method)
         }
-        return replace(self, **changed)
+        return self.replace(**changed)

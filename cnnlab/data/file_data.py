@@ -18,16 +18,9 @@ from torch.utils.data import DataLoader
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, cpu_count
 from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
-from cnnlab.data.listing import (
-    SPLITS,
-    Sample,
-    SampleIndex,
-    find_broken,
-    keep_splits,
-    select_fold,
-    split_samples,
-)
+from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken
 from cnnlab.data.presets import create_augmentation
+from cnnlab.data.splits import keep_splits, select_fold, split_samples
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform, LazyImage, list_images
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -131,7 +131,7 @@ class AugmentedFiles(BatchDataset):
         if self.mixing is None:
             return batch
         images, targets = self.mixing(batch.images, batch.targets, numbers[:, own:], self.num_classes)
-        return replace(batch, images=images, targets=targets)
+        return batch.replace(images=images, targets=targets)
 
     def create_sample(self, index: int, numbers: Sequence[float]) -> tuple[Tensor, Any]:
         """One training sample: an augmented image (C, H, W) uint8 and its annotation.

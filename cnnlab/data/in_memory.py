@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -126,7 +126,7 @@ class AugmentedImages(BatchDataset):
         if self.augment.is_identity:
             return batch
         numbers = torch.from_numpy(uniform(self.seed, epochs, indices, self.augment.draws))
-        return replace(batch, images=self.augment(batch.images, numbers))
+        return batch.replace(images=self.augment(batch.images, numbers))
 
 
 class InMemoryDataModule(ClassesMixin, VisionDataModule):

@@ -13,7 +13,8 @@ from PIL import Image
 from cnnlab.batch import Batch
 from cnnlab.data import ImageFolder
 from cnnlab.data.files import FileDataset, FixedTargets
-from cnnlab.data.listing import Sample, SampleIndex, folds, split_samples
+from cnnlab.data.listing import Sample, SampleIndex
+from cnnlab.data.splits import folds, split_samples
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, Preprocessing
 from tests.conftest import write_photos

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cnnlab.data import ValueTable
-from cnnlab.data.listing import folds
+from cnnlab.data.splits import folds
 from cnnlab.errors import InputError
 
 COUNT = 60
