@@ -14,6 +14,7 @@ from cnnlab.checkpoint import make_portable
 from cnnlab.errors import InputError, nearest
 from cnnlab.lightning_compat import is_attached
 from cnnlab.models.groups import backbone_prefix, layer_groups
+from cnnlab.strategies import spreads_weights
 from cnnlab.tasks.schedules import check_schedule, create_schedules
 
 DEFAULT_LR = 1e-3
@@ -96,8 +97,7 @@ class Optimization(LightningModule):
         # A fused step unscales gradients itself, so Lightning refuses to clip them before it in mixed precision.
         clipped = bool(self.trainer.gradient_clip_val) and "mixed" in str(self.trainer.precision)
         # Some fused steps do not support sharded weights.
-        sharded = self.device_mesh is not None
-        if name.lower() in _FUSED_OPTIMIZERS and not clipped and not sharded:
+        if name.lower() in _FUSED_OPTIMIZERS and not clipped and not spreads_weights(self.trainer.strategy):
             args.setdefault("fused", True)
         model_or_params: Any = self.network if rates is None else _groups(self.network, weight_decay, rates)
         try:

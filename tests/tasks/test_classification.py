@@ -5,6 +5,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from cnnlab.batch import Batch
@@ -120,6 +121,17 @@ def _optimizer(model: Classification) -> torch.optim.Optimizer:
     with patch.object(pl.Trainer, "estimated_stepping_batches", PropertyMock(return_value=10)):
         found: torch.optim.Optimizer = model.configure_optimizers()[0][0]
     return found
+
+
+def test_weights_spread_over_processes_get_no_fused_step(tmp_path: Path) -> None:
+    """FSDP on a GPU failed in the first step: "params, grads, exp_avgs, and exp_avg_sqs must have same dtype"."""
+    from unittest.mock import PropertyMock, patch
+
+    model = task()
+    model.trainer = trainer(tmp_path)
+    assert _optimizer(model).defaults["fused"]
+    with patch.object(pl.Trainer, "strategy", PropertyMock(return_value=FSDPStrategy())):
+        assert not _optimizer(model).defaults["fused"]
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
