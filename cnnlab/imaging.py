@@ -148,9 +148,10 @@ class LazyImage:
         self.path = path
         try:
             # Read at once: the decoder would read small pieces, and keep the file open.
-            content = _nearest(path).read_bytes()
-            self._image = Image.open(io.BytesIO(content))
-            self._orientation = self._read_orientation(content)
+            self.content = _nearest(path).read_bytes()
+            """The file's bytes."""
+            self._image = Image.open(io.BytesIO(self.content))
+            self._orientation = self._read_orientation(self.content)
         except Exception as error:  # Pillow's plugins raise many types.
             raise _explained(path, error) from error
         width, height = self._image.size

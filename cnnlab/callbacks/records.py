@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from cnnlab.callbacks.tables import results_of
 from cnnlab.checkpoint import make_portable
+from cnnlab.data.listed_files import ListedFiles
 from cnnlab.figures import confusion_matrix
 from cnnlab.loggers import RunLogger, write_picture, write_table
 from cnnlab.report import write_report
@@ -36,6 +37,7 @@ class RunRecords(Callback):
     def __init__(self, config: str | None = None, recipe: dict[str, Any] | None = None) -> None:
         self.config = config
         self.recipe = recipe
+        self._contents_known = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write config.yaml and environment.json (a resumed run adds to it); send the configuration to each logger."""
@@ -62,9 +64,8 @@ class RunRecords(Callback):
                 logger.log_hyperparams(config)
             if isinstance(logger, RunLogger) and trainer.global_step:
                 logger.replay(trainer.global_step)
-        manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
-        if callable(manifest):
-            write_csv(run.manifest, manifest())
+        if not run.manifest.is_file():
+            _write_manifest(trainer, run)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the classes of task and data to the checkpoint, if the task is not cnnlab's and has not added them."""
@@ -77,8 +78,22 @@ class RunRecords(Callback):
             results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("val/")}
             write_json(results_of(trainer).validation, results)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add to the manifest the hashes of the files that the first epoch has read."""
+        data = getattr(trainer, "datamodule", None)
+        if self._contents_known or not isinstance(data, ListedFiles):
+            return
+        self._contents_known = True
+        data.learn_contents()
+        if trainer.is_global_zero:
+            _write_manifest(trainer, Run(Path(trainer.default_root_dir)))
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last validation's confusion matrix."""
+        """Complete the manifest's hashes; draw the last validation's confusion matrix."""
+        data = getattr(trainer, "datamodule", None)
+        if trainer.is_global_zero and self._contents_known and isinstance(data, ListedFiles):
+            data.learn_the_rest()
+            _write_manifest(trainer, Run(Path(trainer.default_root_dir)))
         if trainer.is_global_zero:
             _draw_matrix(trainer, pl_module, "val", max(trainer.global_step - 1, 0))
 
@@ -114,6 +129,12 @@ class Report(Callback):
         # A test on other data has its own folder, and says nothing about the run itself.
         if trainer.is_global_zero and results_of(trainer) == run:
             write_report([run], run.report)
+
+
+def _write_manifest(trainer: Trainer, run: Run) -> None:
+    manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
+    if callable(manifest):
+        write_csv(run.manifest, manifest())
 
 
 def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step: int | None) -> None:

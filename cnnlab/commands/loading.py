@@ -36,6 +36,8 @@ def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataMod
         if not run.config.is_file():
             raise InputError(f"there is no run {run.folder}: name a run's folder, or give --config")
         request.configs.insert(0, str(run.config))
+        if run.manifest.is_file():
+            request.flags = ["--data.splits", str(run.manifest), *request.flags]
     with architecture_only():
         cli = configure(Plan(Run(Path()), ["fit", *config_flags(request.configs), *request.flags]))
         return cli.model, cli.datamodule, run

@@ -204,12 +204,14 @@ class VisionCLI(LightningCLI):
         names = [name for name in self._told_names() if name in given and name in defaults]
         return {name: given[name] for name in names if given[name] not in (None, defaults[name].default)}
 
-    @staticmethod
-    def _keep_splits(data: Any, checkpoint: CheckpointInfo) -> None:
-        """Keep the splits of the checkpoint's run, unless the data are different."""
+    def _keep_splits(self, data: Any, checkpoint: CheckpointInfo) -> None:
+        """Let the checkpoint's run say which images are for what, wherever they lie now."""
         settings, kept = data.init_args, checkpoint.data
-        if "splits" not in settings or settings.splits is not None or settings.get("root") != kept.get("root"):
+        if "splits" not in settings or settings.splits is not None:
             return
+        settings.splits = str(checkpoint.manifest)
+        if self.subcommand == "fit" and not _same_path(settings.get("root"), kept.get("root")):
+            return  # If the images are others, they are divided for a new run.
         for name in getattr(by_path(data.class_path), "DIVIDING", ()):
             # Runs of older versions did not split by settings that their classes did not have.
             if name in kept and settings.get(name) != kept[name]:
@@ -217,7 +219,6 @@ class VisionCLI(LightningCLI):
                     f"data.{name} is {settings.get(name)!r}, but the run's images were divided with "
                     f"{kept.get(name)!r}, and keep their splits: leave it out, or begin a new run"
                 )
-        settings.splits = str(checkpoint.manifest)
 
     def after_instantiate_classes(self) -> None:
         """Refuse settings that contradict the data or do not fit the checkpoint; report other differences from it."""

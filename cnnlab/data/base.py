@@ -140,6 +140,8 @@ class VisionDataModule(LightningDataModule):
     """The arguments that are determined from the data or the network if None; a checkpoint keeps their values."""
     DIVIDING: ClassVar[tuple[str, ...]] = ()
     """The arguments that decide on the splits; those of a run are fixed by its manifest."""
+    results_source: str | None = None
+    """Where the data come from if they are not the run's own, for its results; the command line sets it."""
 
     def __init__(
         self, batch_size: int = 128, num_workers: int = 0, drop_last: bool = True, seed: int | None = None

@@ -77,7 +77,7 @@ class CenterCropDataModule(FileDataModule):
         """Write the cache on disk; Lightning calls this on one process of a machine."""
         self.adopt_from_trainer()
         if self.hparams["cache"] == "disk" and not self._predicts_elsewhere:
-            self._leave_out_broken()
+            self.leave_out_broken()
             self.opener(self.listing, SPLITS)
 
     def opener(self, listing: SampleIndex, splits: Sequence[str]) -> Opener:

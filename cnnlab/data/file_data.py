@@ -1,12 +1,9 @@
-"""FileDataModule: lists image files with their targets, splits them, reads them and records them."""
+"""FileDataModule: reads image files with their targets, for training, evaluation and prediction."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,42 +13,31 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cnnlab.data.augmentation import InputSpec
-from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, cpu_count
+from cnnlab.data.base import IMAGENET, BatchDataset, cpu_count
 from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
+from cnnlab.data.listed_files import ListedFiles
 from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken
+from cnnlab.data.manifest import ContentHashes
 from cnnlab.data.presets import create_augmentation
-from cnnlab.data.splits import keep_splits, select_fold, split_samples
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform, LazyImage, list_images
 
 
-class FileDataModule(VisionDataModule):
+class FileDataModule(ListedFiles):
     """Image files, each with a target.
 
-    A subclass lists the samples and reads their annotations. This class handles splits, folds, broken files,
-    prediction and the manifest. Without split folders or a column split, a fixed stratified split is made.
+    A subclass lists the samples and reads their annotations. ListedFiles handles splits, folds, broken files and the
+    manifest.
 
     Args:
         root: The folder; paths in a table are relative to it.
-        csv: A table with the column path, the columns of the targets, and optionally split (train, val, test) and
-            group (images of one group stay in one split). Without it, the images are listed from the folders.
-        val_size: The share of the training images used for validation if no validation split is given.
-        test_size: The share of all images used for testing if no split is given.
-        splits: The manifest.csv of a run. Its images keep their splits, and new training images are left out.
-            ``test``, ``predict`` and ``resume`` use their run's manifest, so that added files change no split.
-        split_seed: Decides on splits and folds; independent of the run's seed, so that runs with different seeds are
-            comparable.
-        folds: Divide training and validation images into this number of folds, for cross-validation.
-        fold: The fold used for validation, 0..folds-1.
         predict: What to predict: train, val or test, a folder of images, or one image.
         channels: 3 for color, 1 for gray.
         augment: See presets.create_augmentation.
         augment_args: See presets.create_augmentation.
-        on_error: What to do with files that cannot be read or do not match each other: raise, or skip. With skip, all
-            files are read first, and the broken ones are named and left out.
         batch_size: Samples per process and step, 1 or greater.
         num_workers: Processes that read ahead; the number of processors, up to 8, if None.
-        **kwargs: See VisionDataModule.
+        **kwargs: See ListedFiles.
 
     Raises:
         InputError: If an argument is out of range.
@@ -59,52 +45,25 @@ class FileDataModule(VisionDataModule):
 
     train_set: AugmentedFiles
 
-    DIVIDING: ClassVar[tuple[str, ...]] = ("val_size", "test_size", "split_seed", "folds", "fold")
     ANNOTATIONS_MOVE: ClassVar[bool] = False
     """Whether annotations change with the geometry of the image."""
 
     def __init__(
         self,
         root: str,
-        csv: str | None = None,
-        val_size: float = 0.15,
-        test_size: float = 0.15,
-        splits: str | None = None,
-        split_seed: int = 0,
-        folds: int | None = None,
-        fold: int = 0,
         predict: str = "test",
         channels: Literal[1, 3] = 3,
         augment: str = "standard",
         augment_args: dict[str, Any] | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
         batch_size: int = 32,
         num_workers: int | None = None,
         **kwargs: Any,
     ) -> None:
         workers = min(8, cpu_count()) if num_workers is None else num_workers
-        super().__init__(batch_size=batch_size, num_workers=workers, **kwargs)
-        if folds is not None and not folds >= 2:
-            raise InputError(f"data.folds is {folds}, expected 2 or more")
-        if folds is not None and not 0 <= fold < folds:
-            raise InputError(f"data.fold is {fold}, expected 0 to {folds - 1}")
-        self.root = Path(root)
-        self.csv = Path(csv) if csv is not None else None
+        super().__init__(root=root, batch_size=batch_size, num_workers=workers, **kwargs)
         self.channels = channels
         self.mean, self.std = IMAGENET[channels]
         self.augmentation = create_augmentation(augment, augment_args, masks=self.ANNOTATIONS_MOVE)
-        # A run's folder may be moved, so its checkpoints do not keep this path.
-        self._splits = Path(splits) if splits is not None else None
-        self.hparams["splits"] = None
-        self._broken: dict[str, str] | None = None
-
-    @abstractmethod
-    def list_samples(self) -> list[Sample]:
-        """All images, each with its split, "" if none is given.
-
-        Raises:
-            InputError: If a folder, a table or a target is missing or wrong.
-        """
 
     @abstractmethod
     def read_annotations(self, samples: Sequence[Sample]) -> AnnotationReader:
@@ -138,43 +97,9 @@ class FileDataModule(VisionDataModule):
         """The training images, augmented."""
         return AugmentedFiles(source, self.augmentation, self.input_spec(), self.seed)
 
-    def manifest_row(self, sample: Sample) -> dict[str, str]:
-        """A sample's row in the manifest: path, its target, split, group, bytes, sha256."""
-        path = Path(sample.path)
-        row = {"path": os.path.relpath(path, self.root), "split": sample.split, "group": sample.group}
-        if not path.is_file():
-            return {**row, "bytes": "", "sha256": ""}
-        with path.open("rb") as file:
-            return {**row, "bytes": str(path.stat().st_size), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
     def eval_transform(self) -> EvalTransform:
         """The transform of training without augmentation."""
         return self.input_spec().eval_transform()
-
-    @cached_property
-    def samples(self) -> list[Sample]:
-        """All images, as listed by list_samples()."""
-        return self.list_samples()
-
-    @cached_property
-    def _divided(self) -> SampleIndex:
-        options = self.hparams
-        listing = SampleIndex(self.samples)
-        if self._splits is not None:
-            listing, count = keep_splits(listing, self._splits, self.root)
-            if count:
-                rank_zero_warn(f"{count} images of {self.root} are not in {self._splits}, and are left out")
-            return listing
-        listing = split_samples(listing, options["val_size"], options["test_size"], options["split_seed"])
-        if options["folds"] is None:
-            return listing
-        return select_fold(listing, options["folds"], options["fold"], options["split_seed"])
-
-    @property
-    def listing(self) -> SampleIndex:
-        """All images that can be used, each with its split."""
-        broken = self._broken or {}
-        return SampleIndex([sample for sample in self._divided.samples if sample.path not in broken])
 
     def setup(self, stage: str) -> None:
         """List the images of a stage, each with its split.
@@ -186,9 +111,10 @@ class FileDataModule(VisionDataModule):
         if stage == "predict" and self._predicts_elsewhere:
             self.predict_set = self._files(self._prediction_samples(), LazyImage)
             return
-        self._leave_out_broken()
-        listing = self.listing
         used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, (self.hparams["predict"],))
+        self.compare_with_run(used)
+        self.leave_out_broken()
+        listing = self.listing
         opener = self.opener(listing, used)
         if stage == "fit":
             self.train_set = self.create_train_set(self._split(listing, "train", opener))
@@ -213,7 +139,7 @@ class FileDataModule(VisionDataModule):
     def _prediction_samples(self) -> list[Sample]:
         """The image, or the images of a folder, to predict."""
         place = Path(self.hparams["predict"])
-        samples = [Sample(str(path)) for path in ([place] if place.is_file() else list_images(place))]
+        samples = [Sample(str(path), name=path.name) for path in ([place] if place.is_file() else list_images(place))]
         if self.hparams["on_error"] == "skip":
             broken = find_broken(samples, self.try_reading)
             for text in broken.values():
@@ -230,47 +156,17 @@ class FileDataModule(VisionDataModule):
 
     def _files(self, samples: Sequence[Sample], opener: Opener) -> FileDataset:
         paths = [sample.path for sample in samples]
-        return FileDataset(paths, self.read_annotations(samples), self.eval_transform(), opener)
-
-    def _leave_out_broken(self) -> None:
-        if self.hparams["on_error"] == "raise" or self._broken is not None:
-            return
-        samples = self._divided.samples
-        self._broken = find_broken(samples, self.try_reading)
-        if self._broken:
-            named = "\n".join(f"  {text}" for text in self._broken.values())
-            rank_zero_warn(f"{len(self._broken)} of {len(samples):,} images cannot be read and are left out:\n{named}")
+        hashes = ContentHashes(len(paths)) if self._is("fit") else None
+        skip = self.hparams["on_error"] == "skip"
+        files = FileDataset(paths, self.read_annotations(samples), self.eval_transform(), opener, hashes, skip)
+        self._read.append(files)
+        return files
 
     def _eval_loader(
         self, dataset: BatchDataset, place: dict[str, int] | None = None, batch_size: int | None = None
     ) -> DataLoader[Any]:
         one_size = self.eval_transform().size is not None or (isinstance(dataset, FileDataset) and dataset.has_one_size)
         return super()._eval_loader(dataset, place, batch_size or (self.batch_size if one_size else 1))
-
-    def check(self) -> tuple[list[str], list[list[str]]]:
-        """Read all files.
-
-        Returns:
-            The errors of files that cannot be read (with on_error skip); the paths of each image that is in several
-            splits.
-        """
-        self._leave_out_broken()
-        rows = self.manifest()
-        same: dict[str, list[dict[str, str]]] = {}
-        for row in rows:
-            if row["sha256"] and not row["error"]:
-                same.setdefault(row["sha256"], []).append(row)
-        copies = [[row["path"] for row in group] for group in same.values() if len({row["split"] for row in group}) > 1]
-        return [row["error"] for row in rows if row["error"]], copies
-
-    def manifest(self) -> list[dict[str, str]]:
-        """A row for each image: see manifest_row, and the error if it was left out."""
-        divided = {sample.path: sample for sample in self._divided.samples}
-        rows = []
-        for sample in self.samples:
-            row = self.manifest_row(divided.get(sample.path, sample))
-            rows.append({**row, "error": (self._broken or {}).get(sample.path, "")})
-        return rows
 
 
 def fill(mean: Sequence[float]) -> Tensor:

@@ -10,15 +10,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from cnnlab.batch import Batch
 from cnnlab.data.annotations import Annotation, FixedTarget
 from cnnlab.data.augmentation import Augmentation, InputSpec, as_tensor
 from cnnlab.data.base import BatchDataset
+from cnnlab.data.manifest import ContentHashes
 from cnnlab.data.mixing import Mixing
 from cnnlab.data.samplers import Draw
-from cnnlab.imaging import EvalTransform, ImageSource, LazyImage, preprocess
+from cnnlab.imaging import EvalTransform, ImageError, ImageSource, LazyImage, preprocess
 from cnnlab.random import uniform
 
 Opener = Callable[[str], ImageSource]
@@ -66,6 +68,10 @@ class FileDataset(BatchDataset):
     transform: EvalTransform
     opener: Opener = LazyImage
     """Opens a file: LazyImage, or a cache."""
+    hashes: ContentHashes | None = None
+    """Takes the hash of each file's content as it is read."""
+    skip: bool = False
+    """Leave out files that can no longer be read, instead of raising."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,13 +92,29 @@ class FileDataset(BatchDataset):
     def open(self, index: int) -> tuple[ImageSource, Annotation]:
         """An opened image and its annotation."""
         image = self.opener(self.paths[index])
+        if self.hashes is not None and isinstance(image, LazyImage):
+            self.hashes.note(index, image.content)
         return image, self.annotations(index, image)
 
     def stack(self, indices: Sequence[int], samples: Iterable[tuple[Tensor, Annotation]]) -> Batch:
-        """The batch of these images (C, H, W) and their annotations."""
-        images, annotations = zip(*samples, strict=True)
+        """The batch of these images (C, H, W) and their annotations, which are read one by one.
+
+        Raises:
+            ImageError: If an image cannot be read, and none of the others can be or ``skip`` is false.
+        """
+        read, kept, reader = [], [], iter(samples)
+        for index in indices:
+            try:
+                read.append(next(reader))
+            except ImageError as error:
+                if not self.skip or (index == indices[-1] and not read):
+                    raise
+                rank_zero_warn(f"left out: {error}")
+            else:
+                kept.append(index)
+        images, annotations = zip(*read, strict=True)
         targets = type(annotations[0]).stack(annotations)
-        return Batch(torch.stack(images), targets, torch.tensor(indices), [self.paths[index] for index in indices])
+        return Batch(torch.stack(images), targets, torch.tensor(kept), [self.paths[index] for index in kept])
 
 
 @dataclass(eq=False)
@@ -130,6 +152,7 @@ class AugmentedFiles(BatchDataset):
         )
         if self.mixing is None:
             return batch
+        numbers = numbers[np.isin(indices, batch.indices.numpy())]
         images, targets = self.mixing(batch.images, batch.targets, numbers[:, own:], self.num_classes)
         return batch.replace(images=images, targets=targets)
 

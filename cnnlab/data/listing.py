@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,9 @@ class Sample:
     values: tuple[float, ...] = ()
     """Its values, if it has any."""
     stratum: str = ""
-    """Samples of a stratum, or with the same labels, are spread evenly over the splits."""
+    """Samples of a stratum, or with the same labels, are spread evenly over the folds."""
+    name: str = ""
+    """Its path below the root, with "/": a run knows it by this name, wherever the root lies."""
 
 
 @dataclass
@@ -136,7 +139,7 @@ def list_table(
 
 
 def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file; no path may be in two of them.
+    """The rows of a CSV file, with paths in their shortest form; no path may be in two of them.
 
     Raises:
         InputError: If the file or a required column is missing, if it has no rows, or if a path is in two of them.
@@ -157,6 +160,9 @@ def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
         raise InputError(f"{table} has no rows")
     lines: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):
+        if not (row["path"] or "").strip():
+            raise InputError(f"{table}, line {line}: the path is empty")
+        row["path"] = os.path.normpath(row["path"])
         first = lines.setdefault(row["path"], line)
         if first != line:
             raise InputError(f"{table}, lines {first} and {line}: both are of {row['path']}; keep one")
@@ -177,7 +183,7 @@ def read_samples(table: Path, root: Path, needed: Sequence[str]) -> Iterator[tup
         if split not in ("", *SPLITS):
             raise InputError(f"{place}: split is {split!r}, expected train, val, test or nothing")
         group = (row.get("group") or "").strip()
-        yield place, row, Sample(str(root / (row["path"] or "")), split=split, group=group)
+        yield place, row, Sample(str(root / row["path"]), split=split, group=group)
 
 
 def find_broken(samples: Sequence[Sample], read: Callable[[Sample], None]) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import os
-from collections.abc import Sequence
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,62 +18,119 @@ _GOLDEN_RATIO = 0.6180339887498949
 """Its multiples, modulo 1, fill 0..1 evenly."""
 
 
-def split_samples(listing: SampleIndex, val_size: float, test_size: float, seed: int) -> SampleIndex:
-    """Assign a split to each sample without one: each class or stratum keeps its share, and groups stay whole.
+def place(name: str, seed: int) -> float:
+    """Where a name stands in 0..1, whatever other names there are.
 
-    With a training split but no validation split, a part of the training samples is used for validation. A test split
-    is made only if no sample has a split. The sizes are shares, 0..1; the seed decides which samples.
+    Names that differ only in their last number, as cameras and scripts give them, are spread evenly: their places are
+    multiples of the golden ratio (Knuth, The Art of Computer Programming, volume 3, 6.4). Others are random numbers.
+
+    Args:
+        name: An image's path below the root, or a group's name.
+        seed: Other seeds give other places.
+
+    >>> [round(place(f"cat/{number}.jpg", seed=0), 2) for number in range(1, 5)]
+    [0.01, 0.63, 0.25, 0.86]
+    """
+    before, number, after = _LAST_NUMBER.fullmatch(name).groups()  # type: ignore[union-attr]
+    text = f"{seed}\0{before}\0{after}".encode(errors="surrogateescape")
+    start = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+    return (start + int(number or 0) * _GOLDEN) % 2**64 / 2**64
+
+
+_LAST_NUMBER = re.compile(r"(.*?)(\d*)(\D*)", re.DOTALL)
+_GOLDEN = round(_GOLDEN_RATIO * 2**64)
+
+
+def split_samples(listing: SampleIndex, val_size: float, test_size: float, seed: int) -> SampleIndex:
+    """Assign a split to each sample without one, by the place of its name, or of its group's.
+
+    So an added or removed file moves no other. Where a class would have no training image, or a split no image at all,
+    the nearest ones are moved. With a training split but no validation split, a part of the training samples is used
+    for validation. A test split is made only if no sample has a split.
+
+    Args:
+        listing: The samples, with their names.
+        val_size: The share of the validation split, 0..1.
+        test_size: The share of the test split, 0..1.
+        seed: Decides which samples.
 
     Raises:
-        InputError: If the shares leave no training samples, or a split would be empty.
+        InputError: If the shares leave no training samples, if a split would be empty, or if a group has two splits.
     """
     given = {sample.split for sample in listing.samples}
-    shares = {"val": val_size if "val" not in given else 0.0, "test": test_size if given == {""} else 0.0}
+    shares = {"test": test_size if given == {""} else 0.0, "val": val_size if "val" not in given else 0.0}
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         raise InputError(
             f"data.val_size is {val_size} and data.test_size {test_size}, expected shares, below 1 together"
         )
-    open_ = [i for i, sample in enumerate(listing.samples) if sample.split in ("", "train")]
-    places = _spread([listing.samples[i] for i in open_], seed)
-    samples = list(listing.samples)
-    for i, place in zip(open_, places, strict=True):
-        split = "test" if place < shares["test"] else "val" if place < sum(shares.values()) else "train"
-        samples[i] = replace(samples[i], split=split)
-    divided = SampleIndex(samples, listing.class_names)
-    for split, share in (("train", 1.0), *shares.items()):
-        if open_ and share and not divided.of[split]:
+    samples = _with_their_groups(listing.samples)
+    units: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        if sample.split in ("", "train"):
+            units.setdefault(_key(sample), []).append(i)
+    divided = _divide({key: place(key, seed) for key in units}, shares)
+    labels = {key: {label for i in members for label in samples[i].labels} for key, members in units.items()}
+    _train_on_each_class(divided, labels)
+    _fill_empty_splits(divided, labels, [split for split, share in shares.items() if share])
+    for key, (split, _) in divided.items():
+        for i in units[key]:
+            samples[i] = replace(samples[i], split=split)
+    found = SampleIndex(samples, listing.class_names)
+    for split in ("train", *(split for split, share in shares.items() if share)):
+        if units and not found.of[split]:
+            count = sum(map(len, units.values()))
+            groups = f" in {len(units)} groups" if len(units) < count else ""
             raise InputError(
-                f"{len(open_)} images leave none for {split}: give more images, or another data.{split}_size"
+                f"{count} images{groups} leave none for {split}: give more {'groups' if groups else 'images'}, or "
+                f"another {'data.val_size' if split == 'train' else f'data.{split}_size'}"
             )
-    return divided
+    return found
 
 
-def keep_splits(listing: SampleIndex, manifest: Path, root: Path) -> tuple[SampleIndex, int]:
-    """Assign to images the splits in a run's manifest.
+def _key(sample: Sample) -> str:
+    return sample.group or sample.name or sample.path
 
-    The manifest's paths start from ``root``. Other images keep the validation or test split of their folder, since the
-    run was not trained on them.
 
-    Returns:
-        The listing without training images that are not in the manifest, and the number of images left out.
+def _with_their_groups(samples: Iterable[Sample]) -> list[Sample]:
+    """Give samples without a split the one of their group."""
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        if sample.group and sample.split:
+            other = first.setdefault(sample.group, sample)
+            if other.split != sample.split:
+                raise InputError(
+                    f"group {sample.group!r} is in two splits: {other.path} in {other.split}, {sample.path} in "
+                    f"{sample.split}: give all images of a group the same split, or another group"
+                )
+    return [
+        sample if sample.split or sample.group not in first else replace(sample, split=first[sample.group].split)
+        for sample in samples
+    ]
 
-    Raises:
-        InputError: If there is no such file, or if it has none of the images.
-    """
-    if not manifest.is_file():
-        raise InputError(f"data.splits {manifest}: there is no such file")
-    with manifest.open(newline="", encoding="utf-8") as file:
-        known = {row["path"]: row["split"] for row in csv.DictReader(file)}
-    kept = []
-    for sample in listing.samples:
-        split = known.get(os.path.relpath(sample.path, root))
-        if split is not None:
-            kept.append(replace(sample, split=split))
-        elif sample.split not in ("", "train"):
-            kept.append(sample)
-    if not kept:
-        raise InputError(f"data.splits {manifest} has none of the {len(listing.samples)} images in {root}")
-    return SampleIndex(kept, listing.class_names), len(listing.samples) - len(kept)
+
+def _divide(places: dict[str, float], shares: dict[str, float]) -> dict[str, tuple[str, float]]:
+    """The split and the place of each unit: the shares follow each other from 0, the rest is for training."""
+    test, both = shares["test"], sum(shares.values())
+    return {key: ("test" if at < test else "val" if at < both else "train", at) for key, at in places.items()}
+
+
+def _train_on_each_class(divided: dict[str, tuple[str, float]], labels: dict[str, set[str]]) -> None:
+    """Move the unit with the greatest place to training, for each class that has none there."""
+    trained = {label for key, (split, _) in divided.items() if split == "train" for label in labels[key]}
+    for label in sorted(set().union(*labels.values()) - trained):
+        key = max((at, key) for key, (_, at) in divided.items() if label in labels[key])[1]
+        divided[key] = ("train", divided[key][1])
+
+
+def _fill_empty_splits(divided: dict[str, tuple[str, float]], labels: dict[str, set[str]], wanted: list[str]) -> None:
+    """Move a training unit to each split that has none, if possible one whose classes have others."""
+    for split in wanted:
+        own = {key for key, (current, _) in divided.items() if current == "train"}
+        if len(own) < 2 or any(current == split for current, _ in divided.values()):
+            continue
+        counts = Counter(label for key in own for label in labels[key])
+        key = min(own, key=lambda key: (any(counts[label] < 2 for label in labels[key]), divided[key][1], key))
+        divided[key] = (split, divided[key][1])
 
 
 def folds(samples: Sequence[Sample], count: int, seed: int) -> np.ndarray:

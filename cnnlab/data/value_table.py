@@ -30,8 +30,8 @@ _LARGEST = 3.4e38
 class ValueTable(CenterCropDataModule):
     """Images and their values: a table with the columns path and those of the values, optionally split and group.
 
-    Without a column split, a fixed split is made that spreads the first value evenly. Targets are (B, V) float32 in the
-    table's own units, NaN if unknown. A checkpoint keeps mean, std and levels, so that a later run on other images
+    Without a column split, a fixed split is made; folds spread the first value evenly. Targets are (B, V) float32 in
+    the table's own units, NaN if unknown. A checkpoint keeps mean, std and levels, so that a later run on other images
     uses those of the training.
 
     Args:

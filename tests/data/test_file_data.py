@@ -78,9 +78,9 @@ def test_every_stage_yields_batches_with_paths_and_indices(root: Path, stage: st
 
 def test_splits_folds_and_manifest_come_from_the_base(root: Path) -> None:
     data = made(root)
-    assert {split: len(samples) for split, samples in data.listing.of.items()} == {"train": 14, "val": 3, "test": 3}
+    assert {split: len(samples) for split, samples in data.listing.of.items()} == {"train": 15, "val": 3, "test": 2}
     validated = [made(root, folds=3, fold=fold).listing.of["val"] for fold in range(3)]
-    assert len({sample.path for part in validated for sample in part}) == sum(map(len, validated)) == 17
+    assert len({sample.path for part in validated for sample in part}) == sum(map(len, validated)) == 18
     rows = data.manifest()
     assert list(rows[0]) == ["path", "split", "group", "bytes", "sha256", "error"]
     assert len(rows) == 20
@@ -95,8 +95,9 @@ def test_a_manifest_fixes_the_splits_and_new_images_have_none(root: Path) -> Non
     manifest.write_text("\n".join(["path,split", *(f"{row['path']},{row['split']}" for row in data.manifest())]))
     Image.new("RGB", (4, 4)).save(root / "255.png")
     again = made(root, splits=str(manifest), split_seed=9)
-    with pytest.warns(UserWarning, match=r"1 images of .* are not in .*manifest\.csv, and are left out"):
-        found = again.manifest()
+    with pytest.warns(UserWarning, match=r"1 images of .* are not the run's, and are left out: 255\.png"):
+        again.setup("fit")
+    found = again.manifest()
     rows = {row["path"]: row["split"] for row in found}
     assert rows.pop("255.png") == ""
     assert rows == {row["path"]: row["split"] for row in data.manifest()}

@@ -331,12 +331,12 @@ def test_folders_without_splits_are_divided(tmp_path: Path) -> None:
     for i in range(20):
         write(tmp_path, f"{i:02}", stripes(i), ".")
     counts = {split: len(samples) for split, samples in made(tmp_path).listing.of.items()}
-    assert counts == {"train": 14, "val": 3, "test": 3}
+    assert all(abs(counts[split] - share) <= 1 for split, share in {"train": 14, "val": 3, "test": 3}.items())
 
 
 def test_a_table_says_which_mask_is_whose(root: Path) -> None:
     lines = ["path,mask,split,group"]
-    lines += [f"images/train/{i}.png,masks/train/{i}.png,{'val' if i < 2 else 'train'},g" for i in range(6)]
+    lines += [f"images/train/{i}.png,masks/train/{i}.png,{'val' if i < 2 else 'train'},g{i // 2}" for i in range(6)]
     table = root / "table.csv"
     table.write_text("\n".join(lines))
     data = made(root, csv=str(table))

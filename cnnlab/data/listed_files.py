@@ -1,0 +1,264 @@
+"""ListedFiles: which image files there are, which split each is in, and what a run remembers of them."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from cnnlab.data.base import VisionDataModule
+from cnnlab.data.files import FileDataset
+from cnnlab.data.listing import Sample, SampleIndex, find_broken
+from cnnlab.data.manifest import Recollection, Row, file_size, hash_files, read_manifest, recognize, some
+from cnnlab.data.splits import select_fold, split_samples
+from cnnlab.errors import InputError
+
+_FEW = 10_000
+"""Files that are read for their hashes at the end of a training, at least."""
+
+
+class ListedFiles(VisionDataModule):
+    """Image files, each with a split; the run's manifest.csv is the memory of both.
+
+    Without split folders or a column split, a fixed split is made from the images' names (see splits.split_samples).
+
+    Args:
+        root: The folder; paths in a table are relative to it.
+        csv: A table with the column path, the columns of the targets, and optionally split (train, val, test) and
+            group (images of one group stay in one split). Without it, the images are listed from the folders.
+        val_size: The share of the training images used for validation if no validation split is given.
+        test_size: The share of all images used for testing if no split is given.
+        splits: The manifest.csv of a run. Its images keep their splits, wherever they lie and whatever they are called
+            now; new training images are left out. All commands use their run's manifest. Images that are not the run's
+            are tested whole.
+        split_seed: Decides on splits and folds; independent of the run's seed, so that runs with different seeds are
+            comparable.
+        folds: Divide training and validation images into this number of folds, for cross-validation.
+        fold: The fold used for validation, 0..folds-1.
+        on_error: What to do with files that cannot be read or do not match each other, and with images of the run that
+            are gone: raise, or skip. With skip, all files are read first, and the broken ones are named and left out.
+        **kwargs: See VisionDataModule.
+
+    Raises:
+        InputError: If an argument is out of range.
+    """
+
+    DIVIDING: ClassVar[tuple[str, ...]] = ("val_size", "test_size", "split_seed", "folds", "fold")
+
+    def __init__(
+        self,
+        root: str,
+        csv: str | None = None,
+        val_size: float = 0.15,
+        test_size: float = 0.15,
+        splits: str | None = None,
+        split_seed: int = 0,
+        folds: int | None = None,
+        fold: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if folds is not None and not folds >= 2:
+            raise InputError(f"data.folds is {folds}, expected 2 or more")
+        if folds is not None and not 0 <= fold < folds:
+            raise InputError(f"data.fold is {fold}, expected 0 to {folds - 1}")
+        self.root = Path(root)
+        self.csv = Path(csv) if csv is not None else None
+        # A run's folder may be moved, so its checkpoints do not keep this path.
+        self._splits = Path(splits) if splits is not None else None
+        self.hparams["splits"] = None
+        self._broken: dict[str, str] | None = None
+        self._hashes: dict[str, str] = {}
+        self._read: list[FileDataset] = []
+
+    @abstractmethod
+    def list_samples(self) -> list[Sample]:
+        """All images, each with its split, "" if none is given.
+
+        Raises:
+            InputError: If a folder, a table or a target is missing or wrong.
+        """
+
+    @abstractmethod
+    def try_reading(self, sample: Sample) -> None:
+        """Read a sample's files.
+
+        Raises:
+            ImageError: If one cannot be read, or does not match the others.
+        """
+
+    def manifest_row(self, sample: Sample) -> Row:
+        """A sample's row in the manifest: path, its target, split, group, bytes, sha256 ("" if it is not known yet)."""
+        content = {"bytes": file_size(sample.path), "sha256": self._hashes.get(sample.path, "")}
+        return {"path": sample.name, "split": sample.split, "group": sample.group, **content}
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """All images, as listed by list_samples(), with their names."""
+        return [replace(sample, name=_below(self.root, sample.path)) for sample in self.list_samples()]
+
+    @cached_property
+    def recollection(self) -> Recollection | None:
+        """What the manifest of ``splits`` says of the images; None without one.
+
+        Raises:
+            InputError: If there is no such file, or if it is not a manifest.
+        """
+        if self._splits is None:
+            return None
+        return recognize(self.samples, read_manifest(self._splits), by_name=self.results_source is None)
+
+    @cached_property
+    def _divided(self) -> SampleIndex:
+        options, known = self.hparams, self.recollection
+        if known is not None and (known.is_of_the_run or not self._is("fit")):
+            return SampleIndex(known.with_splits(self.samples))
+        listing = split_samples(
+            SampleIndex(self.samples), options["val_size"], options["test_size"], options["split_seed"]
+        )
+        if options["folds"] is None:
+            return listing
+        return select_fold(listing, options["folds"], options["fold"], options["split_seed"])
+
+    def _is(self, *stages: str) -> bool:
+        return self.trainer is not None and self.trainer.state.fn in stages
+
+    @property
+    def listing(self) -> SampleIndex:
+        """All images that can be used, each with its split."""
+        broken = self._broken or {}
+        return SampleIndex([sample for sample in self._divided.samples if sample.path not in broken])
+
+    def leave_out_broken(self) -> None:
+        """Read all files and leave out those that cannot be read, if on_error is skip."""
+        if self.hparams["on_error"] == "raise" or self._broken is not None:
+            return
+        samples = self._divided.samples
+        self._broken = find_broken(samples, self.try_reading)
+        if self._broken:
+            named = "\n".join(f"  {text}" for text in self._broken.values())
+            rank_zero_warn(f"{len(self._broken)} of {len(samples):,} images cannot be read and are left out:\n{named}")
+
+    def compare_with_run(self, used: Sequence[str]) -> None:
+        """Say what of the run's images is gone, changed or new.
+
+        Raises:
+            InputError: If images that are to be trained on or measured are gone, unless on_error is skip.
+        """
+        known = self.recollection
+        if known is None:
+            return
+        if not known.is_of_the_run:
+            if self._is("fit") and self._continues:
+                raise InputError(
+                    f"{self.root} has none of the run's {len(known.rows):,} images ({self._splits}): name their folder "
+                    "with --data.root, or begin a new run"
+                )
+            if self._is("fit"):
+                rank_zero_info(f"the images of {self.root} are not those of the checkpoint's run, and are divided anew")
+                return
+            trained = [sample.name for sample in self._divided.of["train"]]
+            left_out = f"; {len(trained):,} that the run has seen are left out: {some(trained)}" if trained else ""
+            same = f" ({len(known.changed):,} of them have names of the run's)" if known.changed else ""
+            rank_zero_info(f"the images of {self.root} are not those of the run{same}{left_out}")
+            return
+        if gone := known.gone(used):
+            total = sum(map(known.count, used))
+            text = f"{len(gone):,} of the run's {total:,} images for {' and '.join(used)} are not in {self.root}"
+            if self._is("fit", "validate", "test") and self.hparams["on_error"] == "raise":
+                raise InputError(
+                    f"{text}: {some(gone)}; put them back, or go on without them with --data.on_error skip"
+                )
+            rank_zero_warn(f"{text}, and are left out: {some(gone)}")
+        for text in known.findings():
+            rank_zero_warn(text)
+        if other := known.other_targets({sample.path: self.manifest_row(sample) for sample in self._divided.samples}):
+            rank_zero_warn(f"{len(other):,} images have other targets than in the run: {some(other)}")
+        if new := [sample.name for sample in self._divided.samples if not sample.split]:
+            rank_zero_warn(f"{len(new):,} images of {self.root} are not the run's, and are left out: {some(new)}")
+
+    @property
+    def _continues(self) -> bool:
+        """Whether the run of the manifest itself goes on."""
+        own = Path(self.trainer.default_root_dir) / "manifest.csv" if self.trainer is not None else None
+        return own is not None and self._splits is not None and own.resolve() == self._splits.resolve()
+
+    def describe_measured(self, split: str) -> str:
+        """How many images of a split there are, of how many: "372 of 372 images of split test of clothing-128"."""
+        count, known = len(self.listing.of[split]), self.recollection
+        total = len(self._divided.of[split])
+        if known is not None and known.is_of_the_run:
+            total = max(total, known.count(split))
+        return f"{count:,} of {total:,} images of split {split} of {self.root.absolute().name}"
+
+    def check(self) -> tuple[list[str], list[list[str]]]:
+        """Read all files.
+
+        Returns:
+            The errors of files that cannot be read (with on_error skip); the paths of each image that is in several
+            splits.
+        """
+        self.leave_out_broken()
+        self._hash({sample.path for sample in self.samples})
+        rows = self.manifest()
+        return [row["error"] for row in rows if row["error"]], self.copies()
+
+    def copies(self) -> list[list[str]]:
+        """The names of each image that is in several splits, as far as contents are known."""
+        same: dict[str, list[Sample]] = {}
+        for sample in self.listing.samples:
+            if sample.split and (content := self._hashes.get(sample.path)):
+                same.setdefault(content, []).append(sample)
+        return [[s.name for s in group] for group in same.values() if len({s.split for s in group}) > 1]
+
+    def manifest(self) -> list[Row]:
+        """A row for each image: see manifest_row, and the error if it was left out.
+
+        If the run of the manifest goes on, its own rows, with the hashes that it has learned.
+        """
+        if self._continues and self.recollection is not None:
+            learned = {id(row): self._hashes.get(path, "") for path, row in self.recollection.of.items()}
+            return [{**row, "sha256": row.get("sha256") or learned.get(id(row), "")} for row in self.recollection.rows]
+        divided = {sample.path: sample for sample in self._divided.samples}
+        broken = self._broken or {}
+        return [
+            {**self.manifest_row(divided[sample.path]), "error": broken.get(sample.path, "")} for sample in self.samples
+        ]
+
+    def learn_contents(self) -> None:
+        """Take the hashes of the files that all processes have read, and say what they show; all processes call it."""
+        for files in self._read:
+            if files.hashes is not None and self.trainer is not None:
+                on_device = files.hashes.table.to(self.trainer.strategy.root_device)
+                files.hashes.table.copy_(self.trainer.strategy.reduce(on_device, reduce_op="max"))
+                self._hashes |= {files.paths[index]: content for index, content in files.hashes.known().items()}
+        if copies := [" = ".join(names) for names in self.copies()]:
+            rank_zero_warn(f"{len(copies):,} images are in several splits, so the results are too good: {some(copies)}")
+
+    def learn_the_rest(self) -> None:
+        """Read the files that training has not read, for their hashes, if that takes no longer than an epoch."""
+        rest = {sample.path for sample in self.listing.samples if sample.split} - self._hashes.keys()
+        if len(rest) <= max(len(self._hashes), _FEW):
+            self._hash(rest)
+
+    def _hash(self, paths: set[str]) -> None:
+        order = sorted(paths)
+        self._hashes |= {path: content for path, content in zip(order, hash_files(order), strict=True) if content}
+
+
+def _below(root: Path, path: str) -> str:
+    """A file's path below the root, with "/".
+
+    >>> _below(Path("photos"), "photos/cat/1.jpg")
+    'cat/1.jpg'
+    """
+    start = f"{root}{os.sep}"
+    name = path[len(start) :] if path.startswith(start) else os.path.relpath(path, root)
+    return name.replace(os.sep, "/")
