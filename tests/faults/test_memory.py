@@ -145,7 +145,7 @@ def test_a_labeled_set_that_the_run_has_not_seen_is_tested_whole(cnnlab: Cnnlab,
     ok(cnnlab("predict", "R", "--data.root", "new"))
     assert len(table(place / "R/results/new/predictions.csv")) == 60
     scores = json.loads((place / "R/results/new/test.json").read_text())
-    right = sum(row["predicted"] == row["label"] for row in table(place / "R/results/new/predictions.csv"))
+    right = sum(row["name"] == Path(row["path"]).parent.name for row in table(place / "R/results/new/predictions.csv"))
     assert scores["test/accuracy"] == pytest.approx(right / 60)
 
 
