@@ -64,7 +64,7 @@ class RunRecords(Callback):
                 logger.log_hyperparams(config)
             if isinstance(logger, RunLogger) and trainer.global_step:
                 logger.replay(trainer.global_step)
-        if not run.manifest.is_file():
+        if trainer.ckpt_path is None or not run.manifest.is_file():
             _write_manifest(trainer, run)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

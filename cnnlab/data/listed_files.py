@@ -239,6 +239,9 @@ class ListedFiles(VisionDataModule):
                 on_device = files.hashes.table.to(self.trainer.strategy.root_device)
                 files.hashes.table.copy_(self.trainer.strategy.reduce(on_device, reduce_op="max"))
                 self._hashes |= {files.paths[index]: content for index, content in files.hashes.known().items()}
+        known = self.recollection
+        if known is not None and (replaced := known.replaced(self._hashes)):
+            rank_zero_warn(f"{len(replaced):,} images are not what they were when the run began: {some(replaced)}")
         if copies := [" = ".join(names) for names in self.copies()]:
             rank_zero_warn(f"{len(copies):,} images are in several splits, so the results are too good: {some(copies)}")
 

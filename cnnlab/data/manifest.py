@@ -147,6 +147,12 @@ class Recollection:
             found.append(f"{len(self.moved):,} images have moved, and are known by their content: {names}")
         return found
 
+    def replaced(self, contents: Mapping[str, str]) -> list[str]:
+        """The images whose content, the hash by path, is another than the run's, though their size is the same."""
+        said = {sample.path for sample in self.changed}
+        known = [(path, row) for path, row in self.of.items() if path in contents and path not in said]
+        return [row["path"] for path, row in known if row.get("sha256", "") not in ("", contents[path])]
+
     def other_targets(self, rows: Mapping[str, Row]) -> list[str]:
         """The images whose rows, by their paths, have other classes or values than in the run."""
         found = []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Cnnlab, Result, run_process, write_photos
+from tests.conftest import Cnnlab, Result, processes, run_process, write_photos
 
 TINY = Path(__file__).parents[1] / "conf/image_folder.yaml"
 FAST = (
@@ -172,6 +172,28 @@ def test_replaced_contents_and_other_classes_are_said(cnnlab: Cnnlab, place: Pat
     (place / "p/x").rename(place / "p/along")
     with pytest.warns(UserWarning, match=r"\d+ images have other targets than in the run: \S+ \(along, now spots\)"):
         ok(cnnlab("test", "R"))
+
+
+def test_contents_replaced_by_others_of_the_same_size_are_said(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Of so many files only some are read before training, so the epoch itself has to notice."""
+    for i in range(120):
+        pixels = np.random.default_rng(i).integers(0, 255, (6, 6), np.uint8)
+        path = tmp_path / f"p/{'ab'[i % 2]}/{i:03}.pgm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    ok(cnnlab("fit", "--config", TINY, "--data.root", "p", "--run", "R", *FAST))
+    name = sorted(of_split(tmp_path / "R", "train"))[1]
+    content = (tmp_path / "p" / name).read_bytes()
+    (tmp_path / "p" / name).write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
+    with pytest.warns(UserWarning, match=rf"1 images are not what they were when the run began: {name}"):
+        ok(cnnlab("resume", "R", "--trainer.max_epochs", "2"))
+
+
+def test_two_processes_write_the_manifest_of_one(cnnlab: Cnnlab, place: Path) -> None:
+    done = run_process("fit", "--config", TINY, "--data.root", "p", "--run", "D", *FAST, *processes(2), cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert table(place / "D/manifest.csv") == table(place / "R/manifest.csv")
+    assert all(len(row["sha256"]) == 64 for row in table(place / "D/manifest.csv"))
 
 
 def test_a_removed_file_moves_no_other(cnnlab: Cnnlab, place: Path) -> None:
