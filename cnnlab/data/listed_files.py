@@ -181,7 +181,7 @@ class ListedFiles(VisionDataModule):
             rank_zero_warn(text)
         if other := known.other_targets({sample.path: self.manifest_row(sample) for sample in self._divided.samples}):
             rank_zero_warn(f"{len(other):,} images have other targets than in the run: {some(other)}")
-        if new := [sample.name for sample in self._divided.samples if not sample.split]:
+        if new := [s.name for s in self._divided.samples if not s.split and s.path not in known.of]:
             rank_zero_warn(f"{len(new):,} images of {self.root} are not the run's, and are left out: {some(new)}")
 
     @property

@@ -106,8 +106,8 @@ class Recollection:
 
     @property
     def is_of_the_run(self) -> bool:
-        """Whether at least half of the images, there or in the manifest, are the run's."""
-        return 2 * len(self.of) >= min(self.there, len(self.rows)) > 0
+        """Whether half of the run's images are there, or nearly all that are there are the run's."""
+        return len(self.of) > 0 and (2 * len(self.of) >= len(self.rows) or len(self.of) >= 0.9 * self.there)
 
     def gone(self, splits: Iterable[str]) -> list[str]:
         """The names of the run's images of these splits that are not there; those it left out are not counted."""

@@ -285,7 +285,7 @@ def test_a_network_by_its_name_is_timed_with_random_weights(cnnlab: Cnnlab, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:1 images of photos are not in")
+@pytest.mark.filterwarnings("ignore:1 images of photos are not the run's")
 @pytest.mark.usefixtures("forked")
 def test_a_pruned_run_keeps_the_splits_and_needs_nothing_that_has_vanished(
     cnnlab: Cnnlab, photos: Path, tmp_path: Path
