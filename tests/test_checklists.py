@@ -103,7 +103,7 @@ def test_a_new_kind_of_answer(toy: Path, cnnlab: Cnnlab, tmp_path: Path) -> None
     folder.mkdir()
     rows = []
     for i in range(36):
-        angle, image = i * 5.0, Image.new("L", (24, 24))
+        angle, image = i * 5.0, Image.new("L", (24, 24), i)
         end = (10 * math.cos(math.radians(angle)), 10 * math.sin(math.radians(angle)))
         ImageDraw.Draw(image).line([12 - end[0], 12 + end[1], 12 + end[0], 12 - end[1]], fill=255, width=2)
         Image.fromarray(np.asarray(image)).save(folder / f"{i:02}.png")
