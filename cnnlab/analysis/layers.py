@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import DeformConv2d
 
-from cnnlab.analysis.convolution import output_size
 from cnnlab.analysis.meta import first_tensor
 from cnnlab.errors import InputError
 from cnnlab.models.blocks import check_positive
@@ -49,8 +48,6 @@ class Convolution(NamedTuple):
     """Channels, height, width."""
     relative: float
     """Multiply-adds relative to the standard convolution."""
-    torch_multiply_adds: int
-    """The same multiply-adds by torch's FLOP counter."""
 
 
 def convolutions(
@@ -103,26 +100,11 @@ def convolutions(
             layer = build()
             result = layer(torch.empty(1, inputs, size, size))
         parameters = sum(parameter.numel() for parameter in layer.parameters())
-        multiply_adds = _multiply_adds(layer, size)
+        multiply_adds = counter.get_total_flops() // 2
         standard = standard or multiply_adds
         channels, height, width = result.shape[1:]
-        relative = multiply_adds / standard
-        output = (channels, height, width)
-        rows.append(Convolution(name, parameters, multiply_adds, output, relative, counter.get_total_flops() // 2))
+        rows.append(Convolution(name, parameters, multiply_adds, (channels, height, width), multiply_adds / standard))
     return rows
-
-
-def _multiply_adds(layer: nn.Module, size: int) -> int:
-    """From the layers' shapes: each weight is used once per output position.
-
-    A transposed convolution uses each weight once per input position.
-    """
-    if isinstance(layer, nn.ConvTranspose2d):
-        return layer.weight.numel() * size**2
-    if isinstance(layer, (nn.Conv2d, DeformConv2d)):
-        kernel, stride, dilation = layer.kernel_size[0], layer.stride[0], layer.dilation[0]
-        return layer.weight.numel() * output_size(size, kernel, stride, int(layer.padding[0]), dilation) ** 2
-    return sum(_multiply_adds(child, size) for child in layer.children())
 
 
 def _deform_flops(
