@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from cnnlab.data.base import VisionDataModule
 from cnnlab.data.files import FileDataset
-from cnnlab.data.listing import Sample, SampleIndex, find_broken
+from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken
 from cnnlab.data.manifest import Recollection, Row, file_size, hash_files, read_manifest, recognize, some
 from cnnlab.data.splits import select_fold, split_samples
 from cnnlab.errors import InputError
@@ -190,8 +190,11 @@ class ListedFiles(VisionDataModule):
         own = Path(self.trainer.default_root_dir) / "manifest.csv" if self.trainer is not None else None
         return own is not None and self._splits is not None and own.resolve() == self._splits.resolve()
 
-    def describe_measured(self, split: str) -> str:
-        """How many images of a split there are, of how many: "372 of 372 images of split test of clothing-128"."""
+    def describe_measured(self, stage: str) -> str:
+        """What validate, test or predict has measured: "372 of 372 images of split test of clothing-128"."""
+        split = {"validate": "val", "test": "test"}.get(stage, str(self.hparams["predict"]))
+        if split not in SPLITS:
+            return f"{len(self.predict_set):,} images of {split}"
         count, known = len(self.listing.of[split]), self.recollection
         total = len(self._divided.of[split])
         if known is not None and known.is_of_the_run:
