@@ -245,7 +245,7 @@ class ListedFiles(VisionDataModule):
         known = self.recollection
         if known is not None and (replaced := known.replaced(self._hashes)):
             rank_zero_warn(f"{len(replaced):,} images are not what they were when the run began: {some(replaced)}")
-        if copies := [" = ".join(names) for names in self.copies()]:
+        if copies := [" = ".join(names[:2]) for names in self.copies()]:
             rank_zero_warn(f"{len(copies):,} images are in several splits, so the results are too good: {some(copies)}")
 
     def learn_the_rest(self) -> None:
