@@ -18,11 +18,14 @@ from torch.utils.data import DataLoader
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import IMAGENET, BatchDataset, VisionDataModule, cpu_count
 from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
-from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken
+from cnnlab.data.image_survey import describe_images, find_range
+from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken, unmatched
 from cnnlab.data.presets import create_augmentation
 from cnnlab.data.splits import keep_splits, select_fold, split_samples
 from cnnlab.errors import InputError
+from cnnlab.image_files import listed
 from cnnlab.imaging import EvalTransform, LazyImage, list_images
+from cnnlab.pixels import check_tones
 
 
 class FileDataModule(VisionDataModule):
@@ -47,6 +50,10 @@ class FileDataModule(VisionDataModule):
         channels: 3 for color, 1 for gray.
         augment: See presets.create_augmentation.
         augment_args: See presets.create_augmentation.
+        range: The values that become black and white, of files with more than 8 bits per channel. If None, the lowest
+            and the highest value of the training images. Files of 8 bits stay as they are.
+        alpha: What a fourth channel does that a file calls alpha: blend (the image is laid on white), or drop (the
+            channel is ignored, as for near infrared beside red, green and blue).
         on_error: What to do with files that cannot be read or do not match each other: raise, or skip. With skip, all
             files are read first, and the broken ones are named and left out.
         batch_size: Samples per process and step, 1 or greater.
@@ -59,6 +66,7 @@ class FileDataModule(VisionDataModule):
 
     train_set: AugmentedFiles
 
+    RESOLVED: ClassVar[tuple[str, ...]] = ("range",)
     DIVIDING: ClassVar[tuple[str, ...]] = ("val_size", "test_size", "split_seed", "folds", "fold")
     ANNOTATIONS_MOVE: ClassVar[bool] = False
     """Whether annotations change with the geometry of the image."""
@@ -77,6 +85,8 @@ class FileDataModule(VisionDataModule):
         channels: Literal[1, 3] = 3,
         augment: str = "standard",
         augment_args: dict[str, Any] | None = None,
+        range: Sequence[float] | None = None,
+        alpha: Literal["blend", "drop"] = "blend",
         on_error: Literal["raise", "skip"] = "raise",
         batch_size: int = 32,
         num_workers: int | None = None,
@@ -93,6 +103,7 @@ class FileDataModule(VisionDataModule):
         self.channels = channels
         self.mean, self.std = IMAGENET[channels]
         self.augmentation = create_augmentation(augment, augment_args, masks=self.ANNOTATIONS_MOVE)
+        self._tones = check_tones(range, alpha)
         # A run's folder may be moved, so its checkpoints do not keep this path.
         self._splits = Path(splits) if splits is not None else None
         self.hparams["splits"] = None
@@ -128,11 +139,15 @@ class FileDataModule(VisionDataModule):
         Raises:
             ImageError: If one cannot be read, or does not match the others.
         """
-        LazyImage(sample.path).read(self.channels, at_least=(1, 1))
+        self.open_image(sample.path).read(self.channels, at_least=(1, 1))
+
+    def open_image(self, path: str) -> LazyImage:
+        """Open an image file, whose values are read as ``range`` and ``alpha`` say."""
+        return LazyImage(path, self._tones)
 
     def opener(self, listing: SampleIndex, splits: Sequence[str]) -> Opener:
         """The function that opens the images of these splits."""
-        return LazyImage
+        return self.eval_transform().open
 
     def create_train_set(self, source: FileDataset) -> AugmentedFiles:
         """The training images, augmented."""
@@ -149,7 +164,42 @@ class FileDataModule(VisionDataModule):
 
     def eval_transform(self) -> EvalTransform:
         """The transform of training without augmentation."""
-        return self.input_spec().eval_transform()
+        return self.with_tones(self.input_spec().eval_transform())
+
+    def with_tones(self, transform: EvalTransform) -> EvalTransform:
+        """A transform of files whose values are read as ``range`` and ``alpha`` say."""
+        return transform._replace(range=self._tones.range, alpha=self._tones.alpha)
+
+    def find_tones(self) -> None:
+        """Find the range of training images with more than 8 bits; a resumed run goes on as it began."""
+        resumed = self.trainer is not None and self.trainer.ckpt_path is not None
+        if self._tones.range is not None or resumed:
+            return
+        found = find_range([sample.path for sample in self._divided.of["train"]])
+        if found is not None:
+            self._tones, self.hparams["range"] = self._tones._replace(range=found), list(found)
+            rank_zero_info(
+                f"images have more than 8 bits: {found[0]:g} becomes black and {found[1]:g} white (data.range)"
+            )
+
+    def inspect_training(self) -> None:
+        """Look at the training samples before a fit or a check; a subclass adds what it knows of its targets.
+
+        Raises:
+            InputError: If nothing could be learned, or if files of a table are missing.
+        """
+        if self.csv is not None:
+            self._compare_with_folders(self.csv)
+
+    def _compare_with_folders(self, table: Path) -> None:
+        missing, others = unmatched(self._divided.samples)
+        if missing and self.hparams["on_error"] == "raise":
+            raise InputError(
+                f"{table}: {len(missing)} files do not exist: {listed(missing)}: correct the table or data.root, or "
+                "leave the rows out with --data.on_error skip"
+            )
+        if others:
+            rank_zero_warn(f"{len(others):,} images have no row in {table}: {listed(others)}")
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -184,11 +234,15 @@ class FileDataModule(VisionDataModule):
         """
         self.adopt_from_trainer()
         if stage == "predict" and self._predicts_elsewhere:
-            self.predict_set = self._files(self._prediction_samples(), LazyImage)
+            self.predict_set = self._files(self._prediction_samples(), self.eval_transform().open)
             return
+        if stage == "fit":
+            self.find_tones()
         self._leave_out_broken()
         listing = self.listing
         used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, (self.hparams["predict"],))
+        if stage == "fit":
+            self.inspect_training()
         opener = self.opener(listing, used)
         if stage == "fit":
             self.train_set = self.create_train_set(self._split(listing, "train", opener))
@@ -254,6 +308,7 @@ class FileDataModule(VisionDataModule):
             The errors of files that cannot be read (with on_error skip); the paths of each image that is in several
             splits.
         """
+        self.find_tones()
         self._leave_out_broken()
         rows = self.manifest()
         same: dict[str, list[dict[str, str]]] = {}
@@ -262,6 +317,10 @@ class FileDataModule(VisionDataModule):
                 same.setdefault(row["sha256"], []).append(row)
         copies = [[row["path"] for row in group] for group in same.values() if len({row["split"] for row in group}) > 1]
         return [row["error"] for row in rows if row["error"]], copies
+
+    def describe_images(self) -> list[str]:
+        """Lines about the images that are not plain 8-bit files, for ``cnnlab data check``."""
+        return describe_images([sample.path for sample in self.listing.samples], self._tones)
 
     def manifest(self) -> list[dict[str, str]]:
         """A row for each image: see manifest_row, and the error if it was left out."""
