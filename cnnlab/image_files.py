@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ FORMATS = tuple(sorted(set(_FORMAT_OF.values()) & set(Image.OPEN)))
 """Pillow's names of the formats behind EXTENSIONS; a file of another format, such as PostScript, is not opened."""
 COPY_VARIABLE = "CNNLAB_COPY"
 """The environment variable with the value FOLDER=COPY: files of FOLDER are read from COPY, on this machine."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MOST_NAMED = 5
 """How many files a message names."""
 
@@ -161,16 +163,19 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return entries
 
 
-def check_name(path: str | Path) -> None:
-    """Refuse a file name that is not text: tables, checkpoints and reports could not keep it.
+def check_name(name: str | Path) -> None:
+    """Refuse the name of a file or a class that tables, pictures and reports could not keep.
 
     Raises:
-        InputError: If it is not UTF-8.
+        InputError: If it is not UTF-8, or has a line break or another control character.
     """
     try:
-        str(path).encode()
+        str(name).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{shown(path)}: the name is not UTF-8, so no table could keep it: rename the file") from error
+        raise InputError(f"{shown(name)}: the name is not UTF-8, so no table could keep it: rename it") from error
+    if strange := _CONTROL.search(str(name)):
+        what = "a line break" if strange[0] in "\n\r" else "a control character"
+        raise InputError(f"{str(name)!r}: the name has {what}, so no table could keep it: rename it")
 
 
 def shown(path: str | Path) -> str:

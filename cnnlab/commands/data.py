@@ -74,6 +74,7 @@ def _check(arguments: list[str]) -> None:
     trouble, copies = module.check()
     counts = {split: len(samples) for split, samples in module.listing.of.items()}
     say(f"{sum(counts.values()):,} images can be read: {counts}")
+    say(module.describe_targets())
     for message in trouble:
         say(f"broken: {message}")
     for paths in copies:

@@ -17,7 +17,7 @@ from cnnlab.data.files import AugmentedFiles, FileDataset, FixedTargets
 from cnnlab.data.listing import Sample, SampleIndex, list_folder, list_table
 from cnnlab.data.mixing import create_mixing
 from cnnlab.errors import InputError
-from cnnlab.image_files import listed, subfolders
+from cnnlab.image_files import check_name, listed, subfolders
 
 
 class ImageFolder(ClassesMixin, CenterCropDataModule):
@@ -62,6 +62,8 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         self._balance = balance
         self._given_names = class_names
         self.class_names = list(class_names) if class_names is not None else self._found.class_names
+        for name in self.class_names:
+            check_name(name)
         self.hparams["class_names"] = self.class_names
         if multi_label and self.num_classes < 2:
             raise InputError(

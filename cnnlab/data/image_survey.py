@@ -57,11 +57,11 @@ def describe_images(paths: Sequence[str], tones: Tones) -> list[str]:
         black, white = tones.range or ((0, 1) if high <= 1 else (0, 65535))
         lines.append(
             f"{len(found):,} images have more than 8 bits: values {low:g} to {high:g}; {black:g} becomes black and "
-            f"{white:g} white (data.range); an image has {left:g} of 256 levels"
+            f"{white:g} white (data.range); an image has {left:.0f} of 256 levels"
         )
         if left < _FEW_LEVELS and 2 * left < before:
             lines.append(
-                f"warning: only {left:g} levels are left of the {before:g} of an image: give the range that matters, "
+                f"warning: only {left:.0f} levels are left of the {before:.0f} of an image: give the range that matters, "
                 f"such as --data.range '[{low:g}, {high:g}]'"
             )
     if transparent:

@@ -56,6 +56,8 @@ class SampleIndex:
     class_names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What the user should know of it, such as the files that were left out."""
+    layout: str = ""
+    """How the files lie, where several ways are possible."""
     of: dict[str, list[Sample]] = field(init=False)
     """The samples by split."""
 

@@ -39,7 +39,7 @@ def list_pairs(root: Path, skip: bool = False) -> SampleIndex:
         InputError: If there are no such folders, if an image has several masks, if no image has one, or, without
             ``skip``, if an image has no mask or a mask has no image.
     """
-    places, notes = _places(root)
+    places, notes, layout = _places(root)
     samples: list[Sample] = []
     lacking: list[str] = []
     unused: list[str] = []
@@ -63,10 +63,11 @@ def list_pairs(root: Path, skip: bool = False) -> SampleIndex:
     trouble += [f"{len(unused)} masks have no image: {listed(unused)}"] if unused else []
     if trouble and (not skip or len(lacking) == len(samples)):
         raise InputError("; ".join(trouble) + ": add what is missing, or leave them out with --data.on_error skip")
-    return SampleIndex(samples, notes=[*notes, *trouble])
+    return SampleIndex(samples, notes=[*notes, *trouble], layout=layout)
 
 
-def _places(root: Path) -> tuple[list[_Place], list[str]]:
+def _places(root: Path) -> tuple[list[_Place], list[str], str]:
+    """The places of images and masks; notes about other folders; and the layout, unless it is the first one."""
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: name the one that holds images and masks with --data.root")
     if (pair := _two_folders(root)) is not None:
@@ -78,14 +79,14 @@ def _places(root: Path) -> tuple[list[_Place], list[str]]:
             _Place(split, folder, of_masks.get(split, default or masks / folder.name))
             for split, folder in found.items()
         ]
-        return places or [_Place("", images, masks)], notes
+        return places or [_Place("", images, masks)], notes, ""
     found, notes = split_folders(root)
     inside = {split: _two_folders(folder) for split, folder in found.items()}
     if any(inside.values()):
         if lacking := [found[split] for split, pair in inside.items() if pair is None]:
             raise InputError(f"{lacking[0]} must have the folders images and masks, as the other splits")
         places = [_Place(split, *pair) for split, pair in inside.items() if pair is not None]
-        return places, [*notes, f"{root}: each split has {places[0].images.name} and {places[0].masks.name}"]
+        return places, notes, f"{root}: each split has {places[0].images.name} and {places[0].masks.name}"
     places = [_Place(split, folder, folder) for split, folder in found.items()] or [_Place("", root, root)]
     if not any(_files(place, LeftOut())[1] for place in places):
         raise InputError(
@@ -93,7 +94,7 @@ def _places(root: Path) -> tuple[list[_Place], list[str]]:
             "all files together (or train/images and train/masks, or NAME.png and NAME_mask.png; or give a table of "
             "images and masks: data.csv)"
         )
-    return places, [*notes, f"{root}: masks are beside their images, as NAME_mask"]
+    return places, notes, f"{root}: masks are beside their images, as NAME_mask"
 
 
 def _two_folders(root: Path) -> tuple[Path, Path] | None:

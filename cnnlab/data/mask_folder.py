@@ -28,7 +28,7 @@ from cnnlab.data.mask_survey import (
 )
 from cnnlab.data.mask_values import NO_VALUE, MaskReader, MaskValues, Value, as_groups
 from cnnlab.errors import InputError
-from cnnlab.image_files import ImageError, listed
+from cnnlab.image_files import ImageError, check_name, listed
 from cnnlab.imaging import EvalTransform, height_and_width, resampling
 
 _IGNORED_CLASS = NO_VALUE
@@ -103,6 +103,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
             )
         resampling(interpolation)
         self._size, self._crop = height_and_width("data.size", size), height_and_width("data.crop", crop)
+        self._layout = ""
         self._values_are_given = mask_values is not None
         if mask_values is not None and not mask_values:
             raise InputError("data.mask_values is empty: give the value of each class")
@@ -111,6 +112,8 @@ class MaskFolder(ClassesMixin, FileDataModule):
         _, groups, _ = as_groups(values, ignore_index)
         found_names = [f"#{group[0]:06x}" if self._colored else str(group[0]) for group in groups]
         self.class_names = list(class_names) if class_names is not None else found_names
+        for name in self.class_names:
+            check_name(name)
         self.hparams["class_names"], self.hparams["mask_values"] = self.class_names, values
         self.ignore_index = max(_IGNORED_CLASS, self.num_classes)
         """The target of ignored pixels: their value in the masks, unless that is the number of a class."""
@@ -183,7 +186,12 @@ class MaskFolder(ClassesMixin, FileDataModule):
         listing = list_pair_table(self.csv, self.root) if self.csv is not None else list_pairs(self.root, skip)
         for note in listing.notes:
             rank_zero_warn(note)
+        self._layout = listing.layout
         return listing.samples
+
+    def describe_targets(self) -> str:
+        """The number of classes and their names, and how the files lie, where several ways are possible."""
+        return "; ".join(filter(None, (super().describe_targets(), self._layout)))
 
     def read_annotations(self, samples: Sequence[Sample]) -> MaskReader:
         """The reader of the masks."""
@@ -258,4 +266,4 @@ class MaskFolder(ClassesMixin, FileDataModule):
 
     def manifest_row(self, sample: Sample) -> dict[str, str]:
         """Path, split, group, bytes, sha256, mask."""
-        return {**super().manifest_row(sample), "mask": os.path.relpath(sample.mask, self.root)}
+        return {**super().manifest_row(sample), "mask": os.path.relpath(sample.mask, self.root) if sample.mask else ""}

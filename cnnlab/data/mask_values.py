@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,11 +57,11 @@ def read_mask(path: str, colored: bool = False) -> Mask:
     try:
         image, content = open_file(path)
         orientation, lossy = read_orientation(image, content), image.format in _LOSSY
-        image = _opaque(image)
+        image = _opaque(image, path)
         if image.mode not in ("1", "L", "P", "RGB") and not image.mode.startswith("I"):
             kind = "floats" if image.mode == "F" else image.mode
-            raise ValueError(
-                f"its pixels are {kind}: save it as a PNG of whole numbers (gray or palette) or of RGB colors"
+            raise ImageError(
+                f"{path}: the mask's pixels are {kind}: save it as a PNG of whole numbers or of RGB colors"
             )
         palette = np.array(image.getpalette("RGB") if image.mode == "P" else [], dtype=np.uint8).reshape(-1, 3)
         if colored and not image.mode.startswith("I"):
@@ -78,13 +79,15 @@ def _is_gray(values: npt.NDArray[np.uint8], lossy: bool) -> bool:
     return int(np.ptp(values, axis=2).max()) <= (8 if lossy else 0)
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def _opaque(image: Image.Image, path: str | Path) -> Image.Image:
     """Remove an alpha channel that hides nothing."""
     kinds = {"RGBA": "RGB", "LA": "L", "PA": "P"}
     if image.mode not in kinds:
         return image
     if np.asarray(image.getchannel("A")).min() < 255:
-        raise ValueError("it has transparent pixels, which are of no class: save it without transparency")
+        raise ImageError(
+            f"{path}: the mask has transparent pixels, which are of no class: save it without transparency"
+        )
     return image.convert(kinds[image.mode])
 
 
@@ -282,7 +285,7 @@ class MaskReader:
         turned = getattr(image, "orientation", 1)
         classes, own = self.read(path) if path else (torch.full(image.size, self.ignore_index), turned)
         if tuple(classes.shape) != image.size:
-            exif = f" (the EXIF orientation is {turned} of the image and {own} of the mask)" if turned != own else ""
+            exif = f", as the EXIF orientation is {turned} of the image and {own} of the mask" if turned != own else ""
             raise ImageError(
                 f"{getattr(image, 'path', 'an image')} has {image.size[0]} x {image.size[1]} pixels (height x width), "
                 f"its mask {path} {classes.shape[0]} x {classes.shape[1]}{exif}: make them equal"
