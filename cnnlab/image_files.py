@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-import warnings
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +90,7 @@ def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
 
     Args:
         folder: The folder; links are followed, and each folder is read once.
-        left_out: Counts the other files that are not hidden; a warning tells of them if None.
+        left_out: Counts the other files that are not hidden; if None, a line on stderr tells of them.
 
     Raises:
         InputError: If the folder does not exist, if a folder cannot be read, or if a file name is not UTF-8.
@@ -100,7 +100,7 @@ def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
     others = LeftOut() if left_out is None else left_out
     found = list(_walk(folder, set(), others))
     if left_out is None and others:
-        warnings.warn(f"{folder}: {others}", stacklevel=2)
+        print(f"{folder}: {others}", file=sys.stderr)
     return found
 
 
@@ -141,7 +141,7 @@ def _walk(folder: Path, seen: set[Path], left_out: LeftOut) -> Iterator[Path]:
             yield Path(entry.path)
         elif not entry.is_file():
             left_out.add(entry.path, "not a regular file")
-        elif _is_image(entry.path):
+        elif is_image(entry.path):
             yield Path(entry.path)
         else:
             left_out.add(entry.path)
@@ -183,7 +183,8 @@ def shown(path: str | Path) -> str:
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def _is_image(path: str) -> bool:
+def is_image(path: str) -> bool:
+    """Whether a file's content is of a format that can be opened here, whatever its name."""
     try:
         with Image.open(path, formats=FORMATS):
             return True

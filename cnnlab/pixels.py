@@ -61,7 +61,7 @@ def is_deep(image: Image.Image) -> bool:
 
 def has_alpha(image: Image.Image) -> bool:
     """Whether an image has an alpha channel or a transparent color."""
-    return image.mode in _WITH_ALPHA or "transparency" in image.info
+    return image.mode in _WITH_ALPHA or ("transparency" in image.info and not image.mode.startswith(("I", "F")))
 
 
 def deep_values(image: Image.Image, content: bytes = b"") -> npt.NDArray[np.float64]:

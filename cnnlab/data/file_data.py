@@ -23,7 +23,7 @@ from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken, unmatc
 from cnnlab.data.presets import create_augmentation
 from cnnlab.data.splits import keep_splits, select_fold, split_samples
 from cnnlab.errors import InputError
-from cnnlab.image_files import listed
+from cnnlab.image_files import check_name, listed
 from cnnlab.imaging import EvalTransform, LazyImage, list_images
 from cnnlab.pixels import check_tones
 
@@ -192,11 +192,11 @@ class FileDataModule(VisionDataModule):
             self._compare_with_folders(self.csv)
 
     def _compare_with_folders(self, table: Path) -> None:
-        missing, others = unmatched(self._divided.samples)
-        if missing and self.hparams["on_error"] == "raise":
+        missing, strange, others = unmatched(self._divided.samples)
+        if (missing or strange) and self.hparams["on_error"] == "raise":
+            absent = f"{len(missing)} files do not exist: {listed(missing)}" if missing else str(strange)
             raise InputError(
-                f"{table}: {len(missing)} files do not exist: {listed(missing)}: correct the table or data.root, or "
-                "leave the rows out with --data.on_error skip"
+                f"{table}: {absent}: correct the table or data.root, or leave the rows out with --data.on_error skip"
             )
         if others:
             rank_zero_warn(f"{len(others):,} images have no row in {table}: {listed(others)}")
@@ -267,6 +267,7 @@ class FileDataModule(VisionDataModule):
     def _prediction_samples(self) -> list[Sample]:
         """The image, or the images of a folder, to predict."""
         place = Path(self.hparams["predict"])
+        check_name(place)
         samples = [Sample(str(path)) for path in ([place] if place.is_file() else list_images(place))]
         if self.hparams["on_error"] == "skip":
             broken = find_broken(samples, self.try_reading)

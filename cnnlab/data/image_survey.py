@@ -61,8 +61,8 @@ def describe_images(paths: Sequence[str], tones: Tones) -> list[str]:
         )
         if left < _FEW_LEVELS and 2 * left < before:
             lines.append(
-                f"warning: only {left:.0f} levels are left of the {before:.0f} of an image: give the range that matters, "
-                f"such as --data.range '[{low:g}, {high:g}]'"
+                f"warning: only {left:.0f} levels are left of the {before:.0f} of an image: give the range that "
+                f"matters, such as --data.range '[{low:g}, {high:g}]'"
             )
     if transparent:
         done = "laid on white" if tones.alpha == "blend" else "read without this channel"

@@ -13,6 +13,7 @@ from cnnlab.image_files import (
     ImageError,
     LeftOut,
     check_name,
+    is_image,
     list_images,
     listed,
     local_copy,
@@ -151,24 +152,29 @@ def split_folders(
     return found, [f"{root} has the splits {known}; what is beside them is left out: {listed(others)}"]
 
 
-def unmatched(samples: Sequence[Sample]) -> tuple[list[str], list[Path]]:
+def unmatched(samples: Sequence[Sample]) -> tuple[list[str], LeftOut, list[Path]]:
     """Compare samples of a table with the folders that their files are in.
 
     Returns:
-        The files that do not exist, masks too; and the images in those folders that belong to no sample.
+        The files that do not exist, masks too; those that are no images; and the images in those folders that belong to
+        no sample.
     """
     named: dict[Path, set[str]] = {}
     for sample in samples:
         for path in filter(None, (sample.path, sample.mask)):
             named.setdefault(Path(path).parent, set()).add(Path(path).name)
     missing: list[str] = []
+    strange = LeftOut()
     others: list[Path] = []
     for folder, names in named.items():
         there = {path.name: path for path in loose_images(folder)} if folder.is_dir() else {}
-        absent = (folder / name for name in sorted(names - there.keys()))
-        missing += [str(path) for path in absent if not local_copy(path).exists()]
+        for file in (folder / name for name in sorted(names - there.keys())):
+            if not local_copy(file).exists():
+                missing.append(str(file))
+            elif not is_image(str(local_copy(file))):
+                strange.add(file)
         others += [path for name, path in there.items() if name not in names]
-    return missing, others
+    return missing, strange, others
 
 
 def list_table(
