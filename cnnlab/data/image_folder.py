@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from cnnlab.data.base import ClassesMixin
 from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.files import AugmentedFiles, FileDataset, FixedTargets
-from cnnlab.data.listing import Sample, SampleIndex, list_folder, list_table
+from cnnlab.data.listing import Sample, SampleIndex, list_folder, list_table, split_folders
 from cnnlab.data.mixing import create_mixing
 from cnnlab.errors import InputError
 from cnnlab.image_files import check_name, listed, subfolders
@@ -121,12 +122,20 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
     def _one_class(self) -> str:
         name = self.class_names[0]
         said = f"{self.csv or self.root} has one class, {name!r}: nothing can be learned from one"
-        inner = self.root / name
-        while self.csv is None and inner.is_dir() and len(below := subfolders(inner)) == 1:
+        if self.csv is not None:
+            return f"{said}: add images of another class"
+        inner = next(path for place in (*self._splits_of_root(), self.root) if (path := place / name).is_dir())
+        of_split = inner.parent != self.root
+        while len(below := subfolders(inner)) == 1:
             inner = inner / below[0]
-        if self.csv is None and inner.is_dir() and subfolders(inner):
+        if below and of_split:
+            return f"{said}; are the classes the folders of {inner}? Move them up"
+        if below:
             return f"{said}; did you mean --data.root {inner}?"
-        return f"{said}: add images of another class" + (", in a folder beside it" if self.csv is None else "")
+        return f"{said}: add images of another class, in a folder beside it"
+
+    def _splits_of_root(self) -> list[Path]:
+        return list(split_folders(self.root, self._given_names or (), nested=True)[0].values())
 
     def _training_counts(self) -> Counter[str]:
         return Counter(label for sample in self.listing.of["train"] for label in sample.labels)

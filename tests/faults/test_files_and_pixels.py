@@ -175,6 +175,9 @@ def test_one_class_is_an_error(cnnlab: Cnnlab, tmp_path: Path) -> None:
         "one class, 'photos': nothing can be learned from one; did you mean --data.root photos/photos?"
     )
     assert not Path("R").exists()
+    write_classes(tmp_path / "split/train/images", 3)
+    done = cnnlab("fit", *CLASSIFY, "--data.root", "split", "--data.val_size", "0.4")
+    assert (done.code, "are the classes the folders of split/train/images? Move them up" in done.err) == (2, True)
 
 
 def test_the_range_is_found_and_travels(cnnlab: Cnnlab, deep_run: Path, tmp_path: Path) -> None:
