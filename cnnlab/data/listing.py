@@ -107,8 +107,8 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
                 raise InputError(f"{place / name} has no images: remove the folder, or put images into it{others}")
             samples += [Sample(str(path), (name,), split) for path in images]
         if loose_ones := loose_images(place):
-            names_of_them = listed([path.name for path in loose_ones])
-            notes.append(f"{len(loose_ones)} images in {place} are in no class's folder, and left out: {names_of_them}")
+            named = listed(map(_name, loose_ones))
+            notes.append(f"{len(loose_ones)} images in {place} are in no class's folder, and left out: {named}")
     notes += [f"{root}: {left_out}"] if left_out else []
     return SampleIndex(samples, names, notes)
 
@@ -138,18 +138,25 @@ def split_folders(
         if there:
             found[split] = there[0]
     others = [name for name in subfolders(root) if root / name not in found.values()]
-    if not found or not others:
+    loose = loose_images(root) if found else []
+    if not found or not (others or loose):
         return found, []
-    if "train" not in found or (nested and not subfolders(found["train"])):
-        unclear, beside = next(iter(found.values())), listed(others)
+    if others and ("train" not in found or (nested and not subfolders(found["train"]))):
+        unclear = next(iter(found.values()))
         every = ", ".join(sorted([*others, unclear.name]))
         remedy = f"say --data.class_names '[{every}]'" if nested else "rename it"
         raise InputError(
-            f"{unclear} stands beside the folders {beside}: if it is a split, move them into {root / 'train'}; if it "
-            f"is none, {remedy}"
+            f"{unclear} stands beside the folders {listed(others)}: if it is a split, move them into "
+            f"{root / 'train'}; if it is none, {remedy}"
         )
     known = ", ".join(path.name for path in found.values())
-    return found, [f"{root} has the splits {known}; what is beside them is left out: {listed(others)}"]
+    images = f"{len(loose)} images ({listed(map(_name, loose))})" if loose else ""
+    beside = ", ".join(filter(None, (listed(others), images)))
+    return found, [f"{root} has the splits {known}; what is beside them is left out: {beside}"]
+
+
+def _name(path: Path) -> str:
+    return path.name
 
 
 def unmatched(samples: Sequence[Sample]) -> tuple[list[str], LeftOut, list[Path]]:

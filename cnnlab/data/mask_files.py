@@ -61,7 +61,9 @@ def list_pairs(root: Path, skip: bool = False) -> SampleIndex:
         raise InputError(f"{places[0].images} has no images" + (f" ({left_out})" if left_out else ""))
     trouble = [f"{len(lacking)} of {len(samples)} images have no mask: {listed(lacking)}"] if lacking else []
     trouble += [f"{len(unused)} masks have no image: {listed(unused)}"] if unused else []
-    if trouble and (not skip or len(lacking) == len(samples)):
+    if len(lacking) == len(samples):
+        raise InputError("; ".join(trouble) + ": call each mask like its image")
+    if trouble and not skip:
         raise InputError("; ".join(trouble) + ": add what is missing, or leave them out with --data.on_error skip")
     return SampleIndex(samples, notes=[*notes, *trouble], layout=layout)
 
@@ -122,16 +124,22 @@ def _files(place: _Place, left_out: LeftOut) -> tuple[list[Path], dict[Path, lis
     return images, by_stem
 
 
-def list_pair_table(table: Path, root: Path) -> SampleIndex:
+def list_pair_table(table: Path, root: Path, skip: bool = False) -> SampleIndex:
     """List the images of a CSV file with the columns path and mask (relative to root), and optionally split and group.
 
+    Args:
+        table: The file.
+        root: The folder that its paths start from.
+        skip: Whether an image without a mask is listed without one.
+
     Raises:
-        InputError: If the file or a column is missing, if a row has no mask, or if its split is unknown.
+        InputError: If the file or a column is missing, if a row has no mask (without ``skip``), or if its split is
+            unknown.
     """
     samples = []
     for place, row, sample in read_samples(table, root, ("path", "mask")):
-        if not row["mask"]:
+        if not row["mask"] and not skip:
             raise InputError(f"{place}: {row['path']} has no mask")
         check_name(row["mask"])
-        samples.append(replace(sample, mask=str(root / row["mask"])))
+        samples.append(replace(sample, mask=str(root / row["mask"]) if row["mask"] else ""))
     return SampleIndex(samples)

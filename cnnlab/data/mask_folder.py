@@ -183,7 +183,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
     def list_samples(self) -> list[Sample]:
         """All images, each with its mask."""
         skip = self.hparams["on_error"] == "skip"
-        listing = list_pair_table(self.csv, self.root) if self.csv is not None else list_pairs(self.root, skip)
+        listing = list_pairs(self.root, skip) if self.csv is None else list_pair_table(self.csv, self.root, skip)
         for note in listing.notes:
             rank_zero_warn(note)
         self._layout = listing.layout

@@ -154,9 +154,12 @@ def test_splits_in_any_case_and_what_is_beside_them(cnnlab: Cnnlab, tmp_path: Pa
     """Val and Test beside train were ignored, and test beside classes became one (fastai issue 1552)."""
     for name, count in (("train", 3), ("Val", 2), ("Testing", 1), ("old", 1)):
         write_classes(tmp_path / "cased" / name, count)
+    for name in ("loose.png", "Val/loose.png"):
+        save(tmp_path / "cased" / name, noise(next(_SEEDS), 0, 256).astype(np.uint8))
     text = checked(cnnlab, *CLASSIFY, "--data.root", "cased")
     assert "{'train': 6, 'val': 4, 'test': 2}" in text
-    assert "what is beside them is left out: old" in text
+    assert "what is beside them is left out: old, 1 images (loose.png)" in text
+    assert "1 images in cased/Val are in no class's folder, and left out: loose.png" in text
     write_classes(tmp_path / "unclear", 4, ("a", "b", "test"))
     text = checked(cnnlab, *CLASSIFY, "--data.root", "unclear", code=2)
     assert "unclear/test stands beside the folders a, b: if it is a split, move them into unclear/train" in text
