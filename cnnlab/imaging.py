@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import colorsys
 import io
-import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from cnnlab.errors import InputError, nearest
+from cnnlab.image_files import COPY_VARIABLE, EXTENSIONS, ImageError, collect_images, explain, list_images, open_file
+from cnnlab.pixels import Pixels, Tones, as_pixels, deep_values, has_alpha, is_deep
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+__all__ = (  # Those of image_files and pixels too: most users of images need only this module.
+    "COPY_VARIABLE",
+    "EXTENSIONS",
+    "INTERPOLATIONS",
+    "EvalTransform",
+    "ImageError",
+    "ImageSource",
+    "InMemoryImage",
+    "LazyImage",
+    "Pixels",
+    "Preprocessing",
+    "Tones",
+    "as_png",
+    "collect_images",
+    "cover_size",
+    "height_and_width",
+    "list_images",
+    "mask_as_png",
+    "overlay_heatmap",
+    "overlay_mask",
+    "palette",
+    "preprocess",
+    "read_orientation",
+    "resampling",
+    "resize",
+    "turn_upright",
 )
-"""File name extensions of images, in lower case."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -27,69 +50,14 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-COPY_VARIABLE = "CNNLAB_COPY"
-"""The environment variable with the value FOLDER=COPY: files of FOLDER are read from COPY, on this machine."""
 _ORIENTATION = 0x0112  # The Exif tag.
 _TURNED = (5, 6, 7, 8)  # Its values that exchange width and height.
+_FLIPS: dict[int, tuple[int, ...]] = {2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}
+"""The axes that are reversed, after height and width were exchanged."""
 _HEAT_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _HEAT = ((20, 30, 140), (0, 150, 200), (70, 200, 80), (250, 200, 0), (200, 20, 20))
-_WHITE = (255, 255, 255, 255)
-
-Pixels = npt.NDArray[np.uint8]
-
-
-def list_images(folder: Path, left_out: Counter[str] | None = None) -> list[Path]:
-    """List all image files below a folder, sorted by name, without hidden ones.
-
-    Args:
-        folder: The folder; links are followed, and each folder is read once.
-        left_out: Counts the other files that are not hidden, by extension.
-
-    Raises:
-        InputError: If the folder does not exist.
-    """
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
-    found = []
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := Path(place).resolve()) in seen:  # A link to a folder that was already read.
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            ending = Path(name).suffix.lower()
-            if ending in EXTENSIONS:
-                found.append(Path(place, name))
-            elif left_out is not None:
-                left_out[ending or "no ending"] += 1
-    return found
-
-
-def collect_images(names: Iterable[str | Path]) -> list[Path]:
-    """Return the given image files, and those below given folders, in this order.
-
-    Raises:
-        InputError: If there is no image.
-    """
-    names = list(names)
-    found: list[Path] = []
-    for path in map(Path, names):
-        found += list_images(path) if path.is_dir() else [path]
-    if not found:
-        raise InputError(f"there is no image in {', '.join(map(str, names))}")
-    return found
-
-
-class ImageError(InputError):
-    """A file that cannot be read as an image; the message begins with its path."""
-
-    def __init__(self, message: str) -> None:
-        # A DataLoader worker passes it on as text with the whole traceback: the last line is the message.
-        super().__init__(message.rstrip().rpartition(f"{type(self).__name__}: ")[2])
+_MOST_ASPECT = 100
+"""The largest ratio of an image's sides: a file with a larger one is a mistake, and would fill the memory."""
 
 
 class Preprocessing(NamedTuple):
@@ -120,6 +88,23 @@ class EvalTransform(NamedTuple):
     """A name in INTERPOLATIONS."""
     stretch: bool = False
     """Whether the whole image is resized to the size, whatever its aspect ratio, instead of a center crop."""
+    range: tuple[float, float] | None = None
+    """See pixels.Tones."""
+    alpha: Literal["blend", "drop"] = "blend"
+    """See pixels.Tones."""
+
+    @property
+    def tones(self) -> Tones:
+        """How the values of a file become 0..255."""
+        return Tones(self.range, self.alpha)
+
+    def open(self, path: str | Path) -> LazyImage:
+        """Open an image file, to be read with these tones.
+
+        Raises:
+            ImageError: See LazyImage.
+        """
+        return LazyImage(path, self.tones)
 
 
 class ImageSource(Protocol):
@@ -139,39 +124,60 @@ class LazyImage:
 
     Args:
         path: The file.
+        tones: How its values become 0..255; Tones() if None.
 
     Raises:
-        ImageError: If the file is missing, empty, or not an image that Pillow can read.
+        ImageError: If the file is missing, empty, not an image that Pillow can read, or more than 100 times as long
+            as wide.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, tones: Tones | None = None) -> None:
         self.path = path
+        self._tones = tones
         try:
-            # Read at once: the decoder would read small pieces, and keep the file open.
-            self.content = _nearest(path).read_bytes()
-            """The file's bytes."""
-            self._image = Image.open(io.BytesIO(self.content))
-            self._orientation = self._read_orientation(self.content)
+            self._image, self.content = open_file(path)
+            self.orientation = read_orientation(self._image, self.content)
+            """How the file is turned, by its Exif tag: 1, not at all, to 8."""
         except Exception as error:  # Pillow's plugins raise many types.
-            raise _explained(path, error) from error
+            raise explain(path, error) from error
+        self.deep = is_deep(self._image)
+        """Whether it has more than 8 bits per channel."""
+        self.has_alpha = has_alpha(self._image)
+        """Whether it has an alpha channel or a transparent color."""
         width, height = self._image.size
-        self._turned = self._orientation in _TURNED
+        self._turned = self.orientation in _TURNED
         self.size = (width, height) if self._turned else (height, width)
         """Height and width of the upright image."""
+        _check_aspect(path, self.size)
 
-    def _read_orientation(self, content: bytes) -> int:
-        # Most files have none, and getexif() takes as long as the rest of the header; for a PNG it decodes all pixels.
-        if "exif" not in self._image.info:
-            if self._image.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM"):
-                return 1
-            if self._image.format == "PNG" and not any(mark in content for mark in (b"eXIf", b"Raw profile type")):
-                return 1
-        return int(self._image.getexif().get(_ORIENTATION, 1))
+    def deep_values(self) -> npt.NDArray[np.float64]:
+        """The values as they are in the file, if it is deep: (H, W), or (H, W, 3).
+
+        Raises:
+            ImageError: If the file is truncated, broken or too large.
+        """
+        try:
+            return deep_values(self._image, self.content)
+        except Exception as error:
+            raise explain(self.path, error) from error
+
+    def transparency(self) -> float:
+        """The share of pixels that are not opaque, 0..1.
+
+        Raises:
+            ImageError: If the file is truncated, broken or too large.
+        """
+        try:
+            image = self._image.convert("RGBA") if self._image.mode in ("P", "L", "RGB", "1") else self._image
+            return float((np.asarray(image)[..., -1] < 255).mean()) if self.has_alpha else 0.0
+        except Exception as error:
+            raise explain(self.path, error) from error
 
     def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
         """Decode the pixels, upright, with 8 bits per channel.
 
-        Transparent pixels become white; 16 bits become 8; CMYK, palettes and gray become RGB.
+        Transparent pixels become white, unless the tones drop the alpha channel; more bits become 8; CMYK, palettes
+        and gray become RGB.
 
         Args:
             channels: 3 for RGB, 1 for gray.
@@ -189,12 +195,9 @@ class LazyImage:
             if at_least is not None and self._image.format in ("JPEG", "MPO"):
                 height, width = at_least
                 self._image.draft(None, (height, width) if self._turned else (width, height))
-            image: Image.Image = self._image
-            if self._orientation != 1:
-                image = ImageOps.exif_transpose(image)
-            return _as_pixels(image, channels)
+            return turn_upright(as_pixels(self._image, channels, self._tones, self.content), self.orientation)
         except Exception as error:
-            raise _explained(self.path, error) from error
+            raise explain(self.path, error) from error
 
 
 class InMemoryImage:
@@ -202,12 +205,14 @@ class InMemoryImage:
 
     Args:
         image: A Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3), uint8 0..255.
+        tones: How a Pillow image's values become 0..255; Tones() if None.
 
     Raises:
-        ImageError: If an array has another type or shape.
+        ImageError: If an array has another type or shape, or an image is more than 100 times as long as wide.
     """
 
-    def __init__(self, image: Image.Image | npt.NDArray[Any]) -> None:
+    def __init__(self, image: Image.Image | npt.NDArray[Any], tones: Tones | None = None) -> None:
+        self._tones = tones
         if isinstance(image, np.ndarray):
             flat = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
             if image.dtype != np.uint8 or not image.size or not (flat.ndim == 2 or image.shape[2:] == (3,)):
@@ -220,83 +225,50 @@ class InMemoryImage:
             self._image = ImageOps.exif_transpose(image)
         self.size = (self._image.height, self._image.width)
         """Height and width."""
+        _check_aspect("an image in memory", self.size)
 
     def read(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> Pixels:
         """Return the pixels: see LazyImage.read; at_least has no effect."""
         try:
-            return _as_pixels(self._image, channels)
+            return as_pixels(self._image, channels, self._tones)
         except Exception as error:
-            raise _explained("an image in memory", error) from error
+            raise explain("an image in memory", error) from error
 
 
-def read_mask(path: str | Path) -> npt.NDArray[np.int32]:
-    """Read the values of a mask as they are in the file.
+def read_orientation(image: Image.Image, content: bytes) -> int:
+    """Return how an image that has not been decoded is turned, by its Exif tag: 1, not at all, to 8.
 
     Args:
-        path: A gray image (8 or 16 bits), a palette image (its numbers are used, not its colors), or an RGB image.
-
-    Returns:
-        (H, W), or (H, W, 3) if the file has colors.
-
-    Raises:
-        ImageError: If the file cannot be read, or if it has transparency or another kind of pixels.
+        image: The image.
+        content: Its file.
     """
-    try:
-        with Image.open(io.BytesIO(_nearest(path).read_bytes())) as image:
-            if image.mode not in ("1", "L", "P", "RGB") and not image.mode.startswith("I"):
-                raise ValueError(f"its pixels are of the kind {image.mode}, expected gray, palette or RGB")
-            return np.asarray(image).astype(np.int32)
-    except Exception as error:
-        raise _explained(path, error) from error
+    # Most files have none, and getexif() takes as long as the rest of the header; for a PNG it decodes all pixels.
+    if "exif" not in image.info:
+        if image.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM"):
+            return 1
+        if image.format == "PNG" and not any(mark in content for mark in (b"eXIf", b"Raw profile type")):
+            return 1
+    return int(image.getexif().get(_ORIENTATION, 1))
 
 
-def _nearest(path: str | Path) -> Path:
-    """Return the path of the file, or of its copy on this machine."""
-    if not (pair := os.environ.get(COPY_VARIABLE)):
-        return Path(path)
-    original, _, copy = pair.rpartition("=")
-    full = str(Path(path).absolute())
-    return Path(copy + full.removeprefix(original)) if full.startswith(original + os.sep) else Path(path)
+def turn_upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Turn decoded pixels (H, W, ...) by an Exif orientation, 1 to 8; another number changes nothing.
+
+    >>> turn_upright(np.array([[1, 2]]), 6).tolist()
+    [[1], [2]]
+    """
+    if orientation not in _FLIPS:
+        return pixels
+    turned = pixels.swapaxes(0, 1) if orientation in _TURNED else pixels
+    return np.ascontiguousarray(np.flip(turned, _FLIPS[orientation]))
 
 
-def _as_pixels(image: Image.Image, channels: int) -> Pixels:
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith(("I", "F")):
-        image = _from_deep(image)
-    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
-    if image.mode != mode:
-        image = image.convert(mode)
-    pixels: Pixels = np.asarray(image)
-    return pixels[..., None] if channels == 1 else pixels
-
-
-def _from_deep(image: Image.Image) -> Image.Image:
-    """Convert gray of more than 8 bits: integers are scaled from 0..65535, floats from 0..1."""
-    values = np.asarray(image, dtype=np.float64)
-    low, high = float(values.min()), float(values.max())
-    scale = 255.0 if image.mode == "F" and high <= 1 else 255.0 / 65535.0 if image.mode != "F" else None
-    if scale is None or low < 0 or high * scale > 255:
-        raise ValueError(f"its values go from {low:g} to {high:g}, expected 0..65535, or 0..1: convert it to 8 bits")
-    return Image.fromarray(np.rint(values * scale).astype(np.uint8))
-
-
-def _explained(path: str | Path, error: Exception) -> ImageError:
-    if isinstance(error, ImageError):
-        return error
-    if isinstance(error, FileNotFoundError):
-        return ImageError(f"{path}: there is no such file")
-    if isinstance(error, Image.DecompressionBombError):
-        return ImageError(
-            f"{path}: too large to be read safely ({error}): make it smaller, or set PIL.Image.MAX_IMAGE_PIXELS"
+def _check_aspect(path: str | Path, size: tuple[int, int]) -> None:
+    if max(size) > _MOST_ASPECT * min(size):
+        raise ImageError(
+            f"{path}: has {size[0]:,} x {size[1]:,} pixels (height x width), more than {_MOST_ASPECT} times as long as "
+            "wide: cut it into pieces, or leave it out"
         )
-    if Path(path).is_file() and Path(path).stat().st_size == 0:
-        return ImageError(f"{path}: the file is empty (0 bytes)")
-    if isinstance(error, UnidentifiedImageError):
-        return ImageError(f"{path}: is no image of a known format")
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ImageError(f"{path}: cannot be read as an image ({reason})")
 
 
 def palette(count: int) -> Pixels:

@@ -12,7 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cnnlab.batch import Batch
 from cnnlab.callbacks.tables import SharedTable, results_of
+from cnnlab.data.file_data import FileDataModule
 from cnnlab.figures import CORRECT, WRONG, contact_sheet
+from cnnlab.imaging import LazyImage
 from cnnlab.models.decoding import Answers
 from cnnlab.outputs import AnswerWriter, Output
 from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets, thumbnail
@@ -74,6 +76,7 @@ class PredictionTable(Callback):
             self.files,
             self.overlays,
             self.probabilities,
+            data.open_image if isinstance(data := getattr(trainer, "datamodule", None), FileDataModule) else LazyImage,
         )
         self._table = SharedTable(trainer, run.predictions)
 

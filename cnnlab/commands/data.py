@@ -74,13 +74,20 @@ def _check(arguments: list[str]) -> None:
     trouble, copies = module.check()
     counts = {split: len(samples) for split, samples in module.listing.of.items()}
     say(f"{sum(counts.values()):,} images can be read: {counts}")
+    say(module.describe_targets())
     for message in trouble:
         say(f"broken: {message}")
     for paths in copies:
         say(f"the same image in several splits: {', '.join(paths)}")
-    say(module.describe_training())
+    if not module.listing.of["train"]:
+        raise InputError("none of the training images can be read" + (f", such as {trouble[0]}" if trouble else ""))
+    try:
+        module.inspect_training()
+    finally:
+        for line in (*module.describe_images(), module.describe_training()):
+            say(line)
     if trouble or copies:
         raise InputError(
-            f"{len(trouble)} files cannot be read, {len(copies)} images stand in more than one split: remove them, or "
-            "leave the broken ones out with --data.on_error skip"
+            f"{len(trouble)} files cannot be read, {len(copies)} images stand in more than one split: mend or remove "
+            "them, or leave the broken ones out with --data.on_error skip"
         )

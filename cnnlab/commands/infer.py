@@ -37,7 +37,11 @@ def infer(command: str, arguments: list[str]) -> None:
     with written_row_by_row(out) as file, _progress(len(paths)) as advance:
         writer = csv.writer(file, lineterminator="\n")
         answers = AnswerWriter(
-            predictor.metadata.output, out.parent, [str(path) for path in paths], overlays=asked.overlays
+            predictor.metadata.output,
+            out.parent,
+            [str(path) for path in paths],
+            overlays=asked.overlays,
+            opener=predictor.metadata.transform.open,
         )
         writer.writerow(answers.header)
 

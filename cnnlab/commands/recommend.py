@@ -77,7 +77,7 @@ def _count_images(root: Path, task: str) -> tuple[int, int | None]:
     """Count the training images, and take the median of their shorter sides in pixels."""
     if task in ("detection", "instances"):
         raise InputError(f"cnnlab cannot read data for {task} yet: give --images N instead of --data")
-    samples = list_folder(root).samples if task == "classification" else list_pairs(root)
+    samples = (list_folder(root) if task == "classification" else list_pairs(root)).samples
     training = [sample for sample in samples if sample.split in ("", "train")]
     if not training:
         raise InputError(f"{root} has no images for training: --data names the folder that --data.root would")

@@ -182,6 +182,10 @@ class VisionCLI(LightningCLI):
                     config.data.init_args[name] = kept.data[name]
         self._typed = self._typed_of_data(config)
         self._resolved = self._dump(config)
+        if config.get("data") is not None:
+            for name, value in list((config.data.get("init_args") or {}).items()):
+                if isinstance(value, str) and value.startswith("~"):  # The shell leaves it in --data.root=~/images.
+                    config.data.init_args[name] = str(Path(value).expanduser())
         if kept is not None and config.get("data") is not None and kept.manifest.is_file():
             self._keep_splits(config.data, kept)
         # The removed channels are those of the checkpoint, whatever a configuration says.

@@ -20,9 +20,12 @@ from cnnlab.checkpoint import LINKED
 from cnnlab.data.augmentation import as_tensor
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
-from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, preprocess
+from cnnlab.image_files import listed
+from cnnlab.imaging import EvalTransform, Preprocessing, preprocess
 from cnnlab.lightning_compat import is_overfitting
 
+_MOST_CLASSES = 20
+"""How many classes are named at the start."""
 _GRACE = 60.0
 """Seconds that a worker process lives on after SIGTERM."""
 _KNOWN = tuple(name for name in LINKED if name not in ("channels", "mean", "std"))
@@ -96,8 +99,9 @@ class ClassesMixin:
         return len(self.class_names)
 
     def describe_targets(self) -> str:
-        """The number of classes."""
-        return f"{self.num_classes} classes"
+        """The number of classes, and the first of their names."""
+        names = listed(map(repr, self.class_names), most=_MOST_CLASSES)
+        return f"{self.num_classes} classes, {names}"
 
 
 def identity_collate(batch: Any) -> Any:
@@ -189,7 +193,8 @@ class VisionDataModule(LightningDataModule):
         Raises:
             InputError: If the subclass does not define eval_transform(), or if the file cannot be read.
         """
-        return as_tensor(preprocess(LazyImage(path), self.eval_transform()))
+        transform = self.eval_transform()
+        return as_tensor(preprocess(transform.open(path), transform))
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
         """Adopt the preprocessing that a pretrained network expects; data of a fixed size ignore it."""

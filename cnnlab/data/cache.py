@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, Pixels, cover_size, resize
+from cnnlab.imaging import LazyImage, Pixels, Tones, cover_size, resize
 from cnnlab.writing import write_atomically
 
 
@@ -41,13 +41,17 @@ class ImageCache:
         paths: The image files.
         spec: The network's input.
         folder: The folder of the cache file; None keeps the cache in memory.
+        tones: How the values of the files become 0..255; Tones() if None.
 
     Raises:
         InputError: If there is not enough memory or disk space.
         ImageError: If a file cannot be read.
     """
 
-    def __init__(self, paths: Sequence[str], spec: InputSpec, folder: Path | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str], spec: InputSpec, folder: Path | None = None, tones: Tones | None = None
+    ) -> None:
+        self._tones = tones or Tones()
         self._place = {path: i for i, path in enumerate(dict.fromkeys(paths))}
         self._spec = spec
         self._pixels: npt.NDArray[np.uint8]
@@ -111,7 +115,7 @@ class ImageCache:
         def fill(path: str) -> None:
             view = self._view(pixels, self._place[path])
             height, width = view.shape[:2]
-            source = LazyImage(path).read(self._spec.channels, at_least=(2 * height, 2 * width))
+            source = LazyImage(path, self._tones).read(self._spec.channels, at_least=(2 * height, 2 * width))
             view[:] = resize(source, (height, width), self._spec.interpolation)
 
         with ThreadPoolExecutor() as pool:
@@ -119,7 +123,8 @@ class ImageCache:
 
     def _key(self) -> str:
         """A name that depends on the files and on the input spec."""
-        digest = hashlib.sha256(repr([*self._spec[:2], *self._spec[3:5]]).encode())
+        own = [] if self._tones == Tones() else [self._tones]
+        digest = hashlib.sha256(repr([*self._spec[:2], *self._spec[3:5], *own]).encode())
         for path in self._place:
             status = Path(path).stat()
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())

@@ -12,7 +12,7 @@ from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import Opener
 from cnnlab.data.listing import SPLITS, SampleIndex
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage, Preprocessing, height_and_width, resampling
+from cnnlab.imaging import Preprocessing, height_and_width, resampling
 
 _CACHE = Path("~/.cache/cnnlab/images")
 
@@ -34,7 +34,7 @@ class CenterCropDataModule(FileDataModule):
         InputError: If an argument is out of range.
     """
 
-    RESOLVED: ClassVar[tuple[str, ...]] = ("size", "crop", "interpolation")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("size", "crop", "interpolation", *FileDataModule.RESOLVED)
 
     def __init__(
         self,
@@ -77,14 +77,17 @@ class CenterCropDataModule(FileDataModule):
         """Write the cache on disk; Lightning calls this on one process of a machine."""
         self.adopt_from_trainer()
         if self.hparams["cache"] == "disk" and not self._predicts_elsewhere:
+            if self.trainer is None or self.trainer.state.fn == "fit":
+                self.find_tones()
             self.leave_out_broken()
             self.opener(self.listing, SPLITS)
 
     def opener(self, listing: SampleIndex, splits: Sequence[str]) -> Opener:
         """The function that opens the images of these splits; the cache on disk holds all splits."""
         if self.hparams["cache"] is None:
-            return LazyImage
+            return super().opener(listing, splits)
+        spec, tones = self.input_spec(), self.eval_transform().tones
         if self.hparams["cache"] == "memory":
-            return ImageCache([sample.path for split in splits for sample in listing.of[split]], self.input_spec())
+            return ImageCache([sample.path for split in splits for sample in listing.of[split]], spec, tones=tones)
         folder = Path(self.hparams["cache_folder"] or _CACHE).expanduser()
-        return ImageCache([sample.path for sample in listing.samples], self.input_spec(), folder)
+        return ImageCache([sample.path for sample in listing.samples], spec, folder, tones)

@@ -15,12 +15,15 @@ from torch.utils.data import DataLoader
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import IMAGENET, BatchDataset, cpu_count
 from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
+from cnnlab.data.image_survey import describe_images, find_range
 from cnnlab.data.listed_files import ListedFiles
-from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken
+from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken, unmatched
 from cnnlab.data.manifest import ContentHashes
 from cnnlab.data.presets import create_augmentation
 from cnnlab.errors import InputError
+from cnnlab.image_files import check_name, listed
 from cnnlab.imaging import EvalTransform, LazyImage, list_images
+from cnnlab.pixels import check_tones
 
 
 class FileDataModule(ListedFiles):
@@ -35,6 +38,10 @@ class FileDataModule(ListedFiles):
         channels: 3 for color, 1 for gray.
         augment: See presets.create_augmentation.
         augment_args: See presets.create_augmentation.
+        range: The values that become black and white, of files with more than 8 bits per channel. If None, the lowest
+            and the highest value of the training images. Files of 8 bits stay as they are.
+        alpha: What a fourth channel does that a file calls alpha: blend (the image is laid on white), or drop (the
+            channel is ignored, as for near infrared beside red, green and blue).
         batch_size: Samples per process and step, 1 or greater.
         num_workers: Processes that read ahead; the number of processors, up to 8, if None.
         **kwargs: See ListedFiles.
@@ -45,6 +52,7 @@ class FileDataModule(ListedFiles):
 
     train_set: AugmentedFiles
 
+    RESOLVED: ClassVar[tuple[str, ...]] = ("range",)
     ANNOTATIONS_MOVE: ClassVar[bool] = False
     """Whether annotations change with the geometry of the image."""
 
@@ -55,6 +63,8 @@ class FileDataModule(ListedFiles):
         channels: Literal[1, 3] = 3,
         augment: str = "standard",
         augment_args: dict[str, Any] | None = None,
+        range: Sequence[float] | None = None,
+        alpha: Literal["blend", "drop"] = "blend",
         batch_size: int = 32,
         num_workers: int | None = None,
         **kwargs: Any,
@@ -64,6 +74,7 @@ class FileDataModule(ListedFiles):
         self.channels = channels
         self.mean, self.std = IMAGENET[channels]
         self.augmentation = create_augmentation(augment, augment_args, masks=self.ANNOTATIONS_MOVE)
+        self._tones = check_tones(range, alpha)
 
     @abstractmethod
     def read_annotations(self, samples: Sequence[Sample]) -> AnnotationReader:
@@ -87,11 +98,15 @@ class FileDataModule(ListedFiles):
         Raises:
             ImageError: If one cannot be read, or does not match the others.
         """
-        LazyImage(sample.path).read(self.channels, at_least=(1, 1))
+        self.open_image(sample.path).read(self.channels, at_least=(1, 1))
+
+    def open_image(self, path: str) -> LazyImage:
+        """Open an image file, whose values are read as ``range`` and ``alpha`` say."""
+        return LazyImage(path, self._tones)
 
     def opener(self, listing: SampleIndex, splits: Sequence[str]) -> Opener:
         """The function that opens the images of these splits."""
-        return LazyImage
+        return self.eval_transform().open
 
     def create_train_set(self, source: FileDataset) -> AugmentedFiles:
         """The training images, augmented."""
@@ -99,7 +114,42 @@ class FileDataModule(ListedFiles):
 
     def eval_transform(self) -> EvalTransform:
         """The transform of training without augmentation."""
-        return self.input_spec().eval_transform()
+        return self.with_tones(self.input_spec().eval_transform())
+
+    def with_tones(self, transform: EvalTransform) -> EvalTransform:
+        """A transform of files whose values are read as ``range`` and ``alpha`` say."""
+        return transform._replace(range=self._tones.range, alpha=self._tones.alpha)
+
+    def find_tones(self) -> None:
+        """Find the range of training images with more than 8 bits; a resumed run goes on as it began."""
+        resumed = self.trainer is not None and self.trainer.ckpt_path is not None
+        if self._tones.range is not None or resumed:
+            return
+        found = find_range([sample.path for sample in self._divided.of["train"]])
+        if found is not None:
+            self._tones, self.hparams["range"] = self._tones._replace(range=found), list(found)
+            rank_zero_info(
+                f"images have more than 8 bits: {found[0]:g} becomes black and {found[1]:g} white (data.range)"
+            )
+
+    def inspect_training(self) -> None:
+        """Look at the training samples before a fit or a check; a subclass adds what it knows of its targets.
+
+        Raises:
+            InputError: If nothing could be learned, or if files of a table are missing.
+        """
+        if self.csv is not None:
+            self._compare_with_folders(self.csv)
+
+    def _compare_with_folders(self, table: Path) -> None:
+        missing, strange, others = unmatched(self._divided.samples)
+        if (missing or strange) and self.hparams["on_error"] == "raise":
+            absent = f"{len(missing)} files do not exist: {listed(missing)}" if missing else str(strange)
+            raise InputError(
+                f"{table}: {absent}: correct the table or data.root, or leave the rows out with --data.on_error skip"
+            )
+        if others:
+            rank_zero_warn(f"{len(others):,} images have no row in {table}: {listed(others)}")
 
     def setup(self, stage: str) -> None:
         """List the images of a stage, each with its split.
@@ -109,12 +159,16 @@ class FileDataModule(ListedFiles):
         """
         self.adopt_from_trainer()
         if stage == "predict" and self._predicts_elsewhere:
-            self.predict_set = self._files(self._prediction_samples(), LazyImage)
+            self.predict_set = self._files(self._prediction_samples(), self.eval_transform().open)
             return
         used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, (self.hparams["predict"],))
         self.compare_with_run(used)
+        if stage == "fit":
+            self.find_tones()
         self.leave_out_broken()
         listing = self.listing
+        if stage == "fit":
+            self.inspect_training()
         opener = self.opener(listing, used)
         if stage == "fit":
             self.train_set = self.create_train_set(self._split(listing, "train", opener))
@@ -139,6 +193,7 @@ class FileDataModule(ListedFiles):
     def _prediction_samples(self) -> list[Sample]:
         """The image, or the images of a folder, to predict."""
         place = Path(self.hparams["predict"])
+        check_name(place)
         samples = [Sample(str(path), name=path.name) for path in ([place] if place.is_file() else list_images(place))]
         if self.hparams["on_error"] == "skip":
             broken = find_broken(samples, self.try_reading)
@@ -167,6 +222,15 @@ class FileDataModule(ListedFiles):
     ) -> DataLoader[Any]:
         one_size = self.eval_transform().size is not None or (isinstance(dataset, FileDataset) and dataset.has_one_size)
         return super()._eval_loader(dataset, place, batch_size or (self.batch_size if one_size else 1))
+
+    def check(self) -> tuple[list[str], list[list[str]]]:
+        """Read all files: see ListedFiles.check."""
+        self.find_tones()
+        return super().check()
+
+    def describe_images(self) -> list[str]:
+        """Lines about the images that are not plain 8-bit files, for ``cnnlab data check``."""
+        return describe_images([sample.path for sample in self.listing.samples], self._tones)
 
 
 def fill(mean: Sequence[float]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor
 from cnnlab.data.base import ClassesMixin
 from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.files import AugmentedFiles, FileDataset, FixedTargets
-from cnnlab.data.listing import Sample, SampleIndex, list_folder, list_table
+from cnnlab.data.listing import Sample, SampleIndex, list_folder, list_table, split_folders
 from cnnlab.data.mixing import create_mixing
 from cnnlab.errors import InputError
+from cnnlab.image_files import check_name, listed, subfolders
 
 
 class ImageFolder(ClassesMixin, CenterCropDataModule):
@@ -61,14 +63,14 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         self._balance = balance
         self._given_names = class_names
         self.class_names = list(class_names) if class_names is not None else self._found.class_names
+        for name in self.class_names:
+            check_name(name)
         self.hparams["class_names"] = self.class_names
         if multi_label and self.num_classes < 2:
             raise InputError(
                 f"data.multi_label: {self.csv} has one label, {self.class_names}: give the images two classes instead "
                 "(with it and without it), and leave data.multi_label out"
             )
-        if self.num_classes == 1 and not multi_label:
-            rank_zero_warn(f"{root} has one class, {self.class_names[0]!r}: nothing can be learned from one")
         self._warn_of_mirrors()
 
     def _warn_of_mirrors(self) -> None:
@@ -86,9 +88,8 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         if self.csv is not None:
             return list_table(self.csv, self.root, self._given_names, self.multi_label)
         listing = list_folder(self.root, self._given_names)
-        if ignored := listing.left_out:
-            kinds = ", ".join(f"{count} with {ending}" for ending, count in sorted(ignored.items()))
-            rank_zero_warn(f"{self.root}: {ignored.total()} files are no images by their endings: {kinds}")
+        for note in listing.notes:
+            rank_zero_warn(note)
         return listing
 
     def list_samples(self) -> list[Sample]:
@@ -104,6 +105,40 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         for row, sample in zip(targets, samples, strict=True):
             row[[number[label] for label in sample.labels]] = 1.0
         return FixedTargets(targets)
+
+    def inspect_training(self) -> None:
+        """Check that there is something to learn.
+
+        Raises:
+            InputError: If there is one class.
+        """
+        super().inspect_training()
+        if self.num_classes == 1 and not self.multi_label:
+            raise InputError(self._one_class())
+        counts = self._training_counts()
+        if absent := [name for name in self.class_names if not counts[name]]:
+            rank_zero_warn(f"{len(absent)} of {self.num_classes} classes have no training images: {listed(absent)}")
+
+    def _one_class(self) -> str:
+        name = self.class_names[0]
+        said = f"{self.csv or self.root} has one class, {name!r}: nothing can be learned from one"
+        if self.csv is not None:
+            return f"{said}: add images of another class"
+        inner = next(path for place in (*self._splits_of_root(), self.root) if (path := place / name).is_dir())
+        of_split = inner.parent != self.root
+        while len(below := subfolders(inner)) == 1:
+            inner = inner / below[0]
+        if below and of_split:
+            return f"{said}; are the classes the folders of {inner}? Move them up"
+        if below:
+            return f"{said}; did you mean --data.root {inner}?"
+        return f"{said}: add images of another class, in a folder beside it"
+
+    def _splits_of_root(self) -> list[Path]:
+        return list(split_folders(self.root, self._given_names or (), nested=True)[0].values())
+
+    def _training_counts(self) -> Counter[str]:
+        return Counter(label for sample in self.listing.of["train"] for label in sample.labels)
 
     def create_train_set(self, source: FileDataset) -> AugmentedFiles:
         """The training images, augmented and, with ``mixing``, mixed."""
@@ -129,7 +164,7 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
 
     def describe_training(self) -> str:
         """The number of training images in each class."""
-        counts = Counter(label for sample in self.listing.of["train"] for label in sample.labels)
+        counts = self._training_counts()
         return "training images by class: " + ", ".join(f"{name} {counts[name]}" for name in self.class_names)
 
     def manifest_row(self, sample: Sample) -> dict[str, str]:

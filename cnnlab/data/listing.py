@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import ImageError, list_images
+from cnnlab.image_files import (
+    ImageError,
+    LeftOut,
+    check_name,
+    is_image,
+    list_images,
+    listed,
+    local_copy,
+    loose_images,
+    subfolders,
+)
 
 SPLITS = ("train", "val", "test")
-_SPLIT_LIKE_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
-_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""The names of the splits' folders, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +58,10 @@ class SampleIndex:
 
     samples: list[Sample]
     class_names: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    """How many files were left out because they are not images, by file extension."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of it, such as the files that were left out."""
+    layout: str = ""
+    """How the files lie, where several ways are possible."""
     of: dict[str, list[Sample]] = field(init=False)
     """The samples by split."""
 
@@ -58,59 +73,118 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
     """List ROOT/SPLIT/CLASS/**/image, or ROOT/CLASS/**/image with no split decided.
 
     Args:
-        root: The folder. It has split folders if it holds a folder train (val may be called valid or validation).
+        root: The folder. It has split folders if it holds a folder train: see split_folders.
         class_names: The classes in order; the folders' names in alphabetical order if None.
 
     Raises:
-        InputError: If there is no such folder or no class in it, if a class is empty in training, or if training
-            does not have a class of another split.
+        InputError: If there is no such folder or no class in it, if a class is empty in training, if training
+            does not have a class of another split, or if it is not clear whether a folder is a split or a class.
     """
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")
-    places = split_folders(root, class_names or ()) or {"": root}
+    found, notes = split_folders(root, class_names or (), nested=True)
+    places = found or {"": root}
     first = next(iter(places.values()))
-    present = _subfolders(first)
-    names = list(class_names) if class_names is not None else present
-    if class_names is None and present and all(name.lower() in _SPLIT_LIKE_NAMES for name in present):
-        raise InputError(f"{first} has the folders {', '.join(present)}: call them train, val and test")
-    if not present:
+    if found and "train" not in found and class_names is None:
+        raise InputError(f"{root} has no folder train, only {', '.join(path.name for path in found.values())}: add it")
+    names = list(class_names) if class_names is not None else subfolders(first)
+    if not subfolders(first):
         loose = len(list_images(first))
         raise InputError(
             f"{first} has no folders, expected one for each class with its images inside"
             + (f" ({loose} images lie in it directly; or give a table of paths and labels: data.csv)" if loose else "")
         )
     samples: list[Sample] = []
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     for split, place in places.items():
-        present = _subfolders(place)
+        present = subfolders(place)
         if strange := sorted(set(present) - set(names)):
             raise InputError(
                 f"{place / strange[0]}: there is no class {strange[0]!r}, {nearest(strange[0], names)} (the "
                 f"classes are those of {'the checkpoint or data.class_names' if class_names is not None else first})"
             )
         for name in present:
-            found = list_images(place / name, left_out)
-            if not found and split in ("", "train"):
-                raise InputError(f"{place / name} has no images: remove the folder, or put images into it")
-            samples += [Sample(str(path), (name,), split) for path in found]
-    return SampleIndex(samples, names, left_out)
+            images = list_images(place / name, left_out)
+            if not images and split in ("", "train"):
+                others = f" ({left_out})" if left_out else ""
+                raise InputError(f"{place / name} has no images: remove the folder, or put images into it{others}")
+            samples += [Sample(str(path), (name,), split) for path in images]
+        if loose_ones := loose_images(place):
+            named = listed(map(_name, loose_ones))
+            notes.append(f"{len(loose_ones)} images in {place} are in no class's folder, and left out: {named}")
+    notes += [f"{root}: {left_out}"] if left_out else []
+    return SampleIndex(samples, names, notes)
 
 
-def split_folders(root: Path, class_names: Sequence[str]) -> dict[str, Path]:
-    """The folders of the splits, training first; empty if the folders are classes."""
+def split_folders(
+    root: Path, class_names: Sequence[str] = (), nested: bool = False
+) -> tuple[dict[str, Path], list[str]]:
+    """Find the folders of the splits, in upper or lower case: train, val (valid, validation), test.
+
+    Args:
+        root: The folder that they are in.
+        class_names: Names that are no splits.
+        nested: Whether a split has folders of classes.
+
+    Returns:
+        The folders, training first, none if there are no splits; and a note if there are other folders beside them.
+
+    Raises:
+        InputError: If two folders are for one split, or if a folder may be a split as well as a class.
+    """
+    present = [name for name in subfolders(root) if name not in class_names]
     found: dict[str, Path] = {}
     for split, names in _SPLIT_FOLDERS.items():
-        there = [root / name for name in names if (root / name).is_dir() and name not in class_names]
+        there = [root / name for name in present if name.lower() in names]
         if len(there) > 1:
             raise InputError(f"{there[0]} and {there[1]} both are for {split}: put their images into one")
         if there:
             found[split] = there[0]
-    # Without a folder train, a folder called test may be a class, unless the classes are known.
-    return found if "train" in found or class_names else {}
+    others = [name for name in subfolders(root) if root / name not in found.values()]
+    loose = loose_images(root) if found else []
+    if not found or not (others or loose):
+        return found, []
+    if others and ("train" not in found or (nested and not subfolders(found["train"]))):
+        unclear = next(iter(found.values()))
+        every = ", ".join(sorted([*others, unclear.name]))
+        remedy = f"say --data.class_names '[{every}]'" if nested else "rename it"
+        raise InputError(
+            f"{unclear} stands beside the folders {listed(others)}: if it is a split, move them into "
+            f"{root / 'train'}; if it is none, {remedy}"
+        )
+    known = ", ".join(path.name for path in found.values())
+    images = f"{len(loose)} images ({listed(map(_name, loose))})" if loose else ""
+    beside = ", ".join(filter(None, (listed(others), images)))
+    return found, [f"{root} has the splits {known}; what is beside them is left out: {beside}"]
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _name(path: Path) -> str:
+    return path.name
+
+
+def unmatched(samples: Sequence[Sample]) -> tuple[list[str], LeftOut, list[Path]]:
+    """Compare samples of a table with the folders that their files are in.
+
+    Returns:
+        The files that do not exist, masks too; those that are no images; and the images in those folders that belong to
+        no sample.
+    """
+    named: dict[Path, set[str]] = {}
+    for sample in samples:
+        for path in filter(None, (sample.path, sample.mask)):
+            named.setdefault(Path(path).parent, set()).add(Path(path).name)
+    missing: list[str] = []
+    strange = LeftOut()
+    others: list[Path] = []
+    for folder, names in named.items():
+        there = {path.name: path for path in loose_images(folder)} if folder.is_dir() else {}
+        for file in (folder / name for name in sorted(names - there.keys())):
+            if not local_copy(file).exists():
+                missing.append(str(file))
+            elif not is_image(str(local_copy(file))):
+                strange.add(file)
+        others += [path for name, path in there.items() if name not in names]
+    return missing, strange, others
 
 
 def list_table(
@@ -183,6 +257,7 @@ def read_samples(table: Path, root: Path, needed: Sequence[str]) -> Iterator[tup
         if split not in ("", *SPLITS):
             raise InputError(f"{place}: split is {split!r}, expected train, val, test or nothing")
         group = (row.get("group") or "").strip()
+        check_name(row["path"])
         yield place, row, Sample(str(root / row["path"]), split=split, group=group)
 
 

@@ -176,9 +176,10 @@ def recognize(samples: Sequence[Sample], rows: list[Row], by_name: bool) -> Reco
         by_name: Whether an image of another content is still the run's if its name is. If false, the images may be
             others that happen to have the same names.
     """
+    sizes = {sample.path: file_size(sample.path) for sample in samples}
+    samples = [sample for sample in samples if sizes[sample.path]]  # A table may name files that are gone.
     found = Recollection(rows, len(samples))
     named = {row["path"]: row for row in rows}
-    sizes = {sample.path: file_size(sample.path) for sample in samples}
     same = [s for s in samples if s.name in named and named[s.name].get("bytes", "") in ("", sizes[s.path])]
     found.of = {sample.path: named[sample.name] for sample in _of_same_content(same, named)}
     _find_by_content([sample for sample in samples if sample.path not in found.of], sizes, found)

@@ -1,183 +1,145 @@
-"""Mask files: which belongs to which image, and the mapping from their values (numbers or colors) to classes."""
+"""Mask files: which belongs to which image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-
-from cnnlab.data.annotations import ClassMask
-from cnnlab.data.listing import Sample, read_samples, split_folders
+from cnnlab.data.listing import Sample, SampleIndex, read_samples, split_folders
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageError, ImageSource, list_images, read_mask
+from cnnlab.image_files import LeftOut, check_name, list_images, listed, subfolders, without_ending
 
-Value = int | Sequence[int]
-"""A gray value or palette index, or a color (red, green, blue), each 0..255."""
 _ENDINGS = ("", "_mask", "_gt", "_label", "_labels")
 """What may follow the image's name in the mask's name."""
+_IMAGE_FOLDERS = ("images", "image")
+_MASK_FOLDERS = ("masks", "mask", "labels", "label")
 
 
-def list_pairs(root: Path) -> list[Sample]:
-    """List ROOT/images/SPLIT/**/NAME and ROOT/masks/SPLIT/**/NAME, or the same without splits.
+class _Place(NamedTuple):
+    """Where the images and the masks of a split are; the same folder if masks lie beside their images."""
 
-    A mask has its image's name, optionally followed by "_mask" or the like, and any image file extension. The split is
-    "" if none has been decided.
+    split: str
+    images: Path
+    masks: Path
+
+
+def list_pairs(root: Path, skip: bool = False) -> SampleIndex:
+    """List images and their masks.
+
+    They are in ROOT/images/SPLIT/** and ROOT/masks/SPLIT/**, in ROOT/SPLIT/images/** and ROOT/SPLIT/masks/** (masks may
+    be called labels), or beside each other in ROOT/SPLIT/**, as NAME and NAME_mask; or the same without splits. A mask
+    has its image's name, optionally followed by "_mask" or the like, and any image file extension.
+
+    Args:
+        root: The folder.
+        skip: Whether an image without a mask is listed without one, and a mask without an image is only noted.
 
     Raises:
-        InputError: If a folder is missing, if an image has no mask or several, or if there are no images.
+        InputError: If there are no such folders, if an image has several masks, if no image has one, or, without
+            ``skip``, if an image has no mask or a mask has no image.
     """
-    images, masks = root / "images", root / "masks"
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise InputError(
-                f"there is no folder {folder}: data.root {root} must have the folders images and masks, each with the "
-                "folders train, val and test or all files together (or give a table of images and masks: data.csv)"
-            )
-    stems: dict[Path, list[str]] = {}
-    for path in list_images(masks):
-        stems.setdefault(path.relative_to(masks).with_suffix(""), []).append(str(path))
+    places, notes, layout = _places(root)
     samples: list[Sample] = []
     lacking: list[str] = []
-    for split, folder in (split_folders(images, ()) or {"": images}).items():
-        for path in list_images(folder):
-            stem = path.relative_to(images).with_suffix("")
-            candidates = [mask for ending in _ENDINGS for mask in stems.get(stem.with_name(stem.name + ending), ())]
+    unused: list[str] = []
+    left_out = LeftOut()
+    for place in places:
+        images, masks = _files(place, left_out)
+        for path in images:
+            stem = without_ending(path).relative_to(place.images)
+            candidates = [mask for ending in _ENDINGS for mask in masks.pop(stem.with_name(stem.name + ending), ())]
             if len(candidates) > 1:
                 raise InputError(f"{path} has several masks, {', '.join(candidates)}: keep one")
-            lacking += [] if candidates else [f"{path} (expected as {masks / stem}.png)"]
-            samples.append(Sample(str(path), split=split, mask="".join(candidates)))
-    if lacking:
-        raise InputError(f"{len(lacking)} of {len(samples)} images have no mask: " + ", ".join(lacking[:5]))
+            if not candidates:
+                own = "_mask" if place.images == place.masks else ""
+                lacking.append(f"{path} (expected as {place.masks / stem}{own}.png)")
+            samples.append(Sample(str(path), split=place.split, mask="".join(candidates)))
+        unused += [mask for paths in masks.values() for mask in paths]
+    notes += [f"{root}: {left_out}"] if left_out else []
     if not samples:
-        raise InputError(f"{images} has no images")
-    return samples
+        raise InputError(f"{places[0].images} has no images" + (f" ({left_out})" if left_out else ""))
+    trouble = [f"{len(lacking)} of {len(samples)} images have no mask: {listed(lacking)}"] if lacking else []
+    trouble += [f"{len(unused)} masks have no image: {listed(unused)}"] if unused else []
+    if len(lacking) == len(samples):
+        raise InputError("; ".join(trouble) + ": call each mask like its image")
+    if trouble and not skip:
+        raise InputError("; ".join(trouble) + ": add what is missing, or leave them out with --data.on_error skip")
+    return SampleIndex(samples, notes=[*notes, *trouble], layout=layout)
 
 
-def list_pair_table(table: Path, root: Path) -> list[Sample]:
+def _places(root: Path) -> tuple[list[_Place], list[str], str]:
+    """The places of images and masks; notes about other folders; and the layout, unless it is the first one."""
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}: name the one that holds images and masks with --data.root")
+    if (pair := _two_folders(root)) is not None:
+        images, masks = pair
+        found, notes = split_folders(images)
+        of_masks, _ = split_folders(masks) if found else ({}, [])
+        default = masks if not of_masks else None
+        places = [
+            _Place(split, folder, of_masks.get(split, default or masks / folder.name))
+            for split, folder in found.items()
+        ]
+        return places or [_Place("", images, masks)], notes, ""
+    found, notes = split_folders(root)
+    inside = {split: _two_folders(folder) for split, folder in found.items()}
+    if any(inside.values()):
+        if lacking := [found[split] for split, pair in inside.items() if pair is None]:
+            raise InputError(f"{lacking[0]} must have the folders images and masks, as the other splits")
+        places = [_Place(split, *pair) for split, pair in inside.items() if pair is not None]
+        return places, notes, f"{root}: each split has {places[0].images.name} and {places[0].masks.name}"
+    places = [_Place(split, folder, folder) for split, folder in found.items()] or [_Place("", root, root)]
+    if not any(_files(place, LeftOut())[1] for place in places):
+        raise InputError(
+            f"data.root {root} must have the folders images and masks, each with the folders train, val and test or "
+            "all files together (or train/images and train/masks, or NAME.png and NAME_mask.png; or give a table of "
+            "images and masks: data.csv)"
+        )
+    return places, notes, f"{root}: masks are beside their images, as NAME_mask"
+
+
+def _two_folders(root: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of masks in a folder, in upper or lower case; None unless there are both."""
+    found = []
+    for names in (_IMAGE_FOLDERS, _MASK_FOLDERS):
+        there = [root / name for name in subfolders(root) if name.lower() in names]
+        if len(there) > 1:
+            raise InputError(f"{there[0]} and {there[1]}: it is not clear which one counts; rename the other")
+        found += there
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def _files(place: _Place, left_out: LeftOut) -> tuple[list[Path], dict[Path, list[str]]]:
+    """The images of a place, and its masks by their relative paths without ending."""
+    images = list_images(place.images, left_out)
+    if place.images != place.masks:
+        masks = list_images(place.masks, left_out) if place.masks.is_dir() else []
+    else:
+        masks = [path for path in images if without_ending(path).name.endswith(_ENDINGS[1:])]
+        images = [path for path in images if not without_ending(path).name.endswith(_ENDINGS[1:])]
+    by_stem: dict[Path, list[str]] = {}
+    for path in masks:
+        by_stem.setdefault(without_ending(path).relative_to(place.masks), []).append(str(path))
+    return images, by_stem
+
+
+def list_pair_table(table: Path, root: Path, skip: bool = False) -> SampleIndex:
     """List the images of a CSV file with the columns path and mask (relative to root), and optionally split and group.
 
+    Args:
+        table: The file.
+        root: The folder that its paths start from.
+        skip: Whether an image without a mask is listed without one.
+
     Raises:
-        InputError: If the file or a column is missing, if a row has no mask, or if its split is unknown.
+        InputError: If the file or a column is missing, if a row has no mask (without ``skip``), or if its split is
+            unknown.
     """
     samples = []
     for place, row, sample in read_samples(table, root, ("path", "mask")):
-        if not row["mask"]:
+        if not row["mask"] and not skip:
             raise InputError(f"{place}: {row['path']} has no mask")
-        samples.append(replace(sample, mask=str(root / row["mask"])))
-    return samples
-
-
-class MaskValues:
-    """The mapping from the values of a mask to classes.
-
-    Args:
-        values: The value of each class, in the order of the classes: numbers for all of them, or colors for all.
-        ignored: The value of pixels without a class; None if all have one.
-        ignore_index: The class number of those pixels.
-
-    Raises:
-        InputError: If numbers and colors are mixed, if two values are equal, or if a color is wrong.
-
-    >>> MaskValues([0, 255], None, 7).classes(np.array([[0, 255]]), "a.png").tolist()
-    [[0, 1]]
-    >>> MaskValues([[255, 0, 0]], [0, 0, 0], 7).classes(np.array([[[255, 0, 0], [0, 0, 0]]]), "a.png").tolist()
-    [[0, 7]]
-    """
-
-    def __init__(self, values: Sequence[Value], ignored: Value | None, ignore_index: int) -> None:
-        known = [*values, *([ignored] if ignored is not None else [])]
-        self.colored = not isinstance(known[0], int)
-        codes = [_code(value) for value in known]
-        if any(isinstance(value, int) == self.colored for value in known):
-            raise InputError(f"data.mask_values {known} are partly numbers and partly colors: give one kind")
-        if len(set(codes)) < len(codes):
-            raise InputError(f"data.mask_values and data.ignore_index name a value twice: {known}")
-        order = np.argsort(codes)
-        self._codes = np.array(codes)[order]
-        self._classes = np.array([*range(len(values)), ignore_index][: len(codes)])[order]
-
-    def classes(self, mask: npt.NDArray[np.integer], path: str) -> npt.NDArray[np.int64]:
-        """The class of each pixel of a mask (H, W), or (H, W, 3) with colors: (H, W), 0..K-1 or ignore_index.
-
-        Raises:
-            ImageError: If it has values without a class, or if it has colors instead of numbers or the reverse.
-        """
-        if (mask.ndim == 3) != self.colored:
-            has, wants = ("colors", "numbers") if mask.ndim == 3 else ("numbers", "colors [red, green, blue]")
-            raise ImageError(
-                f"{path}: the mask has {has}, but its classes are known by {wants}: say in data.mask_values which "
-                "value is which class"
-            )
-        codes = mask.astype(np.int64) @ [65536, 256, 1] if self.colored else mask
-        places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        unknown = self._codes[places] != codes
-        if unknown.any():
-            raise ImageError(self._unknown_values(codes[unknown], path))
-        found: npt.NDArray[np.int64] = self._classes[places]
-        return found
-
-    def _unknown_values(self, codes: npt.NDArray[np.int64], path: str) -> str:
-        found, counts = np.unique(codes, return_counts=True)
-        named = ", ".join(
-            f"{self._shown(code)} ({count:,} pixels)" for code, count in zip(found[:5], counts, strict=False)
-        )
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        known = ", ".join(map(self._shown, self._codes[:12])) + (", ..." if len(self._codes) > 12 else "")
-        return (
-            f"{path}: the mask has {named}{more}, expected {known}: correct it, or say in data.mask_values which value "
-            "is which class, and in data.ignore_index which counts for nothing"
-        )
-
-    def _shown(self, code: int) -> str:
-        return str([int(code) >> 16, int(code) >> 8 & 255, int(code) & 255] if self.colored else int(code))
-
-
-def _code(value: Value) -> int:
-    if isinstance(value, int):
-        return value
-    if len(value) != 3 or not all(0 <= level <= 255 for level in value):
-        raise InputError(f"data.mask_values: {list(value)} is no color, expected red, green and blue, each 0..255")
-    red, green, blue = value
-    return red << 16 | green << 8 | blue
-
-
-@dataclass(eq=False)
-class MaskReader:
-    """Reads masks as annotations of their images."""
-
-    paths: Sequence[str]
-    """The file of each image's mask; "" if the mask is unknown."""
-    values: MaskValues
-    ignore_index: int
-    """The class number of pixels without a class."""
-    rare: float = 0.0
-    """See annotations.ClassMask."""
-    draws = ClassMask.draws
-
-    def read(self, path: str) -> Tensor:
-        """The classes (H, W) int64 in a mask's file.
-
-        Raises:
-            ImageError: If it cannot be read, or if it has values without a class.
-        """
-        return torch.from_numpy(self.values.classes(read_mask(path), path))
-
-    def __call__(self, index: int, image: ImageSource) -> ClassMask:
-        """The mask of an image; ignore_index everywhere if it has none.
-
-        Raises:
-            ImageError: If it cannot be read, or if it differs in size from the image.
-        """
-        path = self.paths[index]
-        classes = self.read(path) if path else torch.full(image.size, self.ignore_index)
-        if tuple(classes.shape) != image.size:
-            raise ImageError(
-                f"{getattr(image, 'path', 'an image')} has {image.size[0]} x {image.size[1]} pixels (height x width), "
-                f"its mask {path} {classes.shape[0]} x {classes.shape[1]}: make them equal"
-            )
-        return ClassMask(classes, self.ignore_index, self.rare)
+        check_name(row["mask"])
+        samples.append(replace(sample, mask=str(root / row["mask"]) if row["mask"] else ""))
+    return SampleIndex(samples)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -19,11 +17,21 @@ from cnnlab.data.base import ClassesMixin
 from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import AugmentedFiles, FileDataset, read_sizes
 from cnnlab.data.listing import Sample
-from cnnlab.data.mask_files import MaskReader, MaskValues, Value, list_pair_table, list_pairs
+from cnnlab.data.mask_files import list_pair_table, list_pairs
+from cnnlab.data.mask_survey import (
+    MaskSurvey,
+    check_meanings,
+    count_classes,
+    find_values,
+    numbers_without,
+    survey_masks,
+)
+from cnnlab.data.mask_values import NO_VALUE, MaskReader, MaskValues, Value, as_groups
 from cnnlab.errors import InputError
-from cnnlab.imaging import EvalTransform, ImageError, LazyImage, height_and_width, read_mask, resampling
+from cnnlab.image_files import ImageError, check_name, listed
+from cnnlab.imaging import EvalTransform, height_and_width, resampling
 
-_IGNORED_CLASS = 255
+_IGNORED_CLASS = NO_VALUE
 """The target of ignored pixels, if their value in the masks is the number of a class."""
 _MANY_PIXELS = 1 << 20
 
@@ -31,9 +39,11 @@ _MANY_PIXELS = 1 << 20
 class MaskFolder(ClassesMixin, FileDataModule):
     """Images and the class of each of their pixels.
 
-    They are in ROOT/images/SPLIT and ROOT/masks/SPLIT (train, val, test), or in ROOT/images and ROOT/masks, or in a
-    table with the columns path and mask. A mask has its image's name, optionally followed by "_mask" or the like, and
-    any file extension. Without split folders, a fixed split is made.
+    They are in ROOT/images/SPLIT and ROOT/masks/SPLIT (train, val, test), in ROOT/SPLIT/images and ROOT/SPLIT/masks
+    (or labels), beside each other as NAME and NAME_mask, or in a table with the columns path and mask. A mask has its
+    image's name, optionally followed by "_mask" or the like, and any file extension. Without split folders, a fixed
+    split is made. An image without a mask, and a mask without an image, is an error; with ``on_error`` skip, it is
+    named and left out.
 
     With ``size`` all images are resized to one size; training resizes random crops of a share of the image. Without it,
     images keep their resolution: training takes crops of ``crop`` pixels, and evaluation takes whole images (one by one
@@ -42,10 +52,13 @@ class MaskFolder(ClassesMixin, FileDataModule):
     Args:
         root: The folder; paths in a table are relative to it.
         class_names: The classes in the order of their values; the values that the masks have if None.
-        mask_values: The value of each class in the masks: numbers (also palette indices), or colors
-            [red, green, blue]; 0, 1, 2, ... if None (without class_names, ignore_index is skipped). For binary masks
-            of 0 and 255, set it to [0, 255] and ignore_index to null.
-        ignore_index: The value of pixels that loss and metrics ignore; None if there are none.
+        mask_values: The value of each class in the masks: a number (also a palette's), a color [red, green, blue]
+            (also a palette's), or a list of several: [0, [1, 2]] makes one class of 1 and 2, and
+            [[0, 0, 0], [[255, 0, 0], [0, 255, 0]]] one of red and green. 0, 1, 2, ... if None (without class_names,
+            ignore_index is skipped). For binary masks of 0 and 255, set it to [0, 255] and ignore_index to null. In
+            masks whose format changes values, such as JPEG, a pixel gets the nearest of these values.
+        ignore_index: The value of pixels that loss and metrics ignore, or a list of several: numbers, or colors if
+            mask_values are colors; None if there are none. The number 255 stands for none beside colors.
         size: Height and width that all images are resized to (or both in one number), whatever their aspect ratio.
         crop: Height and width of training crops (or both in one number) without ``size``. If None, the size of the
             images, which must all be equal. Crops of smaller images are enlarged to it.
@@ -61,15 +74,15 @@ class MaskFolder(ClassesMixin, FileDataModule):
 
     kind: ClassVar[str | None] = "masks"
     PROVIDES: ClassVar[tuple[str, ...]] = (*ClassesMixin.PROVIDES, "ignore_index")
-    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "mask_values")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "mask_values", *FileDataModule.RESOLVED)
     ANNOTATIONS_MOVE: ClassVar[bool] = True
 
     def __init__(
         self,
         root: str,
         class_names: Sequence[str] | None = None,
-        mask_values: Sequence[int | Sequence[int]] | None = None,
-        ignore_index: int | Sequence[int] | None = 255,
+        mask_values: Sequence[int | Sequence[int | Sequence[int]]] | None = None,
+        ignore_index: int | Sequence[int | Sequence[int]] | None = NO_VALUE,
         size: int | Sequence[int] | None = None,
         crop: int | Sequence[int] | None = None,
         interpolation: str = "bilinear",
@@ -90,8 +103,17 @@ class MaskFolder(ClassesMixin, FileDataModule):
             )
         resampling(interpolation)
         self._size, self._crop = height_and_width("data.size", size), height_and_width("data.crop", crop)
-        values = self._values(class_names, mask_values, ignore_index)
-        self.class_names = list(class_names) if class_names is not None else [_name(value) for value in values]
+        self._layout = ""
+        self._values_are_given = mask_values is not None
+        if mask_values is not None and not mask_values:
+            raise InputError("data.mask_values is empty: give the value of each class")
+        self._colored, _, self._ignored = as_groups(mask_values or (), ignore_index)
+        values = self._values(class_names, mask_values)
+        _, groups, _ = as_groups(values, ignore_index)
+        found_names = [f"#{group[0]:06x}" if self._colored else str(group[0]) for group in groups]
+        self.class_names = list(class_names) if class_names is not None else found_names
+        for name in self.class_names:
+            check_name(name)
         self.hparams["class_names"], self.hparams["mask_values"] = self.class_names, values
         self.ignore_index = max(_IGNORED_CLASS, self.num_classes)
         """The target of ignored pixels: their value in the masks, unless that is the number of a class."""
@@ -99,21 +121,17 @@ class MaskFolder(ClassesMixin, FileDataModule):
             self.ignore_index = ignore_index
         self._mask_values = MaskValues(values, ignore_index, self.ignore_index)
 
-    def _values(
-        self,
-        class_names: Sequence[str] | None,
-        mask_values: Sequence[int | Sequence[int]] | None,
-        ignored: int | Sequence[int] | None,
-    ) -> list[Value]:
+    def _values(self, class_names: Sequence[str] | None, mask_values: Sequence[Value] | None) -> list[Value]:
         """The value of each class in the masks."""
         if mask_values is None and class_names is None:
-            return self._found_values(ignored)
+            return find_values(self._survey, self._ignored)
         if mask_values is None:
             numbers = list(range(len(class_names or ())))
-            if ignored in numbers:
+            if mistaken := sorted(set(self._ignored) & set(numbers)):
+                wanted = numbers_without(self._ignored, len(numbers))
                 raise InputError(
-                    f"data.ignore_index is {ignored}, and would be the value of one of the {len(numbers)} classes: say "
-                    f"which values they have, such as --data.mask_values '{_numbers(len(numbers), ignored)}'"
+                    f"data.ignore_index is {mistaken[0]}, and would be the value of one of the {len(numbers)} classes: "
+                    f"say which values they have, such as --data.mask_values '{wanted}'"
                 )
             return [*numbers]
         if class_names is not None and len(class_names) != len(mask_values):
@@ -122,38 +140,58 @@ class MaskFolder(ClassesMixin, FileDataModule):
             )
         return list(mask_values)
 
-    def _found_values(self, ignored: int | Sequence[int] | None) -> list[Value]:
-        """The values of the masks, which must be 0, 1, 2, ... without the ignored one.
+    @cached_property
+    def _survey(self) -> MaskSurvey:
+        """The values in all masks.
 
         Raises:
-            InputError: If there are other values, which may be mistakes or classes that are missing from the images.
+            ImageError: If one cannot be read; with on_error skip, it is reported later, with all other broken files.
         """
-        # With on_error skip, unreadable masks are reported later, with all other broken files.
-        skip = self.hparams["on_error"] == "skip"
-        masks = [sample.mask for sample in self.samples]
-        with ThreadPoolExecutor() as pool:
-            found = list(pool.map(partial(_values_in, skip=skip), masks))
-        example = {value: mask for values, mask in zip(found, masks, strict=True) for value in values}
-        values = sorted(value for value in example if value != ignored)
-        if set(values) <= {0}:
-            raise InputError(
-                f"the masks have nothing but 0 and the ignored {ignored}: for binary masks of 0 and {ignored} say "
-                f"--data.mask_values '[0, {ignored}]' --data.ignore_index null"
+        found = survey_masks([sample.mask for sample in self.samples if sample.mask], self._colored)
+        if found.broken and self.hparams["on_error"] == "raise":
+            raise ImageError(next(iter(found.broken.values())))
+        return found
+
+    def inspect_training(self) -> None:
+        """Check that each value means the same in all masks, and that each class has training pixels.
+
+        Raises:
+            InputError: See mask_survey.check_meanings.
+            ImageError: If a mask has a value without a class, or cannot be read; not with on_error skip.
+        """
+        super().inspect_training()
+        used = self._survey.only([sample.mask for sample in self.listing.samples])
+        if not self._values_are_given:
+            check_meanings(used, self._ignored)
+        if changed := sum(mask.lossy for mask in used.of.values()):
+            rank_zero_warn(
+                f"{changed:,} masks are of a format that changes values, such as JPEG: each pixel gets the nearest of "
+                f"data.mask_values {self.hparams['mask_values']}"
             )
-        expected = _numbers(len(values), ignored)
-        if values != expected:
-            strange = next(value for value, number in zip(values, expected, strict=True) if value != number)
-            shown = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
-            raise InputError(
-                f"the masks have the values {shown} (such as {strange} in {example[strange]}), expected 0, 1, 2, ... "
-                "without gaps: say which value is which class, --data.mask_values '[0, ...]', or name all classes if "
-                "some are in no image, --data.class_names '[background, ...]'"
-            )
-        return [*values]
+        self._count(self.listing.samples)  # Of validation and test too, so that a mistake is known before training.
+        counts, _ = self._count(self.listing.of["train"])
+        absent = [name for name, count in zip(self.class_names, counts.tolist(), strict=True) if not count]
+        if absent:
+            rank_zero_warn(f"{len(absent)} of {self.num_classes} classes have no training pixels: {listed(absent)}")
+
+    def _count(self, samples: Sequence[Sample]) -> tuple[Tensor, int]:
+        """(K,) the pixels of each class, and the number of ignored ones."""
+        paths = [sample.mask for sample in samples]
+        counts, ignored = count_classes(self._survey, paths, self._mask_values, self.num_classes)
+        return torch.from_numpy(counts), ignored
 
     def list_samples(self) -> list[Sample]:
         """All images, each with its mask."""
-        return list_pair_table(self.csv, self.root) if self.csv is not None else list_pairs(self.root)
+        skip = self.hparams["on_error"] == "skip"
+        listing = list_pairs(self.root, skip) if self.csv is None else list_pair_table(self.csv, self.root, skip)
+        for note in listing.notes:
+            rank_zero_warn(note)
+        self._layout = listing.layout
+        return listing.samples
+
+    def describe_targets(self) -> str:
+        """The number of classes and their names, and how the files lie, where several ways are possible."""
+        return "; ".join(filter(None, (super().describe_targets(), self._layout)))
 
     def read_annotations(self, samples: Sequence[Sample]) -> MaskReader:
         """The reader of the masks."""
@@ -166,7 +204,9 @@ class MaskFolder(ClassesMixin, FileDataModule):
         Raises:
             ImageError: If one cannot be read, if they differ in size, or if the mask has a value without a class.
         """
-        image = LazyImage(sample.path)
+        if sample.split and not sample.mask:
+            raise ImageError(f"{sample.path}: has no mask")
+        image = self.open_image(sample.path)
         self.read_annotations([sample])(0, image)
         image.read(self.channels)
 
@@ -184,7 +224,8 @@ class MaskFolder(ClassesMixin, FileDataModule):
 
     def eval_transform(self) -> EvalTransform:
         """The transform of a whole image, to ``size`` or at its own size."""
-        return EvalTransform(self.channels, self._size, interpolation=self.hparams["interpolation"], stretch=True)
+        interpolation = self.hparams["interpolation"]
+        return self.with_tones(EvalTransform(self.channels, self._size, interpolation=interpolation, stretch=True))
 
     @cached_property
     def _common_size(self) -> tuple[int, int] | None:
@@ -205,12 +246,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
 
     def class_shares(self) -> Tensor:
         """(K,) each class's share of the training pixels that are not ignored, for class weights."""
-        samples = self.listing.of["train"]
-        reader = self.read_annotations(samples)
-        counts = torch.zeros(self.num_classes, dtype=torch.int64)
-        for path in reader.paths:
-            classes = reader.read(path)
-            counts += torch.bincount(classes[classes != self.ignore_index], minlength=self.num_classes)
+        counts, _ = self._count(self.listing.of["train"])
         return counts / counts.sum().clamp(min=1)
 
     def split_remedy(self, split: str) -> str:
@@ -221,38 +257,13 @@ class MaskFolder(ClassesMixin, FileDataModule):
         )
 
     def describe_training(self) -> str:
-        """Each class's share of the training pixels."""
+        """Each class's share of the training pixels that are not ignored, and the share of those that are."""
         shares = zip(self.class_names, self.class_shares().tolist(), strict=True)
-        return "training pixels by class: " + ", ".join(f"{name} {share:.2%}" for name, share in shares)
+        counts, ignored = self._count(self.listing.of["train"])
+        share = ignored / max(int(counts.sum()) + ignored, 1)
+        named = ", ".join(f"{name} {share:.2%}" for name, share in shares)
+        return f"training pixels by class: {named}; ignored: {share:.2%} of all"
 
     def manifest_row(self, sample: Sample) -> dict[str, str]:
         """Path, split, group, bytes, sha256, mask."""
-        return {**super().manifest_row(sample), "mask": os.path.relpath(sample.mask, self.root)}
-
-
-def _numbers(count: int, ignored: int | Sequence[int] | None) -> list[Value]:
-    """0, 1, 2, ... without the ignored value."""
-    numbers: list[Value] = [number for number in range(count + 1) if number != ignored]
-    return numbers[:count]
-
-
-def _name(value: Value) -> str:
-    return str(value) if isinstance(value, int) else "#{:02x}{:02x}{:02x}".format(*value)
-
-
-def _values_in(path: str, skip: bool) -> set[int]:
-    """The values of a mask; none if it cannot be read and ``skip`` is true.
-
-    Raises:
-        InputError: If they are colors.
-        ImageError: If it cannot be read and ``skip`` is false.
-    """
-    try:
-        mask = read_mask(path)
-    except ImageError:
-        if skip:
-            return set()
-        raise
-    if mask.ndim == 3:
-        raise InputError(f"{path}: the mask has colors: say in data.mask_values which color is which class")
-    return set(np.unique(mask).tolist())
+        return {**super().manifest_row(sample), "mask": os.path.relpath(sample.mask, self.root) if sample.mask else ""}

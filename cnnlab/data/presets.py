@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from cnnlab.data.albumentations import Albumentations
 from cnnlab.data.augmentation import Augmentation, NoAugmentation, RandomTransform
 from cnnlab.errors import InputError, nearest
@@ -31,7 +33,8 @@ def create_augmentation(name: str, args: dict[str, Any] | None = None, masks: bo
         name: none; light (random resized crop of 0.8 to 1 of the area, flip); standard (light, rotation 15 degrees,
             shift 0.1, colors 0.2, 0.2, 0.2, 0.1, erasing 0.2); strong (crop of 0.35 to 1, flip, TrivialAugment,
             erasing 0.25); albumentations (see data.albumentations).
-        args: Changes to the preset: arguments of RandomTransform, or of data.albumentations.Albumentations.
+        args: Changes to the preset: arguments of RandomTransform, or of data.albumentations.Albumentations. none has
+            no use for them: a line says so, since they may be those of a recipe.
         masks: Whether images have masks; strong is then a crop of 0.25 to 1 and stronger changes of geometry and
             color, since TrivialAugment would transform the image without its mask.
 
@@ -43,7 +46,7 @@ def create_augmentation(name: str, args: dict[str, Any] | None = None, masks: bo
         raise InputError(f"there is no augmentation {name!r}: {nearest(name, PRESETS)}")
     if name == "none":
         if args:
-            raise InputError(f"augment is none, so augment_args {sorted(args)} would change nothing: leave them out")
+            rank_zero_info(f"data.augment is none: data.augment_args ({', '.join(sorted(args))}) change nothing")
         return NoAugmentation()
     if name == "albumentations":
         if unknown := sorted(set(args) - {"transforms"}):

@@ -65,8 +65,11 @@ class ModelMetadata:
         try:
             content = _modern(json.loads(metadata[KEY]))
             transform = content["transform"]
-            size = tuple(transform["size"]) if transform["size"] is not None else None
-            transform = EvalTransform(**{**transform, "size": size})
+            # JSON has no tuples.
+            plain: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in transform.items()
+            }
+            transform = EvalTransform(**plain)
             return cls(**{**content, "output": create_output(content["output"]), "transform": transform})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} was exported by another version of cnnlab ({error}): export it again") from error

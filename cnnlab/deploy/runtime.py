@@ -23,7 +23,7 @@ from PIL import Image
 
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import ImageError, InMemoryImage, LazyImage, Pixels, collect_images, preprocess
+from cnnlab.imaging import ImageError, InMemoryImage, Pixels, collect_images, preprocess
 
 Source = str | Path | Image.Image | npt.NDArray[np.uint8]
 """An image: a file, a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3)."""
@@ -136,8 +136,9 @@ class OnnxPredictor:
                     future.cancel()
 
     def _open(self, image: Source) -> _Opened:
-        path, picture = (str(image), LazyImage(image)) if isinstance(image, (str, Path)) else ("", InMemoryImage(image))
-        return _Opened(path, preprocess(picture, self.metadata.transform), picture.size)
+        transform, path = self.metadata.transform, str(image) if isinstance(image, (str, Path)) else ""
+        picture = transform.open(image) if isinstance(image, (str, Path)) else InMemoryImage(image, transform.tones)
+        return _Opened(path, preprocess(picture, transform), picture.size)
 
     def _answers(self, batch: list[_Opened]) -> list[Any]:
         stacked = np.stack([opened.pixels for opened in batch]).transpose(0, 3, 1, 2)

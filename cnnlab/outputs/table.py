@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import LazyImage
+from cnnlab.imaging import ImageSource, LazyImage
 from cnnlab.outputs.base import Output, Size
 from cnnlab.writing import write_atomically
 
@@ -28,6 +28,7 @@ class AnswerWriter:
         files: Whether to write files at all.
         overlays: See Output.files.
         probabilities: See Output.files.
+        opener: Opens an image that is drawn; LazyImage, or that of the transform by which it was read.
 
     Raises:
         InputError: If the answers have files, and an image has no path for their names.
@@ -41,7 +42,9 @@ class AnswerWriter:
         files: bool = True,
         overlays: bool = True,
         probabilities: bool = False,
+        opener: Callable[[str], ImageSource] = LazyImage,
     ) -> None:
+        self._opener = opener
         self.output = output
         self.folder = folder
         self.overlays = overlays
@@ -70,7 +73,7 @@ class AnswerWriter:
         written = {}
         if self._has_files:
             name = Path(answer.path).absolute().relative_to(self._common)
-            image = LazyImage(answer.path)
+            image = self._opener(answer.path)
             for folder, ending, content in self.output.files(answer, image, self.overlays, self.probabilities):
                 written[folder] = f"{folder}/{name}{ending}"
                 write_atomically(self.folder / written[folder], content)

@@ -221,7 +221,7 @@ def test_a_void_of_0_is_no_class(tmp_path: Path) -> None:
     assert next(iter(data.val_dataloader())).targets[0].equal(expected)
     # What was found out is kept, and goes back in where the masks are not looked at.
     kept = {name: data.hparams[name] for name in MaskFolder.RESOLVED}
-    assert kept == {"class_names": ["1", "2", "3"], "mask_values": [1, 2, 3]}
+    assert kept == {"class_names": ["1", "2", "3"], "mask_values": [1, 2, 3], "range": None}
     assert next(iter(made(tmp_path, ignore_index=0, batch_size=1, **kept).val_dataloader())).targets[0].equal(expected)
     # Names alone would leave open whether the void is one of them.
     with pytest.raises(InputError, match=r"such as --data.mask_values '\[1, 2, 3\]'"):
@@ -279,10 +279,10 @@ def test_every_part_of_an_image_is_met(tmp_path: Path, augment: str) -> None:
     [
         ("size", r"images/train/0\.png has 48 x 48 pixels .* its mask .*masks/train/0\.png 24 x 48: make them equal"),
         ("label", r"masks/train/0\.png: the mask has 7 \(4 pixels\), expected 0, 1, 2, 3, 255: correct it"),
-        ("colors", r"masks/train/0\.png: the mask has colors, but its classes are known by numbers"),
+        ("colors", r"masks/train/0\.png: the mask has colors: say in data.mask_values"),
         ("broken mask", r"masks/train/0\.png: the file is empty"),
         ("broken image", r"images/train/0\.png: cannot be read as an image"),
-        ("transparent", r"masks/train/0\.png: cannot be read .*RGBA"),
+        ("transparent", r"masks/train/0\.png: the mask has transparent pixels"),
     ],
 )
 def test_what_does_not_fit_is_named_with_its_path(root: Path, kind: str, message: str) -> None:
@@ -294,7 +294,9 @@ def test_what_does_not_fit_is_named_with_its_path(root: Path, kind: str, message
         classes[:2, :2] = 7
         Image.fromarray(classes).save(mask)
     elif kind in ("colors", "transparent"):
-        Image.open(mask).convert("RGB" if kind == "colors" else "RGBA").save(mask)
+        spoilt = Image.open(mask).convert("RGB" if kind == "colors" else "RGBA")
+        spoilt.putpixel((0, 0), (0, 9, 0) if kind == "colors" else (0, 0, 0, 9))
+        spoilt.save(mask)
     elif kind == "broken mask":
         mask.write_bytes(b"")
     else:
@@ -368,7 +370,7 @@ def test_images_of_several_sizes(root: Path) -> None:
         ({"rare_crops": 0.5, "augment": "none", "size": 32}, "data.augment none takes none of cnnlab's"),
         ({"rare_crops": 0.5, "augment": "albumentations"}, "data.augment albumentations takes none of cnnlab's"),
         ({"augment_args": {"policy": "randaugment"}}, "without their masks"),
-        ({"mask_values": [0, [1, 2, 3]]}, "partly numbers and partly colors"),
+        ({"mask_values": [0, [[1, 2, 3]]]}, "partly numbers and partly colors"),
         ({"mask_values": [[0, 0, 300]], "ignore_index": None}, "is no color"),
         ({"mask_values": [0, 1, 1]}, "twice"),
         ({"mask_values": [0, 1], "class_names": ["a"]}, "one for each class"),

@@ -226,7 +226,6 @@ def test_upside_down_turn_and_shift_do_what_they_say() -> None:
         ("standard", {"degree": 5}, "degrees"),
         ("standard", {"degrees": 200}, "degrees is 200"),
         ("light", {"scale": [0.9, 0.5]}, "scale"),
-        ("none", {"flip": 0.5}, "would change nothing"),
         ("standard", {"degrees": "abc"}, "degrees is 'abc', expected a number"),
         ("standard", {"scale": 0.5}, "do not fit"),
         ("strong", {"policy": "autoaugment"}, "policy"),

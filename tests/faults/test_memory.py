@@ -134,6 +134,19 @@ def test_images_that_are_gone_are_counted_and_named(cnnlab: Cnnlab, place: Path,
     assert (place / "R/manifest.csv").read_bytes() == before
 
 
+def test_files_of_a_table_that_are_gone_are_counted(cnnlab: Cnnlab, place: Path) -> None:
+    names = sorted(str(path.relative_to(place / "p")) for path in (place / "p").rglob("*.jpg"))
+    write_table(place, [(name, name.split("/")[0], "", "") for name in names])
+    ok(cnnlab("fit", "--config", TINY, "--data.root", "p", "--data.csv", "t.csv", "--run", "T", *FAST))
+    for name in sorted(of_split(place / "T", "test"))[:2]:
+        (place / "p" / name).unlink()
+    refused = cnnlab("test", "T")
+    assert refused.code == 2
+    assert "2 of the run's" in refused.err
+    with pytest.warns(UserWarning, match="2 of the run's .* are left out"):
+        ok(cnnlab("test", "T", "--data.on_error", "skip"))
+
+
 @pytest.mark.parametrize("names", ["the same names", "other names"])
 def test_a_labeled_set_that_the_run_has_not_seen_is_tested_whole(cnnlab: Cnnlab, place: Path, names: str) -> None:
     """It was divided again, and 9 of its 60 images were tested."""

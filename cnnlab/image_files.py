@@ -1,0 +1,257 @@
+"""Image files: which files are images, how a file is opened, and what is said of the others."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from cnnlab.errors import InputError
+
+_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),
+)
+_FORMAT_OF = {ending: name for ending, name in Image.registered_extensions().items() if ending in _ENDINGS}
+EXTENSIONS = frozenset(_FORMAT_OF)
+"""File name extensions of images, in lower case: those for which Pillow has a plugin."""
+FORMATS = tuple(sorted(set(_FORMAT_OF.values()) & set(Image.OPEN)))
+"""Pillow's names of the formats behind EXTENSIONS; a file of another format, such as PostScript, is not opened."""
+COPY_VARIABLE = "CNNLAB_COPY"
+"""The environment variable with the value FOLDER=COPY: files of FOLDER are read from COPY, on this machine."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+MOST_NAMED = 5
+"""How many files a message names."""
+
+
+class ImageError(InputError):
+    """A file that cannot be read as an image; the message begins with its path."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker passes it on as text with the whole traceback: the last line is the message.
+        super().__init__(message.rstrip().rpartition(f"{type(self).__name__}: ")[2])
+
+
+class LeftOut:
+    """The files that a listing has left out: counted by kind, and a few of them named."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, path: str | Path, kind: str | None = None) -> None:
+        """Count a file; its kind is its ending if None."""
+        ending = Path(path).suffix.lower()
+        kind = kind or (f"with {ending}" if ending else "with no ending")
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        names = self._names.setdefault(kind, [])
+        if len(names) < MOST_NAMED:
+            names.append(Path(path).name)
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def __str__(self) -> str:
+        total = sum(self._counts.values())
+        kinds = (f"{count:,} {kind} ({listed(self._names[kind], count)})" for kind, count in self._counts.items())
+        verb, them = ("file is no image", "it is one") if total == 1 else ("files are no images", "they are")
+        return (
+            f"{total:,} {verb} that can be opened here, and left out: {', '.join(sorted(kinds))}: if {them}, "
+            "convert to PNG or JPEG"
+        )
+
+
+def listed(names: Iterable[object], count: int | None = None, most: int = MOST_NAMED) -> str:
+    """Return the first names, and how many more there are.
+
+    Args:
+        names: The names, or the first of them.
+        count: How many there are, if not all are given.
+        most: How many are named.
+
+    >>> listed("abcdefg")
+    'a, b, c, d, e and 2 more'
+    """
+    names = list(names)
+    more = (len(names) if count is None else count) - min(len(names), most)
+    return ", ".join(map(str, names[:most])) + (f" and {more:,} more" if more > 0 else "")
+
+
+def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
+    """List all image files below a folder, sorted by name, without hidden ones.
+
+    A file with another ending is an image if its content is of a known format.
+
+    Args:
+        folder: The folder; links are followed, and each folder is read once.
+        left_out: Counts the other files that are not hidden; if None, a line on stderr tells of them.
+
+    Raises:
+        InputError: If the folder does not exist, if a folder cannot be read, or if a file name is not UTF-8.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    others = LeftOut() if left_out is None else left_out
+    found = list(_walk(folder, set(), others))
+    if left_out is None and others:
+        print(f"{folder}: {others}", file=sys.stderr)
+    return found
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of a folder's folders that are not hidden, sorted.
+
+    Raises:
+        InputError: If the folder cannot be read.
+    """
+    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+
+
+def loose_images(folder: Path) -> list[Path]:
+    """The images that lie in a folder itself, by their endings, sorted."""
+    return [Path(entry.path) for entry in _entries(folder) if has_ending(entry.name) and not entry.is_dir()]
+
+
+def has_ending(name: str) -> bool:
+    """Whether a file's name ends like an image's."""
+    return Path(name).suffix.lower() in EXTENSIONS
+
+
+def without_ending(path: Path) -> Path:
+    """A path without the ending of an image; dots of other kinds belong to the name."""
+    return path.with_suffix("") if has_ending(path.name) else path
+
+
+def _walk(folder: Path, seen: set[Path], left_out: LeftOut) -> Iterator[Path]:
+    if (real := folder.resolve()) in seen:  # A link to a folder that was already read.
+        return
+    seen.add(real)
+    entries = _entries(folder)
+    for entry in entries:
+        if entry.is_dir():
+            continue
+        # A link that leads nowhere is listed, so that reading names it.
+        if has_ending(entry.name) and (entry.is_file() or entry.is_symlink()):
+            yield Path(entry.path)
+        elif not entry.is_file():
+            left_out.add(entry.path, "not a regular file")
+        elif is_image(entry.path):
+            yield Path(entry.path)
+        else:
+            left_out.add(entry.path)
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), seen, left_out)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(
+            f"{shown(folder)}: the folder cannot be read ({error.strerror}): change its permissions"
+        ) from error
+    for entry in entries:
+        check_name(entry.path)
+    return entries
+
+
+def check_name(name: str | Path) -> None:
+    """Refuse the name of a file or a class that tables, pictures and reports could not keep.
+
+    Raises:
+        InputError: If it is not UTF-8, or has a line break or another control character.
+    """
+    try:
+        str(name).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{shown(name)}: the name is not UTF-8, so no table could keep it: rename it") from error
+    if strange := _CONTROL.search(str(name)):
+        what = "a line break" if strange[0] in "\n\r" else "a control character"
+        raise InputError(f"{str(name)!r}: the name has {what}, so no table could keep it: rename it")
+
+
+def shown(path: str | Path) -> str:
+    """A path as text that can be printed, whatever its bytes."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def is_image(path: str) -> bool:
+    """Whether a file's content is of a format that can be opened here, whatever its name."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Exception:  # Pillow's plugins raise many types.
+        return False
+
+
+def collect_images(names: Iterable[str | Path]) -> list[Path]:
+    """Return the given image files, and those below given folders, in this order.
+
+    Raises:
+        InputError: If there is no image, or see list_images.
+    """
+    names = list(names)
+    found: list[Path] = []
+    for path in map(Path, names):
+        if not path.is_dir():
+            check_name(path)
+        found += list_images(path) if path.is_dir() else [path]
+    if not found:
+        raise InputError(f"there is no image in {', '.join(map(str, names))}")
+    return found
+
+
+class OpenedFile(NamedTuple):
+    """An image file whose header has been read."""
+
+    image: Image.Image
+    content: bytes
+    """The whole file."""
+
+
+def open_file(path: str | Path) -> OpenedFile:
+    """Read a file and its header; the decoder would read small pieces, and keep the file open.
+
+    Raises:
+        Exception: Of many types, if it is missing, no regular file, or of no known format: see explain.
+    """
+    place = local_copy(path)
+    if not place.is_file() and place.exists():
+        raise ImageError(f"{path}: is no regular file")
+    content = place.read_bytes()
+    return OpenedFile(Image.open(io.BytesIO(content), formats=FORMATS), content)
+
+
+def local_copy(path: str | Path) -> Path:
+    """Return the path of the file, or of its copy on this machine."""
+    if not (pair := os.environ.get(COPY_VARIABLE)):
+        return Path(path)
+    original, _, copy = pair.rpartition("=")
+    full = str(Path(path).absolute())
+    return Path(copy + full.removeprefix(original)) if full.startswith(original + os.sep) else Path(path)
+
+
+def explain(path: str | Path, error: Exception) -> ImageError:
+    """Return the error of reading a file as an ImageError."""
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"{shown(path)}: there is no such file")
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(
+            f"{path}: too large to be read safely ({error}): make it smaller, or set PIL.Image.MAX_IMAGE_PIXELS"
+        )
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        return ImageError(f"{path}: the file is empty (0 bytes)")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError(f"{path}: is no image of a known format")
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ImageError(f"{path}: cannot be read as an image ({reason})")
