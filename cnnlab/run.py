@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +19,19 @@ RUN_VARIABLE = "CNNLAB_RUN"
 """The environment variable that gives the run's folder to the processes that a run starts."""
 
 
-_RESULTS = (
-    *("test.json", "validation.json", "predictions.csv", "report.html", "results", "explain", "benchmark.*"),
-    *("classes.csv", "confusion_matrix.csv", "reliability.csv", "values.csv", "value_pairs.csv"),
-    *("model*.onnx", "model*.onnx.json", "model.pt2*", "model.xml*", "model.bin"),
-    *("masks", "overlays", "probabilities", "errors/test*", "pictures/test_*", "pictures/predictions.png"),
-)
-"""Files that were made from a run's weights, and that are outdated once training continues."""
+RESULTS = {
+    "test": (
+        *("test.json", "errors/test*", "pictures/test_*"),
+        *("classes.csv", "confusion_matrix.csv", "reliability.csv", "values.csv", "value_pairs.csv"),
+    ),
+    "validate": ("validation.json",),
+    "report": ("report.html",),
+    "predict": ("predictions.csv", "masks", "overlays", "probabilities", "pictures/predictions.png"),
+    "explain": ("explain",),
+    "benchmark": ("benchmark.*",),
+    "export": ("model*.onnx", "model*.onnx.json", "model*.pt2*", "model*.xml*", "model*.bin"),
+}
+"""Files that each command makes from a run's weights, and that are outdated once training continues."""
 
 
 class _Place:
@@ -92,7 +99,7 @@ class Run:
 
         The source is a path, or a split's name. Another source of the same name gets a separate folder.
         """
-        name = re.sub(r"[^\w.-]+", "_", Path(source).absolute().name) or "data"
+        name = re.sub(r"[^\w.-]+", "_", Path(source).absolute().name)[:100] or "data"
         for count in range(1, 1000):
             folder = self.folder / "results" / (name if count == 1 else f"{name}-{count}")
             known = folder / "source.txt"
@@ -102,12 +109,46 @@ class Run:
 
     def set_results_aside(self, step: int) -> Path | None:
         """Move results of the weights at a step into RUN/earlier/step-STEP; None if there are none."""
-        made = [path for pattern in _RESULTS for path in sorted(self.folder.glob(pattern))]
+        return self._set_aside([*(name for names in RESULTS.values() for name in names), "results"], f"step-{step}")
+
+    @contextlib.contextmanager
+    def replacing(self, command: str, names: Sequence[str] | None = None) -> Iterator[None]:
+        """Let a command replace its earlier results: they move to RUN/earlier/COMMAND-N, and stay if they differ.
+
+        So neither is an earlier result lost, nor does it look like that of a command that has failed.
+
+        Args:
+            command: A name in RESULTS, or one for the folder of earlier results.
+            names: The files and folders that the command makes, as patterns; those of RESULTS if None.
+        """
+        aside = self._set_aside(RESULTS[command] if names is None else names, f"{command}-1")
+        try:
+            yield
+        finally:
+            if aside is not None:
+                self._drop_same(aside)
+                if aside.exists():
+                    print(f"earlier results of {command}: {aside}")
+
+    def _drop_same(self, aside: Path) -> None:
+        """Remove the files of a folder of earlier results that are the same as today's."""
+        for path in sorted(aside.rglob("*"), reverse=True):
+            now = self.folder / path.relative_to(aside)
+            if path.is_file() and now.is_file() and filecmp.cmp(path, now, shallow=False):
+                path.unlink()
+            elif path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        for folder in (aside, aside.parent):
+            Run(folder).discard_if_empty()
+
+    def _set_aside(self, names: Sequence[str], place_name: str) -> Path | None:
+        made = [path for pattern in names for path in sorted(self.folder.glob(pattern))]
         if not made:
             return None
-        folder = self.folder / "earlier" / f"step-{step}"
+        folder, base, count = self.folder / "earlier" / place_name, place_name.removesuffix("-1"), 1
         while folder.exists():
-            folder = folder.with_name(f"{folder.name}+")
+            count += 1
+            folder = folder.with_name(f"{base}-{count}" if base != place_name else f"{folder.name}+")
         for path in made:
             place = folder / path.relative_to(self.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -120,8 +161,8 @@ class Run:
             self.folder.rmdir()
 
     def exists(self) -> bool:
-        """Whether the folder has any content."""
-        return self.folder.is_dir() and any(self.folder.iterdir())
+        """Whether the folder has any content; hidden files, such as its lock, do not count."""
+        return self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir())
 
     def to_evaluate(self) -> Path:
         """Return the checkpoint for test and predict: the best one, else the last one.
@@ -174,8 +215,9 @@ def global_rank() -> int:
     """Return this process's rank among all processes of a run, as set by its launcher; 0 if there is only one."""
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+            return int(os.environ[name]) or (int(os.environ.get("NODE_RANK", "0")) if name == "LOCAL_RANK" else 0)
+    # Started by hand on several nodes.
+    return int(os.environ.get("NODE_RANK", "0"))
 
 
 def is_restarted_job() -> bool:

@@ -1,0 +1,169 @@
+"""What users met with runs and their processes: two writers, launchers, ports, dead readers, classes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnlab.errors import InputError, explain_foreign
+from cnnlab.lock import locked
+from tests.conftest import TINY, Cnnlab, start_process
+
+ONE_EPOCH = ("--trainer.max_epochs", "1", "--callbacks.errors", "false")
+
+
+def error_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("cnnlab: ")]
+
+
+def test_two_trainings_of_one_run(tmp_path: Path, mnist_root: Path, cnnlab: Cnnlab) -> None:
+    """Both ended well; best.ckpt was of the one, last.ckpt of the other (Lightning#12369, #11418)."""
+    arguments = ("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R", "--trainer.max_epochs", "2000")
+    first = start_process(*arguments, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "R/checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = cnnlab("resume", "R")
+        assert second.code == 2
+        assert error_lines(second.err) == second.err.splitlines()
+        assert f"R is in use by process {first.pid}" in second.err
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+    # The kernel has ended the owner, so its lock counts no more, though nobody has waited for it yet.
+    while Path(f"/proc/{first.pid}/stat").exists() and ") Z" not in Path(f"/proc/{first.pid}/stat").read_text():
+        time.sleep(0.01)
+    assert cnnlab("resume", "R", "--trainer.max_epochs", "1").code == 0
+    assert not (tmp_path / "R/.lock").exists()
+    first.finish()
+
+
+def test_the_lock_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that SLURM has queued again on another node goes on; any other process of another machine is named."""
+    with locked(tmp_path):
+        owner = json.loads((tmp_path / ".lock").read_text())
+    (tmp_path / ".lock").write_text(json.dumps({**owner, "host": "node7", "job": "12", "restart": 0}))
+    with (
+        pytest.raises(InputError, match=r"in use by process \d+ on node7 .*has surely ended, remove .*\.lock"),
+        locked(tmp_path),
+    ):
+        pass
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with locked(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text())["restart"] == 1
+
+
+def test_a_launcher_that_starts_more_processes_than_the_trainer_expects(
+    cnnlab: Cnnlab, mnist_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two tasks with a trainer of one device trained twice in one folder (Lightning#20391)."""
+    fit = ("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R", *ONE_EPOCH)
+    for name, value in (("JOB_ID", "5"), ("NTASKS", "2"), ("PROCID", "0"), ("LOCALID", "0"), ("NODEID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    refused = cnnlab(*fit)
+    assert refused.code == 2
+    assert "has started 2 processes, but the trainer expects 1" in error_lines(refused.err)[-1]
+    assert not (tmp_path / "R").exists()
+    monkeypatch.delenv("SLURM_PROCID")
+    done = cnnlab(*fit)
+    assert done.code == 0, done.err
+    assert "SLURM has reserved 2 tasks, but srun has not started this process" in done.out
+
+
+def test_an_address_that_no_process_can_use(
+    cnnlab: Cnnlab, mnist_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A port that was taken gave a traceback and a process left behind; an unknown address, minutes of silence."""
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    fit = ("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R", *two)
+    with socket.create_server(("", 0)) as taken:
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        refused = cnnlab(*fit)
+        assert refused.code == 2
+        assert f"MASTER_PORT {taken.getsockname()[1]} cannot be used" in error_lines(refused.err)[0]
+    monkeypatch.delenv("MASTER_PORT")
+    monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
+    refused = cnnlab(*fit)
+    assert refused.code == 2
+    assert "MASTER_ADDR is 'nowhere.invalid'" in error_lines(refused.err)[0]
+    assert not (tmp_path / "R").exists()
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_strategies_whose_results_do_not_come_back(cnnlab: Cnnlab, mnist_root: Path, strategy: str) -> None:
+    """They trained to the end, and then a file in /tmp was no checkpoint."""
+    refused = cnnlab("fit", "--config", TINY, "--data.root", mnist_root, "--trainer.strategy", strategy)
+    assert refused.code == 2
+    assert f"trainer.strategy {strategy} forks or spawns" in error_lines(refused.err)[0]
+    assert "use ddp" in refused.err
+
+
+def test_an_error_with_open_readers_is_seen_at_once(tmp_path: Path, photos: Path) -> None:
+    """After an error, readers held the process for a minute, which then ended by "Alarm clock"."""
+    script = (
+        "from cnnlab.data import ImageFolder\n"
+        f"data = ImageFolder({str(photos)!r}, size=32, num_workers=2, batch_size=4)\n"
+        "data.setup('fit')\n"
+        "batches = iter(data.train_dataloader())\n"
+        "next(batches)\n"
+        "raise KeyError('my own')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=40, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("KeyError: 'my own'")
+
+
+def test_readers_that_die_are_explained() -> None:
+    """The message named a process and a signal, but no remedy."""
+    killed = explain_foreign(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
+    assert killed is not None
+    assert "data.num_workers" in killed
+    full = explain_foreign(RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"))
+    assert full is not None
+    assert "/dev/shm" in full
+    assert explain_foreign(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+@pytest.mark.parametrize("place", ["file/R", "x" * 300])
+def test_a_run_that_cannot_be_written(cnnlab: Cnnlab, mnist_root: Path, tmp_path: Path, place: str) -> None:
+    """A folder that cannot be written gave a traceback after the data were read."""
+    (tmp_path / "file").write_text("")
+    refused = cnnlab("fit", "--config", TINY, "--data.root", mnist_root, "--run", place)
+    assert refused.code == 2
+    (line,) = refused.err.splitlines()
+    assert line.startswith(f"cnnlab: {place[:50]}")
+    assert "choose" in line
+
+
+@pytest.mark.parametrize("key", ["--model", "--data", "--trainer.callbacks"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:\n", "module 'own' cannot be imported: SyntaxError"),
+        ("import absent_module\n", "module 'absent_module' is neither in the working folder"),
+        ("x = 1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("Other = 1\n", "module 'own' has no 'Thing'"),
+    ],
+)
+def test_a_class_of_ones_own_that_cannot_be_imported(
+    cnnlab: Cnnlab, tmp_path: Path, mnist_root: Path, key: str, text: str, message: str
+) -> None:
+    """The message said "expected null", and nothing of the module."""
+    sys.modules.pop("own", None)
+    (tmp_path / "own.py").write_text(text)
+    refused = cnnlab("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R", key, "own.Thing")
+    assert refused.code == 2
+    (line,) = refused.err.splitlines()
+    assert message in line
+    assert len(line) < 400
