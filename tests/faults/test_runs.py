@@ -12,12 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from timm.data import ImageNetInfo
 
 from cnnlab.errors import InputError, explain_foreign
 from cnnlab.lock import locked
-from tests.conftest import TINY, Cnnlab, start_process
+from cnnlab.tasks import Distillation
+from cnnlab.tasks.teacher import find_teacher
+from tests.conftest import TINY, TINY_PHOTOS, Cnnlab, start_process, write_photos
 
 ONE_EPOCH = ("--trainer.max_epochs", "1", "--callbacks.errors", "false")
+SMALL = ("--callbacks.unfreezing", "false", "--model.head", "null", "--model.network", "simple_cnn")
 
 
 def error_lines(text: str) -> list[str]:
@@ -167,3 +172,62 @@ def test_a_class_of_ones_own_that_cannot_be_imported(
     (line,) = refused.err.splitlines()
     assert message in line
     assert len(line) < 400
+
+
+def photo_folders(root: Path, names: dict[str, str]) -> Path:
+    """Lay down the photographs of conftest under other class names."""
+    write_photos(root, {"train": 6, "val": 4, "test": 4})
+    for split in ("train", "val", "test"):
+        for old, new in names.items():
+            (root / split / old).rename(root / split / new)
+    return root
+
+
+def test_starting_weights_bring_their_preprocessing_and_their_classes(
+    cnnlab: Cnnlab, tmp_path: Path, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network trained with other means went on with ImageNet's: its accuracy fell (open_clip#311)."""
+    small = ("--config", TINY_PHOTOS, *SMALL, *ONE_EPOCH)
+    size = ("--data.size", "24", "--data.interpolation", "bicubic")
+    first = cnnlab("fit", *small, "--data.root", photos, "--run", "A", *size)
+    assert first.code == 0, first.err
+    checkpoint = torch.load(tmp_path / "A/checkpoints/last.ckpt", weights_only=True)
+    for name in ("mean", "std"):
+        checkpoint["state_dict"][f"standardize.{name}"].fill_(0.5)
+        checkpoint["hyper_parameters"][name] = [0.5] * 3
+    torch.save(checkpoint, tmp_path / "A/checkpoints/best.ckpt")
+    # In the order of their names: spots comes first, and one class is new.
+    other = photo_folders(tmp_path / "other", {"spots": "a-new-one", "across": "spots", "along": "across"})
+    started = ("fit", *small, "--data.root", other, "--data.size", "null", "--model.init_from", "A", "--model.lr", "0")
+    second = cnnlab(*started, "--run", "B")
+    assert second.code == 0, second.err
+    assert "mean [0.5, 0.5, 0.5] and std [0.5, 0.5, 0.5] come with them" in caplog.text
+    assert "2 of 3 are known, new: a-new-one, left out: along" in caplog.text
+    trained = torch.load(tmp_path / "B/checkpoints/last.ckpt", weights_only=True)
+    assert trained["hyper_parameters"]["mean"] == [0.5] * 3
+    assert trained["datamodule_hyper_parameters"]["size"] == [24, 24]
+    assert trained["datamodule_hyper_parameters"]["interpolation"] == "bicubic"
+    assert trained["hyper_parameters"]["class_names"] == ["a-new-one", "across", "spots"]
+    head = [name for name in trained["state_dict"] if name.startswith("network.")][-2:]
+    for name in head:
+        before, after = checkpoint["state_dict"][name], trained["state_dict"][name]
+        assert torch.equal(after[[1, 2]], before[[0, 2]]), name
+    # The file that is made of it standardizes by the same numbers.
+    assert cnnlab("test", "B").code == 0
+    (tmp_path / "A/checkpoints/best.ckpt").unlink()
+    (tmp_path / "A/checkpoints/last.ckpt").unlink()
+    assert cnnlab("resume", "B", "--trainer.max_epochs", "2").code == 0
+    refused = cnnlab(*started, "--run", "C")
+    assert refused.code == 2
+    assert "model.init_from A: run A has no checkpoint" in refused.err
+
+
+def test_a_teacher_by_name_knows_imagenet_s_classes_alone() -> None:
+    """A folder of 1,000 classes of one's own passed for ImageNet's, in another order (timm#147)."""
+    own = Distillation("resnet18", network="simple_cnn", num_classes=1000, class_names=[f"c{i}" for i in range(1000)])
+    with pytest.raises(InputError, match=r"whose classes are ImageNet's, and the data have 1,000 of their own \(c0, "):
+        find_teacher("resnet18", own)
+    ids = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+    student = Distillation("resnet18", network="simple_cnn", num_classes=1000, class_names=ids)
+    with pytest.raises(InputError, match="no such file or folder"):  # Accepted so far.
+        find_teacher("resnet18", student, "absent")
