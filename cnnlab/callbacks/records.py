@@ -23,6 +23,7 @@ from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.versions import versions
 from cnnlab.writing import write_atomically, write_csv, write_json
+from cnnlab.yaml_text import dump_yaml
 
 
 class RunRecords(Callback):
@@ -47,7 +48,7 @@ class RunRecords(Callback):
         config = None
         if self.config is not None:
             config = _with_what_was_found(yaml.safe_load(self.config), trainer, pl_module)
-            write_atomically(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+            write_atomically(run.config, dump_yaml(config).encode())
         now = {**environment(), "device": str(trainer.strategy.root_device), "processes": trainer.world_size}
         if isinstance(pl_module, VisionTask):
             now["lower_is_better"] = list(pl_module.lower_is_better)

@@ -25,6 +25,7 @@ from cnnlab.errors import CnnlabError, InputError
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.writing import write_atomically, write_json
+from cnnlab.yaml_text import dump_yaml
 
 
 def prune(command: str, arguments: list[str]) -> None:
@@ -138,7 +139,7 @@ def _train(
     config["model"]["init_args"]["init_from"] = None
     if "splits" in config["data"]["init_args"]:
         config["data"]["init_args"]["splits"] = None
-    write_atomically(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+    write_atomically(run.config, dump_yaml(config).encode())
 
 
 def _count(network: torch.nn.Module) -> int:

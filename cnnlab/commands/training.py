@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import set_dumper
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
@@ -45,6 +46,10 @@ from cnnlab.models.weights import architecture_only
 from cnnlab.run import flat, global_rank
 from cnnlab.strategies import spreads_weights
 from cnnlab.tasks.handshake import check_kinds, introduce
+from cnnlab.yaml_text import dump_yaml
+
+# Also for --print_config, whose text is given to --config again.
+set_dumper("yaml", dump_yaml)
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _QUIET = (

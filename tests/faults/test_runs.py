@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from timm.data import ImageNetInfo
 
+from cnnlab.cluster.sweeps import sweep_points
 from cnnlab.errors import InputError, explain_foreign
 from cnnlab.lock import locked
 from cnnlab.tasks import Distillation
@@ -231,3 +233,64 @@ def test_a_teacher_by_name_knows_imagenet_s_classes_alone() -> None:
     student = Distillation("resnet18", network="simple_cnn", num_classes=1000, class_names=ids)
     with pytest.raises(InputError, match="no such file or folder"):  # Accepted so far.
         find_teacher("resnet18", student, "absent")
+
+
+def test_names_of_classes_that_yaml_reads_as_something_else(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """A folder called 1e3 made a run that could neither be resumed nor tested: its name was read as a number."""
+    names = ["1e3", "null", "yes", "0x10", "1_000", "12:30", "2024-01-01", "nan", "007", "~", "[a]", "a: b"]
+    for split in ("train", "val", "test"):
+        for i, name in enumerate(names):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(tmp_path / "photos" / split / name / "0.png")
+    small = ("--config", TINY_PHOTOS, *SMALL, *ONE_EPOCH, "--data.size", "16", "--data.root", "photos")
+    assert cnnlab("fit", *small, "--run", "R").code == 0
+    done = cnnlab("resume", "R", "--trainer.max_epochs", "2")
+    assert done.code == 0, done.err
+    assert cnnlab("test", "R").code == 0
+    found = torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]["class_names"]
+    assert sorted(found) == sorted(names)
+    (tmp_path / "printed.yaml").write_text(cnnlab("fit", "--config", "R/config.yaml", "--print_config").out)
+    assert cnnlab("fit", "--config", "printed.yaml", "--run", "S", "--trainer.fast_dev_run", "true").code == 0
+
+
+def sweep(folder: Path, parameters: str, method: str = "random", count: int | None = 20) -> list[dict[str, str]]:
+    (folder / "sweep.yaml").write_text(f"method: {method}\nparameters: {parameters}\n")
+    return sweep_points(folder / "sweep.yaml", count, 10_000)
+
+
+def test_sweeps_are_drawn_as_wandb_defines_them(tmp_path: Path) -> None:
+    """1e-4, which YAML reads as text, and nested parameters gave tracebacks; probabilities were ignored."""
+    points = sweep(
+        tmp_path,
+        "{model: {parameters: {lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}}},"
+        " data.size: {values: [16, 32], probabilities: [0, 1.0]}, model.width: {distribution: q_uniform, min: 8,"
+        " max: 24, q: 8}}",
+    )
+    assert all(list(point) == ["model.lr", "data.size", "model.width"] for point in points)
+    assert all(1e-4 <= float(point["model.lr"]) <= 1e-2 for point in points)
+    assert {point["data.size"] for point in points} == {"32"}
+    assert {float(point["model.width"]) for point in points} == {8.0, 16.0, 24.0}
+    grid = sweep(tmp_path, "{a: {min: 1, max: 2}, b: {values: ['1e3', [x, '7'], null]}}", "grid", None)
+    assert [point["b"] for point in grid[:3]] == ["1e3", "[x, '7']", "null"]
+    assert len(grid) == 6
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("{lr: {min: 0, max: 1, distribution: log_uniform_values}}", "lr: min is 0, and a logarithm"),
+        ("{lr: {min: 2, max: 1}}", "lr: min is 2, above max, which is 1"),
+        ("{lr: {min: low, max: 1}}", "lr: min is 'low', expected a number"),
+        ("{lr: {values: []}}", "lr: values is [], expected a list of one or more"),
+        ("{lr: {values: [1, 2], probabilities: [0.5]}}", "expected 2 numbers that sum to 1"),
+        ("{lr: 3}", "lr is 3, expected value, values"),
+        ("{lr: {mni: 1, max: 2}}", "lr has no key 'mni': did you mean 'min'"),
+        ("{a: {min: 1, max: 10000}, b: {min: 1, max: 10000}}", "has 100,000,000 points"),
+    ],
+)
+def test_a_sweep_that_cannot_be_drawn(tmp_path: Path, parameters: str, message: str) -> None:
+    """Each of them gave a traceback, or 100 million tasks."""
+    with pytest.raises(InputError) as refused:
+        sweep(tmp_path, parameters, *(("grid", None) if "b:" in parameters else ("random", 3)))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
