@@ -67,6 +67,11 @@ def is_held(folder: Path, name: str = ".lock") -> bool:
     return owner is not None and token_of(owner) != token_of(own) and not _is_dead(owner, own)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether this machine has a process of this number."""
+    return _start_of(pid) is not None
+
+
 def token_of(owner: dict[str, Any]) -> str:
     """The process of a lock's content, as text."""
     return "/".join(str(owner.get(name)) for name in ("host", "system", "pid", "started"))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +12,7 @@ from typing import Any, Literal
 
 from cnnlab.checkpoint import read_header
 from cnnlab.errors import InputError
+from cnnlab.results import replacing, results_folder, set_aside
 
 RUN_VARIABLE = "CNNLAB_RUN"
 """The environment variable that gives the run's folder to the processes that a run starts."""
@@ -94,66 +93,28 @@ class Run:
         """The table of a stage's worst and least certain images; the folder of the same name has their pictures."""
         return self.folder / "errors" / f"{stage}.csv"
 
-    def results_of(self, source: str) -> Run:
+    def results_of(self, source: str, name: str | None = None) -> Run:
         """Return the folder for results on data other than the run's own test set; its structure is that of a run.
 
-        The source is a path, or a split's name. Another source of the same name gets a separate folder.
+        The source is a path, or a split's name; see results.results_folder.
         """
-        name = re.sub(r"[^\w.-]+", "_", Path(source).absolute().name)[:100] or "data"
-        for count in range(1, 1000):
-            folder = self.folder / "results" / (name if count == 1 else f"{name}-{count}")
-            known = folder / "source.txt"
-            if not known.is_file() or known.read_text(encoding="utf-8") == source:
-                return Run(folder)
-        raise InputError(f"{self.folder / 'results'} has 999 folders called {name}: remove some")
+        return Run(results_folder(self.folder, source, name))
 
     def set_results_aside(self, step: int) -> Path | None:
         """Move results of the weights at a step into RUN/earlier/step-STEP; None if there are none."""
-        return self._set_aside([*(name for names in RESULTS.values() for name in names), "results"], f"step-{step}")
+        names = [*(name for names in RESULTS.values() for name in names), "results"]
+        return set_aside(self.folder, f"step-{step}", names)
 
     @contextlib.contextmanager
     def replacing(self, command: str, names: Sequence[str] | None = None) -> Iterator[None]:
-        """Let a command replace its earlier results: they move to RUN/earlier/COMMAND-N, and stay if they differ.
-
-        So neither is an earlier result lost, nor does it look like that of a command that has failed.
+        """Let a command replace its earlier results: see results.replacing.
 
         Args:
             command: A name in RESULTS, or one for the folder of earlier results.
             names: The files and folders that the command makes, as patterns; those of RESULTS if None.
         """
-        aside = self._set_aside(RESULTS[command] if names is None else names, f"{command}-1")
-        try:
+        with replacing(self.folder, command, RESULTS[command] if names is None else names):
             yield
-        finally:
-            if aside is not None:
-                self._drop_same(aside)
-                if aside.exists():
-                    print(f"earlier results of {command}: {aside}")
-
-    def _drop_same(self, aside: Path) -> None:
-        """Remove the files of a folder of earlier results that are the same as today's."""
-        for path in sorted(aside.rglob("*"), reverse=True):
-            now = self.folder / path.relative_to(aside)
-            if path.is_file() and now.is_file() and filecmp.cmp(path, now, shallow=False):
-                path.unlink()
-            elif path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-        for folder in (aside, aside.parent):
-            Run(folder).discard_if_empty()
-
-    def _set_aside(self, names: Sequence[str], place_name: str) -> Path | None:
-        made = [path for pattern in names for path in sorted(self.folder.glob(pattern))]
-        if not made:
-            return None
-        folder, base, count = self.folder / "earlier" / place_name, place_name.removesuffix("-1"), 1
-        while folder.exists():
-            count += 1
-            folder = folder.with_name(f"{base}-{count}" if base != place_name else f"{folder.name}+")
-        for path in made:
-            place = folder / path.relative_to(self.folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
-        return folder
 
     def discard_if_empty(self) -> None:
         """Remove the folder if it is empty: it was created for a run that never began."""
