@@ -62,6 +62,8 @@ class Run:
     """The test's results."""
     validation = _Place("validation.json")
     """The results of a validation by itself."""
+    measured = _Place("measured.json")
+    """What its results were measured on, in words, by the command: validate, test or predict."""
     manifest = _Place("manifest.csv")
     """The image files that a run was trained on: path, label, split, bytes, hash."""
     wandb = _Place("wandb.json")
@@ -102,7 +104,7 @@ class Run:
 
     def set_results_aside(self, step: int) -> Path | None:
         """Move results of the weights at a step into RUN/earlier/step-STEP; None if there are none."""
-        names = [*(name for names in RESULTS.values() for name in names), "results"]
+        names = [*(name for names in RESULTS.values() for name in names), "results", "measured.json"]
         return set_aside(self.folder, f"step-{step}", names)
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from cnnlab.callbacks.tables import results_of
+from cnnlab.callbacks.tables import results_of, write_measured
 from cnnlab.checkpoint import make_portable
 from cnnlab.figures import confusion_matrix
 from cnnlab.loggers import RunLogger, write_picture, write_table
@@ -77,6 +77,7 @@ class RunRecords(Callback):
         if trainer.is_global_zero and trainer.state.fn == "validate":
             results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("val/")}
             write_json(results_of(trainer).validation, results)
+            write_measured(trainer, results_of(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the last validation's confusion matrix."""
@@ -96,6 +97,7 @@ class RunRecords(Callback):
         run = results_of(trainer)
         results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("test/")}
         write_json(run.test, results)
+        write_measured(trainer, run)
         for logger in trainer.loggers:
             logger.log_metrics(results, None)
         if isinstance(pl_module, VisionTask):

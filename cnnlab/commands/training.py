@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import logging
 import os
 import signal
@@ -443,6 +444,9 @@ def _tell(cli: VisionCLI) -> None:
     rows: dict[str, object] = {
         name: f"{float(v):.6g}" for name, v in sorted(measured.items()) if name.startswith(stage)
     }
+    if cli.subcommand != "fit" and results.measured.is_file():
+        said = json.loads(results.measured.read_text(encoding="utf-8")).get(str(cli.subcommand))
+        rows |= {} if said is None else {"measured": said}
     rows |= {name: path for name, path in places.items() if path.exists()}
     if cli.subcommand == "fit":
         if cli.plan.checkpoint is not None and trainer.global_step == cli.plan.checkpoint.step:

@@ -97,7 +97,8 @@ def explain_errors(name: str, source: Path | None) -> Iterator[None]:
         raise InputError(
             f"the pretrained weights of {name} could not be had ({reason}): name a file or a folder of them with "
             f"--model.weights, put them into {prefetched_folder()} (or ${FOLDER_VARIABLE}; cnnlab fetch does it where "
-            "there is internet), or train from scratch with --model.weights null"
+            "there is internet), or train from scratch (--config from_scratch, or "
+            "--model.weights null)"
         ) from error
 
 

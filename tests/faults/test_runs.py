@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +23,7 @@ from cnnlab.errors import InputError, explain_foreign
 from cnnlab.lock import locked
 from cnnlab.tasks import Distillation
 from cnnlab.tasks.teacher import find_teacher
-from tests.conftest import TINY, TINY_PHOTOS, Cnnlab, start_process, write_photos
+from tests.conftest import TINY, TINY_PHOTOS, Cnnlab, run_process, start_process, write_photos
 
 ONE_EPOCH = ("--trainer.max_epochs", "1", "--callbacks.errors", "false")
 SMALL = ("--callbacks.unfreezing", "false", "--model.head", "null", "--model.network", "simple_cnn")
@@ -294,3 +296,130 @@ def test_a_sweep_that_cannot_be_drawn(tmp_path: Path, parameters: str, message: 
         sweep(tmp_path, parameters, *(("grid", None) if "b:" in parameters else ("random", 3)))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A trained run on photographs, to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    small = ("--config", TINY_PHOTOS, *SMALL, *ONE_EPOCH, "--data.size", "16", "--data.root", photos)
+    done = run_process("fit", *small, "--run", "R", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "R"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "R"))
+
+
+def test_nothing_is_replaced_or_littered_unasked(cnnlab: Cnnlab, run: Path, tmp_path: Path, photos: Path) -> None:
+    """Predictions, explanations, files and pictures of one thing replaced those of another, or lay in the way."""
+    new = shutil.copytree(photos / "test/spots", tmp_path / "new")
+    assert cnnlab("predict", "R", "--data.predict", "new").code == 0
+    table = run / "results/new/predictions.csv"
+    before = table.read_bytes()
+    assert cnnlab("predict", "R", "--data.predict", "new").code == 0
+    assert not (run / "results/new/earlier").exists()  # It was the same.
+    (new / "00.jpg").write_bytes(b"no image")
+    stopped = cnnlab("predict", "R", "--data.predict", "new")
+    assert stopped.code == 2
+    assert not table.exists()
+    assert (run / "results/new/earlier/predict/predictions.csv").read_bytes() == before
+    assert cnnlab("explain", "R", "--number", "2").code == 0
+    own = (run / "explain/gradcam.png").read_bytes()
+    assert cnnlab("explain", "R", new / "01.jpg").code == 0
+    assert (run / "explain/gradcam.png").read_bytes() == own
+    assert (run / "results/01.jpg/explain/gradcam.png").is_file()
+    assert cnnlab("export", "R").code == 0
+    file = (run / "model.onnx").read_bytes()
+    assert cnnlab("export", "R", "--raw").code == 0
+    assert cnnlab("export", "R", "--opset", "18").code == 0
+    assert (run / "model.raw.onnx").is_file()
+    assert (run / "earlier/export/model.onnx").read_bytes() == file
+    assert cnnlab("infer", "R/model.onnx", new / "01.jpg").code == 0
+    assert (run / "results/01.jpg/predictions.csv").is_file()
+    assert cnnlab("analyze", "R").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["R", "new"]
+
+
+def test_a_file_of_another_opset_is_refused(cnnlab: Cnnlab, run: Path) -> None:
+    """--opset 11 gave a file of opset 18, and the certificate said nothing (pytorch#150592)."""
+    refused = cnnlab("export", "R", "--opset", "11")
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1].startswith(
+        "cnnlab: --opset 11: the exporter can write this network in opset 18"
+    )
+    assert len(refused.err.splitlines()) <= 3
+    assert not list(run.glob("model*"))
+    refused = cnnlab("quantize", "R", "--method", "dynamic", "--calibration", "entropy")
+    assert "--calibration does not apply to --method dynamic" in refused.err
+    refused = cnnlab("benchmark", "R", "--size", "64")
+    assert "--size does not apply to a run" in refused.err
+
+
+def test_worst_images_are_wrong_ones(cnnlab: Cnnlab, run: Path) -> None:
+    """With few images, right answers were among the worst, and the most certain among the least certain."""
+    assert cnnlab("test", "R", "--callbacks.errors", "true").code == 0
+    assert cnnlab("predict", "R").code == 0
+    with (run / "predictions.csv").open() as file:
+        predictions = {row["index"]: row for row in csv.DictReader(file)}
+    names = sorted({Path(row["path"]).parent.name for row in predictions.values()})
+    wrong = {index for index, row in predictions.items() if names[int(row["target"])] != row["name"]}
+    with (run / "errors/test.csv").open() as file:
+        shown = list(csv.DictReader(file))
+    assert {row["index"] for row in shown if row["kind"] == "worst"} == wrong
+    assert len({row["index"] for row in shown}) == len(shown)
+    doubt = sorted(predictions, key=lambda index: max(float(predictions[index][name]) for name in names))
+    assert {row["index"] for row in shown if row["kind"] == "least certain"} <= set(doubt[: len(doubt) // 2])
+
+
+def test_an_evaluation_says_what_it_measured(cnnlab: Cnnlab, run: Path, tmp_path: Path, mnist_root: Path) -> None:
+    """A number said nothing of its images; runs with different test sets were ranked (in bold)."""
+    assert cnnlab("fit", "--config", TINY, "--data.root", mnist_root, "--run", "M", *ONE_EPOCH).code == 0
+    tested = cnnlab("test", "M")
+    assert "50 of 50 images of split test of MNIST" in tested.out
+    assert json.loads((tmp_path / "M/measured.json").read_text())["test"] == "50 of 50 images of split test of MNIST"
+    assert "50 of 50 images of split test of MNIST" in (tmp_path / "M/report.html").read_text()
+    shutil.copytree(tmp_path / "M", tmp_path / "N")
+    results = json.loads((tmp_path / "N/test.json").read_text())
+    (tmp_path / "N/test.json").write_text(json.dumps({**results, "test/accuracy": 1.0}))
+    assert cnnlab("report", "M", "N", "--out", "same.html").code == 0
+    assert "<strong>1.0</strong>" in (tmp_path / "same.html").read_text()
+    assert cnnlab("test", "R").code == 0
+    assert cnnlab("report", "R", "N").code == 0
+    other = (run / "results/R-N/report.html").read_text()
+    assert "<strong>" not in other
+    assert "were measured on different images (val, test)" in other
+
+
+def test_a_machine_without_internet_learns_of_it_at_once(
+    cnnlab: Cnnlab, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten retries took 67 seconds; then the advice was to use a machine with internet."""
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "https://localhost:9")
+    monkeypatch.setenv("HF_HUB_CACHE", "absent")
+    started = time.monotonic()
+    fit = ("fit", "--config", TINY_PHOTOS, "--data.root", photos, "--run", "R", "--model.network", "resnet10t")
+    refused = cnnlab(*fit, "--model.weights", "pretrained")
+    assert refused.code == 2
+    assert time.monotonic() - started < 10
+    for remedy in ("no connection to localhost", "--model.weights", "CNNLAB_WEIGHTS", "from_scratch"):
+        assert remedy in refused.err
+
+
+def test_a_pruning_that_was_interrupted_starts_clean(cnnlab: Cnnlab, run: Path, tmp_path: Path, forked: None) -> None:
+    """After a kill, its folder could neither be resumed nor made again."""
+    (tmp_path / "P/checkpoints").mkdir(parents=True)
+    (tmp_path / "P/.pruning").write_text("")
+    (tmp_path / "P/checkpoints/last.ckpt").write_text("half")
+    done = cnnlab("prune", "R", "--epochs", "1", "--out", "P")
+    assert done.code == 0, done.err
+    assert "left by a pruning that was interrupted" in done.out
+    assert (tmp_path / "P/pruning.json").is_file()
+    assert not list((tmp_path / "P").glob(".*"))
+    again = cnnlab("prune", "R", "--epochs", "1", "--out", "P")
+    assert again.code == 2
+    assert "P exists already" in again.err
