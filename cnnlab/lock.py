@@ -147,8 +147,9 @@ def _create(path: Path, content: str) -> bool:
     try:
         os.write(file, content.encode())
         os.fsync(file)
-    except OSError:
+    except OSError as error:
         path.unlink(missing_ok=True)
+        error.filename = str(path)
         raise
     finally:
         os.close(file)
