@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
 from cnnlab.commands import COMMANDS
-from cnnlab.errors import CnnlabError, InputError, nearest
+from cnnlab.errors import CnnlabError, InputError, explain_foreign, nearest
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,16 +22,26 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0; 2 for an error that the user can fix; 128 + n if signal n stopped a run.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Makes the user's own classes in the working folder available by class_path.
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
     try:
+        # Makes the user's own classes in the working folder available by class_path.
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)
         return _dispatch(arguments)
     except CnnlabError as error:
         if os.environ.get("CNNLAB_TRACEBACK"):
             raise
         print(f"cnnlab: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe, such as head, has seen enough; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (OSError, RuntimeError) as error:
+        explained = explain_foreign(error)
+        if explained is None or os.environ.get("CNNLAB_TRACEBACK"):
+            raise
+        print(f"cnnlab: {explained}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("cnnlab: interrupted", file=sys.stderr)
         return 130

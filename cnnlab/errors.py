@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -59,3 +60,49 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     if len(known) <= 20:
         return "choose from " + ", ".join(repr(c) for c in known)
     return f"none of the {len(known)} valid names is near"
+
+
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room there, or choose another place",
+    (errno.EROFS, errno.EACCES, errno.EPERM): "choose another place, or change its permissions",
+    (errno.ENAMETOOLONG,): "choose a shorter name; most file systems take 255 bytes",
+    (errno.EMFILE, errno.ENFILE): "allow more with ulimit -n, or set data.num_workers to a smaller number",
+    (errno.ENOENT,): "check the path",
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "something of another kind is at this place: choose another one",
+}
+"""What to do after an error of the operating system, by its numbers."""
+_FOREIGN = {
+    r"DataLoader worker .*(?:Bus error|shared memory)|unable to (?:write to|open|mmap|allocate) .*(?:shm|torch_)": (
+        "the shared memory (/dev/shm) is full, in which reader processes pass images on: make it larger (docker run "
+        "--shm-size 8g), or set data.num_workers or data.batch_size to a smaller number"
+    ),
+    r"DataLoader worker .*(?:killed by signal|exited unexpectedly)": (
+        "a process that reads images has died; often the memory was used up: set data.num_workers to a smaller number; "
+        "0 reads in the training process, and shows an error of the reader itself"
+    ),
+    r"EADDRINUSE|[Aa]ddress already in use": (
+        "the port for the processes of a run is taken: set MASTER_PORT to a free one, or leave it unset"
+    ),
+}
+"""Errors of other libraries that the user can fix, by patterns of their messages."""
+
+
+def explain_foreign(error: BaseException) -> str | None:
+    """Describe an error of the operating system or of another library in one line, with a remedy; None if unknown.
+
+    >>> explain_foreign(OSError(errno.ENOSPC, "No space left on device", "R/a.csv"))
+    'R/a.csv: No space left on device; make room there, or choose another place'
+    >>> explain_foreign(RuntimeError("a bug"))
+    """
+    for pattern, remedy in _FOREIGN.items():
+        if isinstance(error, (RuntimeError, OSError)) and (found := re.search(pattern, str(error))):
+            detail = next(line for line in str(error).splitlines() if found[0].splitlines()[0] in line)
+            return f"{remedy} ({detail.strip()[:200]})"
+    if not isinstance(error, OSError):
+        return None
+    if error.errno is None:  # From a reader process: the whole traceback is its text.
+        return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    remedy = next((text for numbers, text in _REMEDIES.items() if error.errno in numbers), "")
+    names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    shown = names if len(names) <= 200 else f"{names[:100]}...{names[-60:]}"
+    return f"{shown}: {error.strerror}".removeprefix(": ") + (f"; {remedy}" if remedy else "")

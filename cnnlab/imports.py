@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
+from pathlib import Path
 from typing import Any
 
 from cnnlab.errors import InputError, nearest
@@ -24,14 +26,29 @@ def by_path(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        by = "" if module_name.startswith(str(error.name)) else f", and {_last_line(error, module_name)} imports it"
         raise InputError(
-            f"{path}: module {error.name!r} is neither in the working folder nor among the installed packages"
+            f"{path}: module {error.name!r} is neither in the working folder ({Path.cwd()}) nor among the installed "
+            f"packages{by}: install it, set PYTHONPATH, or start cnnlab in its folder"
         ) from error
-    except ImportError as error:
-        raise InputError(f"{path}: module {module_name!r} cannot be imported: {error}") from error
+    except Exception as error:  # The user's module runs, and can raise anything.
+        reason = " ".join(str(error).split()) or "no message"
+        raise InputError(
+            f"{path}: module {module_name!r} cannot be imported: {type(error).__name__}: {reason} "
+            f"({_last_line(error, module_name)})"
+        ) from error
     if not hasattr(module, attribute):
         raise InputError(f"{path}: module {module_name!r} has no {attribute!r}: {nearest(attribute, vars(module))}")
     return getattr(module, attribute)
+
+
+def _last_line(error: Exception, module_name: str) -> str:
+    """The place of an error in a user's module: the innermost line in it or in what it imports, as file:line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(("<", importlib.__file__, __file__))]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else module_name
 
 
 def parameters_of(kind: type) -> dict[str, inspect.Parameter]:

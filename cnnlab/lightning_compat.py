@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torchmetrics import Metric
 
 
@@ -41,6 +41,17 @@ def log_every_n_steps(trainer: Trainer) -> int:
 def set_data_parallel_size(strategy: ModelParallelStrategy, size: int) -> None:
     """Set the number of processes that share the data: the public argument is needed before that number is known."""
     strategy._data_parallel_size = size
+
+
+def start_method(strategy: object) -> str:
+    """How a strategy, or the one of a name, starts its processes: popen, spawn, fork or forkserver.
+
+    The strategies have the attribute but do not declare it.
+    """
+    if isinstance(strategy, str):
+        known = StrategyRegistry[strategy]["init_params"] if strategy in StrategyRegistry else {}
+        return str(known.get("start_method", "popen"))
+    return str(getattr(strategy, "_start_method", None) or "popen")
 
 
 def compute_locally(metric: Metric) -> None:

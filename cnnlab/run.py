@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,18 +12,25 @@ from typing import Any, Literal
 
 from cnnlab.checkpoint import read_header
 from cnnlab.errors import InputError
+from cnnlab.results import replacing, results_folder, set_aside
 
 RUN_VARIABLE = "CNNLAB_RUN"
 """The environment variable that gives the run's folder to the processes that a run starts."""
 
 
-_RESULTS = (
-    *("test.json", "validation.json", "predictions.csv", "report.html", "results", "explain", "benchmark.*"),
-    *("classes.csv", "confusion_matrix.csv", "reliability.csv", "values.csv", "value_pairs.csv"),
-    *("model*.onnx", "model*.onnx.json", "model.pt2*", "model.xml*", "model.bin"),
-    *("masks", "overlays", "probabilities", "errors/test*", "pictures/test_*", "pictures/predictions.png"),
-)
-"""Files that were made from a run's weights, and that are outdated once training continues."""
+RESULTS = {
+    "test": (
+        *("test.json", "errors/test*", "pictures/test_*"),
+        *("classes.csv", "confusion_matrix.csv", "reliability.csv", "values.csv", "value_pairs.csv"),
+    ),
+    "validate": ("validation.json",),
+    "report": ("report.html",),
+    "predict": ("predictions.csv", "masks", "overlays", "probabilities", "pictures/predictions.png"),
+    "explain": ("explain",),
+    "benchmark": ("benchmark.*",),
+    "export": ("model*.onnx", "model*.onnx.json", "model*.pt2*", "model*.xml*", "model*.bin"),
+}
+"""Files that each command makes from a run's weights, and that are outdated once training continues."""
 
 
 class _Place:
@@ -56,6 +62,8 @@ class Run:
     """The test's results."""
     validation = _Place("validation.json")
     """The results of a validation by itself."""
+    measured = _Place("measured.json")
+    """What its results were measured on, in words, by the command: validate, test or predict."""
     manifest = _Place("manifest.csv")
     """The image files that a run was trained on: path, label, split, bytes, hash."""
     wandb = _Place("wandb.json")
@@ -87,32 +95,28 @@ class Run:
         """The table of a stage's worst and least certain images; the folder of the same name has their pictures."""
         return self.folder / "errors" / f"{stage}.csv"
 
-    def results_of(self, source: str) -> Run:
+    def results_of(self, source: str, name: str | None = None) -> Run:
         """Return the folder for results on data other than the run's own test set; its structure is that of a run.
 
-        The source is a path, or a split's name. Another source of the same name gets a separate folder.
+        The source is a path, or a split's name; see results.results_folder.
         """
-        name = re.sub(r"[^\w.-]+", "_", Path(source).absolute().name) or "data"
-        for count in range(1, 1000):
-            folder = self.folder / "results" / (name if count == 1 else f"{name}-{count}")
-            known = folder / "source.txt"
-            if not known.is_file() or known.read_text(encoding="utf-8") == source:
-                return Run(folder)
-        raise InputError(f"{self.folder / 'results'} has 999 folders called {name}: remove some")
+        return Run(results_folder(self.folder, source, name))
 
     def set_results_aside(self, step: int) -> Path | None:
         """Move results of the weights at a step into RUN/earlier/step-STEP; None if there are none."""
-        made = [path for pattern in _RESULTS for path in sorted(self.folder.glob(pattern))]
-        if not made:
-            return None
-        folder = self.folder / "earlier" / f"step-{step}"
-        while folder.exists():
-            folder = folder.with_name(f"{folder.name}+")
-        for path in made:
-            place = folder / path.relative_to(self.folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
-        return folder
+        names = [*(name for names in RESULTS.values() for name in names), "results", "measured.json"]
+        return set_aside(self.folder, f"step-{step}", names)
+
+    @contextlib.contextmanager
+    def replacing(self, command: str, names: Sequence[str] | None = None) -> Iterator[None]:
+        """Let a command replace its earlier results: see results.replacing.
+
+        Args:
+            command: A name in RESULTS, or one for the folder of earlier results.
+            names: The files and folders that the command makes, as patterns; those of RESULTS if None.
+        """
+        with replacing(self.folder, command, RESULTS[command] if names is None else names):
+            yield
 
     def discard_if_empty(self) -> None:
         """Remove the folder if it is empty: it was created for a run that never began."""
@@ -120,8 +124,8 @@ class Run:
             self.folder.rmdir()
 
     def exists(self) -> bool:
-        """Whether the folder has any content."""
-        return self.folder.is_dir() and any(self.folder.iterdir())
+        """Whether the folder has any content; hidden files, such as its lock, do not count."""
+        return self.folder.is_dir() and any(not path.name.startswith(".") for path in self.folder.iterdir())
 
     def to_evaluate(self) -> Path:
         """Return the checkpoint for test and predict: the best one, else the last one.
@@ -174,8 +178,9 @@ def global_rank() -> int:
     """Return this process's rank among all processes of a run, as set by its launcher; 0 if there is only one."""
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+            return int(os.environ[name]) or (int(os.environ.get("NODE_RANK", "0")) if name == "LOCAL_RANK" else 0)
+    # Started by hand on several nodes.
+    return int(os.environ.get("NODE_RANK", "0"))
 
 
 def is_restarted_job() -> bool:

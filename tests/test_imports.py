@@ -58,7 +58,7 @@ def test_a_student_takes_what_a_classifier_takes() -> None:
     """Contradictions with the data were refused for Classification alone: others hand the number of classes on."""
     own = parameters_of(Classification)
     assert {"network", "num_classes", "class_names", "channels", "lr", "init_from", "multi_label"} <= set(own)
-    assert set(parameters_of(Distillation)) == {*own, *list(parameters_of(Distillation))[:8]}
+    assert set(parameters_of(Distillation)) == {*own, *list(parameters_of(Distillation))[:9]}
     assert not {"self", "kwargs"} & set(parameters_of(Distillation))
 
 

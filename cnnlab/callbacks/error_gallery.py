@@ -16,7 +16,7 @@ from cnnlab.batch import Batch
 from cnnlab.callbacks.tables import from_all, results_of
 from cnnlab.data.samplers import EvalSampler
 from cnnlab.errors import InputError
-from cnnlab.figures import contact_sheet
+from cnnlab.figures import CORRECT, WRONG, contact_sheet
 from cnnlab.imaging import Pixels
 from cnnlab.loggers import Row, write_picture, write_table
 from cnnlab.models.decoding import Answers
@@ -108,6 +108,11 @@ class ErrorGallery(Callback):
         if found is None:
             return
         errors = found.error.float().nan_to_num(-math.inf).tolist()
+        # An answer that is right is none of the worst, however near the others were.
+        errors = [
+            -math.inf if error > -math.inf and _is_right(task.output, small, batch, i) else error
+            for i, error in enumerate(errors)
+        ]
         doubts = [-math.inf] * len(errors) if found.uncertainty is None else found.uncertainty.float().tolist()
         full = len(self._hard) >= self.images
         least_error, least_doubt = (
@@ -139,6 +144,7 @@ class ErrorGallery(Callback):
         # With other samplers, the drawn indices are not known afterwards.
         indices = sampler.indices if isinstance(sampler, EvalSampler) else None
         self._hard = [one._replace(place=-1 if indices is None else indices[one.place]) for one in self._hard]
+        seen = sum(from_all(trainer, [self._seen]))
         if trainer.world_size > 1:
             # Only the hardest of all are sent.
             known = from_all(trainer, [(one.error, one.uncertainty) for one in self._hard])
@@ -149,7 +155,9 @@ class ErrorGallery(Callback):
             return
         paths = getattr(getattr(loader, "dataset", None), "paths", ())
         worst = [one for one in _ranked(self._hard, 1)[: self.images] if one.error > -math.inf]
-        uncertain = [one for one in _ranked(self._hard, 2)[: self.images] if one.uncertainty > -math.inf]
+        # Of few images, the others are the more certain half.
+        most = min(self.images, (seen + 1) // 2)
+        uncertain = [one for one in _ranked(self._hard, 2)[:most] if one.uncertainty > -math.inf]
         uncertain = [one for one in uncertain if all(one is not other for other in worst)]
         shown = [("worst", one) for one in worst] + [("least certain", one) for one in uncertain]
         self._hard = []
@@ -169,6 +177,12 @@ def _ranked(images: list[_T], field: int) -> list[_T]:
     return sorted(images, key=lambda one: (-one[field], one[0]))  # type: ignore[index]
 
 
+def _is_right(output: Output, answers: Answers, batch: Batch, i: int) -> bool:
+    """Whether the answer to an image of a batch is right; False if that is not defined."""
+    (answer,) = output.answers(numpy_answers({name: value[i : i + 1] for name, value in answers.items()}), [""], [None])
+    return bool(output.is_right(answer, output.known(numpy_targets(batch.targets[i : i + 1])[0])))
+
+
 def _copied(one: _Candidate, i: int, answers: Answers, batch: Batch) -> _Hard:
     """Copy one image: a view would keep its whole batch in memory."""
     arrays = numpy_answers({name: value[i : i + 1].clone() for name, value in answers.items()})
@@ -186,7 +200,7 @@ def _write(
     for old in folder.glob("*.png"):
         old.unlink()
     rows: list[Row] = []
-    pictures, titles = [], []
+    pictures, titles, colors = [], [], []
     for number, (group, one) in enumerate(shown, start=1):
         (answer,), truth = output.answers(one.answer, [""], [None]), output.known(one.target)
         pixels = thumbnail(output.picture(one.pixels, answer, truth))
@@ -204,10 +218,11 @@ def _write(
         )
         pictures.append(np.moveaxis(pixels, -1, 0))
         titles.append(f"{group}\n{output.caption(answer, truth)}")
+        colors.append({True: CORRECT, False: WRONG, None: "black"}[output.is_right(answer, truth)])
     write_csv(table, rows)
     name = {"val": "validation", "test": "test"}[stage]
     sheet = run.pictures / f"{stage}_errors.png"
-    contact_sheet(pictures, titles, sheet, f"The worst and the least certain {name} images", columns=8)
+    contact_sheet(pictures, titles, sheet, f"The worst and the least certain {name} images", columns=8, colors=colors)
     step = trainer.global_step - 1 if trainer.state.fn == "fit" else None
     write_picture(trainer, f"{stage}/errors", sheet, step)
     write_table(trainer, f"{stage}/hardest", [{**row, "picture": table.parent / row["picture"]} for row in rows], step)

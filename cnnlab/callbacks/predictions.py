@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cnnlab.batch import Batch
-from cnnlab.callbacks.tables import SharedTable, results_of
+from cnnlab.callbacks.tables import SharedTable, results_of, write_measured
 from cnnlab.data.file_data import FileDataModule
 from cnnlab.figures import CORRECT, WRONG, contact_sheet
 from cnnlab.imaging import LazyImage
@@ -101,6 +101,8 @@ class PredictionTable(Callback):
         if self._table is None or self._writer is None:
             return
         self._table.merge(self._writer.header)
+        if trainer.is_global_zero:
+            write_measured(trainer, self._run)
         self._table = None
         if self._hardest:
             hardest = sorted(self._hardest, reverse=True)

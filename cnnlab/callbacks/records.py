@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from cnnlab.callbacks.tables import results_of
+from cnnlab.callbacks.tables import results_of, write_measured
 from cnnlab.checkpoint import make_portable
 from cnnlab.data.listed_files import ListedFiles
 from cnnlab.figures import confusion_matrix
@@ -24,6 +24,7 @@ from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.versions import versions
 from cnnlab.writing import write_atomically, write_csv, write_json
+from cnnlab.yaml_text import dump_yaml
 
 
 class RunRecords(Callback):
@@ -49,7 +50,7 @@ class RunRecords(Callback):
         config = None
         if self.config is not None:
             config = _with_what_was_found(yaml.safe_load(self.config), trainer, pl_module)
-            write_atomically(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+            write_atomically(run.config, dump_yaml(config).encode())
         now = {**environment(), "device": str(trainer.strategy.root_device), "processes": trainer.world_size}
         if isinstance(pl_module, VisionTask):
             now["lower_is_better"] = list(pl_module.lower_is_better)
@@ -77,6 +78,7 @@ class RunRecords(Callback):
         if trainer.is_global_zero and trainer.state.fn == "validate":
             results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("val/")}
             write_json(results_of(trainer).validation, results)
+            write_measured(trainer, results_of(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add to the manifest the hashes of the files that the first epoch has read."""
@@ -110,6 +112,7 @@ class RunRecords(Callback):
         run = results_of(trainer)
         results = {key: value for key, value in _results(trainer, pl_module).items() if key.startswith("test/")}
         write_json(run.test, results)
+        write_measured(trainer, run)
         for logger in trainer.loggers:
             logger.log_metrics(results, None)
         if isinstance(pl_module, VisionTask):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import heapq
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from cnnlab.run import Run
-from cnnlab.writing import write_atomically, written_row_by_row
+from cnnlab.writing import write_atomically, write_json, written_row_by_row
 
 _T = TypeVar("_T")
 
@@ -27,6 +28,23 @@ def results_of(trainer: Trainer) -> Run:
     if trainer.is_global_zero:
         write_atomically(results.folder / "source.txt", source.encode())
     return results
+
+
+def write_measured(trainer: Trainer, results: Run) -> None:
+    """Write beside the results which images they were measured on, where the data say it."""
+    describe = getattr(getattr(trainer, "datamodule", None), "describe_measured", None)
+    if not callable(describe) or trainer.state.fn is None:
+        return
+    stage = str(trainer.state.fn.value)
+    known = json.loads(results.measured.read_text(encoding="utf-8")) if results.measured.is_file() else {}
+    write_json(results.measured, {**known, stage: describe(stage) + _limit(trainer, stage)})
+
+
+def _limit(trainer: Trainer, stage: str) -> str:
+    """Say that only a part was measured, if the trainer limits the batches."""
+    name = "limit_val_batches" if stage == "validate" else f"limit_{stage}_batches"
+    limit = getattr(trainer, name, 1.0)
+    return "" if limit == 1.0 and isinstance(limit, float) else f", of which trainer.{name} took {limit}"
 
 
 def from_all(trainer: Trainer, own: list[_T]) -> list[_T]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-import random
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-
+from cnnlab.cluster.sweeps import sweep_points
 from cnnlab.errors import InputError
+
+MOST_TASKS = 10_000
+"""The tasks that a job array may have; most clusters allow fewer."""
 
 
 class ArrayTask(NamedTuple):
@@ -52,6 +50,8 @@ def seed_tasks(folder: Path, text: str) -> tuple[list[ArrayTask], int | None]:
             raise InputError(wanted)
         first, last, step = (int(number) if number else None for number in bounds.groups())
         assert first is not None
+        if ((first if last is None else last) - first) // (step or 1) >= MOST_TASKS:
+            raise InputError(f"--array is {text!r}, expected at most {MOST_TASKS:,} seeds")
         found |= dict.fromkeys(range(first, (first if last is None else last) + 1, step or 1))
     if not found or (percent and not re.fullmatch(r"[1-9]\d*", max_parallel)):
         raise InputError(wanted)
@@ -65,8 +65,8 @@ def fold_tasks(folder: Path, count: int) -> list[ArrayTask]:
     Raises:
         InputError: If count is below 2.
     """
-    if count < 2:
-        raise InputError(f"--folds is {count}, expected 2 or more")
+    if not 2 <= count <= MOST_TASKS:
+        raise InputError(f"--folds is {count}, expected 2 or more, and at most {MOST_TASKS:,}")
     return [
         ArrayTask(folder / f"fold-{fold}", ("--data.folds", str(count), "--data.fold", str(fold)))
         for fold in range(count)
@@ -86,64 +86,8 @@ def sweep_tasks(folder: Path, file: Path, count: int | None) -> list[ArrayTask]:
     Raises:
         InputError: If the file is not a sweep, or if its parameters cannot be sampled.
     """
-    try:
-        sweep = yaml.safe_load(file.read_text(encoding="utf-8"))
-        parameters: dict[str, Mapping[str, Any]] = sweep["parameters"]
-    except OSError as error:
-        raise InputError(f"--sweep {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"--sweep {file} is not a W&B sweep: expected YAML with parameters") from error
-    if sweep.get("method") == "grid":
-        for name, space in parameters.items():
-            if "values" not in space and "value" not in space:
-                raise InputError(f"--sweep {file}: {name} has no values, which a grid needs (or set method: random)")
-        choices = [space.get("values", [space.get("value")]) for space in parameters.values()]
-        points = list(itertools.product(*choices))
-    else:
-        count = count or sweep.get("run_cap")
-        if count is None:
-            raise InputError(f"--sweep {file} has no run_cap: give the number of points with --count")
-        generator = random.Random(str(sorted(sweep.items(), key=str)))
-        points = [
-            tuple(_draw(generator, f"--sweep {file}: {name}", space) for name, space in parameters.items())
-            for _ in range(count)
-        ]
+    points = sweep_points(file, count, MOST_TASKS)
     return [
-        ArrayTask(
-            folder / f"point-{i}",
-            tuple(part for name, value in zip(parameters, point, strict=True) for part in (f"--{name}", _text(value))),
-        )
+        ArrayTask(folder / f"point-{i}", tuple(part for name, value in point.items() for part in (f"--{name}", value)))
         for i, point in enumerate(points)
     ]
-
-
-def _draw(generator: random.Random, name: str, space: Mapping[str, Any]) -> Any:
-    if "value" in space:
-        return space["value"]
-    if "values" in space:
-        return generator.choice(space["values"])
-    try:
-        low, high = space["min"], space["max"]
-    except KeyError as error:
-        raise InputError(f"{name} has no {error}: expected value, values, or min and max") from error
-    kind = space.get("distribution") or ("int_uniform" if isinstance(low, int) and isinstance(high, int) else "uniform")
-    if kind == "int_uniform":
-        return generator.randint(low, high)
-    if kind == "uniform":
-        return generator.uniform(low, high)
-    if kind == "log_uniform_values":
-        return math.exp(generator.uniform(math.log(low), math.log(high)))
-    raise InputError(
-        f"{name}: distribution {kind!r} can only be sampled by W&B; expected uniform, log_uniform_values or values"
-    )
-
-
-def _text(value: Any) -> str:
-    """Format a value for the command line."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return (
-        value
-        if isinstance(value, str)
-        else str(yaml.safe_dump(value, default_flow_style=True)).split("\n...")[0].strip()
-    )

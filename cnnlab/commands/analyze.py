@@ -88,9 +88,7 @@ def _show_network(options: argparse.Namespace) -> None:
     layers = cost.layers if options.depth is None else cost.fold(options.depth)
     memory = training_memory(subject.network, subject.image, options.batch, options.precision, options.optimizer)
     picture = options.picture
-    if picture is None:
-        picture = "none" if options.json or options.csv else f"{Path(subject.name).name}-layers.png"
-    picture_line = [] if picture == "none" else [f"picture  {_draw(cost, subject, Path(picture))}"]
+    picture_line = [] if picture in (None, "none") else [f"picture  {_draw(cost, subject, Path(picture))}"]
     if options.json:
         report = {
             "network": subject.name,
@@ -226,6 +224,8 @@ def _draw(cost: NetworkCost, subject: _Subject, path: Path) -> Path:
 
     if path.suffix != ".png":
         raise InputError(f"--picture {path}: expected a file that ends with .png, or none")
+    if path.exists():
+        raise InputError(f"--picture {path} exists already, and is not overwritten: choose another, or remove it")
     try:
         layers_chart(cost, _title(subject), path)
     except OSError as error:
@@ -334,8 +334,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, help="images per training step (32)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of training (32-true)")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="of training (adamw)")
-    parser.add_argument(
-        "--picture", metavar="FILE", help="the file for the chart (MODEL-layers.png; none for no chart)"
-    )
+    parser.add_argument("--picture", metavar="FILE", help="draw a chart of the layers into this file (.png)")
     add_format_options(parser)
     return parser

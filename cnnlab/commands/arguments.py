@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,6 +17,9 @@ from cnnlab.checkpoint import LINKED, read_header
 from cnnlab.errors import InputError
 from cnnlab.migration import modern_config, modern_flags
 from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
+
+_TAKE_CLASSES = r"--(model|data|callbacks\.\w+|trainer\.(callbacks|logger|plugins|strategy|profiler))"
+"""The flags whose value may be the import path of a class."""
 
 
 @dataclass
@@ -117,6 +121,31 @@ def class_paths_of(room: str, arguments: list[str]) -> list[str]:
         elif key in (f"--{room}", f"--{room}.class_path"):
             paths.append(value)
     return [path for path in paths if isinstance(path, str) and "." in path]
+
+
+def all_class_paths(arguments: list[str]) -> list[str]:
+    """Return the import paths of all classes in a command line: of model, data, callbacks, loggers and the like.
+
+    >>> all_class_paths(["fit", "--trainer.callbacks+=own.A", "--config", '{"data": {"class_path": "own.B"}}'])
+    ['own.A', 'own.B']
+    """
+    paths: list[str] = []
+    for name, value in pairwise([*arguments, ""]):
+        key, equals, own = name.partition("=")
+        value, key = own if equals else value, key.removesuffix("+")
+        if key == "--config":
+            paths += _class_paths_in(_content(value))
+        elif key.endswith(".class_path") or re.fullmatch(_TAKE_CLASSES, key):
+            paths.append(value)
+    return [path for path in dict.fromkeys(paths) if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", path)]
+
+
+def _class_paths_in(content: Any, key: str = "") -> list[str]:
+    if isinstance(content, dict):
+        return [path for name, value in content.items() for path in _class_paths_in(value, name)]
+    if isinstance(content, list):
+        return [path for value in content for path in _class_paths_in(value, key)]
+    return [content] if key in ("class_path", "model", "data") and isinstance(content, str) else []
 
 
 def config_flags(configs: Iterable[str]) -> list[str]:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from cnnlab.commands.loading import load_cnnlab_run
-from cnnlab.commands.messages import print_table
-from cnnlab.deploy.benchmark import VARIANTS, Subject, as_records, benchmark
+from cnnlab.commands.messages import check_applicable, print_table
+from cnnlab.deploy.benchmark import VARIANTS, Row, Subject, as_records, benchmark
 from cnnlab.deploy.export import Pipeline, Predict
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploying import example_images, metadata, pipeline, score, training_images
@@ -26,7 +26,7 @@ from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.registry import default_image_shape
 from cnnlab.models.standardize import Standardize
 from cnnlab.outputs import Labels
-from cnnlab.run import Run
+from cnnlab.run import Run, choose
 from cnnlab.writing import write_csv, write_json
 
 
@@ -36,25 +36,42 @@ def benchmark_command(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: If a value is out of range, the run or network cannot be loaded, or a named network is given flags.
     """
-    asked, flags = _parser().parse_known_args(arguments)
+    asked, flags = (parser := _parser()).parse_known_args(arguments)
+    for name in ("repetitions", "batch", "images", "calibrate", "threads", "size", "channels", "classes"):
+        least = 2 if name == "repetitions" else 1
+        if (value := getattr(asked, name)) is not None and value < least:
+            raise InputError(f"--{name} is {value}, expected {least} or more")
+    is_run = Path(asked.subject).exists()
+    others = ("size", "channels", "classes") if is_run else ("pruned", "images", "calibrate")
+    check_applicable(asked, parser, others, "a run, which has its own" if is_run else "a network by its name")
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)
-    for name in ("repetitions", "batch", "images", "calibrate"):
-        least = 2 if name == "repetitions" else 1
-        if getattr(asked, name) < least:
-            raise InputError(f"--{name} is {getattr(asked, name)}, expected {least} or more")
     batches = sorted({1, asked.batch})
     measure: Callable[[Predict], float] | None = None
     with tempfile.TemporaryDirectory(prefix="cnnlab-benchmark-") as scratch:
-        if Path(asked.subject).exists():
+        if is_run:
             subject, measure, metric, out = _of_run(asked, flags, Path(scratch))
         else:
             if flags:
                 raise InputError(f"there is no option {flags[0]} for a network by its name: it is a run's")
-            subject, metric, out = *_of_network(asked, Path(scratch)), Path(asked.out or ".")
+            subject, metric = _of_network(asked, Path(scratch))
+            out = Path(asked.out) if asked.out is not None else choose(None, f"benchmark-{asked.subject}").folder
         rows = benchmark(subject, asked.variants, asked.repetitions, measure, batches)
     records = as_records(rows)
-    table = Run(out).benchmark
+    with Run(out).replacing("benchmark"):
+        _write(asked, subject, metric, rows, records, Run(out).benchmark)
+
+
+def _write(
+    asked: argparse.Namespace,
+    subject: Subject,
+    metric: str,
+    rows: Sequence[Row],
+    records: Sequence[dict[str, Any]],
+    table: Path,
+) -> None:
+    """Write and print the table."""
+    batches = sorted({1, asked.batch})
     machine = {"threads": torch.get_num_threads(), "image": list(subject.images.shape[1:]), "metric": metric}
     write_json(table, {**machine, "versions": dict(subject.metadata.versions), "rows": records})
     write_csv(table.with_suffix(".csv"), records)
@@ -153,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, help="of a MODEL's images (its pretraining's, or 224)")
     parser.add_argument("--channels", type=int, default=3, help="of a MODEL's images (3)")
     parser.add_argument("--classes", type=int, default=1000, help="of a MODEL (1000)")
-    parser.add_argument("--out", metavar="DIR", help="where benchmark.json, .csv and .png go (RUN, or here)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where benchmark.json, .csv and .png go (RUN, or runs/benchmark-MODEL-TIME)"
+    )
     parser.add_argument("--json", action="store_true", help="print the table as JSON, too")
     return parser

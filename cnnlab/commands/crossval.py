@@ -11,6 +11,7 @@ from cnnlab.commands.arguments import parse_request, take_option
 from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
 from cnnlab.errors import CnnlabError, InputError
+from cnnlab.lock import locked
 from cnnlab.run import Run, choose
 from cnnlab.writing import write_json, written_row_by_row
 
@@ -44,7 +45,12 @@ def crossval(command: str, arguments: list[str]) -> None:
     if request.target is not None or request.ckpt_path is not None or request.resume != "never":
         raise InputError("crossval takes --config, --folds, --run and options of fit; it continues an existing DIR")
     folder = choose(request.run, f"crossval-{request.recipe}").folder
-    options = request.options
+    with locked(folder), Run(folder).replacing("crossval", ("crossval.json", "predictions.csv")):
+        _train_folds(folder, count, request.options)
+
+
+def _train_folds(folder: Path, count: int, options: list[str]) -> None:
+    """Train the folds that are not finished, and collect the results of all."""
     start_crossval(folder, count, options)
     runs = [Run(folder / f"fold-{fold}") for fold in range(count)]
     for fold, run in enumerate(runs):

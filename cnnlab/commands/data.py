@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from cnnlab.batch import Batch
-from cnnlab.commands.arguments import take_option
+from cnnlab.commands.arguments import parse_request, take_option
 from cnnlab.commands.loading import load_config
-from cnnlab.commands.messages import say
+from cnnlab.commands.messages import check_new, say
 from cnnlab.data import VisionDataModule
 from cnnlab.data.file_data import FileDataModule
 from cnnlab.errors import InputError, nearest
 from cnnlab.pictures import as_rgb, numpy_targets
+from cnnlab.run import Run, choose
 from cnnlab.tasks import VisionTask
 
 _MOST = 32
@@ -23,7 +24,8 @@ _USAGE = """\
 usage: cnnlab data show RUN|--config C [OPTIONS OF fit] [--out FILE]
        cnnlab data check RUN|--config C [OPTIONS OF fit]
 
-show writes a contact sheet of a training batch, augmented and with its labels (RUN/pictures/batch.png or batch.png).
+show writes a contact sheet of a training batch, augmented and with its labels: RUN/pictures/batch.png, where
+RUN is a new folder runs/data-NAME-TIME for a --config.
 check reads all image files: it names those that cannot be read, and those that stand in more than one split."""
 
 
@@ -55,7 +57,10 @@ def _show(arguments: list[str]) -> None:
     module.setup("fit")
     module.num_workers = 0
     batch = Batch.of(next(iter(module.train_dataloader()))).first(_MOST)
-    path = Path(out) if out is not None else (run.pictures if run is not None else Path()) / "batch.png"
+    if out is not None:
+        check_new(Path(out))
+    place = run or (Run(Path()) if out is not None else choose(None, f"data-{parse_request('fit', rest).recipe}"))
+    path = Path(out) if out is not None else place.pictures / "batch.png"
     output, targets = task.output, numpy_targets(batch.targets)
     pictures = [
         np.moveaxis(output.drawn(as_rgb(image), target), -1, 0)
@@ -63,7 +68,8 @@ def _show(arguments: list[str]) -> None:
     ]
     size = f"{batch.images.shape[-1]} x {batch.images.shape[-2]}"
     heading = f"{len(batch)} training images, {size}, as the network sees them"
-    contact_sheet(pictures, [output.label(target) for target in targets], path, heading)
+    with place.replacing("data-show", () if out is not None else ("pictures/batch.png",)):
+        contact_sheet(pictures, [output.label(target) for target in targets], path, heading)
     say(f"training images  {path}")
 
 

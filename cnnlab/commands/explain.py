@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,15 @@ from cnnlab.imaging import collect_images
 from cnnlab.interpret import METHODS, default_layer, embeddings, feature_maps, filters, get_layer, project
 from cnnlab.pictures import numpy_targets
 from cnnlab.report import picture_page
+from cnnlab.results import source_of
+from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
+from cnnlab.writing import write_atomically
 
 _MOST = 64
 """The maximum number of filters or channels to draw."""
+_SWITCHED = {"filters.png": "filters", "tsne.png": "tsne", "explain.html": "html"}
+"""Files that an option switches on."""
 
 
 def explain(command: str, arguments: list[str]) -> None:
@@ -35,21 +41,43 @@ def explain(command: str, arguments: list[str]) -> None:
             or --tsne is given for images without one class each.
     """
     asked = _parser().parse_args(arguments)
+    if asked.number < 1:
+        raise InputError(f"--number is {asked.number}, expected 1 or more")
     task, data, run, _ = load_run(asked.run)
     if not isinstance(task, VisionTask) or task.kind is None or not isinstance(data, VisionDataModule):
         raise InputError(
             f"{type(task).__name__} on {type(data).__name__} cannot be explained: both must be cnnlab's, and the task "
             "must have a kind of answers"
         )
-    folder = Path(asked.out) if asked.out is not None else run.explanations
-    folder.mkdir(parents=True, exist_ok=True)
     if asked.tsne or not asked.images:
         data.prepare_data()
         data.setup("validate")
-    if asked.number < 1:
-        raise InputError(f"--number is {asked.number}, expected 1 or more")
     images, names, truths = _images(asked.images, asked.number, data)
     images = [shrunk(image[None], task)[0] for image in images]
+    source, name = source_of(asked.images) if asked.images else ("", "")
+    results = run.results_of(source, name) if source else run
+    folder = Path(asked.out) if asked.out is not None else results.explanations
+    folder.mkdir(parents=True, exist_ok=True)
+    if source and asked.out is None:
+        write_atomically(results.folder / "source.txt", source.encode())
+    made = ["gradcam.png", *(f"features-{layer.replace('/', '_')}.png" for layer in asked.features or [])]
+    made += [name for name, wanted in _SWITCHED.items() if getattr(asked, wanted)]
+    with Run(folder).replacing("explain", list(map(glob.escape, made))):
+        drawn = _draw(asked, task, data, images, names, truths, folder, run.folder.name)
+    summary(f"run {run.folder}", drawn)
+
+
+def _draw(
+    asked: argparse.Namespace,
+    task: VisionTask,
+    data: VisionDataModule,
+    images: list[Tensor],
+    names: list[str],
+    truths: list[Any],
+    folder: Path,
+    title: str,
+) -> dict[str, Path]:
+    """Draw all that was asked for, and return the files by their headings."""
     drawn = {"Grad-CAM": _cams(asked, task, images, names, truths, folder)}
     if asked.filters:
         drawn["filters"] = _filters(task, asked.layer, folder)
@@ -59,9 +87,9 @@ def explain(command: str, arguments: list[str]) -> None:
         drawn["t-SNE"] = _embedding(task, data, folder)
     if asked.html:
         page = folder / "explain.html"
-        picture_page(f"What {run.folder.name} looks at", drawn, page)
+        picture_page(f"What {title} looks at", drawn, page)
         drawn["page"] = page
-    summary(f"run {run.folder}", drawn)
+    return drawn
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--features", nargs="+", metavar="LAYER", help="the first image's activations of these layers")
     parser.add_argument("--tsne", action="store_true", help="2,000 validation images by their features (t-SNE)")
     parser.add_argument("--html", action="store_true", help="one page with all of it")
-    parser.add_argument("--out", metavar="DIR", help="instead of RUN/explain")
+    parser.add_argument("--out", metavar="DIR", help="instead of RUN/explain, or RUN/results/NAME/explain for IMAGES")
     return parser
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.commands.loading import load_cnnlab_run
-from cnnlab.commands.messages import summary
+from cnnlab.commands.messages import check_new, summary
 from cnnlab.deploy.certificate import certificate_of
 from cnnlab.deploy.export import FORMATS
 from cnnlab.deploying import export_task
@@ -24,9 +24,14 @@ def export(command: str, arguments: list[str]) -> None:
     asked, flags = _parser().parse_known_args(arguments)
     if asked.images is not None and asked.images < 1:
         raise InputError(f"--images is {asked.images}, expected 1 or more")
+    if not asked.tolerance >= 0:
+        raise InputError(f"--tolerance is {asked.tolerance}, expected 0 or more")
+    if asked.out is not None and Path(asked.out).suffix == FORMATS[asked.format].suffix:
+        check_new(Path(asked.out))
     task, data, run, checkpoint = load_cnnlab_run(asked.run, flags)
     form = FORMATS[asked.format]
-    path = Path(asked.out) if asked.out is not None else run.onnx.with_suffix(form.suffix)
+    name = f"model{'.raw' if asked.raw else ''}{form.suffix}"
+    path = Path(asked.out) if asked.out is not None else run.folder / name
     if path.suffix != form.suffix:
         raise InputError(f"--out {path}: a file of the format {asked.format} ends with {form.suffix}")
     dynamic = None if asked.dynamic_size == "auto" else asked.dynamic_size == "true"
@@ -59,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")
     parser.add_argument("--format", default="onnx", choices=list(FORMATS), help="pt2 is torch.export's (onnx)")
-    parser.add_argument("--out", metavar="FILE", help="instead of RUN/model.onnx (or .pt2, .xml)")
+    parser.add_argument("--out", metavar="FILE", help="instead of RUN/model.onnx (or .raw.onnx, .pt2, .xml)")
     parser.add_argument("--raw", action="store_true", help="the bare network: standardized floats in, logits out")
     parser.add_argument(
         "--dynamic_size",

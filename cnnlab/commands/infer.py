@@ -15,7 +15,8 @@ from cnnlab.deploy.runtime import PROVIDERS, OnnxPredictor
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, collect_images
 from cnnlab.outputs import AnswerWriter
-from cnnlab.writing import written_row_by_row
+from cnnlab.results import results_folder, source_of
+from cnnlab.writing import write_atomically, written_row_by_row
 
 
 def infer(command: str, arguments: list[str]) -> None:
@@ -26,13 +27,24 @@ def infer(command: str, arguments: list[str]) -> None:
             read, after all others were predicted.
     """
     asked = _parser().parse_args(arguments)
-    model, out = Path(asked.model), Path(asked.out)
+    model = Path(asked.model)
+    for name in ("batch_size", "threads"):
+        if (value := getattr(asked, name)) is not None and value < 1:
+            raise InputError(f"--{name} is {value}, expected 1 or more")
+    source, name = source_of(asked.paths)
+    out = Path(asked.out) if asked.out is not None else results_folder(model.parent, source, name) / "predictions.csv"
     if asked.verify:
         verify(model)
     if out.exists():
         raise InputError(f"--out {out} exists already, and is not overwritten: choose another, or remove it")
     predictor = OnnxPredictor(model, asked.providers, asked.threads)
+    if predictor.metadata.output.has_files:
+        for folder in (out.parent / name for name in ("masks", "overlays", "probabilities")):
+            if folder.exists():
+                raise InputError(f"{folder} is of another table: choose a new folder with --out DIR/{out.name}")
     paths = collect_images(asked.paths)
+    if asked.out is None:
+        write_atomically(out.with_name("source.txt"), source.encode())
     broken: list[str] = []
     with written_row_by_row(out) as file, _progress(len(paths)) as advance:
         writer = csv.writer(file, lineterminator="\n")
@@ -69,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", help="the ONNX file")
     parser.add_argument("paths", metavar="PATH", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--out", default="predictions.csv", metavar="FILE", help="the table (predictions.csv)")
+    parser.add_argument("--out", metavar="FILE", help="the table (results/NAME/predictions.csv beside MODEL)")
     parser.add_argument("--batch_size", type=int, default=32, help="images at once (32)")
     parser.add_argument("--providers", nargs="+", metavar="NAME", help=f"of {', '.join(PROVIDERS)}: cuda or cpu")
     parser.add_argument("--threads", type=int, help="how many the CPU uses (all)")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cnnlab.errors import nearest
+from cnnlab.errors import InputError, nearest
 from cnnlab.imports import by_path, parameters_of
 
 
@@ -57,6 +59,34 @@ def _explain_value(key: str, text: str) -> str:
             return f"{key} is {value!r}, expected {kinds}"
     lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
     return f"{key}: {'; '.join(lines)}" if not text.startswith("Parser key") else "; ".join(lines)
+
+
+def check_applicable(asked: argparse.Namespace, parser: argparse.ArgumentParser, names: Iterable[str], to: str) -> None:
+    """Refuse options that were given though they do not apply.
+
+    Args:
+        asked: The parsed options.
+        parser: Their parser, which knows the defaults.
+        names: The options that do not apply.
+        to: What they do not apply to.
+
+    Raises:
+        InputError: If the value of one is not its default.
+    """
+    if given := [f"--{name}" for name in names if getattr(asked, name) != parser.get_default(name)]:
+        raise InputError(f"{', '.join(given)} does not apply to {to}: leave it out")
+
+
+def check_new(path: Path, *suffixes: str) -> None:
+    """Check the place of --out before the work begins.
+
+    Raises:
+        InputError: If it exists, or if its name does not end with one of the suffixes.
+    """
+    if suffixes and path.suffix not in suffixes:
+        raise InputError(f"--out {path}: expected a file that ends with {' or '.join(suffixes)}")
+    if path.exists():
+        raise InputError(f"--out {path} exists already, and is not overwritten: choose another, or remove it")
 
 
 def differences(asked: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) -> list[str]:

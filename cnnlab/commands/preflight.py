@@ -15,6 +15,7 @@ from cnnlab.errors import InputError
 from cnnlab.models.factory import find_source
 from cnnlab.models.weights import find_weights, prefetched_folder
 from cnnlab.tasks import VisionTask
+from cnnlab.tasks.starting_weights import start_checkpoint
 
 
 def check_job(cli: ConfigOnlyCLI, command: str, processes: int, time: str, online: bool) -> list[str]:
@@ -104,8 +105,8 @@ def _check_weights(cli: ConfigOnlyCLI) -> None:
     if not isinstance(task, VisionTask) or cli.plan.checkpoint is not None:
         return
     start = task.hparams.get("init_from")
-    if start is not None and not Path(start).is_file():
-        raise InputError(f"model.init_from {start}: there is no such file")
+    if start is not None:
+        start_checkpoint(start)
     for argument, (name, weights) in task.fetched_networks().items():
         no_run = "" if argument == "network" else f"model.{argument} {name}: there is no such run or checkpoint, and "
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,14 @@ from cnnlab.deploy.export import Pipeline, torch_predict
 from cnnlab.deploy.prune import prune_channels, prune_weights
 from cnnlab.deploying import example_images, pipeline, score
 from cnnlab.errors import CnnlabError, InputError
+from cnnlab.lock import locked
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.writing import write_atomically, write_json
+from cnnlab.yaml_text import dump_yaml
+
+_UNFINISHED = ".pruning"
+"""The file in a new run's folder until it is finished."""
 
 
 def prune(command: str, arguments: list[str]) -> None:
@@ -43,8 +49,42 @@ def prune(command: str, arguments: list[str]) -> None:
         raise InputError(f"{type(task).__name__} takes no argument pruned, which says what its network lacks")
     folder = source.folder.absolute()
     run = Run(Path(asked.out) if asked.out is not None else folder.with_name(f"{folder.name}-pruned"))
-    if run.exists():
+    if run.exists() and not (run.folder / _UNFINISHED).is_file():
         raise InputError(f"{run.folder} exists already, and is not overwritten: choose another folder with --out")
+    try:
+        with locked(run.folder):
+            _discard_unfinished(run)
+            _prune_and_train(asked, flags, task, data, source, checkpoint, run)
+            (run.folder / _UNFINISHED).unlink()
+    finally:
+        if not run.exists():
+            (run.folder / _UNFINISHED).unlink(missing_ok=True)
+            run.discard_if_empty()
+
+
+def _discard_unfinished(run: Run) -> None:
+    """Remove what an earlier pruning has left that was interrupted: it would start from files that are gone."""
+    mark = run.folder / _UNFINISHED
+    if run.exists():
+        say(f"{run.folder} was left by a pruning that was interrupted: it is removed, and the pruning starts again")
+        for path in run.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in (".lock", mark.name):
+                path.unlink()
+    mark.write_text("cnnlab prune has not finished this run\n", encoding="utf-8")
+
+
+def _prune_and_train(
+    asked: argparse.Namespace,
+    flags: list[str],
+    task: VisionTask,
+    data: VisionDataModule,
+    source: Run,
+    checkpoint: Path,
+    run: Run,
+) -> None:
+    """Prune and train round by round, measure before and after, and write the result."""
     plain = pipeline(task)
     before = score(task, data, torch_predict(plain))
     with tempfile.TemporaryDirectory(prefix="cnnlab-prune-") as scratch:
@@ -138,7 +178,7 @@ def _train(
     config["model"]["init_args"]["init_from"] = None
     if "splits" in config["data"]["init_args"]:
         config["data"]["init_args"]["splits"] = None
-    write_atomically(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+    write_atomically(run.config, dump_yaml(config).encode())
 
 
 def _count(network: torch.nn.Module) -> int:

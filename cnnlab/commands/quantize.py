@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnlab.commands.loading import load_cnnlab_run
-from cnnlab.commands.messages import summary
+from cnnlab.commands.messages import check_applicable, check_new, summary
 from cnnlab.deploy.certificate import certificate_of
 from cnnlab.deploy.quantize import CALIBRATIONS
 from cnnlab.deploying import quantize_task
@@ -21,11 +21,17 @@ def quantize(command: str, arguments: list[str]) -> None:
         InputError: If the run cannot be loaded, exported or quantized, or a value is out of range.
         DifferenceError: If the metric falls by more than --max_drop.
     """
-    asked, flags = _parser().parse_known_args(arguments)
-    if asked.max_drop < 0:
+    asked, flags = (parser := _parser()).parse_known_args(arguments)
+    if asked.method == "dynamic":
+        check_applicable(asked, parser, ("images", "calibration", "reduce_range"), "--method dynamic")
+    if not asked.max_drop >= 0:
         raise InputError(f"--max_drop is {asked.max_drop}, expected 0 or more")
     if asked.images < 1:
         raise InputError(f"--images is {asked.images}, expected 1 or more")
+    if not asked.tolerance >= 0:
+        raise InputError(f"--tolerance is {asked.tolerance}, expected 0 or more")
+    if asked.out is not None:
+        check_new(Path(asked.out), ".onnx")
     task, data, run, checkpoint = load_cnnlab_run(asked.run, flags, "fit")
     path = Path(asked.out) if asked.out is not None else run.onnx.with_suffix(".int8.onnx")
     certificate = quantize_task(

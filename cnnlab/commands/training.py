@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import logging
 import os
 import signal
@@ -14,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import set_dumper
 from lightning.fabric.plugins import ClusterEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -28,15 +28,29 @@ from cnnlab import callbacks, recipes
 from cnnlab.callbacks.slots import SLOTS
 from cnnlab.checkpoint import LINKED, AtomicCheckpointIO
 from cnnlab.commands import COMMANDS
-from cnnlab.commands.arguments import CheckpointInfo, Plan, class_paths_of, config_flags, parse_request, plan
+from cnnlab.commands.arguments import (
+    CheckpointInfo,
+    Plan,
+    all_class_paths,
+    class_paths_of,
+    config_flags,
+    parse_request,
+    plan,
+)
+from cnnlab.commands.launch import check_processes, cluster_environment, refuse_strategy
 from cnnlab.commands.messages import differences, explain_parser_error, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path, parameters_of
+from cnnlab.lock import is_held, locked
 from cnnlab.loggers import MetricsCsv, RunLogger
 from cnnlab.models.weights import architecture_only
 from cnnlab.run import flat, global_rank
 from cnnlab.strategies import spreads_weights
 from cnnlab.tasks.handshake import check_kinds, introduce
+from cnnlab.yaml_text import dump_yaml
+
+# Also for --print_config, whose text is given to --config again.
+set_dumper("yaml", dump_yaml)
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 _QUIET = (
@@ -69,8 +83,10 @@ _NO_NEWS = ("Tip:", "`weights_only` was not set", "to estimate number of steppin
 class VisionCLI(LightningCLI):
     """LightningCLI for tasks and data of cnnlab or of the user, in a run's folder."""
 
-    def __init__(self, plan: Plan, **kwargs: Any) -> None:
+    def __init__(self, plan: Plan, held: contextlib.ExitStack | None = None, **kwargs: Any) -> None:
         self.plan = plan
+        self._held = contextlib.ExitStack() if held is None else held
+        """What the caller releases at the end of the command."""
         self.parsers: dict[str, LightningArgumentParser] = {}
         parser = {"allow_abbrev": False, "exit_on_error": False}
         descriptions = {command: {**parser, "description": COMMANDS[command].purpose} for command in _SUBCOMMANDS}
@@ -131,6 +147,8 @@ class VisionCLI(LightningCLI):
             settings = self.config[self.config.subcommand]
             self._ckpt_path, settings.ckpt_path = settings.ckpt_path, None
         except ArgumentError as error:
+            for path in all_class_paths(self.plan.arguments):
+                by_path(path)  # jsonargparse does not say why a class cannot be imported.
             classes = [kind.__name__ for _, kind in _own_classes()]
             raise InputError(
                 explain_parser_error(str(error), self.option_names(self.plan.arguments[0]), classes)
@@ -261,10 +279,8 @@ class VisionCLI(LightningCLI):
         plugins = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
         if config["sync_batchnorm"]:
             plugins.append(callbacks.SyncNorm())
-        in_job = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-        if in_job and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
-            # The job's script requeues it (cnnlab.cluster); Lightning would save inside its signal handler.
-            plugins.append(SLURMEnvironment(auto_requeue=False))
+        own = next((plugin for plugin in plugins if isinstance(plugin, ClusterEnvironment)), cluster_environment())
+        plugins += [own] if own is not None and own not in plugins else []
         config["plugins"] = plugins
         loggers = [] if isinstance(config["logger"], bool) else _as_list(config["logger"])
         if self.subcommand in ("validate", "predict"):
@@ -296,7 +312,10 @@ class VisionCLI(LightningCLI):
         if spreads_weights(config["strategy"]):
             # Weights gathered for the sanity check under inference mode could not be trained afterwards.
             config["inference_mode"] = False
-        return super().instantiate_trainer(**config)
+        refuse_strategy(config["strategy"])
+        trainer = super().instantiate_trainer(**config)
+        check_processes(trainer)
+        return trainer
 
     def _slots(self, trial: bool = False) -> list[Callback]:
         """Return the callbacks of the slots that are on, if the command uses them."""
@@ -338,6 +357,20 @@ class VisionCLI(LightningCLI):
             name = self.model.hparams.get("network", type(self.model).__name__)
             say(f"{name}: {count:,} parameters")
 
+    def _before_evaluation(self) -> None:
+        """Hold the folder of the results, and set earlier ones of this command aside."""
+        if not self.trainer.is_global_zero or self.is_trial:
+            return
+        command, run = str(self.subcommand), self.plan.run
+        source = getattr(self.datamodule, "results_source", None)
+        results = run if source is None else run.results_of(source)
+        self._held.enter_context(locked(results.folder, f".{command}.lock"))
+        self._held.enter_context(results.replacing(command))
+        if is_held(run.folder):
+            say(f"run {run.folder} is still training: these are the results of its weights as they are now")
+
+    before_validate = before_test = before_predict = _before_evaluation
+
     def predict(self, **kwargs: Any) -> None:
         """Predict; predictions go to the callbacks, batch by batch, and are not kept."""
         self.trainer.predict(return_predictions=False, **kwargs)
@@ -353,9 +386,14 @@ def run_command(command: str, arguments: list[str]) -> None:
         warnings.filterwarnings("ignore", message)
     for name in _NOISY_LOGGERS:
         logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_news)
-    decided = plan(parse_request(command, arguments))
+    request = parse_request(command, arguments)
+    decided = plan(request)
     try:
-        cli = VisionCLI(decided)
+        with contextlib.ExitStack() as held:
+            if decided.arguments[0] == "fit" and not request.asks_only and global_rank() == 0:
+                # At once, before any data are read; other processes of this run belong to this one.
+                held.enter_context(locked(decided.run.folder))
+            cli = VisionCLI(decided, held)
     except InterruptionError as stop:
         if "SLURM_JOB_ID" in os.environ:
             # SLURM may kill the rest of a job once its first process ends: the exit status must say why.
@@ -411,6 +449,9 @@ def _tell(cli: VisionCLI) -> None:
     rows: dict[str, object] = {
         name: f"{float(v):.6g}" for name, v in sorted(measured.items()) if name.startswith(stage)
     }
+    if cli.subcommand != "fit" and results.measured.is_file():
+        said = json.loads(results.measured.read_text(encoding="utf-8")).get(str(cli.subcommand))
+        rows |= {} if said is None else {"measured": said}
     rows |= {name: path for name, path in places.items() if path.exists()}
     if cli.subcommand == "fit":
         if cli.plan.checkpoint is not None and trainer.global_step == cli.plan.checkpoint.step:

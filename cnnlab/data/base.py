@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 import sys
@@ -26,8 +28,6 @@ from cnnlab.lightning_compat import is_overfitting
 
 _MOST_CLASSES = 20
 """How many classes are named at the start."""
-_GRACE = 60.0
-"""Seconds that a worker process lives on after SIGTERM."""
 _KNOWN = tuple(name for name in LINKED if name not in ("channels", "mean", "std"))
 """Attributes that a user's data module may have without naming them in PROVIDES."""
 
@@ -309,12 +309,22 @@ class VisionDataModule(LightningDataModule):
 def _init_worker_signals(worker: int) -> None:
     """Let a scheduler's signal to all processes stop the training process, but not its workers.
 
-    SIGTERM ends a worker a minute later, so that the training process can finish its step and save.
+    The training process can so finish its step and save. A worker ends with it: see _end_workers.
     """
     if sys.platform == "win32":
         return
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, _GRACE))
+    for signum in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Kill the workers of iterators that are still open, as after an error: Python would wait for them forever."""
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error for each.
+    for worker in workers:
+        worker.kill()
 
 
 def cpu_count() -> int:

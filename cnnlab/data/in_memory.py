@@ -174,6 +174,11 @@ class InMemoryDataModule(ClassesMixin, VisionDataModule):
         height, width = self.val_set.images.shape[2:]
         return EvalTransform(self.channels, (height, width))
 
+    def describe_measured(self, stage: str) -> str:
+        """What validate, test or predict has measured: "10,000 of 10,000 images of split test of MNIST"."""
+        split, images = ("val", self.val_set) if stage == "validate" else ("test", self.test_set)
+        return f"{len(images):,} of {len(images):,} images of split {split} of {type(self).__name__}"
+
     def setup(self, stage: str) -> None:
         """Load the data of a stage ("fit", "validate", "test" or "predict"), once."""
         if stage in ("fit", "validate") and not hasattr(self, "train_set"):

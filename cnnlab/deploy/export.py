@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import filecmp
+import glob
+import logging
+import os
 import shutil
 import tempfile
 import warnings
@@ -21,7 +25,9 @@ from cnnlab.deploy.certificate import certificate_of, write_certificate
 from cnnlab.deploy.metadata import KEY, ModelMetadata
 from cnnlab.deploy.runtime import session, session_predict
 from cnnlab.errors import InputError, TrainingError
+from cnnlab.lock import is_alive
 from cnnlab.outputs import Arrays
+from cnnlab.results import replacing
 
 Predict = Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]
 """A batch of images to named arrays: decoded answers, or a bare network's raw outputs."""
@@ -145,6 +151,8 @@ def export(
 def put_in_place(draft: Path, path: Path, certificate: Mapping[str, Any]) -> dict[str, Any]:
     """Move a finished file and its parts out of the draft's folder, and write its certificate.
 
+    An earlier file of that name is kept aside (see results.replacing), unless it is the same.
+
     Args:
         draft: The finished file, in a separate folder.
         path: The final path.
@@ -154,17 +162,27 @@ def put_in_place(draft: Path, path: Path, certificate: Mapping[str, Any]) -> dic
         The certificate, with the files' hashes.
     """
     parts = [path.with_name(part.name) for part in sorted(draft.parent.iterdir())]
-    # In between, a reader finds no certificate, rather than one that belongs to another file.
-    certificate_of(path).unlink(missing_ok=True)
-    for part in parts:
-        (draft.parent / part.name).replace(part)
-    return write_certificate(path, parts, certificate)
+    same = all(part.is_file() and filecmp.cmp(draft.parent / part.name, part, shallow=False) for part in parts)
+    names = [] if same else [glob.escape(part.name) for part in (*parts, certificate_of(path))]
+    with replacing(path.parent, "export", names):
+        # In between, a reader finds no certificate, rather than one that belongs to another file.
+        certificate_of(path).unlink(missing_ok=True)
+        for part in parts:
+            (draft.parent / part.name).replace(part)
+        return write_certificate(path, parts, certificate)
 
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Yield a path of the same file name in a temporary folder beside it, which is deleted afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    """Yield a path of the same file name in a temporary folder beside it, which is deleted afterwards.
+
+    Folders that a killed process of this machine has left are deleted, too.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        number = left.name.removesuffix(".part").rpartition("-")[2]
+        if number.isdigit() and not is_alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=f"-{os.getpid()}.part", dir=path.parent))
     try:
         yield folder / path.name
     finally:
@@ -246,7 +264,7 @@ def _write_onnx(
         raise InputError(f'exporting needs {error.name}: pip install "cnnlab[deploy]"') from error
     program = _program(pipeline, example, metadata)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), _no_messages():
             made = torch.onnx.export(
                 program,
                 input_names=["images"],
@@ -262,8 +280,30 @@ def _write_onnx(
     made.model.metadata_props[KEY] = metadata.to_json()
     made.save(str(path), external_data=False)
     onnx.checker.check_model(str(path), full_check=True)
-    own = next(domain.version for domain in onnx.load(str(path)).opset_import if not domain.domain)
+    written = onnx.load(str(path))
+    own = next(domain.version for domain in written.opset_import if not domain.domain)
+    if opset is not None and own != opset:
+        # The exporter only warns if it cannot convert to another version.
+        raise InputError(
+            f"--opset {opset}: the exporter can write this network in opset {own} only: leave --opset out, or choose "
+            f"{own} or a version near it"
+        )
+    axes = [axis.dim_param for axis in written.graph.input[0].type.tensor_type.shape.dim[2:]]
+    if all(axes) != metadata.dynamic_size:
+        taken = "images of any size" if all(axes) else "images of one size"
+        raise InputError(f"--dynamic_size {str(metadata.dynamic_size).lower()}: the file would take {taken}")
     return {"format": "onnx", "opset": own, "checker": "passed"}
+
+
+@contextmanager
+def _no_messages() -> Iterator[None]:
+    """Hide the exporter's messages about versions that it cannot convert to: the version is checked afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def load_onnx(path: Path) -> Predict:

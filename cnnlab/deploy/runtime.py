@@ -10,6 +10,7 @@ For example:
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +42,10 @@ _BY_ITSELF = ("cuda", "cpu")
 """The default choice; the other providers need settings, or long preparations."""
 
 
+_OTHER_FORMATS = {".xml": "OpenVINO", ".bin": "OpenVINO", ".pt2": "torch.export", ".ckpt": "cnnlab test and predict"}
+"""What reads other files, by the end of their names."""
+
+
 class _Opened(NamedTuple):
     path: str
     pixels: Pixels
@@ -53,7 +58,7 @@ class OnnxPredictor:
     Args:
         path: A file made by ``cnnlab export`` or ``cnnlab quantize``.
         providers: Names in PROVIDERS, in order of preference; if None, CUDA if it is available, else the CPU.
-        threads: The number of CPU threads; as many as there are cores if None.
+        threads: The number of CPU threads; as many as this process may use if None.
 
     Raises:
         InputError: If ONNX Runtime or a provider is missing, or if the file does not exist or is not cnnlab's.
@@ -114,7 +119,7 @@ class OnnxPredictor:
     def _read_ahead(
         self, images: Iterator[Source], count: int, on_error: Callable[[str, ImageError], None] | None
     ) -> Iterator[_Opened]:
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(cpu_count()) as pool:
             waiting: deque[tuple[Source, Future[_Opened]]] = deque()
             try:
                 while True:
@@ -146,6 +151,11 @@ class OnnxPredictor:
         return self.metadata.output.answers(arrays, [one.path for one in batch], [one.size for one in batch])
 
 
+def cpu_count() -> int:
+    """The number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def session_predict(opened: Any) -> Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
     """Return a session as a function of images that returns its outputs by name."""
     images_name, names = opened.get_inputs()[0].name, [output.name for output in opened.get_outputs()]
@@ -169,6 +179,8 @@ def session(path: Path, providers: Sequence[str] | None = None, threads: int | N
         raise InputError("ONNX Runtime is missing: pip install 'cnnlab[deploy]' (or onnxruntime alone)") from error
     if not path.is_file():
         raise InputError(f"there is no file {path}")
+    if (other := _OTHER_FORMATS.get(path.suffix)) is not None:
+        raise InputError(f"{path} is a file for {other}, and ONNX Runtime reads ONNX: cnnlab export RUN makes one")
     available = onnxruntime.get_available_providers()
     chosen = [PROVIDERS[name] for name in _BY_ITSELF] if providers is None else list(map(_provider, providers))
     for name in chosen if providers is not None else []:
@@ -176,8 +188,8 @@ def session(path: Path, providers: Sequence[str] | None = None, threads: int | N
             raise InputError(f"this ONNX Runtime has no {name}: it has {', '.join(available)}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # Errors only: it warns about its optimizations.
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    # By itself it would take all processors of the machine, whether this process may use them or not.
+    options.intra_op_num_threads = cpu_count() if threads is None else threads
     try:
         opened = onnxruntime.InferenceSession(
             str(path), options, providers=[name for name in chosen if name in available]

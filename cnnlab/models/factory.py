@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,7 +17,16 @@ from cnnlab.models.lenet import LeNet5
 from cnnlab.models.resnet import SmallResNet
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.transfer import HEADS, TransferModel
-from cnnlab.models.weights import explain_errors, find_file, find_weights, read_state_dict, requested, save_prefetched
+from cnnlab.models.weights import (
+    check_hub,
+    explain_errors,
+    find_file,
+    find_weights,
+    is_cached,
+    read_state_dict,
+    requested,
+    save_prefetched,
+)
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": LeNet5,
@@ -319,6 +329,11 @@ def _channel_settings(source: Source, channels: int) -> dict[str, Any]:
 
 def _create(source: Source, pretrained: bool, file: Path | None = None, **kwargs: Any) -> nn.Module:
     """Call timm's or torchvision's factory; the pretrained weights are those of a file, or the hub's if it is None."""
+    if pretrained and file is None:
+        described = source.pretraining
+        repository, url = getattr(described, "hf_hub_id", None), getattr(described, "url", None) or ""
+        if (repository or url) and not is_cached(repository, url):
+            check_hub(os.environ.get("HF_ENDPOINT", "https://huggingface.co") if repository else url)
     if source.origin == "timm":
         import timm
 

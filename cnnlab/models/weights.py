@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from cnnlab.errors import InputError
 FOLDER_VARIABLE = "CNNLAB_WEIGHTS"
 """The environment variable that names the folder of prefetched weights."""
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_SECONDS = 5.0
+"""How long a connection to a hub may take."""
 _ARCHITECTURE_ONLY = ContextVar("architecture_only", default=False)
 
 
@@ -91,10 +95,30 @@ def explain_errors(name: str, source: Path | None) -> Iterator[None]:
                 "network's own state_dict"
             ) from error
         raise InputError(
-            f"the pretrained weights of {name} could not be had ({reason}): on a machine with internet, "
-            f"cnnlab fetch --config ... puts them into a folder ({prefetched_folder()}, or ${FOLDER_VARIABLE}) that "
-            "you can copy; or name a file with --model.weights"
+            f"the pretrained weights of {name} could not be had ({reason}): name a file or a folder of them with "
+            f"--model.weights, put them into {prefetched_folder()} (or ${FOLDER_VARIABLE}; cnnlab fetch does it where "
+            "there is internet), or train from scratch (--config from_scratch, or "
+            "--model.weights null)"
         ) from error
+
+
+def check_hub(url: str) -> None:
+    """Try to connect to a hub once: its libraries repeat it for a minute before they give up.
+
+    Args:
+        url: The address of the weights, or of the hub.
+
+    Raises:
+        OSError: If no connection can be made within some seconds.
+    """
+    place = urlsplit(url)
+    proxies = {name.lower() for name in os.environ}
+    if {"https_proxy", "all_proxy"} & proxies:
+        return  # The proxy knows the hub's address, this machine may not.
+    try:
+        socket.create_connection((str(place.hostname), place.port or 443), timeout=_SECONDS).close()
+    except OSError as error:
+        raise OSError(f"no connection to {place.hostname}: {error.strerror or error}") from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

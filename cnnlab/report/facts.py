@@ -60,6 +60,25 @@ class Facts:
         return {name: series[-1][1] for name, series in self.curves.items() if name.startswith("val/")}
 
     @cached_property
+    def measured(self) -> str:
+        """What the results were measured on, in words; "" if that is not known."""
+        said = _json(self.run.measured)
+        return str(said.get("test" if _is_there(self.run.test) else "validate", ""))
+
+    def images_of(self, split: str) -> object:
+        """What two runs must have in common so that their results on a split can be compared.
+
+        These are the contents of the image files, or, for data that are no files, the settings that name and divide
+        them. None if neither is known.
+        """
+        rows = [row for row in read_csv(self.run.manifest) if row.get("split") == split]
+        if rows:
+            return frozenset(row.get("sha256") or row.get("path", "") for row in rows)
+        names = ("data", "data.root", "data.csv", "data.val_size", "data.test_size", "data.split_seed")
+        own = tuple(str(self.config.get(name)) for name in names if split == "val" or name != "data.val_size")
+        return own if "data" in self.config else None
+
+    @cached_property
     def curves(self) -> dict[str, Series]:
         """Each logged metric over the steps."""
         found: dict[str, Series] = {}

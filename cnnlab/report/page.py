@@ -87,7 +87,8 @@ def _rendered(facts: Sequence[Facts], path: Path) -> str:
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         results=_compared([one.results for one in facts]),
-        better=partial(_better, set.union(*(one.lower_is_better for one in facts))),
+        better=partial(_better, set.union(*(one.lower_is_better for one in facts)), _comparable(facts)),
+        different=[split for split, same in _comparable(facts).items() if not same],
         curves=_curves(facts),
         charts=charts,
         settings={key: values for key, values in settings.items() if any(value != values[0] for value in values)},
@@ -101,8 +102,22 @@ def _compared(columns: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: [column.get(key) for column in columns] for key in keys}
 
 
-def _better(lower: set[str], name: str, values: Sequence[float | None]) -> int | None:
-    """The index of the run with the best value of a metric, by those whose lower values are better; None if equal."""
+def _comparable(facts: Sequence[Facts]) -> dict[str, bool]:
+    """Whether the runs were measured on the same images, by split."""
+    return {split: len({one.images_of(split) for one in facts}) == 1 for split in ("val", "test")}
+
+
+def _better(lower: set[str], comparable: Mapping[str, bool], name: str, values: Sequence[float | None]) -> int | None:
+    """The index of the run with the best value of a metric; None if it is not known.
+
+    Args:
+        lower: The metrics whose lower values are better.
+        comparable: Whether the runs were measured on the same images, by split.
+        name: The metric, with its split.
+        values: Each run's value.
+    """
+    if not comparable.get(name.partition("/")[0], True):
+        return None
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(set(known)) < 2:
         return None

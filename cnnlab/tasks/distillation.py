@@ -39,6 +39,8 @@ class Distillation(Classification):
         features_weight: The factor of that loss, which is summed over all pairs; about 1 to 10 in the paper's terms.
         cache: Compute the teacher's logits once for each image, for data without augmentation, and keep them in
             memory. A resumed run computes them again, and may differ in the last digits.
+        teacher_class_names: The classes, in order, of a teacher that is given by its network's name and weights of
+            one's own; ImageNet's if None.
         **kwargs: See Classification.
 
     Raises:
@@ -55,6 +57,7 @@ class Distillation(Classification):
         features: dict[str, str] | None = None,
         features_weight: float = 1.0,
         cache: bool = False,
+        teacher_class_names: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         if not 0 <= alpha <= 1:
@@ -96,7 +99,13 @@ class Distillation(Classification):
         if stage != "fit" or self._held:
             return
         hparams = self.hparams
-        found = find_teacher(hparams["teacher"], self, hparams["teacher_weights"], self._teacher_size)
+        found = find_teacher(
+            hparams["teacher"],
+            self,
+            hparams["teacher_weights"],
+            self._teacher_size,
+            hparams["teacher_class_names"],
+        )
         self._held = [found]
         for own, taught in (hparams["features"] or {}).items():
             _listen(self.network, own, self._seen["student"])

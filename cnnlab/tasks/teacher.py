@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,19 @@ def find_teacher(
     task: ClassTask,
     weights: str = "pretrained",
     size: tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Teacher:
-    """Find the teacher of a task, the student, as the arguments of Distillation describe it.
+    """Find the teacher of a task, the student.
 
-    Both must have the same classes in the same order, and the same number of channels. The classifier of a network by
-    name must have as many classes.
+    Both must have the same classes in the same order, and the same number of channels. The classes of a network by its
+    name are those of ImageNet, unless class_names says others.
+
+    Args:
+        name: A run's folder, a checkpoint, or the name of a network: see Distillation.
+        task: The student.
+        weights: The weights of a network by its name.
+        size: Height and width of the teacher's input; those of its training if None.
+        class_names: The classes of a network by its name, in order.
 
     Raises:
         InputError: If there is no such teacher, or if its classes or channels differ from the student's.
@@ -76,6 +85,7 @@ def find_teacher(
             ) from error
         if known is None:
             raise InputError(f"model.teacher {name} is a network without weights: give a run's folder or a checkpoint")
+        _check_names(name, task, class_names)
         network = create_classifier(name, task.num_classes, channels, weights)
         return Teacher(Standardize(known.mean, known.std), network, size or known.size, name, _hash(network))
     checkpoint = find(name)[1]
@@ -90,6 +100,42 @@ def find_teacher(
         trained = read_header(checkpoint).get("datamodule_hyper_parameters", {}).get("size")
         size = (int(trained[0]), int(trained[1])) if isinstance(trained, (list, tuple)) else None
     return Teacher(own.standardize, own.network, size, str(checkpoint), _hash(own.network))
+
+
+def _check_names(name: str, student: ClassTask, class_names: Sequence[str] | None) -> None:
+    """Check the classes of a teacher that is a network by its name: they cannot be found out from its weights."""
+    own = list(student.class_names)
+    if class_names is not None:
+        if list(class_names) != own:
+            raise InputError(
+                f"model.teacher_class_names are {_some(class_names)}, and the data have {_some(own)}: a teacher must "
+                "have learned the same classes, in the same order"
+            )
+    elif own not in _imagenet_names():
+        raise InputError(
+            f"model.teacher {name} is a network by its name, whose classes are ImageNet's, and the data have "
+            f"{len(own):,} of their own ({_some(own)}): fine-tune it on them and name that run, or, if its "
+            "weights are of these classes, say so with model.teacher_class_names"
+        )
+
+
+def _imagenet_names() -> list[list[str]]:
+    """The 1,000 classes of ImageNet in order, by their common forms: WordNet's ids, and names."""
+    from timm.data import ImageNetInfo
+    from torchvision.models import get_model_weights
+
+    known: Any = ImageNetInfo()
+    words = [known.index_to_description(i) for i in range(1000)]
+    return [
+        known.label_names(),
+        words,
+        [text.partition(",")[0] for text in words],
+        get_model_weights("resnet18")["DEFAULT"].meta["categories"],
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _check_classes(name: str, teacher: ClassTask, student: ClassTask) -> None:

@@ -145,7 +145,7 @@ def test_only_wandb_without_network_is_offline(job: Cnnlab) -> None:
         (("--folds", "5"), "folds"),
         (("--count", "5"), "--count is the number of random points of a --sweep"),
         (("--", "--model", "Distillation", "--model.teacher", "nobody"), "model.teacher nobody: there is no such run"),
-        (("--", "--model.init_from", "none.ckpt"), "model.init_from none.ckpt: there is no such file"),
+        (("--", "--model.init_from", "none.ckpt"), "model.init_from none.ckpt: there is no run or checkpoint"),
         (
             ("--", "--config", "logger/wandb", "--trainer.logger.log_model", "true"),
             "log_model uploads checkpoints to W&B",

@@ -23,7 +23,7 @@ from tests.conftest import Cnnlab, command
 
 
 def test_analyze_shows_each_layer_and_draws_them(cnnlab: Cnnlab, tmp_path: Path) -> None:
-    result = cnnlab("analyze", "simple_cnn", "--batch", "4")
+    result = cnnlab("analyze", "simple_cnn", "--batch", "4", "--picture", "layers.png")
     assert result.code == 0, result.err
     lines = result.out.splitlines()
     assert lines[0] == "simple_cnn: images of 1x28x28"
@@ -34,7 +34,7 @@ def test_analyze_shows_each_layer_and_draws_them(cnnlab: Cnnlab, tmp_path: Path)
     assert any(line.startswith("parameters     128,714") for line in lines)
     assert any(line.startswith("multiply-adds  7,486,464 an image") for line in lines)
     assert any("for 4 images, 32-true" in line for line in lines)
-    with Image.open(tmp_path / "simple_cnn-layers.png") as picture:
+    with Image.open(tmp_path / "layers.png") as picture:
         assert picture.width > 500
 
 
@@ -124,7 +124,7 @@ def test_analyze_refuses_what_it_cannot_show(cnnlab: Cnnlab) -> None:
 
 def test_a_folder_with_a_network_s_name_does_not_hide_it(cnnlab: Cnnlab, tmp_path: Path) -> None:
     (tmp_path / "resnet18").mkdir()
-    assert cnnlab("analyze", "resnet18", "--depth", "1", "--picture", "none").code == 0
+    assert cnnlab("analyze", "resnet18", "--depth", "1").code == 0
 
 
 def test_recommend_counts_and_measures(cnnlab: Cnnlab, photos: Path) -> None:

@@ -115,6 +115,7 @@ def test_a_run_leaves_a_folder_that_can_be_tested_and_predicted(fit: Cnnlab, cnn
     assert names - strips - hard == {
         "config.yaml",
         "environment.json",
+        "measured.json",
         "metrics.csv",
         "test.json",
         "classes.csv",

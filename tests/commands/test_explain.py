@@ -113,7 +113,7 @@ def test_image_folders(fit_photos: Cnnlab, cnnlab: Cnnlab, photos: Path, tmp_pat
     assert fit_photos().code == 0
     done = cnnlab("explain", "R", photos / "test/spots/00.jpg", "--tsne")
     assert done.code == 0, done.err
-    assert (tmp_path / "R/explain/tsne.png").is_file()
+    assert (tmp_path / "R/results/00.jpg/explain/tsne.png").is_file()
 
 
 def test_segmentation_has_maps_but_no_embedding(cnnlab: Cnnlab, tmp_path: Path) -> None:

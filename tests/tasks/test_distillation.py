@@ -164,7 +164,7 @@ def test_an_interrupted_run_ends_with_the_same_weights_and_takes_no_other_teache
     [
         (["--model.teacher", "nowhere"], "no such run or checkpoint; as a network"),
         (["--model.teacher", "simple_cnn"], "is a network without weights"),
-        (["--model.teacher", "resnet18"], "tells 1,000 classes apart, and there are 10"),
+        (["--model.teacher", "resnet18"], "whose classes are ImageNet's, and the data have 10 of their own"),
         (["--model.alpha", "2"], "model.alpha is 2.0, expected 0..1"),
         (["--model.temperature", "0"], "model.temperature is 0.0, expected above 0"),
         (["--model.teacher_size", "0"], "model.teacher_size is 0"),
@@ -199,7 +199,7 @@ def test_a_teacher_by_its_name_brings_its_own_preprocessing(tmp_path: Path) -> N
     network = timm.create_model("resnet10t", num_classes=4)
     torch.save(network.state_dict(), tmp_path / "resnet10t.pth")
     student = Distillation("resnet10t", teacher_weights=str(tmp_path), channels=3, num_classes=4)
-    teacher = find_teacher("resnet10t", student, str(tmp_path), None)
+    teacher = find_teacher("resnet10t", student, str(tmp_path), None, ["0", "1", "2", "3"])
     assert teacher.size == (176, 176)
     images = torch.randint(0, 256, (2, 3, 176, 176), dtype=torch.uint8)
     known = timm.get_pretrained_cfg("resnet10t")
@@ -211,8 +211,9 @@ def test_a_teacher_by_its_name_brings_its_own_preprocessing(tmp_path: Path) -> N
         even = torch.full((1, 3, 64, 80), 90, dtype=torch.uint8)
         large = torch.full((1, 3, 176, 176), 90, dtype=torch.uint8)
         torch.testing.assert_close(teacher(even), teacher(large), rtol=1e-4, atol=1e-4)
+    student = Distillation("resnet10t", channels=3, num_classes=5)
     with pytest.raises(InputError, match="does not hold weights"):
-        find_teacher("resnet10t", Distillation("resnet10t", channels=3, num_classes=5), str(tmp_path), None)
+        find_teacher("resnet10t", student, str(tmp_path), None, student.class_names)
 
 
 def test_where_the_teacher_s_features_are_strong_is_learned_too(teach: Cnnlab, tmp_path: Path) -> None:
