@@ -55,6 +55,7 @@ class RunRecords(Callback):
             now["recipe"] = self.recipe
         if trainer.ckpt_path is not None and run.environment.is_file():
             first = json.loads(run.environment.read_text())
+            first.pop("stopped_early", None)
             now = {**first, "resumed": [*first.get("resumed", []), {**now, "step": trainer.global_step}]}
         write_json(run.environment, now)
         for logger in trainer.loggers:
@@ -114,6 +115,19 @@ class Report(Callback):
         # A test on other data has its own folder, and says nothing about the run itself.
         if trainer.is_global_zero and results_of(trainer) == run:
             write_report([run], run.report)
+
+
+def note(trainer: Trainer, name: str, content: Any) -> None:
+    """Add something to a run's environment.json, on the first process.
+
+    Args:
+        trainer: The run's trainer; nothing is written if it writes no records.
+        name: The key.
+        content: Anything that JSON takes.
+    """
+    path = Run(Path(trainer.default_root_dir)).environment
+    if trainer.is_global_zero and path.is_file():
+        write_json(path, {**json.loads(path.read_text()), name: content})
 
 
 def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step: int | None) -> None:
