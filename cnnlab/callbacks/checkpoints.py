@@ -14,12 +14,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.utilities import rank_zero_info
 
 from cnnlab.callbacks.monitors import Mode, check_logged, monitored
 from cnnlab.callbacks.records import note
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.lightning_compat import is_accumulating
+from cnnlab.loggers import announce
 from cnnlab.run import Run
 from cnnlab.writing import remove_unfinished
 
@@ -158,7 +158,7 @@ class EarlyStop(EarlyStopping):
             f"{self.monitor} has not been better than {float(self.best_score):.6g} for {self.wait_count} validations "
             f"(callbacks.early_stopping.patience is {self.patience})"
         )
-        rank_zero_info(f"stopped early, in epoch {self.stopped_epoch} (0 is the first): {reason}")
+        announce(f"stopped early, in epoch {self.stopped_epoch} (0 is the first): {reason}")
         note(trainer, "stopped_early", {"epoch": self.stopped_epoch, "step": trainer.global_step, "reason": reason})
 
 
@@ -176,7 +176,7 @@ def _is_same_monitor(who: str, callback: Any, saved: dict[str, Any]) -> bool:
     now = (callback.monitor, callback.mode)
     before = (saved.get("monitor") or callback.monitor, saved.get("mode") or callback.mode)
     if now != before:
-        rank_zero_info(f"{who} monitored {before[0]} ({before[1]}) and now {now[0]} ({now[1]}): it starts anew")
+        announce(f"{who} monitored {before[0]} ({before[1]}) and now {now[0]} ({now[1]}): it starts anew")
     return now == before
 
 

@@ -18,8 +18,8 @@ from cnnlab.strategies import spreads_weights
 class ExponentialMovingAverage(WeightAveraging):
     """Lightning's moving average of the weights, which is validated, saved, and kept as the weights at the end.
 
-    The average's decay rises with the number n of updates so far, min(decay, (1 + n) / (10 + n)), so that the average
-    of a short training covers its last steps and not its random start.
+    The average's decay rises with the number n of updates so far, min(decay, (1 + n) / (20 + n)), so that the average
+    of a short training covers its last steps (about 5 % of them) and not its random start.
 
     Args:
         decay: The share of the old average that each update keeps in a long training, from 0 to below 1. The average
@@ -51,7 +51,7 @@ class ExponentialMovingAverage(WeightAveraging):
         """Whether an optimizer step is averaged; Lightning calls this right before each update, which it counts."""
         if step_idx is None or step_idx < self.update_starting_at_step or step_idx % self.update_every_n_steps:
             return False
-        self._weight = 1 - min(self.decay, (1 + self._updates) / (10 + self._updates))
+        self._weight = 1 - min(self.decay, (1 + self._updates) / (20 + self._updates))
         self._updates += 1
         return True
 

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,6 +24,7 @@ from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform, LazyImage, Preprocessing, preprocess
 from cnnlab.lightning_compat import is_overfitting
+from cnnlab.loggers import announce
 
 _GRACE = 60.0
 """Seconds that a worker process lives on after SIGTERM."""
@@ -308,7 +308,7 @@ class VisionDataModule(LightningDataModule):
             samples = samples * now // before
         self._resumed = (state_dict["epoch"], samples)
         if 0 < samples < now and (before, step) != (now, self._step_size):
-            rank_zero_info(
+            announce(
                 f"epoch {state_dict['epoch']} (0 is the first) goes on after {samples:,} of {now:,} samples, with "
                 f"{self._step_size} samples a step (they were {step})"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -123,7 +124,8 @@ class LabelAveragePrecision(MultilabelAveragePrecision):
     def compute(self) -> Tensor:  # type: ignore[override]
         """A scalar in 0..1; NaN if no label is in a target."""
         present = (dim_zero_cat(self.target) == 1).any(dim=0)
-        scores = super().compute()
+        with warnings.catch_warnings(action="ignore"):  # Of labels without a target.
+            scores = super().compute()
         return torch.where(present, scores, torch.nan).double().nanmean()
 
 

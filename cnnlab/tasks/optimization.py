@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from cnnlab.checkpoint import make_portable
 from cnnlab.errors import InputError, TrainingError, nearest
 from cnnlab.lightning_compat import is_attached
+from cnnlab.loggers import announce
 from cnnlab.models.groups import backbone_prefix, layer_groups
 from cnnlab.tasks.places import forget_settings, move_schedules, place_in_run, steps_of_epoch
 from cnnlab.tasks.schedules import check_schedule, create_schedules
@@ -113,10 +114,12 @@ class Optimization(LightningModule):
         if self.trainer.ckpt_path is None or not math.isfinite(total):
             return
         place = place_in_run(self.trainer, int(total))
-        move_schedules(self.trainer.lr_scheduler_configs, place, int(total), self.hparams)
         before = self._resumed_place
+        # The restored rates are those of the steps that the run had before.
+        made_for = int(total) if before is None else before[1]
+        move_schedules(self.trainer.lr_scheduler_configs, place, made_for, self.hparams)
         if before is not None and before != (place.steps_of_epoch, place.total):
-            rank_zero_info(
+            announce(
                 f"the schedule goes on at {place.step / place.total:.0%} of the run: steps of an epoch are now "
                 f"{place.steps_of_epoch} (they were {before[0]}), of the run {place.total} (they were {before[1]})"
             )

@@ -56,7 +56,7 @@ def move_schedules(configs: Sequence[LRSchedulerConfig], place: Place, total: in
     Args:
         configs: The schedules of create_schedules(), whose states have been restored.
         place: The place.
-        total: The steps of the run that the schedules were made for.
+        total: The steps of the whole run when its state was saved.
         hparams: The task's schedule, warmup and schedule_args.
     """
     for config in configs:
