@@ -328,7 +328,7 @@ class VisionTask(Optimization, StartingWeights):
             average of all gradients, which Lightning takes, is that of the loss of all samples together.
         """
         batch = Batch.of(batch)
-        parts, _ = self._measure(batch, self.train_metrics)
+        parts, _ = self._measure_parts(batch, self.train_metrics)
         loss = self._share_of_step(parts, batch)
         if self.trainer.progress_bar_callback is not None:
             self.log("train/loss_step", total(parts).detach(), prog_bar=True, logger=False)
@@ -380,6 +380,11 @@ class VisionTask(Optimization, StartingWeights):
         return Predictions(self.decode(self.evaluate(batch.images)), batch)
 
     def _measure(self, batch: Any, metrics: MetricCollection) -> tuple[Tensor, Answers]:
+        """The loss, a scalar, and the answers of a batch, which update the metrics."""
+        parts, answers = self._measure_parts(batch, metrics)
+        return total(parts), answers
+
+    def _measure_parts(self, batch: Any, metrics: MetricCollection) -> tuple[Tensor, Answers]:
         """The parts of the loss and the answers of a batch, which update the metrics: the step of all stages."""
         batch = Batch.of(batch)
         if not len(batch):

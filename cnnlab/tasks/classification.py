@@ -53,7 +53,6 @@ class Classification(ClassTask):
     charts: ClassVar[Mapping[str, Sequence[str]]] = {
         "Accuracy": ["train/accuracy", "val/accuracy", "val/accuracy_top5"],
         "F1": ["val/f1"],
-        "Average precision": ["val/average_precision"],
         "Calibration error": ["val/calibration_error"],
     }
     key_metrics: ClassVar[Sequence[str]] = ("val/accuracy", "test/accuracy", "test/f1")
