@@ -30,13 +30,30 @@ class Batch:
             labels (B, K) float; masks (B, H, W) int64, ignore_index if unknown; values (B, V) float, NaN if unknown.
         indices: (B,) int64, each image's index in the data set; -1 if the data do not provide it.
         paths: Each image's file, "" if it has none.
+        group_counts: (P,) what the loss counts (see VisionTask.loss_counts) in all batches of this process that belong
+            to the same optimizer step; None if the loader does not know it.
+        has_unknown: Whether the targets are classes (B,) of which some are unknown; looked up if None.
     """
 
-    def __init__(self, images: Tensor, targets: Any, indices: Tensor, paths: Sequence[str]) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        targets: Any,
+        indices: Tensor,
+        paths: Sequence[str],
+        group_counts: Tensor | None = None,
+        has_unknown: bool | None = None,
+    ) -> None:
         self.images = images
         self.targets = targets
         self.indices = indices
         self.paths = paths
+        self.group_counts = group_counts
+        if has_unknown is None:
+            # Looked up here, before the batch is on a device that would have to be waited for.
+            classes = isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
+            has_unknown = classes and bool((targets < 0).any())
+        self.has_unknown = has_unknown
 
     def __len__(self) -> int:
         """The number of images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ from cnnlab.deploy.export import (
 )
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.quantize import quantize_dynamic, quantize_static
-from cnnlab.errors import InputError
+from cnnlab.errors import InputError, TrainingError
 from cnnlab.lightning_compat import compute_locally
 from cnnlab.tasks.base import VisionTask
 from cnnlab.versions import versions
@@ -221,7 +222,7 @@ def quantize_task(
                 )
             after = score(task, data, load_onnx(draft))
         drop = before - after if task.mode == "max" else after - before
-        if drop > max_drop:
+        if not drop <= max_drop:  # NaN is a failure too.
             raise DifferenceError(
                 f"{path} is not written: {task.monitor} would be {after:.6g} instead of {before:.6g}, and at most "
                 f"{max_drop:g} less passes; --max_drop allows more"
@@ -287,6 +288,7 @@ def score(
 
     Raises:
         InputError: If the monitored metric is the loss, and the raw outputs cannot be restored from the answers.
+        TrainingError: If the metric is NaN.
     """
     name = task.monitor.partition("/")[2]
     dataset = data.val_set if most is None else Subset(data.val_set, most)
@@ -305,10 +307,16 @@ def score(
                 f"{type(task).__name__} is watched by its loss ({task.monitor}), which no file computes: set its "
                 "class's monitor to one of its metrics"
             )
-        task.take_in(metrics, answers, batch, None if outputs is None else task.loss(outputs, batch.targets))
+        task.take_in(metrics, answers, batch, None if outputs is None else task.evaluation_loss(outputs, batch.targets))
     if name != "loss":
         del metrics["loss"]
-    return float(metrics.compute()[name])
+    value = float(metrics.compute()[name])
+    if math.isnan(value):
+        raise TrainingError(
+            f"{task.monitor} is not a number (NaN) on the {len(dataset):,} validation images, so nothing can be "
+            "compared: either they have no known targets (all pixels ignored, no label), or the outputs are NaN"
+        )
+    return value
 
 
 def training_images(data: VisionDataModule, count: int) -> list[npt.NDArray[np.uint8]]:

@@ -18,6 +18,12 @@ def is_accumulating(trainer: Trainer) -> bool:
     return trainer.fit_loop._should_accumulate()
 
 
+def batches_in_step(trainer: Trainer) -> int:
+    """The batches of the optimizer step that the current batch begins: fewer at an epoch's end."""
+    most, first = trainer.accumulate_grad_batches, trainer.fit_loop.epoch_loop.batch_idx
+    return int(min(most - first % most, trainer.num_training_batches - first))
+
+
 def is_attached(module: LightningModule) -> bool:
     """Whether a module has a trainer: the public ``trainer`` raises if there is none."""
     return module._trainer is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,9 +58,29 @@ def remove_unfinished(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def to_json(content: Any) -> str:
+    """Return strict JSON: a number that is NaN or infinite is null, since JSON has no such numbers.
+
+    >>> print(to_json({"val/mean_iou": float("nan"), "images": 2}))
+    {
+      "val/mean_iou": null,
+      "images": 2
+    }
+    """
+    return json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write strict JSON atomically: see to_json()."""
+    write_atomically(path, f"{to_json(content)}\n".encode())
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -8,42 +8,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
+from cnnlab.callbacks.monitors import Mode, check_logged, monitored
+from cnnlab.callbacks.records import note
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.lightning_compat import is_accumulating
+from cnnlab.loggers import announce
 from cnnlab.run import Run
 from cnnlab.writing import remove_unfinished
 
 # Windows has no SIGUSR1.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-
-
-Mode = Literal["min", "max"]
-
-
-def monitored(pl_module: LightningModule, monitor: str | None, mode: Mode | None) -> tuple[str, Mode]:
-    """Return the metric to monitor and its mode; the task's own if none is given.
-
-    Raises:
-        InputError: If neither the caller nor the task names a metric, or if the mode of another metric is not given.
-    """
-    own: str | None = getattr(pl_module, "monitor", None)
-    if monitor is None and own is None:
-        raise InputError(
-            f"{type(pl_module).__name__} does not say what to monitor: give monitor and mode (min or max) to the "
-            "callback, or set them on the class"
-        )
-    monitor = monitor or str(own)
-    if mode is None and monitor == own:
-        mode = getattr(pl_module, "mode", None)
-    if mode is None:
-        raise InputError(f"which values of {monitor!r} are better? Give mode (min or max) to the callback too")
-    return monitor, mode
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -72,10 +53,32 @@ class BestCheckpoint(ModelCheckpoint):
         """A fixed key: the same before and after setup()."""
         return "BestCheckpoint"
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if the metric is better.
+
+        Raises:
+            InputError: If nobody logs the metric.
+            TrainingError: If the metric is NaN.
+        """
+        _check(trainer, "callbacks.best", self.monitor)
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if the metric is better; see on_validation_end()."""
+        _check(trainer, "callbacks.best", self.monitor)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return Lightning's state, and the mode."""
+        return {**super().state_dict(), "mode": self.mode}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score so far, even if the run's folder has moved; start anew if best.ckpt is missing."""
+        """Restore the best score so far, even if the run's folder has moved.
+
+        It starts anew if best.ckpt is missing, or if another metric is monitored now.
+        """
         best = Path(str(self.dirpath)) / "best.ckpt"
-        if best.is_file():
+        if best.is_file() and _is_same_monitor("callbacks.best", self, state_dict):
             score = state_dict["best_model_score"]
             same_place = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
             super().load_state_dict({**state_dict, **same_place, "best_k_models": {str(best): score}})
@@ -84,16 +87,23 @@ class BestCheckpoint(ModelCheckpoint):
 class EarlyStop(EarlyStopping):
     """Stops when the monitored metric has not improved for a while.
 
+    It says so at the end of the run, and in environment.json, under "stopped_early".
+
     Args:
         monitor: The metric; the task's own if None.
         mode: "min" or "max"; the task's own if None.
-        patience: The number of validations without improvement before training stops.
+        patience: The number of validations without improvement before training stops, 1 or more.
         min_delta: The smallest change that counts as an improvement.
+
+    Raises:
+        InputError: If the patience is below 1.
     """
 
     def __init__(
         self, monitor: str | None = None, mode: Mode | None = None, patience: int = 5, min_delta: float = 0.0
     ) -> None:
+        if patience < 1:
+            raise InputError(f"callbacks.early_stopping.patience is {patience}, expected 1 or more")
         super().__init__(monitor=monitor or "", mode=mode or "min", patience=patience, min_delta=min_delta)
         self._mode_given = mode
 
@@ -108,6 +118,66 @@ class EarlyStop(EarlyStopping):
     def state_key(self) -> str:
         """A fixed key: the same before and after setup()."""
         return "EarlyStop"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return Lightning's state, and what is monitored."""
+        return {**super().state_dict(), "monitor": self.monitor, "mode": self.mode}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score and the validations waited since; start anew if another metric is monitored now."""
+        if _is_same_monitor("callbacks.early_stopping", self, state_dict):
+            super().load_state_dict({**state_dict, "patience": self.patience})
+            self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once if a run is resumed that has waited long enough."""
+        if self.wait_count >= self.patience:
+            self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if that is due.
+
+        Raises:
+            InputError: If nobody logs the metric.
+            TrainingError: If the metric is NaN.
+        """
+        _check(trainer, "callbacks.early_stopping", self.monitor)
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if that is due; see on_validation_end()."""
+        _check(trainer, "callbacks.early_stopping", self.monitor)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say why the run stopped, if it did, and note it for the report."""
+        if self.stopping_reason == EarlyStoppingReason.NOT_STOPPED:
+            return
+        reason = (
+            f"{self.monitor} has not been better than {float(self.best_score):.6g} for {self.wait_count} validations "
+            f"(callbacks.early_stopping.patience is {self.patience})"
+        )
+        announce(f"stopped early, in epoch {self.stopped_epoch} (0 is the first): {reason}")
+        note(trainer, "stopped_early", {"epoch": self.stopped_epoch, "step": trainer.global_step, "reason": reason})
+
+
+def _check(trainer: Trainer, who: str, name: str | None) -> None:
+    """Check a monitored metric whenever a callback may compare it: once it has been logged, or a validation is over."""
+    if trainer.state.fn != "fit" or trainer.sanity_checking:
+        return
+    validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.completed > 0
+    if name in trainer.callback_metrics or (validated and str(name).startswith("val")):
+        check_logged(trainer, who, name)
+
+
+def _is_same_monitor(who: str, callback: Any, saved: dict[str, Any]) -> bool:
+    """Whether a state is of the metric that a callback monitors; older versions saved no mode or no metric."""
+    now = (callback.monitor, callback.mode)
+    before = (saved.get("monitor") or callback.monitor, saved.get("mode") or callback.mode)
+    if now != before:
+        announce(f"{who} monitored {before[0]} ({before[1]}) and now {now[0]} ({now[1]}): it starts anew")
+    return now == before
 
 
 class LastCheckpoint(Checkpoint):

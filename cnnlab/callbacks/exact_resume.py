@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric, MetricCollection
 
 from cnnlab.callbacks.tables import from_all
+from cnnlab.imports import parameters_of
 from cnnlab.lightning_compat import load_metric
 from cnnlab.loggers import MetricsCsv
 
@@ -25,17 +26,29 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
+        self._settings: list[tuple[Callback, str, Any]] = []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the random states of each process and the metrics, under a separate key."""
         checkpoint[_KEY] = {"random": from_all(trainer, [_random_states()]), "train_metrics": _metric_states(pl_module)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember the states until training starts."""
+        """Remember the states until training starts, and the callbacks' arguments, which their states may contain."""
         self._saved = checkpoint.get(_KEY)
+        states = checkpoint.get("callbacks", {})
+        self._settings = [
+            (callback, name, getattr(callback, name))
+            for callback in _callbacks(trainer)
+            for name in parameters_of(type(callback))
+            if name in states.get(callback.state_key, {}) and hasattr(callback, name)
+        ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the metrics; drop what was logged after the checkpoint."""
+        """Restore the metrics; drop what was logged after the checkpoint; let configuration and flags count."""
+        _count_in_new_batches(trainer)
+        for callback, name, value in self._settings:
+            if getattr(callback, name) is not value:
+                setattr(callback, name, value)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCsv):
                 logger.forget_from(trainer.global_step)
@@ -51,6 +64,22 @@ class ExactResume(Callback):
             if isinstance(states, list) and trainer.global_rank < len(states):
                 _load_random_states(states[trainer.global_rank])
             self._saved = None
+
+
+def _count_in_new_batches(trainer: Trainer) -> None:
+    """Count the batches of a resumed epoch as those of today's size, so that the epoch ends where its samples end."""
+    done = getattr(getattr(trainer, "datamodule", None), "batches_done", None)
+    if trainer.ckpt_path is None or done is None:
+        return
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    current: Any = progress.current
+    change = (int(trainer.num_training_batches) if progress.is_last_batch else done()) - current.processed
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(current, name, getattr(current, name) + change)
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    return list(getattr(trainer, "callbacks", []))
 
 
 def _random_states() -> dict[str, Any]:
@@ -93,5 +122,10 @@ def _metric_states(pl_module: LightningModule) -> dict[str, Any]:
 
 def _load_metric_states(pl_module: LightningModule, saved: dict[str, Any]) -> None:
     for name, metric in _train_metrics(pl_module).items():
-        if name in saved and saved[name]["updates"]:
+        # The loss of older versions had one part.
+        if name in saved and saved[name]["updates"] and _shapes(saved[name]["states"]) == _shapes(metric.metric_state):
             load_metric(metric, saved[name]["states"], saved[name]["updates"])
+
+
+def _shapes(states: dict[str, Any]) -> dict[str, Any]:
+    return {name: getattr(state, "shape", None) for name, state in states.items()}

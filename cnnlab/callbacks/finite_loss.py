@@ -1,4 +1,4 @@
-"""Stop a run whose loss is not finite, before it overwrites good checkpoints."""
+"""Stop a run whose loss is not finite, before it overwrites good checkpoints; refuse metrics that do not exist."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from cnnlab.callbacks.monitors import check_names
 from cnnlab.errors import TrainingError
 from cnnlab.run import Run
 
 
 class FiniteLoss(Callback):
-    """Stops at a loss that is NaN or infinite, and names the step.
+    """Stops at a loss that is NaN or infinite, and names the step; refuses to monitor a metric that does not exist.
 
     On an accelerator, or with several processes, the losses are checked at intervals, before each save, and at the end
     of an epoch, since each check makes the device or the processes wait.
@@ -26,10 +27,20 @@ class FiniteLoss(Callback):
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
         self._first_bad: Tensor | None = None
+        self._validated: set[str] = set()
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record which metrics a validation logs."""
+        self._validated = set(trainer.callback_metrics)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reset the state."""
+        """Reset the state, and check that the metrics exist that callbacks and schedules monitor.
+
+        Raises:
+            InputError: If a monitored metric does not exist.
+        """
         self._first_bad = None
+        check_names(trainer, pl_module, self._validated)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

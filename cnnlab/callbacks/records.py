@@ -58,6 +58,7 @@ class RunRecords(Callback):
             now["recipe"] = self.recipe
         if trainer.ckpt_path is not None and run.environment.is_file():
             first = json.loads(run.environment.read_text())
+            first.pop("stopped_early", None)
             now = {**first, "resumed": [*first.get("resumed", []), {**now, "step": trainer.global_step}]}
         write_json(run.environment, now)
         for logger in trainer.loggers:
@@ -138,6 +139,19 @@ def _write_manifest(trainer: Trainer, run: Run) -> None:
     manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
     if callable(manifest):
         write_csv(run.manifest, manifest())
+
+
+def note(trainer: Trainer, name: str, content: Any) -> None:
+    """Add something to a run's environment.json, on the first process.
+
+    Args:
+        trainer: The run's trainer; nothing is written if it writes no records.
+        name: The key.
+        content: Anything that JSON takes.
+    """
+    path = Run(Path(trainer.default_root_dir)).environment
+    if trainer.is_global_zero and path.is_file():
+        write_json(path, {**json.loads(path.read_text()), name: content})
 
 
 def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step: int | None) -> None:

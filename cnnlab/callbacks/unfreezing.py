@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from cnnlab.callbacks.checkpoints import Mode, monitored
+from cnnlab.callbacks.monitors import Mode, check_logged, monitored
 from cnnlab.errors import InputError
 from cnnlab.lightning_compat import is_trial_run
 from cnnlab.loggers import write_metrics
@@ -163,11 +163,7 @@ class ProgressiveUnfreezing(Callback):
         following = self.phases[self._phase + 1 : self._phase + 2]
         if trainer.sanity_checking or trainer.state.fn != "fit" or not following or following[0].epoch is not None:
             return
-        if self.monitor not in trainer.callback_metrics:
-            raise InputError(
-                f"callbacks.unfreezing waits for {self.monitor!r}, which nobody logs; there are "
-                f"{', '.join(sorted(trainer.callback_metrics))}"
-            )
+        check_logged(trainer, "callbacks.unfreezing", self.monitor)
         value = float(trainer.callback_metrics[str(self.monitor)])
         better = self._best is None or (value > self._best if self.mode == "max" else value < self._best)
         self._best = value if better else self._best

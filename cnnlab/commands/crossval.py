@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def _train_folds(folder: Path, count: int, options: list[str]) -> None:
     table = {
         name: {"mean": statistics.fmean(values), "standard_deviation": statistics.stdev(values), "folds": values}
         for name in results[0]
-        if (values := [result[name] for result in results])
+        if (values := [math.nan if result[name] is None else result[name] for result in results])
     }
     write_json(folder / "crossval.json", {"folds": count, "options": options, "metrics": table})
     _merge_predictions(runs, folder / "predictions.csv")

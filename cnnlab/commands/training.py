@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from jsonargparse import set_dumper
 from lightning.fabric.plugins import ClusterEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -403,6 +404,9 @@ def run_command(command: str, arguments: list[str]) -> None:
             # All processes stop; only the first one prints the reason.
             raise SystemExit(stop.exit_code) from None
         raise
+    except MisconfigurationException as error:
+        # Lightning refuses settings by this error: the user can correct them.
+        raise InputError(" ".join(str(error).split())) from error
     finally:
         decided.run.discard_if_empty()
     if cli.trainer.is_global_zero and not cli.is_trial:

@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from cnnlab.errors import InputError
 from cnnlab.image_files import listed
 from cnnlab.imaging import EvalTransform, Preprocessing, preprocess
 from cnnlab.lightning_compat import is_overfitting
+from cnnlab.loggers import announce
 
 _MOST_CLASSES = 20
 """How many classes are named at the start."""
@@ -104,6 +107,49 @@ class ClassesMixin:
         return f"{self.num_classes} classes, {names}"
 
 
+class _Steps(NamedTuple):
+    """How the batches of an epoch belong to optimizer steps."""
+
+    batches: int
+    """The batches of a step; the last step of an epoch may have fewer."""
+    first: int
+    """The number of the first batch."""
+    end: int
+    """The batches of the whole epoch."""
+    counts: Callable[[Batch], Tensor]
+    """What the loss counts in a batch: see VisionTask.loss_counts."""
+
+    def size_at(self, place: int) -> int:
+        """The batches of the step that begins with this batch."""
+        return min(self.batches - place % self.batches, self.end - place)
+
+
+class _StepLoader(DataLoader[Any]):
+    """A loader that reads the batches of an optimizer step together, so that each knows what all of them count.
+
+    Args:
+        *args: DataLoader's arguments.
+        steps: How the batches belong to steps; asked for each epoch.
+        **kwargs: DataLoader's arguments.
+    """
+
+    def __init__(self, *args: Any, steps: Callable[[], _Steps | None], **kwargs: Any) -> None:
+        self._steps = steps
+        super().__init__(*args, **kwargs)
+
+    def __iter__(self) -> Any:
+        batches, steps = super().__iter__(), self._steps()
+        return batches if steps is None else self._by_steps(batches, steps)
+
+    @staticmethod
+    def _by_steps(batches: Iterator[Any], steps: _Steps) -> Iterator[Batch]:
+        place = steps.first
+        while step := [Batch.of(batch) for batch in islice(batches, steps.size_at(place))]:
+            counts = torch.stack([steps.counts(batch) for batch in step]).sum(dim=0)
+            yield from (batch.replace(group_counts=counts) for batch in step)
+            place += len(step)
+
+
 def identity_collate(batch: Any) -> Any:
     """The collate function of a BatchDataset, whose items are whole batches already."""
     return batch
@@ -114,7 +160,7 @@ class VisionDataModule(LightningDataModule):
 
     A subclass sets train_set, val_set, test_set and predict_set in setup(). After its creation, it has the attributes
     that PROVIDES names; the command line passes them to the task. Training is resumable: the module's state is the
-    epoch and the number of its batches that have been trained on.
+    epoch and the number of its samples that have been trained on.
 
     Args:
         batch_size: Samples per process and step, 1 or greater.
@@ -225,9 +271,9 @@ class VisionDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled Batches."""
         sampler = self.create_train_sampler()
-        sampler.resume_at(*self._resumed)
+        sampler.resume_at(*self._resumed, self._limit(sampler))
         self._train_sampler = sampler
-        return self._loader(self.train_set, sampler)
+        return self._loader(self.train_set, sampler, partial(_StepLoader, steps=self._steps_of))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches in order."""
@@ -242,31 +288,66 @@ class VisionDataModule(LightningDataModule):
         return self._eval_loader(self.predict_set)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the training data: batches trained on, without batches read ahead."""
-        if self.trainer is None:
-            return {"epoch": self._resumed[0], "batches": self._resumed[1], "step_size": self._step_size}
-        epochs: Any = self.trainer.fit_loop.epoch_progress.current
-        between_epochs = epochs.processed == epochs.started
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        batches = 0 if between_epochs else progress.processed
-        return {"epoch": epochs.processed, "batches": batches, "step_size": self._step_size}
+        """The position in the training data: samples trained on, without samples read ahead."""
+        epoch, samples = self._resumed
+        if self.trainer is not None:
+            epochs: Any = self.trainer.fit_loop.epoch_progress.current
+            progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+            first, begun = (samples, self.batches_done()) if epoch == epochs.processed else (0, 0)
+            epoch, samples = epochs.processed, first + (progress.current.processed - begun) * self._step_size
+            if progress.is_last_batch:
+                samples = self._train_size
+            if epochs.processed == epochs.started:
+                samples = 0  # Between two epochs.
+        return {"epoch": epoch, "samples": samples, "step_size": self._step_size, "size": self._train_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the position in a state dict.
+        """Continue from the position in a state dict, at the same sample, whatever a step's number of samples is.
 
-        Raises:
-            InputError: If it was saved in the middle of an epoch with another number of samples per step.
+        With other data there is no such sample: it is then the same share of the epoch.
         """
-        if state_dict["batches"] and state_dict["step_size"] != self._step_size:
-            raise InputError(
-                f"the run was interrupted in the middle of an epoch with {state_dict['step_size']} samples a step "
-                f"(batch size times processes), so it cannot go on with {self._step_size}: keep data.batch_size and "
-                "trainer.devices as they were"
+        before, now = state_dict.get("size", self._train_size), self._train_size
+        samples, step = state_dict.get("samples"), state_dict["step_size"]
+        if samples is None:  # Older versions counted batches.
+            samples = min(state_dict["batches"] * step, now)
+            samples = now if samples and self.drop_last and now - samples < step else samples
+        if before != now:
+            samples = samples * now // before
+        self._resumed = (state_dict["epoch"], samples)
+        if 0 < samples < now and (before, step) != (now, self._step_size):
+            announce(
+                f"epoch {state_dict['epoch']} (0 is the first) goes on after {samples:,} of {now:,} samples, with "
+                f"{self._step_size} samples a step (they were {step})"
             )
-        self._resumed = (state_dict["epoch"], state_dict["batches"])
         if self._train_sampler is not None:
             # Some strategies count the steps, which creates the loader, before they read the checkpoint.
-            self._train_sampler.resume_at(*self._resumed)
+            self._train_sampler.resume_at(*self._resumed, self._limit(self._train_sampler))
+
+    def batches_done(self) -> int:
+        """The batches that the resumed epoch counts as trained on; 0 if it begins, or if training has not begun."""
+        sampler = self._train_sampler
+        if sampler is None or not self._resumed[1]:
+            return 0
+        return self._limit(sampler) - sampler.batches_left(self._resumed[0])
+
+    def smallest_batch(self) -> int:
+        """The smallest number of samples in a training batch, on any process."""
+        sampler = self._train_sampler or self.create_train_sampler()
+        return sampler.smallest_batch()
+
+    def _limit(self, sampler: TrainSampler) -> int:
+        """The batches of an epoch: all, or what trainer.limit_train_batches says."""
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        return min(limit, len(sampler)) if isinstance(limit, int) else int(limit * len(sampler))
+
+    def _steps_of(self) -> _Steps | None:
+        """How the batches of the coming epoch belong to steps; None if each is a step, or for a user's own task."""
+        sampler, trainer = self._train_sampler, self.trainer
+        counts = getattr(getattr(trainer, "lightning_module", None), "loss_counts", None)
+        if trainer is None or sampler is None or counts is None or trainer.accumulate_grad_batches == 1:
+            return None
+        whole = self._limit(sampler)
+        return _Steps(trainer.accumulate_grad_batches, whole - sampler.batches_left(sampler.epoch), whole, counts)
 
     def teardown(self, stage: str) -> None:
         """Forget the position of a resumed run: another fit starts from the beginning."""
@@ -292,8 +373,17 @@ class VisionDataModule(LightningDataModule):
             return {"rank": 0, "world_size": 1}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
-    def _loader(self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler) -> DataLoader[Any]:
-        return DataLoader(
+    @property
+    def _train_size(self) -> int:
+        return len(self.train_set) if hasattr(self, "train_set") else 1
+
+    def _loader(
+        self,
+        dataset: BatchDataset,
+        sampler: TrainSampler | EvalSampler,
+        kind: Callable[..., DataLoader[Any]] = DataLoader,
+    ) -> DataLoader[Any]:
+        return kind(
             dataset,
             batch_sampler=sampler,
             collate_fn=identity_collate,

@@ -61,6 +61,7 @@ class TrainSampler(Sampler[list[Draw]]):
         self.drop_last = self.drop_last and self.size >= self.step_size
         self.epoch = 0
         self._resumed = (0, 0)
+        self._limit: int | None = None
 
     @property
     def sampler(self) -> TrainSampler:
@@ -74,15 +75,42 @@ class TrainSampler(Sampler[list[Draw]]):
         """
         self.epoch = max(epoch, self._resumed[0])
 
-    def resume_at(self, epoch: int, batches: int) -> None:
-        """Start at this epoch, after this number of batches; later epochs are complete."""
-        self._resumed = (epoch, batches)
+    def resume_at(self, epoch: int, samples: int, limit: int | None = None) -> None:
+        """Start at this epoch, after this number of samples of its order; later epochs are complete.
+
+        Args:
+            epoch: The epoch, 0 for the first.
+            samples: The samples of all processes that have been trained on in this epoch.
+            limit: The batches of a whole epoch, if they are limited.
+        """
+        self._resumed = (epoch, samples)
+        self._limit = limit
         self.epoch = epoch
 
     def __len__(self) -> int:
         """The number of batches in a whole epoch."""
-        whole, rest = divmod(self.size, self.step_size)
+        return self._batches_from(0)
+
+    def batches_left(self, epoch: int) -> int:
+        """The number of batches in an epoch, the resumed one included.
+
+        An interrupted epoch has at least one more batch, even if that is incomplete.
+        """
+        most = len(self) if self._limit is None else min(len(self), self._limit)
+        samples = self._resumed[1] if epoch == self._resumed[0] else 0
+        if not samples or samples >= self.size:
+            return 0 if samples else most
+        return max(1, min(self._batches_from(samples), most - samples // self.step_size))
+
+    def _batches_from(self, samples: int) -> int:
+        whole, rest = divmod(self.size - samples, self.step_size)
         return whole + (not self.drop_last and rest >= self.world_size)
+
+    def smallest_batch(self) -> int:
+        """The smallest number of samples in a batch of an epoch, on any process."""
+        rest = self.size % self.step_size
+        is_whole = self.drop_last or rest < self.world_size or self.batches_left(-1) < len(self)
+        return self.batch_size if is_whole else rest // self.world_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield lists of (epoch, index), a batch each."""
@@ -93,9 +121,10 @@ class TrainSampler(Sampler[list[Draw]]):
         else:
             order = weighted_choice(self.seed, epoch, self.weights)
             occasions = epoch + _AGAIN * _repetition(order)
-        first = self._resumed[1] if epoch == self._resumed[0] else 0
-        for step in range(first, len(self)):
-            together = np.arange(self.size)[step * self.step_size : (step + 1) * self.step_size]
+        first = self._resumed[1] if self.epoch == self._resumed[0] else 0
+        count = self.batches_left(self.epoch) if first else len(self)
+        for start in range(first, first + count * self.step_size, self.step_size):
+            together = np.arange(self.size)[start : start + self.step_size]
             mine = np.array_split(together, self.world_size)[self.rank]
             yield list(zip(occasions[mine].tolist(), order[mine].tolist(), strict=True))
 

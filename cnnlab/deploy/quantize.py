@@ -104,7 +104,7 @@ def quantize_static(
 
     before = measure(load_onnx(source))
     best = attempt([])
-    if best.drop > max_drop:
+    if not best.drop <= max_drop:  # NaN is a failure too.
         few = [np.concatenate(list(batches))[:_FEW]] if len({b.shape[1:] for b in batches}) == 1 else batches[:1]
         expected = [load_onnx(source)(images) for images in few]
 

@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 Row = dict[str, Any]
 """A table's row: column to value; a Path is an image file."""
+
+
+@rank_zero_only
+def announce(message: str) -> None:
+    """Print a line about the run, on the first process."""
+    print(message, flush=True)
 
 
 def write_metrics(trainer: Trainer, metrics: Mapping[str, float], step: int) -> None:

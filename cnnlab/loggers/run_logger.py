@@ -56,7 +56,13 @@ class TensorBoard(RunLogger, TensorBoardLogger):
         TensorBoardLogger.__init__(self, folder / "tensorboard", name=None, version="")
 
     def replay(self, before: int | None = None) -> None:
-        """Do nothing: TensorBoard reads all files of the folder together."""
+        """Log nothing, since TensorBoard reads all files of the folder together.
+
+        A resumed run begins a file that replaces the steps from ``before`` on, which a killed run has logged already.
+        """
+        if before is not None:
+            self.finalize("success")
+            TensorBoardLogger.__init__(self, self.save_dir, name=None, version="", purge_step=before)
 
 
 def _on_first_if_open(method: Callable[..., None]) -> Callable[..., None]:

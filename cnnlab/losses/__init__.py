@@ -1,6 +1,8 @@
 """Losses, one file for each kind of task. No Lightning."""
 
 from cnnlab.losses.distillation import attention_transfer, soft_targets
+from cnnlab.losses.labels import ClassLoss, LabelsLoss
+from cnnlab.losses.parts import PartsLoss, total
 from cnnlab.losses.segmentation import (
     LOSSES,
     CrossEntropy,
@@ -16,15 +18,19 @@ from cnnlab.losses.values import VALUE_LOSSES, OrdinalLoss, ValueLoss
 __all__ = [
     "LOSSES",
     "VALUE_LOSSES",
+    "ClassLoss",
     "CrossEntropy",
     "CrossEntropyDice",
     "Dice",
     "Focal",
+    "LabelsLoss",
     "OrdinalLoss",
+    "PartsLoss",
     "Tversky",
     "ValueLoss",
     "attention_transfer",
     "class_sums",
     "create_loss",
     "soft_targets",
+    "total",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cnnlab.errors import InputError, nearest
+from cnnlab.losses.parts import PartsLoss, images_of
 
 
 class ClassSums(NamedTuple):
@@ -144,20 +145,20 @@ def _image(logits: Tensor, target: Tensor, ignore_index: int, kind: torch.dtype)
     return logits.flatten(1).to(kind), pixels.masked_fill(ignored, 0), (~ignored).to(kind)
 
 
-class _SumsLoss(nn.Module, ABC):
-    """A loss that is computed from class_sums."""
+class _SumsLoss(PartsLoss):
+    """A loss whose parts are computed from class_sums."""
 
     def __init__(self, ignore_index: int = 255) -> None:
         super().__init__()
         self.ignore_index = ignore_index
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, K, H, W) and targets (B, H, W) to a scalar, at least float32."""
-        return self.of(class_sums(logits, target, self.ignore_index))
+    def parts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Logits (B, K, H, W) and targets (B, H, W) to parts (P,), at least float32."""
+        return torch.stack(self.of(class_sums(outputs, targets, self.ignore_index)))
 
     @abstractmethod
-    def of(self, sums: ClassSums) -> Tensor:
-        """The loss from the class sums."""
+    def of(self, sums: ClassSums) -> list[Tensor]:
+        """The parts from the class sums, scalars."""
 
 
 class CrossEntropy(_SumsLoss):
@@ -174,13 +175,21 @@ class CrossEntropy(_SumsLoss):
         super().__init__(ignore_index)
         self.register_buffer("class_weights", _weights(class_weights), persistent=False)
 
-    def of(self, sums: ClassSums) -> Tensor:
+    def of(self, sums: ClassSums) -> list[Tensor]:
         """See _SumsLoss."""
         surprise, count = -sums.log_likelihood, sums.pixels
         if self.class_weights is not None:
             surprise, count = surprise * self.class_weights, count * self.class_weights
         total = count.sum()
-        return surprise.sum() / torch.where(total > 0, total, 1.0)
+        return [surprise.sum() / torch.where(total > 0, total, 1.0)]
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """The pixels that are not ignored, weighted by their classes (the largest weight counts as 1)."""
+        if self.class_weights is None:
+            return _counted(targets, self.ignore_index)
+        weights = self.class_weights.to(targets.device) / self.class_weights.max().to(targets.device)
+        ignored = targets == self.ignore_index
+        return weights[targets.masked_fill(ignored, 0)].masked_fill(ignored, 0.0).sum()[None]
 
 
 class Tversky(_SumsLoss):
@@ -222,15 +231,19 @@ class Tversky(_SumsLoss):
         self.alpha, self.beta, self.smooth = alpha, beta, smooth
         self.batchwise, self.absent = batchwise, absent
 
-    def of(self, sums: ClassSums) -> Tensor:
+    def of(self, sums: ClassSums) -> list[Tensor]:
         """See _SumsLoss."""
         overlap, mass, _, count = (part.sum(dim=0, keepdim=True) for part in sums) if self.batchwise else sums
         errors = self.alpha * (mass - overlap) + self.beta * (count - overlap)
         losses = 1 - (overlap + self.smooth) / (overlap + errors + self.smooth)
         if self.absent == "count":
-            return losses.mean()
+            return [losses.mean()]
         present = (count > 0).to(losses.dtype)
-        return ((losses * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)).mean()
+        return [((losses * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)).mean()]
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """The images; so batches that are treated as one image each are weighted with their images."""
+        return images_of(targets)[None]
 
 
 class Dice(Tversky):
@@ -255,6 +268,8 @@ class CrossEntropyDice(_SumsLoss):
     The first two arguments are their weights; the others are those of CrossEntropy and Dice.
     """
 
+    num_parts = 2
+
     def __init__(
         self,
         cross_entropy: float = 0.5,
@@ -272,12 +287,17 @@ class CrossEntropyDice(_SumsLoss):
         self.cross_entropy = CrossEntropy(class_weights, ignore_index)
         self.dice = Dice(smooth, batchwise, absent, ignore_index)
 
-    def of(self, sums: ClassSums) -> Tensor:
+    def of(self, sums: ClassSums) -> list[Tensor]:
         """See _SumsLoss."""
-        return self.shares[0] * self.cross_entropy.of(sums) + self.shares[1] * self.dice.of(sums)
+        parts = (*self.cross_entropy.of(sums), *self.dice.of(sums))
+        return [share * part for share, part in zip(self.shares, parts, strict=True)]
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """Those of both."""
+        return torch.cat([self.cross_entropy.counts(targets), self.dice.counts(targets)])
 
 
-class Focal(nn.Module):
+class Focal(PartsLoss):
     """Cross-entropy times (1 - p)^gamma, where p is the true class's probability (Lin et al. 2017, arXiv:1708.02002).
 
     Args:
@@ -300,16 +320,20 @@ class Focal(nn.Module):
         self.gamma, self.ignore_index = gamma, ignore_index
         self.register_buffer("class_weights", _weights(class_weights), persistent=False)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, K, H, W) and targets (B, H, W) to a scalar, at least float32."""
-        kind = torch.promote_types(logits.dtype, torch.float32)
-        surprise = F.cross_entropy(logits.to(kind), target, ignore_index=self.ignore_index, reduction="none")
-        valid = target != self.ignore_index
+    def parts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Logits (B, K, H, W) and targets (B, H, W) to one part, at least float32."""
+        kind = torch.promote_types(outputs.dtype, torch.float32)
+        surprise = F.cross_entropy(outputs.to(kind), targets, ignore_index=self.ignore_index, reduction="none")
+        valid = targets != self.ignore_index
         # The surprise of ignored pixels is 0, and so is their loss.
         losses = (1 - torch.exp(-surprise)).clamp(min=torch.finfo(kind).tiny) ** self.gamma * surprise
         if self.class_weights is not None:
-            losses = losses * self.class_weights[target.masked_fill(~valid, 0)]
-        return losses.sum() / valid.sum().clamp(min=1)
+            losses = losses * self.class_weights[targets.masked_fill(~valid, 0)]
+        return (losses.sum() / valid.sum().clamp(min=1))[None]
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """The pixels that are not ignored."""
+        return _counted(targets, self.ignore_index)
 
 
 LOSSES: dict[str, type[nn.Module]] = {
@@ -334,6 +358,10 @@ def create_loss(name: str, ignore_index: int, args: dict[str, Any]) -> nn.Module
     if unknown := sorted(set(args) - set(known)):
         raise InputError(f"loss {name!r} has no {unknown[0]!r}: {nearest(unknown[0], known)}")
     return LOSSES[name](ignore_index=ignore_index, **args)
+
+
+def _counted(targets: Tensor, ignore_index: int) -> Tensor:
+    return (targets != ignore_index).sum()[None].float()
 
 
 def _weights(values: Sequence[float] | None) -> Tensor | None:

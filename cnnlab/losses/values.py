@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnlab.errors import InputError, nearest
+from cnnlab.losses.parts import PartsLoss, scale_of_known
 
 _LARGEST_LOG_VARIANCE = 15.0
 """The limit, to both sides, for standardized values: beyond it a variance is meaningless, its inverse out of range."""
@@ -29,8 +30,8 @@ VALUE_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Losses of standardized values by name; gaussian_nll (Nix and Weigend 1994) also learns a spread for each value."""
 
 
-class ValueLoss(nn.Module):
-    """A loss of values, standardized by the training's mean and standard deviation.
+class ValueLoss(PartsLoss):
+    """A loss of values, standardized by the training's mean and standard deviation; the mean over the known values.
 
     Args:
         name: A name in VALUE_LOSSES.
@@ -56,13 +57,23 @@ class ValueLoss(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Outputs (B, V), or (B, 2V) with gaussian_nll, and values (B, V) in their own units, to a scalar."""
-        return VALUE_LOSSES[self.name](outputs.float(), (targets - self.mean) / self.std)
+    def parts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Outputs (B, V), or (B, 2V) with gaussian_nll, and values (B, V) in their own units, NaN where unknown."""
+        known = ~targets.isnan()
+        # All losses, and their gradients, are 0 where outputs and target are 0.
+        standardized = ((targets - self.mean) / self.std).masked_fill(~known, 0.0)
+        counted = outputs.float().masked_fill(~known.repeat(1, outputs.shape[1] // targets.shape[1]), 0.0)
+        return (VALUE_LOSSES[self.name](counted, standardized) * scale_of_known(known))[None]
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """See PartsLoss."""
+        return (~targets.isnan()).sum()[None].float()
 
 
-class OrdinalLoss(nn.Module):
+class OrdinalLoss(PartsLoss):
     """Binary cross-entropy of a level being above each one but the highest (Frank and Hall 2001), summed over them.
+
+    The mean over the images whose level is known.
 
     Args:
         lowest: The number of the lowest level.
@@ -74,8 +85,14 @@ class OrdinalLoss(nn.Module):
         self.lowest = lowest
         self.levels = levels
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Logits (B, levels - 1) and levels (B, 1), to a scalar: the mean over the batch."""
+    def parts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Logits (B, levels - 1) and levels (B, 1), NaN where unknown."""
         steps = torch.arange(1, self.levels, device=targets.device)
         above = (targets - self.lowest >= steps).float()
-        return F.binary_cross_entropy_with_logits(outputs.float(), above, reduction="none").sum(dim=1).mean()
+        each = F.binary_cross_entropy_with_logits(outputs.float(), above, reduction="none").sum(dim=1)
+        known = ~targets[:, 0].isnan()
+        return (each.masked_fill(~known, 0.0).mean() * scale_of_known(known))[None]
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """See PartsLoss."""
+        return (~targets[:, 0].isnan()).sum()[None].float()

@@ -1,4 +1,4 @@
-"""Training with less memory: activation checkpointing, and group norm for small batches."""
+"""Training with less memory: activation checkpointing, and group norm for small batches; norms of single values."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cnnlab.errors import InputError, nearest
 
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -87,3 +88,43 @@ def batch_to_group_norm(network: nn.Module, groups: int = 32) -> int:
         activation = getattr(norm, "act", None)  # timm's batch norms include their activation.
         network.set_submodule(name, nn.Sequential(new, activation) if isinstance(activation, nn.Module) else new)
     return len(norms)
+
+
+@torch.no_grad()
+def norms_of_one_value(model: nn.Module, images: torch.Tensor) -> list[str]:
+    """Find the norms that normalize over one value, if these images are a training batch: torch refuses to train them.
+
+    The model is evaluated, so that its state does not change. A norm that is synchronized sees other processes' values.
+
+    Args:
+        model: The model, on the images' device.
+        images: (B, C, H, W), in the form that it takes.
+
+    Returns:
+        Their names in the model, in the order of computation.
+    """
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        features = inputs[0]
+        # An instance norm and a group norm treat each image alone.
+        groups = module.num_groups if isinstance(module, nn.GroupNorm) else features.shape[1]
+        images_together = 1 if isinstance(module, _INSTANCE_NORMS) else len(features)
+        if features.numel() // len(features) // groups * images_together == 1:
+            found.append(name)
+
+    modes = {module: module.training for module in model.modules()}
+    kinds = (*BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm)
+    hooks = [
+        module.register_forward_pre_hook(partial(look, name))
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and not isinstance(module, nn.SyncBatchNorm)
+    ]
+    try:
+        model.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return found

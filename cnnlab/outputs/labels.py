@@ -114,7 +114,7 @@ class Labels(Output):
         return f"{float(arrays['probabilities'][0, name]):.0%}"
 
     def _numbers(self, truth: npt.NDArray[Any]) -> list[int]:
-        return [int(i) for i in np.flatnonzero(truth)] if truth.ndim else [int(truth)]
+        return [int(i) for i in np.flatnonzero(np.nan_to_num(truth))] if truth.ndim else [int(truth)]
 
     def _named(self, numbers: Sequence[int]) -> str:
         return "; ".join(self.names[number] for number in numbers) or "-"

@@ -15,6 +15,24 @@ from cnnlab.outputs.base import Output, Size
 from cnnlab.writing import write_atomically
 
 
+def distinct(columns: Sequence[str], noun: str) -> list[str]:
+    """Return a table's columns without repetition: the name of a class or value that is taken gets the noun.
+
+    Args:
+        columns: The columns, those with fixed names first.
+        noun: What the others are named after.
+
+    >>> distinct(["index", "target", "cat", "target"], "class")
+    ['index', 'target', 'cat', 'target (class)']
+    """
+    found: list[str] = []
+    for column in columns:
+        while column in found:
+            column = f"{column} ({noun})"
+        found.append(column)
+    return found
+
+
 class AnswerWriter:
     """Creates the rows of a table of answers, and writes the files that belong to them.
 
@@ -62,7 +80,7 @@ class AnswerWriter:
     @property
     def header(self) -> list[str]:
         """The table's columns."""
-        return ["index", "path", *self.output.columns]
+        return distinct(["index", "path", *self.output.columns], self.output.noun)
 
     def sizes(self, paths: Sequence[str]) -> list[Size | None]:
         """The original sizes at which answers are written; None if they have no files."""

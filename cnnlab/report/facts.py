@@ -56,7 +56,7 @@ class Facts:
     def results(self) -> dict[str, float]:
         """The test's results by metric; without a test, those of the training's last validation."""
         if tested := _json(self.run.test):
-            return tested
+            return {name: value for name, value in tested.items() if value is not None}  # null: it was not a number.
         return {name: series[-1][1] for name, series in self.curves.items() if name.startswith("val/")}
 
     @cached_property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cnnlab.errors import InputError
 from cnnlab.loggers import Row
+from cnnlab.outputs.table import distinct
 from cnnlab.tasks.base import Stage, VisionTask
 
 
@@ -42,8 +43,9 @@ class ClassTask(VisionTask):
         tables: dict[str, list[Row]] = {}
         matrix = self.tables.get(f"{stage}/confusion_matrix")
         if matrix is not None:
+            columns = distinct(["truth \\ predicted", *self.class_names], "class")
             tables["confusion_matrix"] = [
-                {"truth \\ predicted": name, **dict(zip(self.class_names, row, strict=True))}
+                dict(zip(columns, [name, *row], strict=True))
                 for name, row in zip(self.class_names, matrix.tolist(), strict=True)
             ]
         counts = self.class_counts(stage)

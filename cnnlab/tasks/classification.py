@@ -5,32 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import (
     MulticlassConfusionMatrix,
     MulticlassF1Score,
     MultilabelAccuracy,
-    MultilabelAveragePrecision,
-    MultilabelF1Score,
     MultilabelStatScores,
 )
 
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.loggers import Row
+from cnnlab.losses import ClassLoss, LabelsLoss
 from cnnlab.models.decoding import Answers, LabelDecoder
 from cnnlab.outputs import Labels
 from cnnlab.tasks.base import Stage
 from cnnlab.tasks.classes import ClassTask
-from cnnlab.tasks.metrics import Calibration, ExactAccuracy
+from cnnlab.tasks.metrics import Calibration, ExactAccuracy, LabelAveragePrecision, LabelF1
 
 
 class Classification(ClassTask):
     """Train a network to classify images with cross-entropy.
 
     Metrics: loss and accuracy in training; also top-k accuracy, macro F1, the expected calibration error (15 bins) and
-    the confusion matrix (rows are the true classes) in validation and test.
+    the confusion matrix (rows are the true classes) in validation and test. With several classes for each image: macro
+    F1 and the mean average precision, which is then what callbacks monitor: with rare classes, an accuracy is high if
+    none is predicted.
 
     Args:
         network: See VisionTask.
@@ -44,7 +46,7 @@ class Classification(ClassTask):
         InputError: If a name is unknown or an argument is out of range.
     """
 
-    monitor: ClassVar[str] = "val/accuracy"
+    monitor: str = "val/accuracy"
     mode: ClassVar[Literal["min", "max"]] = "max"
     lower_is_better: ClassVar[Sequence[str]] = ("loss", "calibration_error")
     kind: ClassVar[str | None] = "labels"
@@ -79,17 +81,22 @@ class Classification(ClassTask):
             )
         self.label_smoothing = label_smoothing
         self.multi_label = multi_label
+        if multi_label:
+            self.monitor = "val/average_precision"
         self.top_k = (5 if num_classes > 5 else None) if top_k is None else top_k
         super().__init__(network=network, num_classes=num_classes, **kwargs)
 
     def configure_loss(self) -> Callable[[Tensor, Any], Tensor]:
         """Cross-entropy of logits (B, num_classes) and classes (B,) or soft targets (B, num_classes).
 
-        With several classes per image, it is the binary cross-entropy of each class.
+        With several classes per image, it is the binary cross-entropy of each class. Unknown classes (-1, or NaN) are
+        left out.
         """
-        if self.multi_label:
-            return nn.BCEWithLogitsLoss()
-        return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+        return LabelsLoss() if self.multi_label else ClassLoss(self.label_smoothing)
+
+    def configure_evaluation_loss(self) -> Callable[[Tensor, Any], Tensor]:
+        """The loss without label smoothing, so that runs with different smoothing can be compared."""
+        return LabelsLoss() if self.multi_label else ClassLoss()
 
     def configure_decoder(self) -> LabelDecoder:
         """Softmax; sigmoid if an image may have several classes."""
@@ -104,11 +111,11 @@ class Classification(ClassTask):
         count = self.num_classes
         metrics: dict[str, Metric]
         if self.multi_label:
-            metrics = {"accuracy": MultilabelAccuracy(count, average="micro")}
+            metrics = {"accuracy": MultilabelAccuracy(count, average="micro", ignore_index=-1, validate_args=False)}
             if stage != "train":
-                metrics["f1"] = MultilabelF1Score(count, average="macro")
-                metrics["average_precision"] = MultilabelAveragePrecision(count, average="macro")
-                metrics["counts"] = MultilabelStatScores(count, average="none")
+                metrics["f1"] = LabelF1(count)
+                metrics["average_precision"] = LabelAveragePrecision(count)
+                metrics["counts"] = MultilabelStatScores(count, average="none", ignore_index=-1, validate_args=False)
             return metrics
         metrics = {"accuracy": ExactAccuracy(count)}
         if stage != "train":
@@ -121,11 +128,16 @@ class Classification(ClassTask):
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
         """Update with probabilities (B, num_classes) and classes (B,), or targets (B, num_classes)."""
-        targets = (batch.targets > 0.5).long() if self.multi_label else batch.targets
+        targets, probabilities = batch.targets, answers["probabilities"]
+        if self.multi_label:
+            targets = torch.where(targets.isnan(), -1, (targets > 0.5).long())
+        elif batch.has_unknown:
+            known = targets >= 0
+            targets, probabilities = targets[known], probabilities[known]
         for metric in metrics.values():
             # Metrics with list states get empty batches too, since the other processes expect a list of that shape.
-            if len(batch) or any(isinstance(state, list) for state in metric.metric_state.values()):
-                metric.update(answers["probabilities"], targets)
+            if len(targets) or any(isinstance(state, list) for state in metric.metric_state.values()):
+                metric.update(probabilities, targets)
 
     def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
         """The tables of ClassTask, and the reliability of the probabilities."""

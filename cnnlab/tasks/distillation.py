@@ -15,7 +15,7 @@ from cnnlab.errors import InputError
 from cnnlab.imaging import height_and_width
 from cnnlab.imports import parameters_of
 from cnnlab.interpret.layers import get_layer
-from cnnlab.losses import attention_transfer, soft_targets
+from cnnlab.losses import attention_transfer, soft_targets, total
 from cnnlab.tasks.classification import Classification
 from cnnlab.tasks.teacher import LogitsCache, Teacher, find_teacher
 
@@ -132,21 +132,32 @@ class Distillation(Classification):
                 "others. Switch augmentation and mixing off, or leave out model.cache"
             )
 
-    def loss_and_outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The distillation loss in training, otherwise the cross-entropy; and the student's logits."""
-        hard, outputs = super().loss_and_outputs(batch)
+    @property
+    def num_loss_parts(self) -> int:
+        """The teacher's part, that of the classes, and one for each pair of layers."""
+        return 2 + len(self.hparams["features"] or {})
+
+    def loss_counts(self, batch: Batch) -> Tensor:
+        """All samples; for the classes' part, those whose class is known."""
+        known = super().loss_counts(batch)
+        samples = torch.full_like(known, float(len(batch)))
+        return torch.cat([samples, known, samples.expand(self.num_loss_parts - 2)])
+
+    def parts_and_outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The distillation loss in training, otherwise the cross-entropy, in parts; and the student's logits."""
+        hard, outputs = super().parts_and_outputs(batch)
         if not self.training:
-            return hard, outputs
+            return torch.nn.functional.pad(hard, (1, self.num_loss_parts - 2)), outputs
         device = batch.images.device
         if next(self.teacher.parameters()).device != device:  # Here: searches take steps before training starts.
             self.teacher.to(device)
         taught = self.teacher(batch.images) if self._cache is None else self._cache(batch.images, self.teacher)
         alpha = self.hparams["alpha"]
-        loss: Tensor = alpha * soft_targets(outputs, taught, self.hparams["temperature"]) + (1 - alpha) * hard
+        parts = [alpha * soft_targets(outputs, taught, self.hparams["temperature"]), (1 - alpha) * total(hard)]
         for own, layer in (self.hparams["features"] or {}).items():
             pair = attention_transfer(self._seen["student"].pop(own), self._seen["teacher"].pop(layer))
-            loss = loss + self.hparams["features_weight"] * pair
-        return loss, outputs
+            parts.append(self.hparams["features_weight"] * pair)
+        return torch.stack(parts), outputs
 
     def fetched_networks(self) -> dict[str, tuple[str, str]]:
         """The networks of VisionTask, and a teacher that is given by its network's name."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision, MultilabelF1Score
 from torchmetrics.utilities import dim_zero_cat
 
 _LOSS_UNIT = 2**22
@@ -17,11 +18,15 @@ _PROBABILITY_UNIT = 2**24
 
 
 class MeanLoss(Metric):
-    """The mean of batches' losses, each weighted with its number of samples.
+    """The mean loss of all batches: the sum over its parts of (sum of mean times count) / (sum of counts).
 
-    Losses are summed as integer multiples of 2^-22, so that the sum does not depend on their order or on the
-    processes. The mean is NaN if a loss is NaN or its absolute value is above 2^18, so that the sum of 8 million
-    samples does not overflow. (torchmetrics' MeanMetric leaves the weights out if NaN checks are disabled.)
+    Means are summed as integer multiples of 2^-22, and counts as integers, so that the result does not depend on the
+    order or on the processes. The mean is NaN if a batch's is NaN or its absolute value is above 2^18, so that the sum
+    of 8 million samples does not overflow. (torchmetrics' MeanMetric leaves the weights out if NaN checks are
+    disabled.)
+
+    Args:
+        parts: P, the number of parts: see losses.PartsLoss.
 
     >>> mean = MeanLoss()
     >>> mean.update(torch.tensor(1.0), 3)
@@ -35,22 +40,32 @@ class MeanLoss(Metric):
     samples: Tensor
     unusable: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, parts: int = 1) -> None:
         super().__init__()
-        for name in ("total", "samples", "unusable"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # Runs of older versions, with one part, have scalars in their checkpoints.
+        zeros = torch.zeros(() if parts == 1 else (parts,), dtype=torch.int64)
+        self.add_state("total", zeros, dist_reduce_fx="sum")
+        self.add_state("samples", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("unusable", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, samples: int) -> None:
-        """Update with the mean loss of a number of samples."""
-        usable = loss.abs() <= _LARGEST_LOSS
-        self.total += (torch.where(usable, loss, 0).float() * _LOSS_UNIT).round().long() * samples
-        self.samples += samples
-        self.unusable += (~usable).long()
+    def update(self, means: Tensor, counts: Tensor | int) -> None:
+        """Update with the means of a batch, (P,) or a scalar, and with what each is the mean over, (P,) or a number.
+
+        The mean of a part that counts nothing is ignored.
+        """
+        weights = torch.as_tensor(counts, device=means.device).round().long()
+        means, weights = (value.reshape(self.total.shape) for value in (means, weights.expand(means.shape)))
+        usable = (means.abs() <= _LARGEST_LOSS) | (weights == 0)
+        self.total += (torch.where(usable, means, 0).float() * _LOSS_UNIT).round().long() * weights
+        self.samples += weights
+        self.unusable += (~usable).long().sum()
 
     def compute(self) -> Tensor:
         """The mean, a scalar; NaN before the first sample."""
-        mean = self.total.cpu().double() / _LOSS_UNIT / self.samples.cpu()
-        return torch.where(self.unusable.cpu() > 0, torch.nan, mean)
+        total, samples = self.total.cpu().double().reshape(-1), self.samples.cpu().reshape(-1)
+        means = torch.where(samples > 0, total / _LOSS_UNIT / samples.clamp(min=1), 0.0)
+        nothing = (self.unusable.cpu() > 0) | (samples.sum() == 0)
+        return torch.where(nothing, torch.nan, means.sum())
 
 
 class ExactAccuracy(MulticlassAccuracy):
@@ -69,7 +84,7 @@ class ExactAccuracy(MulticlassAccuracy):
         self.add_state("mixed_count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Update with scores (B, num_classes), and classes (B,) or weights of classes (B, num_classes)."""
+        """Update with scores (B, num_classes), and known classes (B,) or weights of classes (B, num_classes)."""
         if target.ndim == 1:
             super().update(preds, target)
             return
@@ -83,6 +98,35 @@ class ExactAccuracy(MulticlassAccuracy):
         hits, misses = (torch.as_tensor(count).sum().cpu() for count in (self.tp, self.fn))
         mixed = self.mixed_hits.cpu().double()
         return (hits.double() + mixed) / (hits + misses + self.mixed_count.cpu())
+
+
+class LabelF1(MultilabelF1Score):
+    """Macro F1 of several labels: a label that is neither in the targets nor in the predictions is left out.
+
+    torchmetrics' counts it as 0 (torchmetrics#1494).
+    """
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__(num_labels, average="none", ignore_index=-1, validate_args=False)
+
+    def compute(self) -> Tensor:
+        """A scalar in 0..1; NaN without any such label."""
+        hits, false, missed = (torch.as_tensor(count).cpu().double() for count in (self.tp, self.fp, self.fn))
+        return (2 * hits / (2 * hits + false + missed)).nanmean()
+
+
+class LabelAveragePrecision(MultilabelAveragePrecision):
+    """The mean average precision of several labels; a label that is in no target has none, and is left out."""
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__(num_labels, average="none", ignore_index=-1, validate_args=False)
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        """A scalar in 0..1; NaN if no label is in a target."""
+        present = (dim_zero_cat(self.target) == 1).any(dim=0)
+        with warnings.catch_warnings(action="ignore"):  # Of labels without a target.
+            scores = super().compute()
+        return torch.where(present, scores, torch.nan).double().nanmean()
 
 
 class Calibration(Metric):
@@ -221,21 +265,33 @@ class ValueScores(Metric):
         self.places.append(places)
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores, float64 scalars; by_value (V, 4): those of each value; pairs (N, 2V): true and predicted."""
+        """The scores, float64 scalars, of the known values.
+
+        by_value (V, 5): those of each value, and the number of images; pairs (N, 2V): true and predicted.
+        """
         order = dim_zero_cat(self.places).cpu().argsort(stable=True)
         predicted, true = (dim_zero_cat(one).cpu().double()[order] for one in (self.predicted, self.true))
-        errors = predicted - true
-        spread = (true - true.mean(dim=0)).square().sum(dim=0)
-        mae, rmse = errors.abs().mean(dim=0), errors.square().mean(dim=0).sqrt()
-        r2 = torch.where(spread > 0, 1 - errors.square().sum(dim=0) / spread, torch.nan)
-        spearman = torch.stack([rank_correlation(*pair) for pair in zip(predicted.T, true.T, strict=True)])
+        by_value = torch.stack([self._of_value(*pair) for pair in zip(predicted.T, true.T, strict=True)])
         unit = torch.tensor(self.std if len(self.std) > 1 else [1.0], dtype=torch.float64)
+        mae, rmse, r2, spearman, _ = by_value.T
         scores = {"mae": mae / unit, "rmse": rmse / unit, "r2": r2, "spearman": spearman}
-        found = {name: value.mean() for name, value in scores.items()}
+        found = {name: value[~mae.isnan()].mean() for name, value in scores.items()}
         if self.levels is not None:
-            found |= {"accuracy": (errors == 0).double().mean(), "kappa": quadratic_kappa(predicted, true)}
-        by_value = torch.stack([mae, rmse, r2, spearman], dim=1)
+            known = ~true.isnan().any(dim=1)
+            hits = (predicted[known] == true[known]).double().mean()
+            found |= {"accuracy": hits, "kappa": quadratic_kappa(predicted[known], true[known])}
         return found | {"by_value": by_value, "pairs": torch.cat([true, predicted], dim=1)}
+
+    @staticmethod
+    def _of_value(predicted: Tensor, true: Tensor) -> Tensor:
+        """The scores of one value: MAE, RMSE, R2, Spearman's correlation, and the number of images that have it."""
+        known = ~true.isnan()
+        predicted, true = predicted[known], true[known]
+        errors = predicted - true
+        spread = (true - true.mean()).square().sum()
+        r2 = torch.where(spread > 0, 1 - errors.square().sum() / spread, torch.nan)
+        scores = [errors.abs().mean(), errors.square().mean().sqrt(), r2, rank_correlation(predicted, true)]
+        return torch.stack([*scores, known.sum().double()])
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
 from cnnlab.checkpoint import make_portable
-from cnnlab.errors import InputError, nearest
+from cnnlab.errors import InputError, TrainingError, nearest
 from cnnlab.lightning_compat import is_attached
+from cnnlab.loggers import announce
 from cnnlab.models.groups import backbone_prefix, layer_groups
 from cnnlab.strategies import spreads_weights
+from cnnlab.tasks.places import forget_settings, move_schedules, place_in_run, steps_of_epoch
 from cnnlab.tasks.schedules import check_schedule, create_schedules
+from cnnlab.tasks.smallest_batch import check_smallest_batch
 
 DEFAULT_LR = 1e-3
 _FUSED_OPTIMIZERS = frozenset({"adam", "adamw", "sgd", "momentum", "adagrad"})
@@ -28,7 +33,8 @@ class Optimization(LightningModule):
 
     network: nn.Module
     layer_rates: dict[str, float] | None
-    monitor: ClassVar[str]
+    _resumed_place: tuple[int, int] | None = None
+    monitor: str
     mode: ClassVar[Literal["min", "max"]]
 
     def check_optimization(self) -> None:
@@ -76,13 +82,61 @@ class Optimization(LightningModule):
         schedules = create_schedules(
             hparams["schedule"],
             optimizer,
-            self.trainer.estimated_stepping_batches,
+            self._total_steps(),
             hparams["warmup"],
             self.monitor,
             self.mode,
             hparams["schedule_args"] or {},
         )
         return [optimizer], schedules
+
+    def _total_steps(self) -> float:
+        """The optimizer steps of the whole run.
+
+        Raises:
+            InputError: If Lightning refuses the trainer's settings when it counts them.
+        """
+        try:
+            return self.trainer.estimated_stepping_batches
+        except (ValueError, MisconfigurationException) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def on_train_start(self) -> None:
+        """Let the schedule of a resumed run go on at its share of the run, however many steps an epoch has now.
+
+        Raises:
+            InputError: If a batch norm would get one value for a channel.
+        """
+        super().on_train_start()
+        check_smallest_batch(self, getattr(self.trainer, "datamodule", None))
+        total = self._total_steps()
+        if self.trainer.ckpt_path is None or not math.isfinite(total):
+            return
+        place = place_in_run(self.trainer, int(total))
+        before = self._resumed_place
+        # The restored rates are those of the steps that the run had before.
+        made_for = int(total) if before is None else before[1]
+        move_schedules(self.trainer.lr_scheduler_configs, place, made_for, self.hparams)
+        if before is not None and before != (place.steps_of_epoch, place.total):
+            announce(
+                f"the schedule goes on at {place.step / place.total:.0%} of the run: steps of an epoch are now "
+                f"{place.steps_of_epoch} (they were {before[0]}), of the run {place.total} (they were {before[1]})"
+            )
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Move a schedule by a step.
+
+        Raises:
+            TrainingError: If plateau's metric is NaN, which it would count as no improvement.
+        """
+        if metric is not None and math.isnan(float(metric)):
+            raise TrainingError(
+                f"{self.monitor} is not a number (NaN), so the schedule cannot compare it; stopped. Usual causes: "
+                "nothing to measure it on in the validation images, or outputs that are NaN"
+            )
+        super().lr_scheduler_step(scheduler, metric)
 
     def _create_optimizer(self, lr: float, rates: Mapping[str, float] | None) -> Optimizer:
         """Create the optimizer, with a learning rate for each layer group if there are such rates.
@@ -129,6 +183,8 @@ class Optimization(LightningModule):
         if not is_attached(self) or self.trainer.state.fn != "fit":
             return
         kept = checkpoint["hyper_parameters"]
+        steps = checkpoint["cnnlab"].get("steps")
+        self._resumed_place = None if steps is None else (steps["epoch"], steps["run"])
         saved = any("layers" in group for state in checkpoint["optimizer_states"] for group in state["param_groups"])
         if saved != (self.layer_rates is not None or self.hparams["layer_decay"] is not None):
             raise InputError(
@@ -138,7 +194,7 @@ class Optimization(LightningModule):
             )
         fixed = ["optimizer", "optimizer_args", "layer_decay"]
         if "plateau" in (kept["schedule"], self.hparams["schedule"]):
-            fixed += ["schedule", "schedule_args", "warmup"]
+            fixed += ["schedule", "warmup"]
         changed = [name for name in fixed if kept.get(name) != self.hparams[name]]
         for name in ("lr", "weight_decay"):
             if kept[name] != self.hparams[name] and not (kept[name] and self.hparams[name]):
@@ -163,6 +219,7 @@ class Optimization(LightningModule):
             for name in ("lr", "initial_lr"):
                 group[name] *= faster
         for schedule in checkpoint["lr_schedulers"]:
+            forget_settings(schedule)
             for name in ("base_lrs", "_last_lr"):
                 if name in schedule:
                     schedule[name] = [rate * faster for rate in schedule[name]]
@@ -171,6 +228,9 @@ class Optimization(LightningModule):
         """Add to the checkpoint what is needed to create this task, and its data, again."""
         make_portable(checkpoint, self, getattr(self.trainer, "datamodule", None))
         checkpoint["cnnlab"]["lr_factor"] = self._lr_factor()
+        total = self._total_steps() if self.trainer.state.fn == "fit" else math.inf
+        if math.isfinite(total):
+            checkpoint["cnnlab"]["steps"] = {"epoch": steps_of_epoch(self.trainer), "run": int(total)}
         checkpoint["cnnlab"]["backbone"] = backbone_prefix(self.network)
 
 

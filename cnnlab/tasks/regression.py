@@ -12,8 +12,10 @@ from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.loggers import Row
 from cnnlab.losses import OrdinalLoss, ValueLoss
+from cnnlab.losses.parts import scale_of_known
 from cnnlab.models.decoding import Answers, Decoder, OrdinalDecoder, ValueDecoder
 from cnnlab.outputs import Values
+from cnnlab.outputs.table import distinct
 from cnnlab.tasks.base import Stage, VisionTask
 from cnnlab.tasks.metrics import MeanLoss, ValueScores
 
@@ -43,7 +45,7 @@ class Regression(VisionTask):
         InputError: If a name is unknown or an argument is out of range.
     """
 
-    monitor: ClassVar[str] = "val/mae"
+    monitor: str = "val/mae"
     mode: ClassVar[Literal["min", "max"]] = "min"
     lower_is_better: ClassVar[Sequence[str]] = ("loss", "mae", "rmse")
     kind: ClassVar[str | None] = "values"
@@ -126,18 +128,20 @@ class Regression(VisionTask):
             metrics["scores"].update(values, batch.targets, batch.indices)
         elif len(batch):
             unit = values.new_tensor(self.value_std) if len(self.value_std) > 1 else 1.0
-            metrics["mae"].update(((values - batch.targets).abs() / unit).mean(), len(batch))
+            known = ~batch.targets.isnan()
+            errors = ((values - batch.targets).abs() / unit).masked_fill(~known, 0.0)
+            metrics["mae"].update(errors.mean() * scale_of_known(known), known.sum())
 
     def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
         """values: the scores of each value in its own unit; value_pairs: the target and prediction of each image."""
         if f"{stage}/by_value" not in self.tables:
             return {}
         scores, pairs = (self.tables[f"{stage}/{name}"].tolist() for name in ("by_value", "pairs"))
-        columns = [f"{kind} {name}" for kind in ("target", "predicted") for name in self.value_names]
+        columns = distinct([f"{kind} {name}" for kind in ("target", "predicted") for name in self.value_names], "value")
         return {
             "values": [
-                {"value": name, **dict(zip(_SCORES, map(_short, row), strict=True)), "images": len(pairs)}
-                for name, row in zip(self.value_names, scores, strict=True)
+                {"value": name, **dict(zip(_SCORES, map(_short, row), strict=True)), "images": int(images)}
+                for name, (*row, images) in zip(self.value_names, scores, strict=True)
             ],
             "value_pairs": [dict(zip(columns, map(_short, row), strict=True)) for row in pairs],
         }

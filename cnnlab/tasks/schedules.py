@@ -83,6 +83,15 @@ def factor(name: str, total_steps: int, warmup: float | None = None, **args: Any
     return at
 
 
+def linear_rise(step: int, steps: int) -> float:
+    """The factor of plateau's warm-up after a number of steps: from 1 / steps to 1, as in torch's LinearLR.
+
+    >>> [linear_rise(step, 4) for step in (0, 2, 4, 9)]
+    [0.25, 0.625, 1.0, 1.0]
+    """
+    return 1 / steps + (1 - 1 / steps) * min(1.0, step / steps)
+
+
 def create_schedules(
     name: str,
     optimizer: Optimizer,

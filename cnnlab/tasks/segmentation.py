@@ -47,7 +47,7 @@ class Segmentation(ClassTask):
         InputError: If a name is unknown or an argument is out of range.
     """
 
-    monitor: ClassVar[str] = "val/mean_iou"
+    monitor: str = "val/mean_iou"
     mode: ClassVar[Literal["min", "max"]] = "max"
     kind: ClassVar[str | None] = "masks"
     charts: ClassVar[Mapping[str, Sequence[str]]] = {

@@ -39,7 +39,7 @@ def test_two_processes_see_together_what_one_sees_with_twice_the_batch(drop_last
 def test_a_resumed_epoch_goes_on_and_the_next_is_whole() -> None:
     whole = TrainSampler(20, 4, seed=0)
     resumed = TrainSampler(20, 4, seed=0)
-    resumed.resume_at(epoch=2, batches=3)
+    resumed.resume_at(epoch=2, samples=12)
     resumed.set_epoch(0)  # Lightning says so before it has restored its own progress.
     assert list(resumed) == epoch_of(whole, 2)[3:]
     assert len(resumed) == 5
