@@ -10,7 +10,8 @@ from torch import Tensor
 from cnnlab.errors import InputError
 from cnnlab.loggers import Row
 from cnnlab.outputs.table import distinct
-from cnnlab.tasks.base import Stage, VisionTask
+from cnnlab.tasks.base import VisionTask
+from cnnlab.tasks.steps import Stage
 
 
 class ClassTask(VisionTask):

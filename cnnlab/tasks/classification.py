@@ -21,9 +21,9 @@ from cnnlab.loggers import Row
 from cnnlab.losses import ClassLoss, LabelsLoss
 from cnnlab.models.decoding import Answers, LabelDecoder
 from cnnlab.outputs import Labels
-from cnnlab.tasks.base import Stage
 from cnnlab.tasks.classes import ClassTask
 from cnnlab.tasks.metrics import Calibration, ExactAccuracy, LabelAveragePrecision, LabelF1
+from cnnlab.tasks.steps import Stage
 
 
 class Classification(ClassTask):

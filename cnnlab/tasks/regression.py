@@ -16,8 +16,9 @@ from cnnlab.losses.parts import scale_of_known
 from cnnlab.models.decoding import Answers, Decoder, OrdinalDecoder, ValueDecoder
 from cnnlab.outputs import Values
 from cnnlab.outputs.table import distinct
-from cnnlab.tasks.base import Stage, VisionTask
+from cnnlab.tasks.base import VisionTask
 from cnnlab.tasks.metrics import MeanLoss, ValueScores
+from cnnlab.tasks.steps import Stage
 
 _SCORES = ("mae", "rmse", "r2", "spearman")
 

@@ -18,9 +18,9 @@ from cnnlab.models.decoding import Answers, MaskDecoder
 from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
 from cnnlab.models.windows import predict_in_windows, split_into_windows
 from cnnlab.outputs import Masks
-from cnnlab.tasks.base import Stage
 from cnnlab.tasks.classes import ClassTask, precision_and_recall, quotient
 from cnnlab.tasks.metrics import SegmentationScores
+from cnnlab.tasks.steps import Stage
 
 
 class Segmentation(ClassTask):
