@@ -119,13 +119,13 @@ def test_what_does_not_fit_is_said(cnnlab: Cnnlab, recipes: Recipes, value: str,
 
 
 def test_images_of_several_sizes_have_strips_too(cnnlab: Cnnlab, tmp_path: Path) -> None:
-    for split in ("train", "val"):
+    for gray, split in enumerate(("train", "val")):
         for i in range(4):
             for kind in ("images", "masks"):
                 path = tmp_path / f"photos/{kind}/{split}/{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pixels = np.zeros((40, 40 + 8 * i), dtype=np.uint8)
-                pixels[:20] = 1 if kind == "masks" else 200
+                pixels[:20] = 1 if kind == "masks" else 200 + gray
                 Image.fromarray(pixels).save(path)
     data = ("--data", "MaskFolder", "--data.root", "photos", "--data.crop", "32", "--data.batch_size", "2")
     network = ("--model", "Segmentation", "--model.network_args", '{"base":2,"depth":2}', "--trainer.max_epochs", "1")

@@ -613,23 +613,6 @@ def test_another_checkpoint_of_a_run_can_be_named(fit: Cnnlab, cnnlab: Cnnlab, t
     assert (tmp_path / "S/config.yaml").read_bytes() == before
 
 
-def test_a_batch_of_another_size_cannot_go_on_within_an_epoch(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: Path) -> None:
-    (tmp_path / "stop.py").write_text(
-        "import os, signal\n"
-        "from lightning.pytorch import Callback\n"
-        "class Stop(Callback):\n"
-        "    def on_train_batch_start(self, trainer, *_):\n"
-        "        if trainer.global_step == 3:\n"
-        "            os.kill(os.getpid(), signal.SIGTERM)\n"
-    )
-    result = fit("--trainer.callbacks", "stop.Stop")
-    assert result.code == 143
-    refused = cnnlab("resume", "R", "--data.batch_size", "16", "--trainer.callbacks", "[]")
-    assert refused.code == 2
-    assert "32 samples a step" in refused.err
-    assert cnnlab("resume", "R", "--trainer.callbacks", "[]").code == 0
-
-
 def test_a_loss_that_is_not_a_number_says_so(fit: Cnnlab) -> None:
     result = fit("--model.lr", "1e30", "--model.optimizer", "sgd")
     assert result.code == 2

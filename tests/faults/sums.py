@@ -76,9 +76,9 @@ TASKS: dict[str, list[str]] = {
 
 def train(run: Callable[..., object], folder: Path, task: Sequence[str], batches: int, count: int) -> torch.Tensor:
     """Train five steps of 12 images, in so many batches on so many processes; return all weights, one after another."""
-    (folder / "own.py").write_text(DATA)
+    (folder / "unknown_targets.py").write_text(DATA)
     name = f"R-{batches}-{count}"
-    flags = ["--data", "own.Own", *task, "--data.drop_last", "false", "--data.batch_size", str(12 // batches // count)]
+    flags = ["--data", "unknown_targets.Own", *task, "--data.drop_last", "false", "--data.batch_size", str(12 // batches // count)]
     flags += [
         "--model.group_norm",
         "true",

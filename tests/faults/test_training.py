@@ -199,8 +199,8 @@ def test_a_metric_that_is_no_number_is_null(cnnlab: Cnnlab, tmp_path: Path) -> N
 
 def test_rare_labels_are_watched_by_their_average_precision(cnnlab: Cnnlab, tmp_path: Path) -> None:
     """An accuracy of labels is high if none is predicted, in every epoch (computervision-recipes#170)."""
-    (tmp_path / "own.py").write_text(DATA)
-    flags = ["--data", "own.Own", *TASKS["multi-label"], "--trainer.accelerator", "cpu", *QUIET]
+    (tmp_path / "unknown_targets.py").write_text(DATA)
+    flags = ["--data", "unknown_targets.Own", *TASKS["multi-label"], "--trainer.accelerator", "cpu", *QUIET]
     assert cnnlab("fit", *flags, "--run", "R", "--trainer.max_epochs", "2").code == 0
     best = torch.load("R/checkpoints/best.ckpt", weights_only=True)["callbacks"]["BestCheckpoint"]
     assert best["monitor"] == "val/average_precision"
