@@ -78,7 +78,8 @@ def train(run: Callable[..., object], folder: Path, task: Sequence[str], batches
     """Train five steps of 12 images, in so many batches on so many processes; return all weights, one after another."""
     (folder / "unknown_targets.py").write_text(DATA)
     name = f"R-{batches}-{count}"
-    flags = ["--data", "unknown_targets.Own", *task, "--data.drop_last", "false", "--data.batch_size", str(12 // batches // count)]
+    flags = ["--data", "unknown_targets.Own", *task, "--data.drop_last", "false"]
+    flags += ["--data.batch_size", str(12 // batches // count)]
     flags += [
         "--model.group_norm",
         "true",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -297,6 +298,7 @@ def test_tensorboard_has_each_step_once(
     flags += ["--trainer.logger", "cnnlab.loggers.TensorBoard", "--trainer.max_epochs", "1"]
     fit = ("fit", *flags, "--callbacks.last.every_n_steps", "4")
     assert run_process(*fit, cwd=tmp_path, KILL="1").returncode == 9
+    time.sleep(1)  # TensorBoard orders files by the second that they were begun in.
     assert cnnlab("resume", "R").code == 0
     events = EventAccumulator(str(tmp_path / "R/tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss_step")] == list(range(8))
