@@ -48,3 +48,8 @@ def scale_of_known(known: Tensor) -> Tensor:
     """The factor between a mean over all of a mask and over what is True in it, a float scalar; 0 if nothing is."""
     count = known.sum()
     return known.numel() / count.clamp(min=1) * (count > 0)
+
+
+def at_least_float(outputs: Tensor) -> Tensor:
+    """Outputs in half precision as float32; others as they are."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnlab.errors import InputError, nearest
-from cnnlab.losses.parts import PartsLoss, scale_of_known
+from cnnlab.losses.parts import PartsLoss, at_least_float, scale_of_known
 
 _LARGEST_LOG_VARIANCE = 15.0
 """The limit, to both sides, for standardized values: beyond it a variance is meaningless, its inverse out of range."""
@@ -62,7 +62,7 @@ class ValueLoss(PartsLoss):
         known = ~targets.isnan()
         # All losses, and their gradients, are 0 where outputs and target are 0.
         standardized = ((targets - self.mean) / self.std).masked_fill(~known, 0.0)
-        counted = outputs.float().masked_fill(~known.repeat(1, outputs.shape[1] // targets.shape[1]), 0.0)
+        counted = at_least_float(outputs).masked_fill(~known.repeat(1, outputs.shape[1] // targets.shape[1]), 0.0)
         return (VALUE_LOSSES[self.name](counted, standardized) * scale_of_known(known))[None]
 
     def counts(self, targets: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class OrdinalLoss(PartsLoss):
         """Logits (B, levels - 1) and levels (B, 1), NaN where unknown."""
         steps = torch.arange(1, self.levels, device=targets.device)
         above = (targets - self.lowest >= steps).float()
-        each = F.binary_cross_entropy_with_logits(outputs.float(), above, reduction="none").sum(dim=1)
+        each = F.binary_cross_entropy_with_logits(at_least_float(outputs), above, reduction="none").sum(dim=1)
         known = ~targets[:, 0].isnan()
         return (each.masked_fill(~known, 0.0).mean() * scale_of_known(known))[None]
 
