@@ -179,8 +179,8 @@ def test_training_goes_on_without_broken_files_and_stops_with_them(cnnlab: Cnnla
     whole = (tmp_path / "p/train/spots/00.jpg").read_bytes()
     (tmp_path / "p/train/spots/truncated.jpg").write_bytes(whole[:500])
     (tmp_path / "p/val/along/empty.jpg").write_bytes(b"")
-    arguments = ("fit", "--config", TINY_PHOTOS, "--data.root", "p", *SHORT, "--data.drop_last", "false")
-    arguments += ("--data.batch_size", "5")
+    batches = ("--data.drop_last", "false", "--data.batch_size", "5")
+    arguments = ("fit", "--config", TINY_PHOTOS, "--data.root", "p", *SHORT, *batches)
     stopped = cnnlab(*arguments, "--run", "A", "--data.num_workers", "1", "--trainer.num_sanity_val_steps", "0")
     assert stopped.code == 2
     assert stopped.err.splitlines()[-1].startswith("cnnlab: p/train/spots/truncated.jpg: ")
