@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
@@ -27,13 +27,37 @@ from cnnlab.writing import remove_unfinished
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
-class BestCheckpoint(ModelCheckpoint):
+class _Monitoring(Callback):
+    """For callbacks of Lightning that compare a metric: it is checked before they do."""
+
+    slot: ClassVar[str]
+    monitor: Any
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the metric, then compare it.
+
+        Raises:
+            InputError: If nobody logs the metric.
+            TrainingError: If the metric is NaN.
+        """
+        _check(trainer, self.slot, self.monitor)
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the metric, then compare it; see on_validation_end()."""
+        _check(trainer, self.slot, self.monitor)
+        super().on_train_epoch_end(trainer, pl_module)
+
+
+class BestCheckpoint(_Monitoring, ModelCheckpoint):
     """Keeps checkpoints/best.ckpt: the weights with the best monitored metric.
 
     Args:
         monitor: The metric; the task's own if None.
         mode: "min" or "max"; the task's own if None.
     """
+
+    slot = "callbacks.best"
 
     def __init__(self, monitor: str | None = None, mode: Mode | None = None) -> None:
         super().__init__(
@@ -53,21 +77,6 @@ class BestCheckpoint(ModelCheckpoint):
         """A fixed key: the same before and after setup()."""
         return "BestCheckpoint"
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if the metric is better.
-
-        Raises:
-            InputError: If nobody logs the metric.
-            TrainingError: If the metric is NaN.
-        """
-        _check(trainer, "callbacks.best", self.monitor)
-        super().on_validation_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if the metric is better; see on_validation_end()."""
-        _check(trainer, "callbacks.best", self.monitor)
-        super().on_train_epoch_end(trainer, pl_module)
-
     def state_dict(self) -> dict[str, Any]:
         """Return Lightning's state, and the mode."""
         return {**super().state_dict(), "mode": self.mode}
@@ -84,7 +93,7 @@ class BestCheckpoint(ModelCheckpoint):
             super().load_state_dict({**state_dict, **same_place, "best_k_models": {str(best): score}})
 
 
-class EarlyStop(EarlyStopping):
+class EarlyStop(_Monitoring, EarlyStopping):
     """Stops when the monitored metric has not improved for a while.
 
     It says so at the end of the run, and in environment.json, under "stopped_early".
@@ -98,6 +107,8 @@ class EarlyStop(EarlyStopping):
     Raises:
         InputError: If the patience is below 1.
     """
+
+    slot = "callbacks.early_stopping"
 
     def __init__(
         self, monitor: str | None = None, mode: Mode | None = None, patience: int = 5, min_delta: float = 0.0
@@ -134,21 +145,6 @@ class EarlyStop(EarlyStopping):
         if self.wait_count >= self.patience:
             self.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
             trainer.should_stop = True
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop if that is due.
-
-        Raises:
-            InputError: If nobody logs the metric.
-            TrainingError: If the metric is NaN.
-        """
-        _check(trainer, "callbacks.early_stopping", self.monitor)
-        super().on_validation_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop if that is due; see on_validation_end()."""
-        _check(trainer, "callbacks.early_stopping", self.monitor)
-        super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say why the run stopped, if it did, and note it for the report."""

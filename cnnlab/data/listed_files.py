@@ -15,9 +15,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from cnnlab.data.base import VisionDataModule
 from cnnlab.data.files import FileDataset
 from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken
-from cnnlab.data.manifest import Recollection, Row, file_size, hash_files, read_manifest, recognize, some
+from cnnlab.data.manifest import Recollection, Row, file_size, hash_files, read_manifest, recognize
 from cnnlab.data.splits import select_fold, split_samples
 from cnnlab.errors import InputError
+from cnnlab.image_files import listed
 
 _FEW = 10_000
 """Files that are read for their hashes at the end of a training, at least."""
@@ -165,7 +166,7 @@ class ListedFiles(VisionDataModule):
                 rank_zero_info(f"the images of {self.root} are not those of the checkpoint's run, and are divided anew")
                 return
             trained = [sample.name for sample in self._divided.of["train"]]
-            left_out = f"; {len(trained):,} that the run has seen are left out: {some(trained)}" if trained else ""
+            left_out = f"; {len(trained):,} that the run has seen are left out: {listed(trained)}" if trained else ""
             same = f" ({len(known.changed):,} of them have names of the run's)" if known.changed else ""
             rank_zero_info(f"the images of {self.root} are not those of the run{same}{left_out}")
             return
@@ -174,15 +175,15 @@ class ListedFiles(VisionDataModule):
             text = f"{len(gone):,} of the run's {total:,} images for {' and '.join(used)} are not in {self.root}"
             if self._is("fit", "validate", "test") and self.hparams["on_error"] == "raise":
                 raise InputError(
-                    f"{text}: {some(gone)}; put them back, or go on without them with --data.on_error skip"
+                    f"{text}: {listed(gone)}; put them back, or go on without them with --data.on_error skip"
                 )
-            rank_zero_warn(f"{text}, and are left out: {some(gone)}")
+            rank_zero_warn(f"{text}, and are left out: {listed(gone)}")
         for text in known.findings():
             rank_zero_warn(text)
         if other := known.other_targets({sample.path: self.manifest_row(sample) for sample in self._divided.samples}):
-            rank_zero_warn(f"{len(other):,} images have other targets than in the run: {some(other)}")
+            rank_zero_warn(f"{len(other):,} images have other targets than in the run: {listed(other)}")
         if new := [s.name for s in self._divided.samples if not s.split and s.path not in known.of]:
-            rank_zero_warn(f"{len(new):,} images of {self.root} are not the run's, and are left out: {some(new)}")
+            rank_zero_warn(f"{len(new):,} images of {self.root} are not the run's, and are left out: {listed(new)}")
 
     @property
     def _continues(self) -> bool:
@@ -244,9 +245,11 @@ class ListedFiles(VisionDataModule):
                 self._hashes |= {files.paths[index]: content for index, content in files.hashes.known().items()}
         known = self.recollection
         if known is not None and (replaced := known.replaced(self._hashes)):
-            rank_zero_warn(f"{len(replaced):,} images are not what they were when the run began: {some(replaced)}")
+            rank_zero_warn(f"{len(replaced):,} images are not what they were when the run began: {listed(replaced)}")
         if copies := [" = ".join(names[:2]) for names in self.copies()]:
-            rank_zero_warn(f"{len(copies):,} images are in several splits, so the results are too good: {some(copies)}")
+            rank_zero_warn(
+                f"{len(copies):,} images are in several splits, so the results are too good: {listed(copies)}"
+            )
 
     def learn_the_rest(self) -> None:
         """Read the files that training has not read, for their hashes, if that takes no longer than an epoch."""

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from cnnlab.data.listing import SPLITS, Sample
 from cnnlab.errors import InputError
+from cnnlab.image_files import listed
 
 Row = dict[str, str]
 
 _PROBES = 16
 """The number of files whose content is compared before the names of the others are trusted."""
-_NAMED = 3
 _NO_TARGETS = ("path", "split", "group", "bytes", "sha256", "error", "mask")
 
 
@@ -140,10 +140,10 @@ class Recollection:
         """What differs from the time when the run began: images with other content, and those that have moved."""
         found = []
         if self.changed:
-            names = some([sample.name for sample in self.changed])
+            names = listed([sample.name for sample in self.changed])
             found.append(f"{len(self.changed):,} images are not what they were when the run began: {names}")
         if self.moved:
-            names = some([f"{self.of[sample.path]['path']} is {sample.name}" for sample in self.moved])
+            names = listed([f"{self.of[sample.path]['path']} is {sample.name}" for sample in self.moved])
             found.append(f"{len(self.moved):,} images have moved, and are known by their content: {names}")
         return found
 
@@ -234,13 +234,3 @@ def _is_same_file(sample: Sample, content: str, row: Row) -> bool:
     if row.get("sha256"):
         return row["sha256"] == content
     return Path(row["path"]).name == Path(sample.name).name  # Its content was not read; name and size are the same.
-
-
-def some(names: Sequence[str]) -> str:
-    """A few names, and how many there are besides.
-
-    >>> some(["a", "b", "c", "d"])
-    'a, b, c and 1 more'
-    """
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
