@@ -26,11 +26,13 @@ __all__ = (  # Those of image_files and pixels too: most users of images need on
     "InMemoryImage",
     "LazyImage",
     "Pixels",
+    "Place",
     "Preprocessing",
     "Tones",
     "as_png",
     "collect_images",
     "cover_size",
+    "fitted_size",
     "height_and_width",
     "list_images",
     "mask_as_png",
@@ -75,6 +77,15 @@ class Preprocessing(NamedTuple):
     """Per channel, in 0..1."""
 
 
+class Place(NamedTuple):
+    """Where an original image is in a network's input, from the top left corner on."""
+
+    size: tuple[int, int]
+    """Height and width of the original image."""
+    covers: tuple[int, int]
+    """Height and width of the part of the input that shows the image."""
+
+
 class EvalTransform(NamedTuple):
     """The conversion of an image file to a network's input pixels."""
 
@@ -92,6 +103,15 @@ class EvalTransform(NamedTuple):
     """See pixels.Tones."""
     alpha: Literal["blend", "drop"] = "blend"
     """See pixels.Tones."""
+    pad: tuple[float, ...] | None = None
+    """The color, per channel, 0..255, beside an image that is resized as a whole, with its aspect ratio, into the top
+    left corner of the size; None if images are stretched or cropped."""
+
+    def place(self, image_size: tuple[int, int]) -> Place:
+        """Where an image of this height and width is in the network's input."""
+        if self.pad is None or self.size is None:
+            return Place(image_size, self.size or image_size)
+        return Place(image_size, fitted_size(image_size, self.size))
 
     @property
     def tones(self) -> Tones:
@@ -324,7 +344,7 @@ def as_png(image: Image.Image) -> bytes:
 def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
     """Convert an image to a network's input pixels; evaluation, prediction and the runtime all use this.
 
-    The image is resized so that it covers size / crop, and its center is cropped, unless it is stretched. A JPEG is
+    The image is resized so that it covers size / crop, and its center is cropped, unless it is stretched or padded. A JPEG is
     decoded at no less than twice that size, or its own; the rest of the resizing is antialiased.
 
     Returns:
@@ -335,6 +355,13 @@ def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
         ImageError: If the image cannot be read.
     """
     height, width = size = reading.size or image.size
+    if reading.pad is not None:
+        rows, columns = reading.place(image.size).covers
+        canvas: Pixels = np.empty((height, width, reading.channels), dtype=np.uint8)
+        canvas[:] = np.rint(reading.pad).astype(np.uint8)
+        pixels = image.read(reading.channels, (2 * rows, 2 * columns))
+        canvas[:rows, :columns] = resize(pixels, (rows, columns), reading.interpolation)
+        return canvas
     whole = reading.size is None or reading.stretch
     rows, columns = size if whole else cover_size(image.size, size, reading.crop)
     top, left = round((rows - height) / 2), round((columns - width) / 2)
@@ -364,6 +391,16 @@ def cover_size(shape: Sequence[int], size: tuple[int, int], crop: float = 1.0) -
     goal = [int(side / crop) for side in size]
     scale = max(goal[0] / shape[0], goal[1] / shape[1])
     return max(goal[0], int(shape[0] * scale + 1e-6)), max(goal[1], int(shape[1] * scale + 1e-6))
+
+
+def fitted_size(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest height and width that fit into size, with the aspect ratio of shape.
+
+    >>> fitted_size((480, 640), (256, 320))
+    (240, 320)
+    """
+    scale = min(size[0] / shape[0], size[1] / shape[1])
+    return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)
 
 
 def resampling(interpolation: str) -> Image.Resampling:

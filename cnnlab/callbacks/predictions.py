@@ -14,7 +14,6 @@ from cnnlab.batch import Batch
 from cnnlab.callbacks.tables import SharedTable, results_of, write_measured
 from cnnlab.data.file_data import FileDataModule
 from cnnlab.figures import CORRECT, WRONG, contact_sheet
-from cnnlab.imaging import LazyImage
 from cnnlab.models.decoding import Answers
 from cnnlab.outputs import AnswerWriter, Output
 from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets, thumbnail
@@ -76,7 +75,7 @@ class PredictionTable(Callback):
             self.files,
             self.overlays,
             self.probabilities,
-            data.open_image if isinstance(data := getattr(trainer, "datamodule", None), FileDataModule) else LazyImage,
+            data.eval_transform() if isinstance(data := getattr(trainer, "datamodule", None), FileDataModule) else None,
         )
         self._table = SharedTable(trainer, run.predictions)
 
@@ -86,9 +85,9 @@ class PredictionTable(Callback):
             return
         assert isinstance(pl_module, VisionTask)
         output, batch = pl_module.output, outputs.batch
-        sizes = self._writer.sizes(batch.paths)
+        places = self._writer.places(batch.paths)
         kept = outputs.answers if self.probabilities else pl_module.decode.compact(outputs.answers)
-        answers = output.answers(numpy_answers(kept), batch.paths, sizes)
+        answers = output.answers(numpy_answers(kept), batch.paths, places)
         truths = [output.known(target) for target in numpy_targets(batch.targets)]
         for index, answer, truth in zip(batch.indices.tolist(), answers, truths, strict=True):
             for row in self._writer.rows(index, answer, truth):

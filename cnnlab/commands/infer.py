@@ -53,7 +53,7 @@ def infer(command: str, arguments: list[str]) -> None:
             out.parent,
             [str(path) for path in paths],
             overlays=asked.overlays,
-            opener=predictor.metadata.transform.open,
+            transform=predictor.metadata.transform,
         )
         writer.writerow(answers.header)
 

@@ -1,6 +1,7 @@
 """LightningDataModules: images and targets for the stages of a run."""
 
 from cnnlab.data.base import VisionDataModule
+from cnnlab.data.box_folder import BoxFolder
 from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.digits import Digits
 from cnnlab.data.file_data import FileDataModule
@@ -13,6 +14,7 @@ from cnnlab.data.value_table import ValueTable
 
 __all__ = [
     "MNIST",
+    "BoxFolder",
     "CenterCropDataModule",
     "Digits",
     "FileDataModule",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -54,10 +54,13 @@ class InputSpec(NamedTuple):
     A training crop then has the aspect ratio of ``size``, times a factor within the requested ratio."""
     native: bool = False
     """Whether a training crop has about ``size`` pixels; otherwise it is a share of the image."""
+    fit: bool = False
+    """Whether the whole image is fitted into ``size`` with its aspect ratio, and what is left over is filled."""
 
     def eval_transform(self) -> EvalTransform:
         """The transform of an image that is not augmented."""
-        return EvalTransform(self.channels, self.size, self.crop, self.interpolation, self.stretch)
+        pad = tuple(self.fill.tolist()) if self.fit else None
+        return EvalTransform(self.channels, self.size, self.crop, self.interpolation, self.stretch, pad=pad)
 
 
 class Augmentation(ABC):
@@ -99,7 +102,8 @@ class NoAugmentation(Augmentation):
             place = list(numbers[-2:]) or [0.5, 0.5]
             own = [0.5] * (2 * _ATTEMPTS) + place + [0.5] * (_CROP.draws - 2 * _ATTEMPTS - 2)
             return _CROP(image, annotation, spec, [*own, *numbers])
-        return as_tensor(preprocess(image, spec.eval_transform())), annotation.resize(spec.size)
+        transform = spec.eval_transform()
+        return as_tensor(preprocess(image, transform)), annotation.resize(transform.place(image.size).covers)
 
 
 def as_tensor(pixels: Pixels) -> Tensor:
@@ -145,17 +149,7 @@ class RandomTransform(Augmentation):
     draws = 2 * _ATTEMPTS + 24
 
     def __post_init__(self) -> None:
-        limits = {"degrees": 180.0, "hue": 0.5}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name not in ("scale", "ratio", "policy") and not isinstance(value, (int, float)):
-                raise InputError(f"augment_args.{field.name} is {value!r}, expected a number")
-            if isinstance(value, (int, float)) and not 0 <= value <= limits.get(field.name, 1.0):
-                raise InputError(f"augment_args.{field.name} is {value}, expected 0 to {limits.get(field.name, 1.0):g}")
-        for name, highest in (("scale", 1.0), ("ratio", float("inf"))):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= highest:
-                raise InputError(f"augment_args.{name} is {[low, high]}, expected two ascending numbers above 0")
+        check_amounts(self, {"degrees": 180.0, "hue": 0.5}, {"scale": 1.0, "ratio": math.inf}, ("policy",))
         if self.policy not in (None, "trivialaugment", "randaugment"):
             raise InputError(f"augment_args.policy is {self.policy!r}, expected trivialaugment, randaugment or null")
 
@@ -179,18 +173,12 @@ class RandomTransform(Augmentation):
             crop,
             flip=next(drawn) < self.flip,
             upside_down=next(drawn) < self.vertical_flip,
-            angle=self.degrees * _signed(drawn),
-            shift=(round(height * self.translate * _signed(drawn)), round(width * self.translate * _signed(drawn))),
+            angle=self.degrees * signed(drawn),
+            shift=(round(height * self.translate * signed(drawn)), round(width * self.translate * signed(drawn))),
         )
         pixels = image.read(spec.channels, at_least=decode_size(image.size, crop, spec.size))
-        geometry = whole._replace(box=_scale_box(pixels.shape, image.size, crop))
-        color = Color(
-            brightness=1 + self.brightness * _signed(drawn),
-            contrast=1 + self.contrast * _signed(drawn),
-            saturation=1 + self.saturation * _signed(drawn),
-            hue=self.hue * _signed(drawn),
-            order=_ORDERS[int(next(drawn) * len(_ORDERS))],
-        )
+        geometry = whole._replace(box=scale_box(pixels.shape, image.size, crop))
+        color = draw_color(drawn, self.brightness, self.contrast, self.saturation, self.hue)
         # Read-only pixels are copied: torch warns about sharing such memory.
         source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self.degrees or self.translate:
@@ -217,12 +205,58 @@ class RandomTransform(Augmentation):
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
 
 
-def _signed(drawn: Iterator[float]) -> float:
+def check_amounts(
+    transform: Any, limits: Mapping[str, float], pairs: Mapping[str, float], others: Sequence[str]
+) -> None:
+    """Check the fields of a transform, which are numbers of 0 or more.
+
+    Args:
+        transform: A dataclass.
+        limits: The largest numbers, by name, if not 1.
+        pairs: The fields that are two ascending numbers above 0, with their largest number.
+        others: The fields that are something else.
+
+    Raises:
+        InputError: If a field is out of range.
+    """
+    for field in dataclasses.fields(transform):
+        value = getattr(transform, field.name)
+        if field.name in pairs:
+            low, high = value
+            if not 0 < low <= high <= pairs[field.name]:
+                raise InputError(f"augment_args.{field.name} is {[low, high]}, expected two ascending numbers above 0")
+        elif field.name not in others:
+            if not isinstance(value, (int, float)):
+                raise InputError(f"augment_args.{field.name} is {value!r}, expected a number")
+            if not 0 <= value <= limits.get(field.name, 1.0):
+                raise InputError(f"augment_args.{field.name} is {value}, expected 0 to {limits.get(field.name, 1.0):g}")
+
+
+def draw_color(drawn: Iterator[float], brightness: float, contrast: float, saturation: float, hue: float) -> Color:
+    """Draw changes of color: see RandomTransform.
+
+    Args:
+        drawn: Numbers, uniform in [0, 1), of which five are used.
+        brightness: The maximum change.
+        contrast: The maximum change.
+        saturation: The maximum change.
+        hue: The maximum change.
+    """
+    return Color(
+        brightness=1 + brightness * signed(drawn),
+        contrast=1 + contrast * signed(drawn),
+        saturation=1 + saturation * signed(drawn),
+        hue=hue * signed(drawn),
+        order=_ORDERS[int(next(drawn) * len(_ORDERS))],
+    )
+
+
+def signed(drawn: Iterator[float]) -> float:
     """The next number, mapped to -1..1."""
     return 2 * next(drawn) - 1
 
 
-def _scale_box(shape: Sequence[int], size: tuple[int, int], box: Box) -> Box:
+def scale_box(shape: Sequence[int], size: tuple[int, int], box: Box) -> Box:
     """Convert a box from pixels of the whole image to pixels of the decoded image."""
     down, right = shape[0] / size[0], shape[1] / size[1]
     return Box(box.top * down, box.left * right, box.height * down, box.width * right)

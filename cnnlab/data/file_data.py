@@ -53,8 +53,8 @@ class FileDataModule(ListedFiles):
     train_set: AugmentedFiles
 
     RESOLVED: ClassVar[tuple[str, ...]] = ("range",)
-    ANNOTATIONS_MOVE: ClassVar[bool] = False
-    """Whether annotations change with the geometry of the image."""
+    ANNOTATIONS: ClassVar[Literal["fixed", "masks", "boxes"]] = "fixed"
+    """What annotations are, as far as augmentation is concerned: fixed ones do not change with the image."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class FileDataModule(ListedFiles):
         super().__init__(root=root, batch_size=batch_size, num_workers=workers, **kwargs)
         self.channels = channels
         self.mean, self.std = IMAGENET[channels]
-        self.augmentation = create_augmentation(augment, augment_args, masks=self.ANNOTATIONS_MOVE)
+        self.augmentation = create_augmentation(augment, augment_args, self.ANNOTATIONS)
         self._tones = check_tones(range, alpha)
 
     @abstractmethod

@@ -87,7 +87,7 @@ class FileDataset(BatchDataset):
     def _sample(self, index: int) -> tuple[Tensor, Annotation]:
         image, annotation = self.open(index)
         pixels = as_tensor(preprocess(image, self.transform))
-        return pixels, annotation.resize((pixels.shape[1], pixels.shape[2]))
+        return pixels, annotation.resize(self.transform.place(image.size).covers)
 
     def open(self, index: int) -> tuple[ImageSource, Annotation]:
         """An opened image and its annotation."""

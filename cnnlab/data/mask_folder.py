@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -75,7 +75,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
     kind: ClassVar[str | None] = "masks"
     PROVIDES: ClassVar[tuple[str, ...]] = (*ClassesMixin.PROVIDES, "ignore_index")
     RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "mask_values", *FileDataModule.RESOLVED)
-    ANNOTATIONS_MOVE: ClassVar[bool] = True
+    ANNOTATIONS: ClassVar[Literal["fixed", "masks", "boxes"]] = "masks"
 
     def __init__(
         self,

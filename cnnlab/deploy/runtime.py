@@ -24,7 +24,7 @@ from PIL import Image
 
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import ImageError, InMemoryImage, Pixels, collect_images, preprocess
+from cnnlab.imaging import ImageError, InMemoryImage, Pixels, Place, collect_images, preprocess
 
 Source = str | Path | Image.Image | npt.NDArray[np.uint8]
 """An image: a file, a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3)."""
@@ -49,7 +49,7 @@ _OTHER_FORMATS = {".xml": "OpenVINO", ".bin": "OpenVINO", ".pt2": "torch.export"
 class _Opened(NamedTuple):
     path: str
     pixels: Pixels
-    size: tuple[int, int]
+    place: Place
 
 
 class OnnxPredictor:
@@ -143,12 +143,12 @@ class OnnxPredictor:
     def _open(self, image: Source) -> _Opened:
         transform, path = self.metadata.transform, str(image) if isinstance(image, (str, Path)) else ""
         picture = transform.open(image) if isinstance(image, (str, Path)) else InMemoryImage(image, transform.tones)
-        return _Opened(path, preprocess(picture, transform), picture.size)
+        return _Opened(path, preprocess(picture, transform), transform.place(picture.size))
 
     def _answers(self, batch: list[_Opened]) -> list[Any]:
         stacked = np.stack([opened.pixels for opened in batch]).transpose(0, 3, 1, 2)
         arrays = self.run(np.ascontiguousarray(stacked))
-        return self.metadata.output.answers(arrays, [one.path for one in batch], [one.size for one in batch])
+        return self.metadata.output.answers(arrays, [one.path for one in batch], [one.place for one in batch])
 
 
 def cpu_count() -> int:

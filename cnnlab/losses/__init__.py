@@ -1,5 +1,6 @@
 """Losses, one file for each kind of task. No Lightning."""
 
+from cnnlab.losses.detection import DetectionLoss
 from cnnlab.losses.distillation import attention_transfer, soft_targets
 from cnnlab.losses.labels import ClassLoss, LabelsLoss
 from cnnlab.losses.parts import PartsLoss, total
@@ -21,6 +22,7 @@ __all__ = [
     "ClassLoss",
     "CrossEntropy",
     "CrossEntropyDice",
+    "DetectionLoss",
     "Dice",
     "Focal",
     "LabelsLoss",

@@ -1,5 +1,7 @@
 """Networks: standardized images to raw predictions. No Lightning."""
 
+from cnnlab.models.detection import DETECTORS, create_detector
+from cnnlab.models.detector import Detector
 from cnnlab.models.factory import NETWORKS, create_network
 from cnnlab.models.groups import LayerGroup, layer_groups
 from cnnlab.models.lenet import LeNet5
@@ -11,9 +13,11 @@ from cnnlab.models.transfer import TransferModel
 from cnnlab.models.unet import EncoderUNet, UNet
 
 __all__ = [
+    "DETECTORS",
     "NETWORKS",
     "SEGMENTERS",
     "DeepLabV3Plus",
+    "Detector",
     "EncoderUNet",
     "LayerGroup",
     "LeNet5",
@@ -22,6 +26,7 @@ __all__ = [
     "Standardize",
     "TransferModel",
     "UNet",
+    "create_detector",
     "create_network",
     "create_segmenter",
     "layer_groups",

@@ -5,12 +5,13 @@ from typing import Any
 
 from cnnlab.errors import InputError
 from cnnlab.outputs.base import Arrays, Output
+from cnnlab.outputs.boxes import Boxes, BoxPrediction
 from cnnlab.outputs.labels import ClassPrediction, Labels
 from cnnlab.outputs.masks import MaskPrediction, Masks
 from cnnlab.outputs.table import AnswerWriter
 from cnnlab.outputs.values import ValuePrediction, Values
 
-OUTPUTS: dict[str, type[Output]] = {kind.kind: kind for kind in (Labels, Masks, Values)}
+OUTPUTS: dict[str, type[Output]] = {kind.kind: kind for kind in (Boxes, Labels, Masks, Values)}
 """The kinds by name."""
 
 
@@ -31,6 +32,8 @@ __all__ = [
     "OUTPUTS",
     "AnswerWriter",
     "Arrays",
+    "BoxPrediction",
+    "Boxes",
     "ClassPrediction",
     "Labels",
     "MaskPrediction",

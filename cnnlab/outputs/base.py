@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnlab.errors import InputError, nearest
-from cnnlab.imaging import ImageSource, Pixels
+from cnnlab.imaging import ImageSource, Pixels, Place
 from cnnlab.imports import parameters_of
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 """A batch's decoded arrays by name, B first."""
-Size = tuple[int, int]
-"""Height and width."""
 
 
 class Output(ABC):
@@ -34,6 +32,8 @@ class Output(ABC):
     dense: ClassVar[bool] = False
     """Whether an answer covers the image's pixels, so that images may keep their own sizes."""
 
+    placed: ClassVar[bool] = False
+    """Whether an answer has coordinates in the original image."""
     shares: ClassVar[tuple[str, ...]] = ()
     """The columns of describe() that are shares, 0..1."""
     noun: ClassVar[str] = "class"
@@ -55,13 +55,13 @@ class Output(ABC):
         """Decode the network's raw arrays as Decoder does, in NumPy, for exported files without a decoder."""
 
     @abstractmethod
-    def answers(self, arrays: Arrays, paths: Sequence[str], sizes: Sequence[Size | None]) -> list[Any]:
+    def answers(self, arrays: Arrays, paths: Sequence[str], places: Sequence[Place | None]) -> list[Any]:
         """A batch's answers, at the size of the original images.
 
         Args:
             arrays: The decoder's arrays.
             paths: Each image's file, "" if it has none.
-            sizes: Each image's original height and width; None to leave its answer at the network's size.
+            places: Where each original image is in the network's input; None to leave its answer at the network's size.
         """
 
     @property

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab.outputs.base import Arrays, Output, Size
+from cnnlab.imaging import Place
+from cnnlab.outputs.base import Arrays, Output
 
 
 class ClassPrediction(NamedTuple):
@@ -44,7 +45,7 @@ class Labels(Output):
         """Logits (B, K) to probabilities."""
         return {"probabilities": probabilities_of(raw["logits"], self.multi_label)}
 
-    def answers(self, arrays: Arrays, paths: Sequence[str], sizes: Sequence[Size | None]) -> list[ClassPrediction]:
+    def answers(self, arrays: Arrays, paths: Sequence[str], places: Sequence[Place | None]) -> list[ClassPrediction]:
         """The most probable class of each image, or all of at least 0.5."""
         predictions = []
         for path, probabilities in zip(paths, arrays["probabilities"], strict=True):

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageSource, Pixels, as_png, mask_as_png, overlay_mask, resize
-from cnnlab.outputs.base import Arrays, Output, Size
+from cnnlab.imaging import ImageSource, Pixels, Place, as_png, mask_as_png, overlay_mask, resize
+from cnnlab.outputs.base import Arrays, Output
 from cnnlab.outputs.labels import probabilities_of
 
 _MOST_CLASSES = 256
@@ -53,13 +53,13 @@ class Masks(Output):
         """Logits (B, K, H, W) to probabilities."""
         return {"probabilities": probabilities_of(raw["logits"], sigmoid=False)}
 
-    def answers(self, arrays: Arrays, paths: Sequence[str], sizes: Sequence[Size | None]) -> list[MaskPrediction]:
+    def answers(self, arrays: Arrays, paths: Sequence[str], places: Sequence[Place | None]) -> list[MaskPrediction]:
         """The most probable class of each pixel, resized to the image's size with nearest-neighbor sampling.
 
         Args:
             arrays: probabilities (B, K, h, w), or only classes (B, h, w).
             paths: See Output.
-            sizes: See Output.
+            places: See Output.
         """
         if len(self.names) > _MOST_CLASSES:
             raise InputError(
@@ -68,10 +68,10 @@ class Masks(Output):
             )
         probabilities = arrays.get("probabilities", [None] * len(paths))
         predictions = []
-        for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        for i, (path, place) in enumerate(zip(paths, places, strict=True)):
             classes = arrays["classes"][i] if "classes" in arrays else arrays["probabilities"][i].argmax(axis=0)
             own = classes.astype(np.uint8)[..., None]
-            at_size = own if size is None else resize(own, size, "nearest")
+            at_size = own if place is None else resize(own, place.size, "nearest")
             predictions.append(MaskPrediction(path, at_size[..., 0], probabilities[i]))
         return predictions
 

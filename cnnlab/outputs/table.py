@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import ImageSource, LazyImage
-from cnnlab.outputs.base import Output, Size
+from cnnlab.imaging import EvalTransform, LazyImage, Place
+from cnnlab.outputs.base import Output
 from cnnlab.writing import write_atomically
 
 
@@ -46,7 +46,7 @@ class AnswerWriter:
         files: Whether to write files at all.
         overlays: See Output.files.
         probabilities: See Output.files.
-        opener: Opens an image that is drawn; LazyImage, or that of the transform by which it was read.
+        transform: How image files are read; None if the images are of no files.
 
     Raises:
         InputError: If the answers have files, and an image has no path for their names.
@@ -60,9 +60,9 @@ class AnswerWriter:
         files: bool = True,
         overlays: bool = True,
         probabilities: bool = False,
-        opener: Callable[[str], ImageSource] = LazyImage,
+        transform: EvalTransform | None = None,
     ) -> None:
-        self._opener = opener
+        self._transform = transform
         self.output = output
         self.folder = folder
         self.overlays = overlays
@@ -82,16 +82,19 @@ class AnswerWriter:
         """The table's columns."""
         return distinct(["index", "path", *self.output.columns], self.output.noun)
 
-    def sizes(self, paths: Sequence[str]) -> list[Size | None]:
-        """The original sizes at which answers are written; None if they have no files."""
-        return [LazyImage(path).size if self._has_files else None for path in paths]
+    def places(self, paths: Sequence[str]) -> list[Place | None]:
+        """Where the original images are in the network's input; None if answers do not need to know it."""
+        transform = self._transform
+        if transform is None or not (self._has_files or self.output.placed):
+            return [None for _ in paths]
+        return [transform.place(LazyImage(path).size) if path else None for path in paths]
 
     def rows(self, index: int, answer: Any, truth: npt.NDArray[Any] | None = None) -> list[list[object]]:
         """Write the files of an image's answer, and return its rows; its truth is None if it is unknown."""
         written = {}
         if self._has_files:
             name = Path(answer.path).absolute().relative_to(self._common)
-            image = self._opener(answer.path)
+            image = LazyImage(answer.path) if self._transform is None else self._transform.open(answer.path)
             for folder, ending, content in self.output.files(answer, image, self.overlays, self.probabilities):
                 written[folder] = f"{folder}/{name}{ending}"
                 write_atomically(self.folder / written[folder], content)

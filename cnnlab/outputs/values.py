@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab.outputs.base import Arrays, Output, Size
+from cnnlab.imaging import Place
+from cnnlab.outputs.base import Arrays, Output
 
 
 class ValuePrediction(NamedTuple):
@@ -67,7 +68,7 @@ class Values(Output):
         arrays = {"values": outputs[:, :count] * std + mean}
         return arrays | ({"spreads": np.exp(outputs[:, count:] / 2) * std} if self.spread else {})
 
-    def answers(self, arrays: Arrays, paths: Sequence[str], sizes: Sequence[Size | None]) -> list[ValuePrediction]:
+    def answers(self, arrays: Arrays, paths: Sequence[str], places: Sequence[Place | None]) -> list[ValuePrediction]:
         """Each image's values and spreads."""
         spreads = arrays["spreads"] if self.spread else [None] * len(paths)
         return [ValuePrediction(*one) for one in zip(paths, arrays["values"], spreads, strict=True)]

@@ -1,0 +1,228 @@
+"""BoxFolder: images with the boxes of their objects, in the formats of YOLO, COCO, Pascal VOC or a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from cnnlab.data.augmentation import InputSpec
+from cnnlab.data.base import ClassesMixin, VisionDataModule
+from cnnlab.data.file_data import FileDataModule, fill
+from cnnlab.data.files import read_sizes
+from cnnlab.data.listing import Sample
+from cnnlab.data.objects.annotation import ObjectAnnotation
+from cnnlab.data.objects.listing import ObjectListing, list_objects
+from cnnlab.data.objects.survey import survey_objects
+from cnnlab.data.objects.table import ObjectTable
+from cnnlab.errors import InputError
+from cnnlab.image_files import check_name, listed
+from cnnlab.imaging import EvalTransform, ImageSource, fitted_size, height_and_width, resampling
+from cnnlab.objects import Truth
+
+_MULTIPLE = 32
+"""Height and width of the input are multiples of this, the coarsest stride of most detectors."""
+_MOST_SIZES = 2_000
+"""Of how many images the size is looked up, to find the shape of the input."""
+
+
+class BoxFolder(ClassesMixin, FileDataModule):
+    """Images and the boxes of their objects.
+
+    The files are YOLO's (data.yaml and a text file an image), COCO's (JSON), Pascal VOC's (XML), or a table with the
+    columns path, x1, y1, x2, y2 and class. Without splits of their own, a fixed split is made. An image without objects
+    is an example of what is none.
+
+    Images keep their aspect ratio: each is fitted into the input, and what is left over at the right and below is
+    filled.
+
+    Args:
+        root: The folder; paths in a table are relative to it.
+        format: yolo, coco, voc or csv; auto finds out.
+        class_names: The classes in order; those of the data in their order if None.
+        size: Height and width of the input, or its longer side in one number: the other side is then the shortest one
+            into which the images fit, a multiple of 32.
+        interpolation: See imaging.INTERPOLATIONS.
+        least_visible: An object of which a training image shows a smaller share of its box is left out, 0..1.
+        repeat: Images with rare classes are drawn more often: one whose rarest class is in a share f of the images gets
+            the weight max(1, sqrt(repeat / f)) (Gupta et al. 2019, arXiv:1908.03195); 0 draws all equally often.
+        batch_size: Samples per process and step, 1 or greater.
+        **kwargs: See FileDataModule.
+
+    Raises:
+        InputError: If there are no images, if a file or a box is wrong, or if an argument is out of range.
+    """
+
+    kind: ClassVar[str | None] = "boxes"
+    PROVIDES: ClassVar[tuple[str, ...]] = (*VisionDataModule.PROVIDES, "num_classes", "class_names")
+    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "size", *FileDataModule.RESOLVED)
+    ANNOTATIONS: ClassVar[Literal["fixed", "masks", "boxes"]] = "boxes"
+
+    def __init__(
+        self,
+        root: str,
+        format: Literal["auto", "yolo", "coco", "voc", "csv"] = "auto",
+        class_names: Sequence[str] | None = None,
+        size: int | Sequence[int] = 640,
+        interpolation: str = "bilinear",
+        least_visible: float = 0.3,
+        repeat: float = 0.0,
+        batch_size: int = 16,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root=root, batch_size=batch_size, **kwargs)
+        for name, value in (("least_visible", least_visible), ("repeat", repeat)):
+            if not 0 <= value <= 1:
+                raise InputError(f"data.{name} is {value}, expected 0 to 1")
+        resampling(interpolation)
+        self._format = format
+        self._given_names = class_names
+        self.class_names = list(class_names) if class_names is not None else list(self._found.class_names)
+        for name in self.class_names:
+            check_name(name)
+        sides = height_and_width("data.size", size)
+        assert sides is not None
+        self._size = self._shape_for(size) if isinstance(size, int) else sides
+        self.hparams["class_names"], self.hparams["size"] = self.class_names, list(self._size)
+
+    @cached_property
+    def _found(self) -> ObjectListing:
+        on_error = self.hparams["on_error"]
+        listing = list_objects(self.root, self.csv, self._format, self._given_names, on_error)
+        for note in listing.notes:
+            rank_zero_warn(note)
+        return listing
+
+    @property
+    def table(self) -> ObjectTable:
+        """The objects of all images."""
+        return self._found.table
+
+    def _shape_for(self, longest: int) -> tuple[int, int]:
+        """The smallest height and width into which the images fit with this longer side."""
+        paths = [sample.path for sample in self.samples]
+        step = max(1, len(paths) // _MOST_SIZES)
+        readable = [path for path in paths[::step] if Path(path).is_file()]
+        shapes = [fitted_size(shape, (longest, longest)) for shape in read_sizes(readable)] or [(longest, longest)]
+        rows, columns = (_MULTIPLE * math.ceil(max(sides) / _MULTIPLE) for sides in zip(*shapes, strict=True))
+        return rows, columns
+
+    def list_samples(self) -> list[Sample]:
+        """All images, each with its row in the table of objects."""
+        return self._found.samples
+
+    def describe_targets(self) -> str:
+        """The number of classes and their names, and how the files lie."""
+        return "; ".join(filter(None, (super().describe_targets(), self._found.layout)))
+
+    def read_annotations(self, samples: Sequence[Sample]) -> ObjectReader:
+        """The reader of the objects."""
+        rows = [sample.objects if sample.split else -1 for sample in samples]
+        return ObjectReader(self.table, rows, self.hparams["least_visible"])
+
+    def try_reading(self, sample: Sample) -> None:
+        """Read an image, and compare its size with its objects' file.
+
+        Raises:
+            ImageError: If the image cannot be read, or has another size.
+        """
+        image = self.open_image(sample.path)
+        self.read_annotations([sample])(0, image)
+        image.read(self.channels)
+
+    def inspect_training(self) -> None:
+        """Check that there is something to learn.
+
+        Raises:
+            InputError: If no training image has an object.
+        """
+        super().inspect_training()
+        counts = self._training_counts()
+        if not counts.any():
+            raise InputError(f"{self.root}: no training image has an object, so there is nothing to learn: add boxes")
+        absent = [name for name, count in zip(self.class_names, counts.tolist(), strict=True) if not count]
+        if absent:
+            rank_zero_warn(f"{len(absent)} of {self.num_classes} classes have no training objects: {listed(absent)}")
+
+    def _training_counts(self) -> np.ndarray[Any, Any]:
+        labels = self.table.subset([sample.objects for sample in self.listing.of["train"]]).labels
+        return np.bincount(labels, minlength=self.num_classes)
+
+    def train_weights(self) -> Tensor | None:
+        """(N,) relative sampling weight of each training image; None if each is drawn once an epoch."""
+        if not self.hparams["repeat"]:
+            return None
+        training = self.table.subset([sample.objects for sample in self.listing.of["train"]])
+        images = np.repeat(np.arange(len(training.offsets) - 1), np.diff(training.offsets))
+        present = np.zeros((len(training.offsets) - 1, self.num_classes), dtype=bool)
+        present[images, training.labels] = True
+        share = present.mean(axis=0).clip(1e-12)
+        of_class = np.maximum(1.0, np.sqrt(self.hparams["repeat"] / share))
+        return torch.from_numpy(np.where(present, of_class, 1.0).max(axis=1))
+
+    def input_spec(self) -> InputSpec:
+        """The input of the network in training."""
+        mean = self.mean if self.preprocessing is None else self.preprocessing.mean
+        return InputSpec(
+            self._size, self.channels, fill(mean), 1.0, self.hparams["interpolation"], fit=True
+        )
+
+    def eval_transform(self) -> EvalTransform:
+        """The transform of a whole image, which is fitted into the size."""
+        return self.with_tones(self.input_spec().eval_transform())
+
+    def split_remedy(self, split: str) -> str:
+        """Folders, or a table."""
+        return f"name images for {split} in the data's own way, or give a table with a column split (data.csv)"
+
+    def describe_training(self) -> str:
+        """The number of training objects in each class."""
+        counts = zip(self.class_names, self._training_counts().tolist(), strict=True)
+        return "training objects by class: " + ", ".join(f"{name} {count:,}" for name, count in counts)
+
+    def describe_images(self) -> list[str]:
+        """Lines about the images and the objects, for ``cnnlab data check``."""
+        return [*super().describe_images(), *survey_objects(self.table, self.class_names, self._size)]
+
+    def manifest_row(self, sample: Sample) -> dict[str, str]:
+        """Path, split, group, bytes, sha256, and how many objects of each class there are."""
+        labels = self.table.subset([sample.objects]).labels
+        counts = np.bincount(labels, minlength=self.num_classes).tolist()
+        text = ";".join(f"{name} {count}" for name, count in zip(self.class_names, counts, strict=True) if count)
+        return {**super().manifest_row(sample), "objects": text}
+
+
+@dataclass(eq=False)
+class ObjectReader:
+    """Reads the objects of an image from the table."""
+
+    table: ObjectTable
+    rows: Sequence[int]
+    """Each image's row in the table; -1 if its objects are unknown."""
+    least_visible: float
+
+    draws = ObjectAnnotation.draws
+
+    def __call__(self, index: int, image: ImageSource) -> ObjectAnnotation:
+        """The objects of an image.
+
+        Raises:
+            ImageError: If the image has another size than its objects' file says.
+        """
+        row, size = self.rows[index], image.size
+        if row < 0:
+            none = np.zeros(0)
+            return ObjectAnnotation(np.zeros((0, 4)), none.astype(np.int64), none.astype(bool), size, known=False)
+        own = self.table.of(row, size)
+        boxes, labels = own.boxes, own.labels.astype(np.int64)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) if own.areas is None else own.areas
+        truth = Truth(boxes, labels, own.crowd, areas, size)
+        return ObjectAnnotation(boxes, labels, own.crowd, size, None, self.least_visible, truth)

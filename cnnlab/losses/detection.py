@@ -1,0 +1,205 @@
+"""DetectionLoss: which places of a detector answer for which object, and how wrong they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.ops import generalized_box_iou_loss
+
+from cnnlab.errors import InputError
+from cnnlab.losses.parts import PartsLoss
+from cnnlab.objects import Objects, Padded
+
+_TINY = 1e-9
+
+
+class Assignment(NamedTuple):
+    """What each of the P places of B images answers for."""
+
+    objects: Tensor
+    """(B, P) int64, the object's place among those of its image; -1 for background."""
+    scores: Tensor
+    """(B, P) float32, the score that the object's class should get, 0..1; 0 for background."""
+    ignored: Tensor
+    """(B, P) bool: the place lies in a crowd, and is neither object nor background."""
+
+
+class DetectionLoss(PartsLoss):
+    """The loss of a one-stage detector: quality focal loss of the scores, and GIoU loss of the boxes.
+
+    At first an object gets the places near its center, at the stride that fits its size (FCOS, Tian et al. 2019,
+    arXiv:1904.01355). Later it gets the places that already answer best for it, by score and IoU (TOOD, Feng et al.
+    2021, arXiv:2108.07755); from the beginning, that would leave small and rare objects without any. A place should
+    score as high as its box is right (Li et al. 2020, arXiv:2006.04388).
+
+    Both parts are sums over all places, divided by the number of objects and images; so a batch without objects has a
+    loss, too.
+
+    Args:
+        static_share: The share of the run in which the assignment is static, 0..1.
+        box_weight: The weight of the boxes' part.
+        radius: How far the places of an object may be from its center at first, in strides.
+        candidates: How many places an object gets later, at most.
+
+    Raises:
+        InputError: If static_share is out of range.
+    """
+
+    num_parts = 2
+
+    def __init__(
+        self, static_share: float = 0.35, box_weight: float = 2.0, radius: float = 1.5, candidates: int = 13
+    ) -> None:
+        super().__init__()
+        if not 0 <= static_share <= 1:
+            raise InputError(f"model.static_share is {static_share}, expected 0 to 1")
+        self.static_share = static_share
+        self.box_weight = box_weight
+        self.radius = radius
+        self.candidates = candidates
+        self.place_in_run = 1.0
+        """The share of the run that is over, 0..1; the task sets it before each step."""
+
+    def counts(self, targets: Objects) -> Tensor:
+        """Objects and images, for both parts."""
+        known = targets.counts >= 0
+        number = (targets.counts * known).sum() + known.sum()
+        return number.float().expand(2)
+
+    def parts(self, outputs: Mapping[str, Tensor], targets: Objects) -> Tensor:
+        """The two parts.
+
+        Args:
+            outputs: The raw outputs of models.detector.Detector.
+            targets: The objects of B images.
+        """
+        logits, boxes = outputs["logits"].float(), outputs["boxes"].float()
+        padded, places = targets.padded(), outputs["places"][0]
+        with torch.no_grad():
+            if self.place_in_run < self.static_share:
+                found = assign_static(boxes, places, padded, self.radius)
+            else:
+                found = assign_by_quality(logits.sigmoid(), boxes, places, padded, self.candidates)
+            counted = ~found.ignored & (targets.counts >= 0)[:, None]
+        image, place = (found.objects >= 0).nonzero(as_tuple=True)
+        number = found.objects[image, place]
+        wanted = torch.zeros_like(logits)
+        score = found.scores[image, place]
+        wanted[image, place, padded.labels[image, number]] = score
+        errors = binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        focus = (wanted - logits.sigmoid()).square().detach()
+        of_class = (errors * focus * counted[..., None]).sum()
+        # Of no places the sum is 0, with gradients of 0, so that all processes have the same gradients.
+        misfit = generalized_box_iou_loss(boxes[image, place], padded.boxes[image, number], reduction="none")
+        of_box = self.box_weight * (misfit * score).sum() + 0.0 * boxes.sum()
+        return torch.stack([of_class, of_box]) / self.counts(targets).clamp(min=1.0)
+
+
+def assign_static(boxes: Tensor, places: Tensor, objects: Padded, radius: float) -> Assignment:
+    """Assign to each object the places near its center, at the stride that fits its size.
+
+    Args:
+        boxes: (B, P, 4), the predicted boxes, whose IoU is the wanted score.
+        places: (P, 3), x, y, stride.
+        objects: The objects.
+        radius: The largest distance from the center, in strides.
+    """
+    fits = _fits_stride(objects.boxes, places) & objects.exists[..., None]
+    center = (objects.boxes[..., :2] + objects.boxes[..., 2:]) / 2
+    apart = (places[:, :2] - center[:, :, None]).abs().amax(dim=-1) / places[:, 2]
+    taken = fits & (apart < radius) & _inside(objects.boxes, places)
+    # An object smaller than the places' distance gets the nearest place.
+    nearest = apart.masked_fill(~fits, torch.inf).argmin(dim=-1, keepdim=True) if apart.shape[1] else apart.long()[..., :1]
+    alone = ~taken.any(dim=-1, keepdim=True) & objects.exists[..., None]
+    taken = taken.scatter(-1, nearest, taken.gather(-1, nearest) | alone)
+    area = _areas(objects.boxes)[..., None].expand_as(taken)
+    chosen = _choose(area.masked_fill(~taken, torch.inf), largest=False)
+    quality = _iou_of(boxes, objects, chosen)
+    return Assignment(chosen, (0.5 + 0.5 * quality) * (chosen >= 0), _in_crowd(objects, places) & (chosen < 0))
+
+
+def assign_by_quality(
+    scores: Tensor, boxes: Tensor, places: Tensor, objects: Padded, candidates: int, power: float = 6.0
+) -> Assignment:
+    """Assign to each object the places whose score times IoU ** power is highest.
+
+    Args:
+        scores: (B, P, K), 0..1.
+        boxes: (B, P, 4), the predicted boxes.
+        places: (P, 3), x, y, stride.
+        objects: The objects.
+        candidates: How many places an object gets, at most.
+        power: The exponent of the IoU.
+    """
+    iou = box_iou(objects.boxes, boxes)
+    labels = objects.labels[:, None].expand(-1, scores.shape[1], -1)
+    of_class = scores.gather(2, labels).transpose(1, 2)
+    inside = _inside(objects.boxes, places) & objects.exists[..., None]
+    alignment = of_class * iou**power * inside
+    count = min(candidates, alignment.shape[-1])
+    best = alignment.topk(count, dim=-1)
+    taken = torch.zeros_like(inside).scatter(-1, best.indices, best.values > _TINY)
+    chosen = _choose((iou + _TINY).masked_fill(~taken, -torch.inf), largest=True)
+    own = torch.zeros_like(taken)
+    if taken.shape[1]:
+        own.scatter_(1, chosen.clamp(min=0)[:, None], (chosen >= 0)[:, None])
+    alignment, iou = alignment * own, iou * own
+    # An object's best place should score as high as its best IoU.
+    scale = iou.amax(dim=-1, keepdim=True) / alignment.amax(dim=-1, keepdim=True).clamp(min=_TINY)
+    wanted = (alignment * scale).amax(dim=1) if taken.shape[1] else iou.new_zeros(chosen.shape)
+    return Assignment(chosen, wanted, _in_crowd(objects, places) & (chosen < 0))
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """The IoU of each pair of boxes, (B, N, 4) and (B, M, 4) to (B, N, M); 0 for boxes without an area.
+
+    >>> box_iou(torch.tensor([[[0.0, 0, 2, 2]]]), torch.tensor([[[1.0, 0, 3, 2], [5, 5, 6, 6]]]))
+    tensor([[[0.3333, 0.0000]]])
+    """
+    low = torch.maximum(first[:, :, None, :2], second[:, None, :, :2])
+    high = torch.minimum(first[:, :, None, 2:], second[:, None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=-1)
+    return shared / (_areas(first)[:, :, None] + _areas(second)[:, None] - shared).clamp(min=_TINY)
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+
+
+def _inside(boxes: Tensor, places: Tensor) -> Tensor:
+    """Whether each place lies in each box, (B, M, P)."""
+    point = places[:, :2]
+    return ((point > boxes[:, :, None, :2]) & (point < boxes[:, :, None, 2:])).all(dim=-1)
+
+
+def _fits_stride(boxes: Tensor, places: Tensor) -> Tensor:
+    """Whether a place's stride fits a box's longer side, (B, M, P): up to 8 strides, and more than 8 of the next finer."""
+    longest = (boxes[..., 2:] - boxes[..., :2]).amax(dim=-1)[..., None]
+    stride = places[:, 2]
+    finest, coarsest = stride.min(), stride.max()
+    return ((longest > 4 * stride) | (stride == finest)) & ((longest <= 8 * stride) | (stride == coarsest))
+
+
+def _choose(values: Tensor, largest: bool) -> Tensor:
+    """The object (B, P) with the largest or smallest finite value (B, M, P) of each place; -1 if there is none."""
+    if not values.shape[1]:
+        return values.new_full((values.shape[0], values.shape[2]), -1, dtype=torch.int64)
+    best, chosen = values.max(dim=1) if largest else values.min(dim=1)
+    return torch.where(best.isfinite(), chosen, -1)
+
+
+def _iou_of(boxes: Tensor, objects: Padded, chosen: Tensor) -> Tensor:
+    """The IoU of each predicted box and its object, (B, P)."""
+    if not objects.boxes.shape[1]:
+        return boxes.new_zeros(chosen.shape)
+    iou = box_iou(objects.boxes, boxes)
+    return iou.gather(1, chosen.clamp(min=0)[:, None])[:, 0]
+
+
+def _in_crowd(objects: Padded, places: Tensor) -> Tensor:
+    """Whether each place lies in a crowd, (B, P)."""
+    return (_inside(objects.boxes, places) & objects.crowd[..., None]).any(dim=1)

@@ -1,0 +1,75 @@
+"""Build networks for detection by name: cnnlab's own on any timm backbone, and the user's own."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from cnnlab.errors import InputError, nearest
+from cnnlab.imports import by_path
+from cnnlab.models.detector import Detector
+from cnnlab.models.factory import build, create_features
+
+
+class DetectorSize(NamedTuple):
+    """One of the sizes of cnnlab's own detector."""
+
+    encoder: str
+    """The timm network that is its backbone, unless another is named."""
+    width: int
+    """See models.detector.Detector."""
+    depth: int
+    """See models.detector.Detector."""
+
+
+DETECTORS = {
+    "one_stage_s": DetectorSize("mobilenetv3_small_100", 64, 1),
+    "one_stage_m": DetectorSize("tf_efficientnet_lite0", 96, 2),
+    "one_stage_l": DetectorSize("resnet50", 160, 3),
+}
+"""cnnlab's networks for detection, by name."""
+
+
+def create_detector(
+    name: str,
+    num_classes: int,
+    channels: int = 3,
+    encoder: str | None = None,
+    weights: str | None = None,
+    dropout: float | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a network that returns scores and boxes for images (B, channels, H, W) of any size.
+
+    Args:
+        name: A name in DETECTORS, or the import path of a user's callable (``package.module.Class``) that takes
+            num_classes and channels, and returns the raw outputs of models.detector.Detector.
+        num_classes: The number of classes.
+        channels: The images' channels.
+        encoder: A timm network as the backbone; that of DETECTORS if None.
+        weights: The backbone's pretrained weights, see weights.find_weights; random initialization if None.
+        dropout: Dropout rate before the last layers, 0..1; none if None.
+        **kwargs: See models.detector.Detector.
+
+    Raises:
+        InputError: If there is no such network, it does not take these arguments, or its weights cannot be loaded.
+    """
+    if dropout is not None:
+        kwargs["dropout"] = dropout
+    if name not in DETECTORS:
+        if "." not in name:
+            raise InputError(
+                f"there is no network {name!r} for detection: {nearest(name, DETECTORS)} (model.encoder chooses its "
+                "backbone; or give the import path of your own, package.module.Class)"
+            )
+        return build(name, by_path(name), num_classes=num_classes, channels=channels, **kwargs)
+    size = DETECTORS[name]
+    features = create_features(size.encoder if encoder is None else encoder, channels, weights)
+    settings = {"width": size.width, "depth": size.depth, **kwargs}
+    return build(name, Detector, features, num_classes, **settings)
+
+
+def encoder_of(name: str, encoder: str | None) -> str | None:
+    """The timm backbone of a network for detection; None if it has none."""
+    return DETECTORS[name].encoder if encoder is None and name in DETECTORS else encoder

@@ -1,0 +1,173 @@
+"""Detector: cnnlab's own one-stage detector on the features of any timm network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnlab.errors import InputError
+from cnnlab.models.blocks import check_positive
+from cnnlab.models.factory import Encoder
+from cnnlab.models.groups import layer_groups
+from cnnlab.models.pyramid import PathAggregation
+from cnnlab.models.unet import pad_to_multiple
+
+_PRIOR = 0.01
+"""The score of every place and class before training (Lin et al. 2017, arXiv:1708.02002)."""
+
+
+class _SharedLayer(nn.Module):
+    """A separable layer for all strides, each with batch norms of its own, since the strides' statistics differ."""
+
+    def __init__(self, width: int, levels: int, kernel: int = 5) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+        self.pointwise = nn.Conv2d(width, width, 1, bias=False)
+        self.depthwise_norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(levels))
+        self.pointwise_norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(levels))
+
+    def forward(self, features: Tensor, level: int) -> Tensor:
+        features = F.silu(self.depthwise_norms[level](self.depthwise(features)))
+        return F.silu(self.pointwise_norms[level](self.pointwise(features)))
+
+
+class Detector(nn.Module):
+    """A one-stage detector without anchors: for each place of a pyramid, scores of the classes and a box.
+
+    The backbone may be any timm network with features. The head's layers are shared by all strides, without their batch
+    norms. A box is given by the distances from the place to its sides (FCOS, Tian et al. 2019, arXiv:1904.01355).
+
+    Args:
+        features: The backbone, which returns a list of feature maps, with their channels and strides.
+        num_classes: K.
+        strides: The strides of the pyramid, each twice the one before; small objects need 4.
+        width: The channels of pyramid and head.
+        depth: The number of layers of each of the head's two branches.
+        dropout: Dropout rate before the last layers, 0 up to (not including) 1.
+        frozen_stages: How many of the backbone's first stages are not trained; their batch norms neither.
+
+    Raises:
+        InputError: If the backbone has no such strides or fewer stages, or if a number is out of range.
+    """
+
+    backbone_prefix = "backbone."
+    gradcam_layer = "neck.lateral.0"
+    """The finest map, on which all scores depend."""
+
+    def __init__(
+        self,
+        features: Encoder,
+        num_classes: int,
+        strides: Sequence[int] = (8, 16, 32),
+        width: int = 96,
+        depth: int = 2,
+        dropout: float = 0.0,
+        frozen_stages: int = 0,
+    ) -> None:
+        super().__init__()
+        check_positive(num_classes=num_classes, width=width, depth=depth)
+        doubled = all(coarse == 2 * fine for fine, coarse in pairwise(strides))
+        if not strides or not doubled or not set(strides) <= set(features.strides):
+            raise InputError(
+                f"model.network_args.strides are {list(strides)}, expected some of {features.strides}, which the "
+                "backbone has, each twice the one before"
+            )
+        stages = _stages(features.network)
+        if not 0 <= frozen_stages <= len(stages):
+            raise InputError(
+                f"model.network_args.frozen_stages is {frozen_stages}, expected 0 to {len(stages)}, the stages of the "
+                "backbone"
+            )
+        self.backbone = features.network
+        self.frozen = [name for stage in stages[:frozen_stages] for name in stage]
+        for name in self.frozen:
+            self.backbone.get_submodule(name).requires_grad_(False)
+        self.strides = list(strides)
+        self.multiple = strides[-1]
+        self._maps = [features.strides.index(stride) for stride in strides]
+        widths = [features.widths[place] for place in self._maps]
+        self.neck = PathAggregation(widths, width)
+        self.class_branch = nn.ModuleList(_SharedLayer(width, len(strides)) for _ in range(depth))
+        self.box_branch = nn.ModuleList(_SharedLayer(width, len(strides)) for _ in range(depth))
+        self.dropout = nn.Dropout2d(dropout)
+        self.classify = nn.Conv2d(width, num_classes, 1)
+        self.regress = nn.Conv2d(width, 4, 1)
+        self.scales = nn.Parameter(torch.ones(len(strides)))
+        nn.init.normal_(self.classify.weight, std=0.01)
+        nn.init.constant_(self.classify.bias, -math.log((1 - _PRIOR) / _PRIOR))
+        nn.init.normal_(self.regress.weight, std=0.01)
+        nn.init.constant_(self.regress.bias, 1.0)
+
+    def layer_groups(self) -> Mapping[str, tuple[str, ...]]:
+        """One group for each child of the backbone, and for pyramid and head."""
+        inner = layer_groups(self.backbone)
+        parts = {f"backbone.{group.name}": tuple(f"backbone.{name}" for name in group.modules) for group in inner}
+        return {**parts, "neck": ("neck",), "head": ("class_branch", "box_branch", "classify", "regress", "")}
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; frozen stages stay in evaluation."""
+        super().train(mode)
+        for name in self.frozen:
+            self.backbone.get_submodule(name).eval()
+        return self
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Standardized images (B, C, H, W) to raw outputs, P places of all strides.
+
+        Returns:
+            logits (B, P, K); boxes (B, P, 4), x1, y1, x2, y2 in pixels of the images; places (B, P, 3), x, y and stride
+            of each place.
+        """
+        features = self.backbone(pad_to_multiple(images, self.multiple))
+        maps = self.neck([features[place] for place in self._maps])
+        logits, boxes, places = [], [], []
+        for level, (stride, one) in enumerate(zip(self.strides, maps, strict=True)):
+            of_class = of_box = one
+            for layer in self.class_branch:
+                of_class = layer(of_class, level)
+            for layer in self.box_branch:
+                of_box = layer(of_box, level)
+            of_class, of_box = self.classify(self.dropout(of_class)), self.regress(self.dropout(of_box))
+            at = _centers(one, stride)
+            # Sums of exponents overflow in half precision.
+            distances = F.softplus(of_box.float() * self.scales[level]) * stride
+            left, top, right, bottom = distances.flatten(2).unbind(dim=1)
+            x, y = at.unbind(dim=1)
+            boxes.append(torch.stack([x - left, y - top, x + right, y + bottom], dim=-1))
+            logits.append(of_class.flatten(2).transpose(1, 2))
+            places.append(torch.cat([at, torch.full_like(at[:, :1], stride)], dim=1))
+        every = torch.cat(places)
+        return {
+            "logits": torch.cat(logits, dim=1),
+            "boxes": torch.cat(boxes, dim=1),
+            "places": every.expand(images.shape[0], *every.shape),
+        }
+
+
+def _centers(features: Tensor, stride: int) -> Tensor:
+    """The centers of a map's places, (P, 2) x and y in pixels of the image."""
+    height, width = features.shape[-2:]
+    rows, columns = (
+        (torch.arange(side, device=features.device, dtype=torch.float32) + 0.5) * stride for side in (height, width)
+    )
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+def _stages(network: nn.Module) -> list[list[str]]:
+    """The names of the modules of each stage: the stem's layers are one, each member of a list of blocks is one."""
+    stages: list[list[str]] = [[]]
+    for name, child in network.named_children():
+        if isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child) and name != "stem":
+            stages += [[f"{name}.{inner}"] for inner, _ in child.named_children()]
+        elif len(stages) == 1:
+            stages[0].append(name)
+        else:
+            stages.append([name])
+    return [stage for stage in stages if stage]

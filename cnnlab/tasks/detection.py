@@ -1,0 +1,147 @@
+"""Detection: the class, score and box of each object in an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from cnnlab.batch import Batch
+from cnnlab.errors import InputError
+from cnnlab.imaging import Place, fitted_size
+from cnnlab.loggers import Row
+from cnnlab.losses import DetectionLoss
+from cnnlab.models.box_decoder import BoxDecoder
+from cnnlab.models.decoding import Answers
+from cnnlab.models.detection import create_detector, encoder_of
+from cnnlab.outputs import Boxes
+from cnnlab.outputs.boxes import to_original
+from cnnlab.tasks.classes import ClassTask
+from cnnlab.tasks.object_metrics import ObjectScores
+from cnnlab.tasks.places import place_in_run
+from cnnlab.tasks.steps import Stage
+
+_SCORES = ("ap", "ap50", "best_f1", "threshold")
+
+
+class Detection(ClassTask):
+    """Train a network to find objects.
+
+    Metrics are COCO's, to its last digit (Lin et al. 2014, arXiv:1405.0312): map is the mean over the classes, and over
+    IoU from 0.5 to 0.95, of the average precision; map50 and map75 are those of one IoU; map_small, map_medium and
+    map_large count objects below 32 x 32 pixels, below 96 x 96, and above. They are measured in pixels of the original
+    images. Training measures only the loss.
+
+    Args:
+        network: A name for models.detection.create_detector: one_stage_s, one_stage_m, one_stage_l, or a user's import
+            path.
+        encoder: A timm network as the backbone; the network's own if None.
+        num_classes: See ClassTask.
+        channels: See VisionTask.
+        weights: The backbone's pretrained weights: see VisionTask.
+        detections: The number of objects that are found in an image, at most.
+        nms: Of boxes of one class with a larger IoU, only the one with the highest score is kept; above 0, to 1.
+        static_share: See losses.DetectionLoss.
+        box_weight: See losses.DetectionLoss.
+        **kwargs: See ClassTask and VisionTask.
+
+    Raises:
+        InputError: If a name is unknown or an argument is out of range.
+    """
+
+    monitor: str = "val/map"
+    mode: ClassVar[Literal["min", "max"]] = "max"
+    kind: ClassVar[str | None] = "boxes"
+    charts: ClassVar[Mapping[str, Sequence[str]]] = {
+        "mAP": ["val/map"],
+        "mAP, IoU 0.5": ["val/map50"],
+        "mAP by size": ["val/map_small", "val/map_medium", "val/map_large"],
+    }
+    key_metrics: ClassVar[Sequence[str]] = ("val/map", "test/map", "test/map50")
+
+    def __init__(
+        self,
+        network: str = "one_stage_m",
+        encoder: str | None = None,
+        num_classes: int = 1,
+        channels: int = 3,
+        *,
+        weights: str | None = None,
+        detections: int = 100,
+        nms: float = 0.6,
+        static_share: float = 0.35,
+        box_weight: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("head") is not None:
+            raise InputError("model.head is for networks that classify images: leave it out")
+        if weights is not None and encoder_of(network, encoder) is None:
+            raise InputError(f"network {network!r} has no backbone that model.weights could be for: leave it out")
+        self.detections = detections
+        self.nms = nms
+        self.thresholds: list[float] | None = None
+        """For each class the score with the best F1 on the latest validation."""
+        super().__init__(network=network, num_classes=num_classes, channels=channels, weights=weights, **kwargs)
+
+    @property
+    def backbone(self) -> str:
+        """The encoder, which pretrained weights are for; the network itself if it has no timm encoder."""
+        return encoder_of(self.hparams["network"], self.hparams["encoder"]) or str(self.hparams["network"])
+
+    def configure_network(self) -> nn.Module:
+        """Create the network: standardized images to scores and boxes."""
+        hparams = self.hparams
+        settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
+        return create_detector(hparams["network"], self.num_classes, **settings, **(hparams["network_args"] or {}))
+
+    def configure_loss(self) -> DetectionLoss:
+        """Scores and boxes."""
+        return DetectionLoss(self.hparams["static_share"], self.hparams["box_weight"])
+
+    def configure_evaluation_loss(self) -> DetectionLoss:
+        """The same, with the assignment of the end of the training."""
+        return DetectionLoss(0.0, self.hparams["box_weight"])
+
+    def configure_decoder(self) -> BoxDecoder:
+        """Boxes without those that overlap a better one."""
+        return BoxDecoder(self.detections, self.nms)
+
+    def configure_output(self) -> Boxes:
+        """The objects."""
+        return Boxes(self.class_names, self.thresholds, self.detections, self.nms)
+
+    def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
+        """COCO's scores; none in training."""
+        if stage == "train":
+            return {}
+        return {"scores": ObjectScores(self.num_classes, max_dets=(1, 10, self.detections))}
+
+    def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
+        """Update with each image's objects, in original pixels."""
+        if "scores" not in metrics:
+            return
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        arrays = {name: value.cpu().numpy() for name, value in answers.items()}
+        found, true = [], []
+        for i, truth in enumerate(batch.targets.truths):
+            if truth is None:
+                continue
+            there = arrays["scores"][i] > 0
+            boxes, scores, labels = (arrays[name][i][there] for name in ("boxes", "scores", "labels"))
+            place = Place(truth.size, fitted_size(truth.size, size))
+            found.append((to_original(boxes, place), scores, labels, int(batch.indices[i])))
+            true.append(truth)
+        metrics["scores"].update(found, true)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Tell the loss how much of the run is over."""
+        total = self._total_steps()
+        place = place_in_run(self.trainer, int(total)) if total != float("inf") else None
+        assert isinstance(self.loss, DetectionLoss)
+        self.loss.place_in_run = 0.0 if place is None else place.step / max(place.total, 1)
+
+    def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
+        """The confusion matrix with the background, and the scores of each class."""
+        return super().result_tables(stage)
