@@ -51,4 +51,4 @@ def _samples(start: float, stop: float, length: int, cells: int) -> tuple[int, I
     where = (np.arange(first, last) + 0.5 - start) * (cells / (stop - start)) - 0.5
     where = where.clip(0, cells - 1)
     cell = where.astype(np.int64)
-    return first, cell, where - cell
+    return first, cell, (where - cell).astype(np.float64)

@@ -81,7 +81,7 @@ def from_texts(texts: Sequence[bytes | str], sizes: Sequence[Size]) -> list[Rle]
 def to_text(mask: Rle) -> bytes:
     """COCO's compressed text of a mask.
 
-    >>> to_text(encode(np.eye(3)))
+    >>> to_text(from_counts([0, 1, 3, 1, 3, 1], (3, 3)))
     b'013010'
     """
     return to_texts([mask])[0]

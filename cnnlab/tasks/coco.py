@@ -14,6 +14,23 @@ import numpy as np
 from cnnlab.errors import InputError
 from cnnlab.tasks.overlaps import Detections, Flags, Floats, Integers, Objects, Pairs, Truth, gather, overlapping
 
+__all__ = [
+    "AREAS",
+    "NEAR",
+    "RECALLS",
+    "THRESHOLDS",
+    "Detections",
+    "Evaluation",
+    "Matches",
+    "Scores",
+    "Truth",
+    "average_precision",
+    "by_class",
+    "evaluate",
+    "mean",
+    "precision_at_recalls",
+]
+
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """The IoUs from which on a detection is a hit."""
 RECALLS = np.linspace(0, 1, 101)
@@ -35,7 +52,7 @@ class Matches(NamedTuple):
         hits: (D,) The detection has found an object that counts.
         left_out: (D,) It counts neither for nor against: it has found a crowd, or an object of another size, or is of
             another size itself and has found nothing.
-        truths: (D,) The object that it has found at an IoU of 0.5, of all sizes; -1 if there is none.
+        truths: (D,) The object that it has found at an IoU of 0.5, of all sizes, or the crowd; -1 if there is none.
     """
 
     hits: Integers
@@ -173,37 +190,28 @@ def _match(detections: Objects, truths: Objects, pairs: Pairs) -> Matches:
     reached = np.searchsorted(THRESHOLDS, pairs.iou, side="right")
     kept = np.flatnonzero((reached > 0) & (detections.labels[pairs.detections] == truths.labels[pairs.truths]))
     kept = kept[np.lexsort((-pairs.truths[kept], -pairs.iou[kept], pairs.detections[kept]))]
-    found, first = np.unique(pairs.detections[kept], return_index=True)
     lanes_reached = _lanes_of_thresholds()[reached[kept]].tolist()
-    objects = pairs.truths[kept].tolist()
-    counted = (_ALL & ~_outside(truths.areas) & np.where(truths.crowd, 0, _ALL)).tolist()
-    free = [_ALL] * len(counted)
-    crowd = truths.crowd.tolist()
-    hits, ignored, partner = (np.zeros(len(detections.labels), dtype=np.int64) for _ in range(3))
-    partner -= 1
-    for detection, start, stop in zip(found.tolist(), first.tolist(), [*first[1:].tolist(), len(kept)], strict=False):
-        open_lanes, won = _ALL, 0
-        for pair in range(start, stop):
-            true = objects[pair]
-            lanes = open_lanes & lanes_reached[pair] & free[true] & counted[true]
-            if lanes:
-                free[true] ^= lanes
-                open_lanes ^= lanes
-                won |= lanes
-                if lanes & 1:
-                    partner[detection] = true
-        hits[detection] = won
-        won = 0
-        for pair in range(start, stop):
-            true = objects[pair]
-            lanes = open_lanes & lanes_reached[pair] & free[true] & ~counted[true]
-            if lanes:
-                if not crowd[true]:
-                    free[true] ^= lanes
-                open_lanes ^= lanes
-                won |= lanes
-        ignored[detection] = won
-    return Matches(hits, ignored | _outside(detections.areas) & ~hits, partner)
+    objects, crowd = pairs.truths[kept].tolist(), truths.crowd.tolist()
+    counted = _ALL & ~_outside(truths.areas) & np.where(truths.crowd, 0, _ALL)
+    rounds = counted.tolist(), (_ALL & ~counted).tolist()
+    free = [_ALL] * len(crowd)
+    hits, ignored, partners = (np.full(len(detections.labels), start) for start in (0, 0, -1))
+    found, first = np.unique(pairs.detections[kept], return_index=True)
+    last = np.append(first, len(kept))[1:]
+    for detection, start, stop in zip(found.tolist(), first.tolist(), last.tolist(), strict=True):
+        waiting = _ALL
+        for allowed, column in zip(rounds, (hits, ignored), strict=True):
+            before = waiting
+            for pair in range(start, stop):
+                true = objects[pair]
+                if taken := waiting & lanes_reached[pair] & free[true] & allowed[true]:
+                    waiting ^= taken
+                    if not crowd[true]:
+                        free[true] ^= taken
+                    if taken & 1:
+                        partners[detection] = true
+            column[detection] = before ^ waiting
+    return Matches(hits, ignored | _outside(detections.areas) & ~hits, partners)
 
 
 def _lanes_of_thresholds() -> Integers:

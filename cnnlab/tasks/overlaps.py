@@ -49,7 +49,7 @@ class Truth(NamedTuple):
         crowd: (N,) bool, whether a shape stands for many objects (COCO's iscrowd); None if no one does. Detections
             inside a crowd count neither for nor against.
         areas: (N,) square pixels, which decide whether an object is small, medium or large; None for those of the
-            shapes. (COCO takes a mask's area for boxes too.)
+            shapes, as is NaN. (COCO takes a mask's area for boxes too.)
     """
 
     shapes: Shapes
@@ -80,7 +80,8 @@ class Objects(NamedTuple):
     def take(self, order: Integers) -> Objects:
         """Some of the objects, in another order."""
         shapes = self.shapes[order] if isinstance(self.shapes, np.ndarray) else [self.shapes[i] for i in order]
-        return Objects(shapes, *(column[order] for column in self[1:]))
+        images, labels, areas, scores, crowd = self.images, self.labels, self.areas, self.scores, self.crowd
+        return Objects(shapes, images[order], labels[order], areas[order], scores[order], crowd[order])
 
 
 class Pairs(NamedTuple):
@@ -97,56 +98,63 @@ class Pairs(NamedTuple):
     iou: Floats
 
 
-def gather(images: Sequence[Detections] | Sequence[Truth], num_classes: int) -> Objects:
+def gather(images: Sequence[Detections | Truth], num_classes: int, names: Sequence[int] | None = None) -> Objects:
     """The objects of all images in flat arrays, in the images' order.
 
     Args:
         images: The detections, or the truth, of each image.
         num_classes: K.
+        names: The images' numbers in messages; 0, 1, ... if None.
 
     Raises:
-        InputError: Lengths differ, a label is outside 0..K-1, or a number is not finite.
+        InputError: Lengths differ, a label is outside 0..K-1, a number is not finite, or there are boxes and masks.
     """
-    parts = [_of_image(i, image, num_classes) for i, image in enumerate(images)]
-    if not parts:
-        nothing = np.zeros(0)
-        return Objects(np.zeros((0, 4)), nothing.astype(int), nothing.astype(int), nothing, nothing, nothing.astype(bool))
-    masks = any(not isinstance(part.shapes, np.ndarray) for part in parts)
-    columns = [np.concatenate(column) for column in list(zip(*parts, strict=True))[1:]]
-    if masks:
-        shapes: Shapes = [shape for part in parts for shape in part.shapes]
-        if any(not isinstance(shape, Rle) for shape in shapes):
-            raise InputError("boxes and masks cannot be compared: give either of them for all images")
-        unknown = np.isnan(columns[2])
-        columns[2] = np.where(unknown, rle.areas(shapes), columns[2])
-    else:
-        shapes = np.concatenate([part.shapes for part in parts])
-    return Objects(shapes, *columns)
+    names = range(len(images)) if names is None else names
+    parts = [_of_image(name, image, num_classes) for name, image in zip(names, images, strict=True)]
+    boxes = [part.shapes for part in parts if isinstance(part.shapes, np.ndarray)]
+    masks = [mask for part in parts if not isinstance(part.shapes, np.ndarray) for mask in part.shapes]
+    shapes: Shapes = masks or np.concatenate([np.zeros((0, 4)), *boxes])
+    if masks and any(len(some) for some in boxes):
+        raise InputError("boxes and masks cannot be compared: give either of them for all images")
+    numbers = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])
+    labels = np.concatenate([np.zeros(0, dtype=np.int64), *(part.labels for part in parts)])
+    areas, scores = (np.concatenate([np.zeros(0), *(part[i] for part in parts)]) for i in (2, 3))
+    crowd = np.concatenate([np.zeros(0, dtype=bool), *(part.crowd for part in parts)])
+    own = area(shapes) if isinstance(shapes, np.ndarray) else rle.areas(shapes)
+    return Objects(shapes, numbers, labels, np.where(np.isnan(areas), own, areas), scores, crowd)
 
 
-def _of_image(number: int, image: Detections | Truth, num_classes: int) -> Objects:
-    """The objects of one image; the areas of masks are NaN where they are not given."""
+class _Part(NamedTuple):
+    """The objects of one image, checked; areas are NaN where they are not given."""
+
+    shapes: Shapes
+    labels: Integers
+    areas: Floats
+    scores: Floats
+    crowd: Flags
+
+
+def _of_image(number: int, image: Detections | Truth, num_classes: int) -> _Part:
     name = f"image {number}, {'detections' if isinstance(image, Detections) else 'truth'}"
     labels = np.asarray(image.labels).astype(np.int64).reshape(-1)
-    count = len(labels)
-    masks = not isinstance(image.shapes, np.ndarray) and len(image.shapes) > 0 and isinstance(image.shapes[0], Rle)
-    shapes = image.shapes if masks else checked(image.shapes, f"{name}: boxes")
-    given = [] if masks else area(np.asarray(shapes))
-    areas, scores, crowd = np.full(count, np.nan) if masks else given, np.zeros(count), np.zeros(count, dtype=bool)
+    shapes = image.shapes
+    if isinstance(shapes, np.ndarray) or not len(shapes) or not isinstance(shapes[0], Rle):
+        shapes = checked(shapes, f"{name}: boxes")
+    areas, scores, crowd = np.full(len(labels), np.nan), np.zeros(len(labels)), np.zeros(len(labels), dtype=bool)
     if isinstance(image, Detections):
         scores = np.asarray(image.scores, dtype=np.float64).reshape(-1)
     else:
         crowd = crowd if image.crowd is None else np.asarray(image.crowd).astype(bool).reshape(-1)
         areas = areas if image.areas is None else np.asarray(image.areas, dtype=np.float64).reshape(-1)
-    lengths = {len(column) for column in (shapes, labels, scores, crowd, areas)}
-    if len(lengths) > 1:
-        raise InputError(f"{name}: {len(shapes)} shapes, but {count} labels; all columns must have the same length")
+    part = _Part(shapes, labels, areas, scores, crowd)
+    if len({len(column) for column in part}) > 1:
+        lengths = ", ".join(f"{len(column)} {field}" for field, column in zip(part._fields, part, strict=True))
+        raise InputError(f"{name}: all columns must have the same length, not {lengths}")
     if not np.isfinite(scores).all():
         raise InputError(f"{name}: a score is NaN or infinite")
-    if count and (labels.min() < 0 or labels.max() >= num_classes):
-        bad = labels[(labels < 0) | (labels >= num_classes)][0]
-        raise InputError(f"{name}: label {bad} is outside 0..{num_classes - 1}")
-    return Objects(shapes, np.full(count, number), labels, areas, scores, crowd)
+    for label in labels[(labels < 0) | (labels >= num_classes)][:1]:
+        raise InputError(f"{name}: label {label} is outside 0..{num_classes - 1}")
+    return part
 
 
 def overlapping(detections: Objects, truths: Objects, minimum: float) -> Pairs:
@@ -175,7 +183,7 @@ def overlapping(detections: Objects, truths: Objects, minimum: float) -> Pairs:
 
 
 def _comparison(detections: Objects, truths: Objects, minimum: float) -> _Compare:
-    """A function that returns pairs, of those that it is given, and their IoU; the others have less than the minimum."""
+    """A function that returns those of given pairs that may have the minimum, and their IoU."""
     found, true = detections.shapes, truths.shapes
     if isinstance(found, np.ndarray) and isinstance(true, np.ndarray):
         return lambda i, j: (i, j, pair_iou(found[i], true[j], truths.crowd[j]))
