@@ -63,6 +63,7 @@ imports: install ## check the direction of imports, and that private names of ot
 bench: install ## run the benchmarks; MNIST_ROOT=DIR names the folder that holds MNIST/raw
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/average_precision.py
 	$(BIN)/python benchmarks/mnist.py --root $(or $(MNIST_ROOT),data)
 
 clean: ## remove the virtual environment and what tools left behind (never runs/ or data/)
