@@ -75,9 +75,8 @@ def build_table(reading: Reading, removed: Findings) -> ObjectTable:
     raw = _clipped(raw, sides)
     left = (raw.boxes[:, 2:] - raw.boxes[:, :2]) / np.where(np.isfinite(sides), sides, 1)
     check.refuse(np.any(left <= _NO_SIZE, axis=1), removed, "boxes of zero size", "", lambda n: _shown(raw.boxes[n]))
-    check.refuse(
-        _repeated(raw, check.good), removed, "exact repetitions of an object", "", lambda n: _shown(raw.boxes[n])
-    )
+    again = _repeated(raw, check.good)
+    check.refuse(again, removed, "exact repetitions of an object", "", lambda n: _shown(raw.boxes[n]))
     return _pack(reading, raw.take(np.flatnonzero(check.good)))
 
 

@@ -112,12 +112,9 @@ class ImageFinder:
         clean = [name.replace("\\", "/") for name in names]
         probed = clean[:: max(1, len(clean) // _PROBED)]
         ways = [(folder, bare) for bare in (False, True) for folder in self.folders]
-        best = max(
-            ways, key=lambda way: sum(self._files.has(_join(way[0], way[1], name)) for name in probed), default=None
-        )
-        if best is None:
-            return clean
-        return [_join(best[0], best[1], name) for name in clean]
+        found = [sum(self._files.has(_join(folder, bare, name)) for name in probed) for folder, bare in ways]
+        folder, bare = ways[found.index(max(found))]
+        return [_join(folder, bare, name) for name in clean]
 
 
 def _join(folder: str, bare: bool, name: str) -> str:
