@@ -15,7 +15,7 @@ from cnnlab.data.objects.reading import ObjectList, Reading
 from cnnlab.data.objects.runs import bounds, compress, decompress, problem_of
 from cnnlab.data.objects.shapes import Shape
 from cnnlab.errors import InputError, nearest
-from cnnlab.image_files import listed
+from cnnlab.image_files import check_name, listed
 
 _BACKGROUND = ("background", "__background__")
 
@@ -107,7 +107,7 @@ class _Reader:
         for number, entry in enumerate(content["annotations"]):
             own = entry.get("id", number)
             where = f"{path}, annotation {own}"
-            image, category = entry["image_id"], entry.get("category_id")
+            image, category = (_plain(entry.get(key, "missing")) for key in ("image_id", "category_id"))
             if image not in rows:
                 self._findings.add(known, "add the image", [f"{where}: its image_id is {image}, and not in images"])
             elif category not in ids:
@@ -132,6 +132,7 @@ class _Reader:
         paths = finder.find([str(entry["file_name"]) for entry in entries])
         rows: dict[Any, int] = {}
         for entry, image in zip(entries, paths, strict=True):
+            check_name(image)
             first = self._row_of.setdefault(image, len(self._samples))
             if first < len(self._samples):
                 other = self._samples[first].split
@@ -175,6 +176,11 @@ class _Reader:
         objects.areas.append(float(area))
         objects.shapes.append(shape)
         objects.sources.append(own)
+
+
+def _plain(value: Any) -> Any:
+    """A number or a text; whatever else an id may be as text, which is no id."""
+    return value if isinstance(value, (int, float, str)) else f"{value}"[:40]
 
 
 def _declared_size(entry: dict[str, Any]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from cnnlab.errors import InputError
 _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     "images": {"id": (int, str), "file_name": (str,)},
     "categories": {"id": (int,), "name": (str, int)},
-    "annotations": {"image_id": (int, str)},
+    "annotations": {},
 }
 """What each entry of a list must have, and of which type."""
 _PROBED = 20

@@ -121,7 +121,7 @@ class _Reader:
         names = sorted(set(self._names))
         numbers = {name: number for number, name in enumerate(names)}
         self._objects.labels = [numbers[name] for name in self._names]
-        relative = bool(len(boxes)) and bool(np.nanmax(boxes, initial=0) <= 1)
+        relative = bool(len(boxes)) and bool(boxes[np.isfinite(boxes)].max(initial=0) <= 1)
         samples = self._samples
         unit = ", coordinates as shares of width and height" if relative else ""
         reading = Reading(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cnnlab.data.listing import SPLITS
 from cnnlab.errors import InputError
-from cnnlab.image_files import EXTENSIONS, LeftOut, list_images, listed, local_copy, without_ending
+from cnnlab.image_files import EXTENSIONS, LeftOut, list_images, listed, local_copy
 from cnnlab.imaging import ImageError, LazyImage
 
 _SPLIT_OF = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
@@ -114,7 +114,9 @@ def stem_of(path: str) -> str:
     >>> stem_of("a/b.v2.jpg"), stem_of("a/b.v2")
     ('b.v2', 'b.v2')
     """
-    return without_ending(Path(os.path.basename(path))).name  # noqa: PTH119
+    name = os.path.basename(path)  # noqa: PTH119
+    stem, ending = os.path.splitext(name)  # noqa: PTH122
+    return stem if ending.lower() in EXTENSIONS else name
 
 
 def read_all(paths: Sequence[str]) -> list[bytes | OSError]:
