@@ -83,7 +83,7 @@ def listed(names: Iterable[object], count: int | None = None, most: int = MOST_N
     return ", ".join(map(str, names[:most])) + (f" and {more:,} more" if more > 0 else "")
 
 
-def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
+def list_images(folder: Path, left_out: LeftOut | None = None, skipped: frozenset[str] = frozenset()) -> list[Path]:
     """List all image files below a folder, sorted by name, without hidden ones.
 
     A file with another ending is an image if its content is of a known format.
@@ -91,6 +91,7 @@ def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
     Args:
         folder: The folder; links are followed, and each folder is read once.
         left_out: Counts the other files that are not hidden; if None, a line on stderr tells of them.
+        skipped: Endings, in lower case, of files that are known to be something else: neither read nor counted.
 
     Raises:
         InputError: If the folder does not exist, if a folder cannot be read, or if a file name is not UTF-8.
@@ -98,7 +99,7 @@ def list_images(folder: Path, left_out: LeftOut | None = None) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
     others = LeftOut() if left_out is None else left_out
-    found = list(_walk(folder, set(), others))
+    found = list(_walk(folder, set(), others, skipped))
     if left_out is None and others:
         print(f"{folder}: {others}", file=sys.stderr)
     return found
@@ -128,13 +129,13 @@ def without_ending(path: Path) -> Path:
     return path.with_suffix("") if has_ending(path.name) else path
 
 
-def _walk(folder: Path, seen: set[Path], left_out: LeftOut) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[Path], left_out: LeftOut, skipped: frozenset[str]) -> Iterator[Path]:
     if (real := folder.resolve()) in seen:  # A link to a folder that was already read.
         return
     seen.add(real)
     entries = _entries(folder)
     for entry in entries:
-        if entry.is_dir():
+        if entry.is_dir() or (skipped and os.path.splitext(entry.name)[1].lower() in skipped):  # noqa: PTH122
             continue
         # A link that leads nowhere is listed, so that reading names it.
         if has_ending(entry.name) and (entry.is_file() or entry.is_symlink()):
@@ -147,7 +148,7 @@ def _walk(folder: Path, seen: set[Path], left_out: LeftOut) -> Iterator[Path]:
             left_out.add(entry.path)
     for entry in entries:
         if entry.is_dir():
-            yield from _walk(Path(entry.path), seen, left_out)
+            yield from _walk(Path(entry.path), seen, left_out, skipped)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -50,6 +50,8 @@ class Sample:
     """Samples of a stratum, or with the same labels, are spread evenly over the folds."""
     name: str = ""
     """Its path below the root, with "/": a run knows it by this name, wherever the root lies."""
+    objects: int = -1
+    """Its row in the table of its objects, if it has one: see objects.ObjectTable."""
 
 
 @dataclass
