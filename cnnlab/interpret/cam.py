@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +21,8 @@ class Explanation(NamedTuple):
     """(B, H, W) float32 in 0..1, at the image's size; 1 speaks most for the class; all 0 if nothing does."""
     classes: Tensor
     """(B,) int64, the explained classes."""
-    predictions: Tensor
-    """The network's logits: (B, K), or (B, K, H, W) in segmentation."""
+    predictions: Any
+    """The network's raw outputs: logits (B, K), or (B, K, H, W) in segmentation; a detector's by name."""
 
 
 class CamMethod(ABC):
@@ -71,15 +71,14 @@ class CamMethod(ABC):
         return Explanation(_normalize_maps(maps[:, 0]), chosen, predictions)
 
     @abstractmethod
-    def _explain(self, images: Tensor, classes: int | Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The maps (B, h, w), the classes (B,), and the network's logits."""
+    def _explain(self, images: Tensor, classes: int | Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor, Any]:
+        """The maps (B, h, w), the classes (B,), and the network's raw outputs."""
 
-    def _run(self, images: Tensor, hook: Callable[..., Tensor | None]) -> Tensor:
+    def _run(self, images: Tensor, hook: Callable[..., Tensor | None]) -> Any:
         """Run the network with a forward hook on the layer."""
         assert self.layer is not None
         with forward_hook(get_layer(self.network, self.layer), hook, self.layer):
-            predictions: Tensor = self.network(images)
-        return predictions
+            return self.network(images)
 
     def _to_grid(self, activations: Tensor, images: Tensor) -> Tensor:
         assert self.layer is not None
@@ -89,7 +88,7 @@ class CamMethod(ABC):
 class _GradientMethod(CamMethod):
     """Weighs channels by the gradients of the class's logit."""
 
-    def _explain(self, images: Tensor, classes: int | Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _explain(self, images: Tensor, classes: int | Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor, Any]:
         assert self.layer is not None
         outputs: list[Tensor] = []
 
@@ -113,7 +112,7 @@ class _GradientMethod(CamMethod):
         torch.set_grad_enabled(False)
         activations = self._to_grid(outputs[-1].detach(), images)
         weights = self._weights(activations, self._to_grid(gradients, images))
-        return (weights[:, :, None, None] * activations).sum(dim=1), chosen, predictions.detach()
+        return (weights[:, :, None, None] * activations).sum(dim=1), chosen, _detached(predictions)
 
     @abstractmethod
     def _weights(self, activations: Tensor, gradients: Tensor) -> Tensor:
@@ -171,7 +170,7 @@ class ScoreCAM(CamMethod):
         super().__init__(network, layer, scores)
         self.batch_size = batch_size
 
-    def _explain(self, images: Tensor, classes: int | Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _explain(self, images: Tensor, classes: int | Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor, Any]:
         assert self.layer is not None
         outputs: list[Tensor] = []
         predictions = self._run(images, lambda module, args, output: outputs.append(output.clone()))
@@ -199,6 +198,13 @@ class ScoreCAM(CamMethod):
 
 METHODS: dict[str, type[CamMethod]] = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "scorecam": ScoreCAM}
 """Methods by name."""
+
+
+def _detached(outputs: Any) -> Any:
+    """Raw outputs without their gradients."""
+    if isinstance(outputs, Mapping):
+        return {name: _detached(value) for name, value in outputs.items()}
+    return outputs.detach()
 
 
 def _choose_classes(predictions: Tensor, classes: int | Sequence[int] | Tensor | None) -> Tensor:

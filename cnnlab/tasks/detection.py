@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -18,12 +19,16 @@ from cnnlab.models.decoding import Answers
 from cnnlab.models.detection import create_detector, encoder_of
 from cnnlab.outputs import Boxes
 from cnnlab.outputs.boxes import to_original
+from cnnlab.outputs.table import distinct
 from cnnlab.tasks.classes import ClassTask
+from cnnlab.tasks.detection_errors import KINDS
 from cnnlab.tasks.object_metrics import ObjectScores
 from cnnlab.tasks.places import place_in_run
 from cnnlab.tasks.steps import Stage
 
-_SCORES = ("ap", "ap50", "best_f1", "threshold")
+_SCORES = ("ap", "ap50", "average recall", "objects")
+_THRESHOLD = 0.5
+"""That of a class without objects in validation."""
 
 
 class Detection(ClassTask):
@@ -45,6 +50,8 @@ class Detection(ClassTask):
         nms: Of boxes of one class with a larger IoU, only the one with the highest score is kept; above 0, to 1.
         static_share: See losses.DetectionLoss.
         box_weight: See losses.DetectionLoss.
+        thresholds: For each class the score from which an object is counted and shown; if None, the score with the best
+            F1 at an IoU of 0.5 in the latest validation.
         **kwargs: See ClassTask and VisionTask.
 
     Raises:
@@ -73,16 +80,18 @@ class Detection(ClassTask):
         nms: float = 0.6,
         static_share: float = 0.35,
         box_weight: float = 2.0,
+        thresholds: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
+        if thresholds is not None and len(thresholds) != num_classes:
+            raise InputError(f"model.thresholds are {len(thresholds)}, expected one for each of {num_classes} classes")
         if kwargs.get("head") is not None:
             raise InputError("model.head is for networks that classify images: leave it out")
         if weights is not None and encoder_of(network, encoder) is None:
             raise InputError(f"network {network!r} has no backbone that model.weights could be for: leave it out")
         self.detections = detections
         self.nms = nms
-        self.thresholds: list[float] | None = None
-        """For each class the score with the best F1 on the latest validation."""
+        self._has_thresholds = thresholds is not None
         super().__init__(network=network, num_classes=num_classes, channels=channels, weights=weights, **kwargs)
 
     @property
@@ -110,7 +119,7 @@ class Detection(ClassTask):
 
     def configure_output(self) -> Boxes:
         """The objects."""
-        return Boxes(self.class_names, self.thresholds, self.detections, self.nms)
+        return Boxes(self.class_names, self.hparams["thresholds"], self.detections, self.nms)
 
     def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
         """COCO's scores; none in training."""
@@ -124,16 +133,17 @@ class Detection(ClassTask):
             return
         size = (batch.images.shape[-2], batch.images.shape[-1])
         arrays = {name: value.cpu().numpy() for name, value in answers.items()}
-        found, true = [], []
+        found, true, indices = [], [], []
         for i, truth in enumerate(batch.targets.truths):
             if truth is None:
                 continue
             there = arrays["scores"][i] > 0
             boxes, scores, labels = (arrays[name][i][there] for name in ("boxes", "scores", "labels"))
             place = Place(truth.size, fitted_size(truth.size, size))
-            found.append((to_original(boxes, place), scores, labels, int(batch.indices[i])))
-            true.append(truth)
-        metrics["scores"].update(found, true)
+            found.append({"boxes": to_original(boxes, place), "scores": scores, "labels": labels})
+            true.append(truth._asdict())
+            indices.append(int(batch.indices[i]))
+        metrics["scores"].update(found, true, indices)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the loss how much of the run is over."""
@@ -142,6 +152,47 @@ class Detection(ClassTask):
         assert isinstance(self.loss, DetectionLoss)
         self.loss.place_in_run = 0.0 if place is None else place.step / max(place.total, 1)
 
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics; in training, keep the scores with the best F1 as thresholds."""
+        super().on_validation_epoch_end()
+        if not self._has_thresholds and self.trainer.state.fn == "fit":
+            found = self.tables["val/thresholds"].tolist()
+            self._set_thresholds([_THRESHOLD if math.isnan(score) else round(score, 6) for score in found])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the thresholds of a resumed run."""
+        super().on_load_checkpoint(checkpoint)
+        if not self._has_thresholds:
+            self._set_thresholds(checkpoint["hyper_parameters"].get("thresholds"))
+
+    def _set_thresholds(self, thresholds: list[float] | None) -> None:
+        self.hparams["thresholds"] = thresholds
+        self.__dict__.pop("output", None)
+
     def result_tables(self, stage: Stage) -> dict[str, list[Row]]:
-        """The confusion matrix with the background, and the scores of each class."""
-        return super().result_tables(stage)
+        """The scores of each class, the confusion matrix with the background, and what the errors cost."""
+        if f"{stage}/by_class" not in self.tables:
+            return {}
+        rows, thresholds, matrix, kinds = (
+            self.tables[f"{stage}/{name}"].tolist() for name in ("by_class", "thresholds", "confusion", "error_kinds")
+        )
+        names = [*self.class_names, "background"]
+        columns = distinct(["truth \\ predicted", *names], "class")
+        return {
+            "classes": [
+                {"class": name, **dict(zip(_SCORES, map(_short, row), strict=True)), "best threshold": _short(best)}
+                for name, row, best in zip(self.class_names, rows, thresholds, strict=True)
+            ],
+            "confusion_matrix": [
+                dict(zip(columns, [name, *row], strict=True)) for name, row in zip(names, matrix, strict=True)
+            ],
+            "error_kinds": [
+                {"kind": name, "mAP, IoU 0.5, without it": _short(gain)}
+                for name, gain in zip(KINDS, kinds, strict=True)
+            ],
+        }
+
+
+def _short(value: float) -> float | None:
+    """Six digits; None if it is not a number."""
+    return None if math.isnan(value) else float(f"{value:.6g}")
