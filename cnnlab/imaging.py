@@ -344,8 +344,8 @@ def as_png(image: Image.Image) -> bytes:
 def preprocess(image: ImageSource, reading: EvalTransform) -> Pixels:
     """Convert an image to a network's input pixels; evaluation, prediction and the runtime all use this.
 
-    The image is resized so that it covers size / crop, and its center is cropped, unless it is stretched or padded. A JPEG is
-    decoded at no less than twice that size, or its own; the rest of the resizing is antialiased.
+    The image is resized so that it covers size / crop, and its center is cropped, unless it is stretched or padded. A
+    JPEG is decoded at no less than twice that size, or its own; the rest of the resizing is antialiased.
 
     Returns:
         (H, W, channels), 0..255.

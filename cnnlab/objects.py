@@ -88,7 +88,7 @@ class Objects:
     def arrays(self) -> list[npt.NDArray[np.float32]]:
         """Each image's objects, (M, 6) x1, y1, x2, y2, label, crowd; one row of NaN if they are unknown."""
         rows = torch.cat([self.boxes, self.labels[:, None], self.crowd[:, None]], dim=1).float().cpu()
-        parts = rows.split(self.counts.clamp(min=0).tolist())
+        parts: Sequence[Tensor] = torch.split(rows, self.counts.clamp(min=0).tolist())
         unknown = np.full((1, 6), np.nan, dtype=np.float32)
         return [unknown if count < 0 else part.numpy() for count, part in zip(self.counts.tolist(), parts, strict=True)]
 
@@ -113,4 +113,5 @@ class Objects:
 
     def _changed(self, method: str, *args: Any, **kwargs: Any) -> Self:
         parts = (self.boxes, self.labels, self.crowd, self.counts)
-        return type(self)(*(getattr(part, method)(*args, **kwargs) for part in parts), self.truths)
+        boxes, labels, crowd, counts = (getattr(part, method)(*args, **kwargs) for part in parts)
+        return type(self)(boxes, labels, crowd, counts, self.truths)

@@ -33,6 +33,10 @@ class Annotation(ABC):
         """
         return crop
 
+    def turn(self, quarters: int) -> Self:
+        """Turn the whole image by a number of quarters, 0 to 3, counter-clockwise."""
+        return self
+
     def warp(self, geometry: Geometry, size: tuple[int, int]) -> Self:
         """Apply a crop, flip, rotation and shift, in pixels of the whole image; size is the result's."""
         return self
@@ -99,6 +103,10 @@ class ClassMask(Annotation):
             for at, share, side, length in zip(pixel, shares, sides, self.classes.shape, strict=True)
         )
         return crop._replace(top=top, left=left)
+
+    def turn(self, quarters: int) -> Self:
+        """Turn the mask."""
+        return replace(self, classes=torch.rot90(self.classes, quarters))
 
     def warp(self, geometry: Geometry, size: tuple[int, int]) -> Self:
         """Warp with nearest-neighbor sampling; pixels outside the image get ignore_index."""

@@ -171,9 +171,7 @@ class BoxFolder(ClassesMixin, FileDataModule):
     def input_spec(self) -> InputSpec:
         """The input of the network in training."""
         mean = self.mean if self.preprocessing is None else self.preprocessing.mean
-        return InputSpec(
-            self._size, self.channels, fill(mean), 1.0, self.hparams["interpolation"], fit=True
-        )
+        return InputSpec(self._size, self.channels, fill(mean), 1.0, self.hparams["interpolation"], fit=True)
 
     def eval_transform(self) -> EvalTransform:
         """The transform of a whole image, which is fitted into the size."""

@@ -39,13 +39,10 @@ class Box(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """An image that is turned, and a crop of it that is resized, flipped, rotated about the center and shifted.
-
-    The changes are made in this order.
-    """
+    """A crop that is resized, flipped, rotated about the center and shifted, in this order."""
 
     box: Box
-    """In pixels of the turned image; what lies outside the image is filled."""
+    """What lies outside the image is filled."""
     flip: bool = False
     """Left to right."""
     upside_down: bool = False
@@ -53,8 +50,6 @@ class Geometry(NamedTuple):
     """In degrees, counter-clockwise."""
     shift: tuple[int, int] = (0, 0)
     """Down and to the right, in pixels of the result."""
-    turns: int = 0
-    """Quarter turns of the whole image, counter-clockwise."""
 
 
 class Color(NamedTuple):
@@ -118,8 +113,6 @@ def warp(
     Returns:
         (C, *size), float 0..255. The pixels that a shift brings in are not filled yet: see fill_shifted.
     """
-    if geometry.turns:
-        pixels = torch.rot90(pixels, geometry.turns)
     box = geometry.box
     top, left = max(math.floor(box.top), 0), max(math.floor(box.left), 0)
     bottom, right = math.ceil(box.top + box.height - 1e-6), math.ceil(box.left + box.width - 1e-6)
@@ -142,34 +135,27 @@ def warp(
     return F.grid_sample(levels, grid[None], mode=mode, padding_mode="border", align_corners=False)[0]
 
 
-def move_points(
-    points: npt.NDArray[np.float64], geometry: Geometry, image_size: tuple[int, int], size: tuple[int, int]
-) -> npt.NDArray[np.float64]:
+def move_points(points: npt.NDArray[np.float64], geometry: Geometry, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Where points of an image are in the result of warp().
 
     Args:
         points: (..., 2), x and y in pixels of the image; the corner of the first pixel is 0, 0.
         geometry: See warp.
-        image_size: Height and width of the image.
         size: Height and width of the result.
 
     Returns:
         (..., 2), x and y in pixels of the result, also outside of it.
 
-    >>> move_points(np.array([3.0, 1.0]), Geometry(Box(0, 0, 4, 8), flip=True), (4, 8), (8, 16)).tolist()
+    >>> move_points(np.array([3.0, 1.0]), Geometry(Box(0, 0, 4, 8), flip=True), (8, 16)).tolist()
     [10.0, 2.0]
     """
-    (rows, columns), (height, width), box = image_size, size, geometry.box
+    (height, width), box = size, geometry.box
     x, y = points[..., 0], points[..., 1]
-    for _ in range(geometry.turns % 4):
-        x, y, rows, columns = y, columns - x, columns, rows
     x = (x - box.left - box.width / 2) * width / box.width * (-1 if geometry.flip else 1)
     y = (y - box.top - box.height / 2) * height / box.height * (-1 if geometry.upside_down else 1)
     cos, sin = math.cos(math.radians(geometry.angle)), math.sin(math.radians(geometry.angle))
     down, right = geometry.shift
-    return np.stack(
-        [cos * x + sin * y + width / 2 + right, -sin * x + cos * y + height / 2 + down], axis=-1
-    )
+    return np.stack([cos * x + sin * y + width / 2 + right, -sin * x + cos * y + height / 2 + down], axis=-1)
 
 
 def _framed(pixels: Tensor, fill: Tensor) -> Tensor:

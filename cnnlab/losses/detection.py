@@ -113,7 +113,9 @@ def assign_static(boxes: Tensor, places: Tensor, objects: Padded, radius: float)
     apart = (places[:, :2] - center[:, :, None]).abs().amax(dim=-1) / places[:, 2]
     taken = fits & (apart < radius) & _inside(objects.boxes, places)
     # An object smaller than the places' distance gets the nearest place.
-    nearest = apart.masked_fill(~fits, torch.inf).argmin(dim=-1, keepdim=True) if apart.shape[1] else apart.long()[..., :1]
+    nearest = (
+        apart.masked_fill(~fits, torch.inf).argmin(dim=-1, keepdim=True) if apart.shape[1] else apart.long()[..., :1]
+    )
     alone = ~taken.any(dim=-1, keepdim=True) & objects.exists[..., None]
     taken = taken.scatter(-1, nearest, taken.gather(-1, nearest) | alone)
     area = _areas(objects.boxes)[..., None].expand_as(taken)
@@ -177,7 +179,7 @@ def _inside(boxes: Tensor, places: Tensor) -> Tensor:
 
 
 def _fits_stride(boxes: Tensor, places: Tensor) -> Tensor:
-    """Whether a place's stride fits a box's longer side, (B, M, P): up to 8 strides, and more than 8 of the next finer."""
+    """Whether a place's stride fits a box's longer side, (B, M, P): 4 to 8 strides, but for the finest and coarsest."""
     longest = (boxes[..., 2:] - boxes[..., :2]).amax(dim=-1)[..., None]
     stride = places[:, 2]
     finest, coarsest = stride.min(), stride.max()

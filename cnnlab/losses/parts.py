@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from functools import reduce
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,14 @@ class PartsLoss(nn.Module, ABC):
     """P, the number of parts."""
 
     @abstractmethod
-    def parts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def parts(self, outputs: Any, targets: Any) -> Tensor:
         """The parts (P,) of a batch's loss; a part that counts nothing is 0."""
 
     @abstractmethod
-    def counts(self, targets: Tensor) -> Tensor:
+    def counts(self, targets: Any) -> Tensor:
         """What each part is the mean over, (P,), 0 or more."""
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, outputs: Any, targets: Any) -> Tensor:
         """Raw outputs and targets of a batch to a scalar."""
         return total(self.parts(outputs, targets))
 

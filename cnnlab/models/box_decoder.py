@@ -50,7 +50,7 @@ class BoxDecoder(Decoder):
     def forward(self, outputs: Mapping[str, Tensor]) -> Answers:
         """Decode a batch."""
         scores = outputs["logits"].float().sigmoid()
-        batch, places, classes = scores.shape
+        _, places, classes = scores.shape
         count = min(self.candidates, places * classes)
         best, index = scores.flatten(1).topk(count, dim=1)
         labels = index % classes

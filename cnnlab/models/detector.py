@@ -96,13 +96,9 @@ class Detector(nn.Module):
         self.class_branch = nn.ModuleList(_SharedLayer(width, len(strides)) for _ in range(depth))
         self.box_branch = nn.ModuleList(_SharedLayer(width, len(strides)) for _ in range(depth))
         self.dropout = nn.Dropout2d(dropout)
-        self.classify = nn.Conv2d(width, num_classes, 1)
-        self.regress = nn.Conv2d(width, 4, 1)
+        self.classify = _last_layer(width, num_classes, -math.log((1 - _PRIOR) / _PRIOR))
+        self.regress = _last_layer(width, 4, 1.0)
         self.scales = nn.Parameter(torch.ones(len(strides)))
-        nn.init.normal_(self.classify.weight, std=0.01)
-        nn.init.constant_(self.classify.bias, -math.log((1 - _PRIOR) / _PRIOR))
-        nn.init.normal_(self.regress.weight, std=0.01)
-        nn.init.constant_(self.regress.bias, 1.0)
 
     def layer_groups(self) -> Mapping[str, tuple[str, ...]]:
         """One group for each child of the backbone, and for pyramid and head."""
@@ -148,6 +144,15 @@ class Detector(nn.Module):
             "boxes": torch.cat(boxes, dim=1),
             "places": every.expand(images.shape[0], *every.shape),
         }
+
+
+def _last_layer(inputs: int, outputs: int, bias: float) -> nn.Conv2d:
+    """A 1x1 convolution that begins with small weights, so that its outputs begin near the bias."""
+    layer = nn.Conv2d(inputs, outputs, 1)
+    nn.init.normal_(layer.weight, std=0.01)
+    assert layer.bias is not None
+    nn.init.constant_(layer.bias, bias)
+    return layer
 
 
 def _centers(features: Tensor, stride: int) -> Tensor:

@@ -123,7 +123,9 @@ class Boxes(Output):
         """overlays/NAME.png: the image with its objects."""
         if overlays:
             shown = answer.certain
-            drawn = draw_boxes(image.read(), answer.boxes[shown], answer.labels[shown], len(self.names), self._texts(answer))
+            drawn = draw_boxes(
+                image.read(), answer.boxes[shown], answer.labels[shown], len(self.names), self._texts(answer)
+            )
             yield "overlays", ".png", as_png(Image.fromarray(drawn))
 
     def describe(self, answer: BoxPrediction, truth: npt.NDArray[Any] | None) -> dict[str, Any]:
@@ -204,7 +206,10 @@ class Boxes(Output):
 
     def _counts(self, labels: npt.NDArray[np.int64]) -> str:
         counts = np.bincount(labels, minlength=len(self.names))
-        return "\n".join(f"{counts[i]} {self.names[i]}" for i in np.argsort(-counts, kind="stable")[:3] if counts[i]) or "-"
+        return (
+            "\n".join(f"{counts[i]} {self.names[i]}" for i in np.argsort(-counts, kind="stable")[:3] if counts[i])
+            or "-"
+        )
 
     def _texts(self, answer: BoxPrediction) -> list[str]:
         shown = zip(answer.names, answer.scores.tolist(), answer.certain.tolist(), strict=True)
@@ -213,8 +218,8 @@ class Boxes(Output):
     def _compare(self, answer: BoxPrediction, truth: npt.NDArray[Any]) -> tuple[int, int, int]:
         """The objects that were found, those that were missed, and the boxes that are no objects."""
         certain, single = answer.certain, truth[:, 5] == 0
-        true, crowds = truth[single], truth[~single]
-        boxes, labels = answer.boxes[certain], answer.labels[certain]
+        true, crowds = (truth[chosen].astype(np.float64) for chosen in (single, ~single))
+        boxes, labels = answer.boxes[certain].astype(np.float64), answer.labels[certain]
         hits = matched(boxes, true[:, :4], _IOU, (labels, true[:, 4].astype(np.int64)))
         rest = np.setdiff1d(np.arange(len(boxes)), [pair[0] for pair in hits])
         in_crowd = iou(boxes[rest], crowds[:, :4], np.ones(len(crowds), bool)).max(axis=1, initial=0.0) >= _IOU
@@ -228,7 +233,7 @@ def to_original(boxes: npt.NDArray[np.floating], place: Place) -> npt.NDArray[np
     [[20.0, 20.0, 640.0, 40.0]]
     """
     (height, width), (rows, columns) = place
-    scaled = boxes * np.tile(np.array([width / columns, height / rows], dtype=boxes.dtype), 2)
+    scaled: npt.NDArray[np.floating] = boxes * np.tile(np.array([width / columns, height / rows], dtype=boxes.dtype), 2)
     return scaled.clip(0, np.array([width, height, width, height], dtype=boxes.dtype))
 
 
@@ -271,4 +276,4 @@ def _of_image(arrays: Arrays, i: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any
 
 
 def _pairs(first: Sequence[npt.NDArray[Any]], second: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return matched(first[0], second[0], _IOU, (first[2], second[2]))
+    return matched(first[0].astype(np.float64), second[0].astype(np.float64), _IOU, (first[2], second[2]))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics import Metric
 
 from cnnlab.batch import Batch

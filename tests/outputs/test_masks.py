@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cnnlab.errors import InputError
-from cnnlab.imaging import InMemoryImage, overlay_mask
+from cnnlab.imaging import EvalTransform, InMemoryImage, Place, overlay_mask
 from cnnlab.outputs import AnswerWriter, MaskPrediction, Masks
 
 NAMES = ["ground", "tree", "car"]
@@ -25,7 +25,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def answer(size: tuple[int, int] | None = None) -> MaskPrediction:
-    (found,) = OUTPUT.answers(arrays(), ["a.jpg"], [size])
+    (found,) = OUTPUT.answers(arrays(), ["a.jpg"], [None if size is None else Place(size, size)])
     assert isinstance(found, MaskPrediction)
     return found
 
@@ -112,9 +112,9 @@ def test_files_are_named_from_the_folder_that_all_images_share(tmp_path: Path) -
     for path in paths:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((2, 4, 3), dtype=np.uint8)).save(path)
-    writer = AnswerWriter(OUTPUT, tmp_path / "R", paths, overlays=False)
+    writer = AnswerWriter(OUTPUT, tmp_path / "R", paths, overlays=False, transform=EvalTransform(3))
     assert writer.header == ["index", "path", "mask", *NAMES]
-    assert writer.sizes(paths[:1]) == [(2, 4)]
+    assert writer.places(paths[:1]) == [Place((2, 4), (2, 4))]
     for index, path in enumerate(paths):
         (row,) = writer.rows(index, answer()._replace(path=path))
         assert row[:3] == [index, path, f"masks/{path.removeprefix(str(tmp_path / 'images'))[1:]}.png"]
@@ -125,6 +125,6 @@ def test_images_without_paths_have_rows_and_no_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the images have no paths, by which the files of masks are named"):
         AnswerWriter(OUTPUT, tmp_path, [])
     writer = AnswerWriter(OUTPUT, tmp_path, [], files=False)
-    assert writer.sizes(["", ""]) == [None, None]
+    assert writer.places(["", ""]) == [None, None]
     assert writer.rows(0, answer()) == [[0, "a.jpg", "", "0.5", "0.375", "0.125"]]
     assert not list(tmp_path.iterdir())

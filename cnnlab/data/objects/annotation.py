@@ -60,6 +60,19 @@ class ObjectAnnotation(Annotation):
         )
         return crop._replace(top=top, left=left)
 
+    def turn(self, quarters: int) -> Self:
+        """Turn boxes and outlines."""
+        turned = self
+        for _ in range(quarters):
+            height, width = turned.size
+            left, top, right, bottom = turned.boxes.T
+            boxes = np.stack([top, width - right, bottom, width - left], axis=1)
+            outlines = turned.outlines and [
+                None if one is None else np.stack([one[:, 1], width - one[:, 0]], axis=1) for one in turned.outlines
+            ]
+            turned = replace(turned, boxes=boxes, outlines=outlines, size=(width, height))
+        return turned
+
     def warp(self, geometry: Geometry, size: tuple[int, int]) -> Self:
         """Move the outlines; the boxes are clipped, and those of which too little is visible are left out."""
         moved = np.array([self._moved(number, geometry, size) for number in range(len(self.boxes))]).reshape(-1, 4)
@@ -73,7 +86,7 @@ class ObjectAnnotation(Annotation):
         if outline is None:
             left, top, right, bottom = self.boxes[number]
             outline = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-        points = move_points(outline, geometry, self.size, size)
+        points = move_points(outline, geometry, size)
         return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
     def _only(self, kept: npt.NDArray[np.bool_]) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,35 +70,40 @@ class ObjectTransform(Augmentation):
     ) -> tuple[Tensor, Annotated]:
         """Read an image and augment it with its annotation."""
         drawn = iter(numbers)
-        height, width = spec.size
-        turns = int(next(drawn) * 4) if self.turns else next(drawn) * 0
-        rows, columns = image.size if turns % 2 == 0 else image.size[::-1]
-        fitted = min(height / rows, width / columns)
-        scale = fitted * math.exp(_between(next(drawn), self.scale))
-        ratio = math.sqrt(math.exp(_between(next(drawn), self.ratio)))
-        sides = height / (scale / ratio), width / (scale * ratio)
-        top, left = (
-            min(length - side, 0.0) + next(drawn) * abs(length - side)
-            for side, length in zip(sides, (rows, columns), strict=True)
-        )
-        crop = Box(top, left, *sides)
-        if not turns:
-            crop = annotation.move_crop(crop, numbers[self.draws :])
+        quarter = int(next(drawn) * 4)
+        quarters = quarter if self.turns else 0
+        annotation = annotation.turn(quarters)
+        shape = _turned(image.size, quarters)
+        crop = annotation.move_crop(self._draw_crop(drawn, shape, spec.size), numbers[self.draws :])
         whole = Geometry(
             crop,
             flip=next(drawn) < self.flip,
             upside_down=next(drawn) < self.vertical_flip,
             angle=self.degrees * signed(drawn),
-            turns=int(turns),
         )
-        pixels = image.read(spec.channels, at_least=decode_size((rows, columns), crop, spec.size)[:: -1 if turns % 2 else 1])
-        shape = pixels.shape[:2] if turns % 2 == 0 else pixels.shape[1::-1]
-        geometry = whole._replace(box=scale_box(shape, (rows, columns), crop))
         color = draw_color(drawn, self.brightness, self.contrast, self.saturation, self.hue)
-        source = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
-        source, geometry = _shrink(source, geometry, spec.size)
+        pixels = image.read(spec.channels, at_least=_turned(decode_size(shape, crop, spec.size), quarters))
+        source = torch.rot90(torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()), quarters)
+        source, geometry = _shrink(source, whole._replace(box=scale_box(source.shape, shape, crop)), spec.size)
         levels = warp(source, geometry, spec.size, spec.fill)
         return to_bytes(recolor(levels, color)), annotation.warp(whole, spec.size)
+
+    def _draw_crop(self, drawn: Iterator[float], shape: tuple[int, int], size: tuple[int, int]) -> Box:
+        """Draw the part of an image of this shape that fills the size; it may be larger than the image."""
+        fitted = min(side / length for side, length in zip(size, shape, strict=True))
+        scale = fitted * _between(next(drawn), self.scale)
+        ratio = math.sqrt(_between(next(drawn), self.ratio))
+        height, width = size[0] * ratio / scale, size[1] / (ratio * scale)
+        top, left = (
+            min(length - side, 0.0) + next(drawn) * abs(length - side)
+            for side, length in zip((height, width), shape, strict=True)
+        )
+        return Box(top, left, height, width)
+
+
+def _turned(size: tuple[int, int], quarters: int) -> tuple[int, int]:
+    """Height and width after a number of quarter turns."""
+    return size if quarters % 2 == 0 else (size[1], size[0])
 
 
 def _shrink(pixels: Tensor, geometry: Geometry, size: tuple[int, int]) -> tuple[Tensor, Geometry]:
@@ -106,15 +111,13 @@ def _shrink(pixels: Tensor, geometry: Geometry, size: tuple[int, int]) -> tuple[
     factor = max(geometry.box.height / size[0], geometry.box.width / size[1]) / 1.25
     if factor <= 1.6:
         return pixels, geometry
-    rows, columns = pixels.shape[:2]
-    smaller = max(round(rows / factor), 1), max(round(columns / factor), 1)
+    smaller = max(round(pixels.shape[0] / factor), 1), max(round(pixels.shape[1] / factor), 1)
     shrunk = F.interpolate(pixels.permute(2, 0, 1)[None], smaller, mode="bilinear", antialias=True)[0]
-    turned = geometry.turns % 2 == 1
-    shapes = [shape[::-1] if turned else shape for shape in ((rows, columns), smaller)]
-    return shrunk.permute(1, 2, 0), geometry._replace(box=scale_box(shapes[1], shapes[0], geometry.box))
+    box = scale_box(smaller, (pixels.shape[0], pixels.shape[1]), geometry.box)
+    return shrunk.permute(1, 2, 0), geometry._replace(box=box)
 
 
 def _between(number: float, limits: tuple[float, float]) -> float:
-    """A number between the logarithms of two limits."""
+    """A number between two limits, whose logarithm is uniform."""
     low, high = map(math.log, limits)
-    return low + (high - low) * number
+    return math.exp(low + (high - low) * number)
