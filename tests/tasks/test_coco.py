@@ -118,6 +118,8 @@ NAN = float("nan")
         (Detections(BOX, [np.inf], [0]), Truth(BOX, [0]), "a score is NaN or infinite"),
         (Detections(BOX, [0.5], [2]), Truth(BOX, [0]), r"label 2 is outside 0\.\.1"),
         (Detections(BOX, [0.5], [0]), Truth(BOX, [-1]), r"image 0, truth: label -1 is outside"),
+        (Detections(BOX, [0.5], [0.5]), Truth(BOX, [0]), "image 0, detections: labels must be whole"),
+        (Detections(BOX, [0.5], [0]), Truth(BOX, [NAN]), "image 0, truth: labels must be whole"),
         (Detections(BOX, [0.5, 0.6], [0]), Truth(BOX, [0]), "1 shapes, 1 labels, 1 areas, 2 scores"),
         (Detections(BOX, [0.5], [0]), Truth(BOX, [0], [False, True]), "2 crowd"),
         (Detections(BOX, [0.5], [0]), Truth([rle.encode(np.ones((9, 9)))], [0]), "boxes cannot be compared with masks"),
