@@ -14,16 +14,18 @@ from cnnlab import boxes as geometry
 from cnnlab.errors import InputError
 
 
-def random_boxes(count: int, seed: int, whole: bool = False) -> np.ndarray:
+def random_boxes(count: int, seed: int, kind: str = "any") -> np.ndarray:
     generator = np.random.default_rng(seed)
     start, sides = generator.uniform(0, 50, (count, 2)), generator.uniform(0, 40, (count, 2))
     found = np.concatenate([start, start + sides], axis=1)
-    return np.floor(found) if whole else found
+    if kind == "outside":  # A side is rounded so much that start plus side is not the end.
+        found = np.concatenate([-start, sides / 100], axis=1)
+    return np.floor(found) if kind == "whole" else found
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_iou_has_the_digits_of_pycocotools(whole: bool) -> None:
-    first, second = random_boxes(60, 0, whole), random_boxes(50, 1, whole)
+@pytest.mark.parametrize("kind", ["any", "whole", "outside"])
+def test_iou_has_the_digits_of_pycocotools(kind: str) -> None:
+    first, second = random_boxes(60, 0, kind), random_boxes(50, 1, kind)
     crowd = np.arange(50) % 3 == 0
     sides = [np.concatenate([some[:, :2], some[:, 2:] - some[:, :2]], axis=1) for some in (first, second)]
     wanted = oracle.iou(*sides, crowd.tolist())
@@ -53,6 +55,8 @@ def test_suppression_keeps_what_torchvision_keeps() -> None:
     assert geometry.suppress(some, scores, labels, 0.4).tolist() == kept.tolist()
     alone = batched_nms(torch.from_numpy(some), torch.from_numpy(scores), torch.zeros(200).long(), 0.4)
     assert geometry.suppress(some, scores, maximum=0.4).tolist() == alone.tolist()
+    half = np.array([[0.0, 0, 10, 10], [0, 0, 10, 5]])
+    assert geometry.suppress(half, np.array([0.9, 0.8]), maximum=0.5).tolist() == [0, 1]
     assert geometry.suppress(some[:0], scores[:0]).tolist() == []
 
 

@@ -137,6 +137,17 @@ def test_intersections_are_those_of_bitmaps() -> None:
         rle.intersections(masks, other, np.array([[0, 0]]))
 
 
+def test_large_and_far_polygons_have_the_pixels_of_pycocotools() -> None:
+    generator = np.random.default_rng(3)
+    for i in range(40):
+        height, width = (int(side) for side in generator.integers(50, 1500, 2))
+        low, high = (-9, 10) if i % 2 else (-0.5, 1.5)
+        ring = generator.uniform(low, high, (generator.integers(3, 20), 2)) * [width, height]
+        ring = ring.round() if i % 4 < 2 else ring
+        wanted = oracle.merge(oracle.frPyObjects([ring.ravel().tolist()], height, width))
+        assert rle.to_text(rle.from_polygons([ring], (height, width))) == wanted["counts"]
+
+
 TRIANGLE = [0, 0, 9, 0, 0, 9]
 
 

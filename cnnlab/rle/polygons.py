@@ -17,6 +17,8 @@ from cnnlab.rle.runs import Integers, Rle, Size, checked_size, from_changes, pla
 
 _FINE = 5
 """Outlines are drawn on a grid that is so many times finer than the pixels."""
+_MIDDLE = 2
+"""The fine point before the middle of a pixel."""
 _FAR = 10
 _NEAR = 1000
 """A point may be so many sides of the image outside, or so many pixels if that is more."""
@@ -42,7 +44,7 @@ def from_polygons(rings: Sequence[Any], size: Size) -> Rle:
 
 
 def _crossings(rings: list[npt.NDArray[np.float64]], size: Size) -> tuple[Integers, Integers, Integers]:
-    """Where the outlines of rings cross the columns of an image.
+    """Where the outlines of rings cross the middles of an image's columns.
 
     Args:
         rings: The points (N, 2) of each ring, x and y in pixels.
@@ -51,15 +53,54 @@ def _crossings(rings: list[npt.NDArray[np.float64]], size: Size) -> tuple[Intege
     Returns:
         For each crossing its ring, its column, and the first row behind it, 0..height.
     """
-    height, width = size
-    ring, x, y = _outline(rings)
-    at = np.flatnonzero((x[1:] != x[:-1]) & (ring[1:] == ring[:-1]))
+    lengths = np.array([len(ring) for ring in rings])
+    # Truncation, and not floor: it is what pycocotools does with negative coordinates.
+    begin = np.trunc(np.concatenate(rings) * _FINE + 0.5).astype(np.int64)
+    following = np.arange(len(begin)) + 1
+    following[np.cumsum(lengths) - 1] = np.cumsum(lengths) - lengths
+    end = begin[following]
     # The middle of a column lies between the fine points 2 and 3 of 0..4.
-    column, rest = np.divmod(np.minimum(x[at], x[at + 1]) - _FINE // 2, _FINE)
-    crossed = (rest == 0) & (column >= 0) & (column < width)
-    at = at[crossed]
-    row = -((_FINE // 2 - np.minimum(y[at], y[at + 1])) // _FINE)
-    return ring[at], column[crossed], row.clip(0, height)
+    low, high = np.minimum(begin[:, 0], end[:, 0]), np.maximum(begin[:, 0], end[:, 0])
+    first = _ceil_pixel(low).clip(min=0)
+    counts = (np.minimum((high - _MIDDLE - 1) // _FINE, size[1] - 1) - first + 1).clip(min=0)
+    edge = np.repeat(np.arange(len(begin)), counts)
+    column = first[edge] + places(counts)
+    fine_row = _fine_rows(begin[edge], end[edge], column * _FINE + _MIDDLE)
+    return np.repeat(np.arange(len(rings)), lengths)[edge], column, _ceil_pixel(fine_row).clip(0, size[0])
+
+
+def _ceil_pixel(fine: Integers) -> Integers:
+    """The first pixel whose middle is not before a point of the fine grid."""
+    return -((_MIDDLE - fine) // _FINE)
+
+
+def _fine_rows(begin: Integers, end: Integers, x: Integers) -> Integers:
+    """The upper one of the two rows in which edges (N, 2) to (N, 2) pass from x (N,) to x + 1, on the fine grid.
+
+    An edge is drawn along its longer side, from its smaller end, one point at each step.
+    """
+    sides = np.abs(end - begin)
+    steep = sides[:, 1] > sides[:, 0]
+    axis = steep.astype(np.int64)[:, None]
+    backward = np.take_along_axis(begin, axis, 1) > np.take_along_axis(end, axis, 1)
+    low, high = np.where(backward, end, begin), np.where(backward, begin, end)
+    rows = np.zeros(len(x), dtype=np.int64)
+
+    flat = ~steep
+    start, slope, step = low[flat, 1], (high - low)[flat, 1] / sides[flat, 0], x[flat] - low[flat, 0]
+    rows[flat] = np.minimum(_drawn(start, slope, step), _drawn(start, slope, step + 1))
+
+    start, slope = low[steep, 0], (high - low)[steep, 0] / sides[steep, 1]
+    step = np.floor((x[steep] + 0.5 - start) / slope).astype(np.int64)
+    # This last step before x + 1 may be one off, by a rounding.
+    before, still = ((_drawn(start, slope, step + more) <= x[steep]) == (slope > 0) for more in (0, 1))
+    rows[steep] = low[steep, 1] + step - 1 + before + (before & still)
+    return rows
+
+
+def _drawn(start: Integers, slope: npt.NDArray[np.float64], step: Integers) -> Integers:
+    """The coordinate across an edge's longer side after some steps, rounded as pycocotools does."""
+    return np.trunc(start + slope * step + 0.5).astype(np.int64)
 
 
 def _checked_ring(ring: Any, size: Size) -> npt.NDArray[np.float64]:
@@ -91,35 +132,6 @@ def _checked_ring(ring: Any, size: Size) -> npt.NDArray[np.float64]:
             "coordinates are pixels of this image"
         )
     return points
-
-
-def _outline(rings: list[npt.NDArray[np.float64]]) -> tuple[Integers, Integers, Integers]:
-    """Each point of the rings' outlines on the fine grid: its ring, x and y."""
-    lengths = np.array([len(ring) for ring in rings])
-    # Truncation, and not floor: it is what pycocotools does with negative coordinates.
-    ends = np.concatenate(rings) * _FINE + 0.5
-    begin = np.trunc(ends).astype(np.int64)
-    following = np.arange(len(begin)) + 1
-    following[np.cumsum(lengths) - 1] = np.cumsum(lengths) - lengths
-    end = begin[following]
-    delta = np.abs(end - begin)
-    flat = delta[:, 0] >= delta[:, 1]
-    # An edge is drawn along its longer side, from its smaller end.
-    along, across = np.where(flat, 0, 1), np.where(flat, 1, 0)
-    edge = np.arange(len(begin))
-    backward = begin[edge, along] > end[edge, along]
-    low = np.where(backward[:, None], end, begin)
-    high = np.where(backward[:, None], begin, end)
-    steps = delta.max(axis=1)
-    slope = (high - low)[edge, across] / np.maximum(steps, 1)
-    owner = np.repeat(edge, steps + 1)
-    step = places(steps + 1)
-    step = np.where(backward[owner], steps[owner] - step, step)
-    long = low[edge, along][owner] + step
-    short = np.trunc(low[edge, across][owner] + slope[owner] * step + 0.5).astype(np.int64)
-    level = flat[owner]
-    ring = np.repeat(np.arange(len(rings)), lengths)[owner]
-    return ring, np.where(level, long, short), np.where(level, short, long)
 
 
 def _union(ring: Integers, positions: Integers, size: Size) -> Rle:

@@ -82,7 +82,7 @@ def to_text(mask: Rle) -> bytes:
     """COCO's compressed text of a mask.
 
     >>> to_text(from_counts([0, 1, 3, 1, 3, 1], (3, 3)))
-    b'013010'
+    b'013000'
     """
     return to_texts([mask])[0]
 

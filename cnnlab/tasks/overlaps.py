@@ -136,7 +136,10 @@ class _Part(NamedTuple):
 
 def _of_image(number: int, image: Detections | Truth, num_classes: int) -> _Part:
     name = f"image {number}, {'detections' if isinstance(image, Detections) else 'truth'}"
-    labels = np.asarray(image.labels).astype(np.int64).reshape(-1)
+    values = np.asarray(image.labels).reshape(-1)
+    labels = np.nan_to_num(values).astype(np.int64)
+    if (labels != values).any():
+        raise InputError(f"{name}: labels must be whole numbers")
     shapes = image.shapes
     if isinstance(shapes, np.ndarray) or not len(shapes) or not isinstance(shapes[0], Rle):
         shapes = checked(shapes, f"{name}: boxes")

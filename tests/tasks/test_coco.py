@@ -67,6 +67,17 @@ def test_torchmetrics_agrees_where_its_thresholds_are_exact() -> None:
 BOX = np.array([[0.0, 0, 10, 10]])
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_of_objects_with_equal_iou_the_later_one_is_taken(order: list[int]) -> None:
+    objects = np.array([[0.0, 0, 10, 10], [4, 0, 14, 10]])[order]
+    # The first box is between both; the second one finds only the left object, if it is left.
+    found = [Detections(np.array([[2.0, 0, 12, 10], [-1, 0, 9, 10]]), [0.9, 0.8], [0, 0])]
+    true = [Truth(objects, [0, 0])]
+    score = average_precision(evaluate(found, true, 1)).summary["map50"]
+    assert score == coco_scores(found, true, 1, (1, 10, 100), False)[0]["map50"]
+    assert score == pytest.approx(1 if order == [0, 1] else 51 / 101)
+
+
 def test_a_class_without_objects_is_left_out() -> None:
     scores = average_precision(evaluate([Detections(BOX, [0.9], [0])], [Truth(BOX, [0])], 3))
     absent = [np.nan, np.nan, np.nan, 0.0]
@@ -107,6 +118,8 @@ NAN = float("nan")
         (Detections(BOX, [np.inf], [0]), Truth(BOX, [0]), "a score is NaN or infinite"),
         (Detections(BOX, [0.5], [2]), Truth(BOX, [0]), r"label 2 is outside 0\.\.1"),
         (Detections(BOX, [0.5], [0]), Truth(BOX, [-1]), r"image 0, truth: label -1 is outside"),
+        (Detections(BOX, [0.5], [0.5]), Truth(BOX, [0]), "image 0, detections: labels must be whole"),
+        (Detections(BOX, [0.5], [0]), Truth(BOX, [NAN]), "image 0, truth: labels must be whole"),
         (Detections(BOX, [0.5, 0.6], [0]), Truth(BOX, [0]), "1 shapes, 1 labels, 1 areas, 2 scores"),
         (Detections(BOX, [0.5], [0]), Truth(BOX, [0], [False, True]), "2 crowd"),
         (Detections(BOX, [0.5], [0]), Truth([rle.encode(np.ones((9, 9)))], [0]), "boxes cannot be compared with masks"),

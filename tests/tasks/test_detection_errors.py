@@ -66,8 +66,9 @@ def test_a_threshold_lies_between_two_scores() -> None:
     assert thresholds.best[0] == pytest.approx(0.6)
     assert np.isnan(thresholds.best[1])
     assert score_thresholds(one_image(found[:1], [(BOX, 0)])).best[0] == 0.8
-    near = np.nextafter(0.8, 0)
-    assert score_thresholds(one_image([(BOX, 0.8, 0), (FAR, near, 0)], [(BOX, 0)])).best[0] == 0.8
+    for score in (0.8, np.nextafter(0.8, 0)):
+        found = [(BOX, score, 0), (FAR, np.nextafter(score, 0), 0)]
+        assert score_thresholds(one_image(found, [(BOX, 0)])).best[0] == score
 
 
 def test_a_class_that_is_never_found_has_no_threshold() -> None:
@@ -84,6 +85,13 @@ def test_confusions_are_counted_with_the_background() -> None:
     assert confusion_matrix(one_image(found, true), 0.05).tolist() == [[1, 0, 0], [1, 0, 1], [1, 2, 0]]
     by_class = np.array([0.95, 0.5])
     assert confusion_matrix(one_image(found, true), by_class).tolist() == [[0, 1, 0], [0, 0, 2], [0, 1, 0]]
+
+
+def test_a_confusion_takes_the_object_with_the_largest_iou_in_the_order_of_scores() -> None:
+    true = [([0.0, 0, 10, 10], 0), ([2.0, 0, 12, 10], 0)]
+    found = [([1.5, 0, 11.5, 10], 0.9, 1), ([4.0, 0, 14, 10], 0.8, 1)]
+    # The second detection overlaps only the object that the first one takes.
+    assert confusion_matrix(one_image(found, true), 0.5).tolist() == [[0, 1, 1], [0, 0, 0], [0, 1, 0]]
 
 
 def test_crowds_confuse_nothing() -> None:
@@ -144,7 +152,18 @@ def test_only_the_best_of_mended_detections_stays() -> None:
     assert gains.tolist() == pytest.approx([0, 0.5, 0, 0, 0, 0], abs=1e-9)
 
 
+def test_the_object_with_the_largest_iou_decides_on_the_kind() -> None:
+    true = [(BOX, 0), ([8.0, 0, 18, 10], 0)]
+    # The second one overlaps both objects; it is a duplicate of the first one.
+    found = [(BOX, 0.9, 0), ([1.0, 0, 11, 10], 0.8, 0), ([8.0, 0, 18, 10], 0.7, 0)]
+    gains = dict(zip(KINDS, error_kinds(one_image(found, true)), strict=True))
+    assert gains.pop("duplicate") == pytest.approx(50 / 101 / 3, abs=1e-9)
+    assert list(gains.values()) == pytest.approx([0] * 5, abs=1e-9)
+
+
 def test_crowds_have_no_errors() -> None:
+    gains = error_kinds(one_image([(BOX, 0.9, 0), (OTHER, 0.5, 0)], [(BOX, 0), (OTHER, 0)], crowd=[True, False]))
+    assert gains.tolist() == pytest.approx([0] * 6, abs=1e-9)
     gains = error_kinds(one_image([(BOX, 0.9, 0), HIT], TWO, crowd=[True, False]))
     assert gains.tolist() == pytest.approx([0] * 6, abs=1e-9)
 
