@@ -10,7 +10,7 @@ import numpy as np
 from cnnlab.data.listing import Sample
 from cnnlab.data.objects.coco_files import ImageFinder, find_jsons, read_json
 from cnnlab.data.objects.findings import Findings
-from cnnlab.data.objects.places import Files, describe_unlisted
+from cnnlab.data.objects.places import Files, declared_size, describe_unlisted
 from cnnlab.data.objects.reading import ObjectList, Reading
 from cnnlab.data.objects.runs import bounds, compress, decompress, problem_of
 from cnnlab.data.objects.shapes import Shape
@@ -151,7 +151,7 @@ class _Reader:
             self._samples.append(Sample(image, split=split))
             self._from.append(len(self._paths) - 1)
             self._ids.append(entry["id"])
-            self._sizes.append(_declared_size(entry))
+            self._sizes.append(declared_size(entry.get("height"), entry.get("width")))
         return rows
 
     def _read_annotation(self, entry: dict[str, Any], row: int, label: int, own: int, where: str) -> None:
@@ -165,14 +165,14 @@ class _Reader:
             self._findings.add(kind, remedy, [f"{where}: {what}"])
             return
         area = entry.get("area")
-        if not isinstance(area, (int, float)) or not np.isfinite(area) or area <= 0:
+        if not isinstance(area, (int, float)) or not 0 < area < 1e15:
             area = (box[2] - box[0]) * (box[3] - box[1])
             self._without_area += 1
         objects = self._objects
         objects.images.append(row)
         objects.labels.append(label)
         objects.boxes.append(box)
-        objects.crowd.append(bool(entry.get("iscrowd", 0)))
+        objects.crowd.append(str(entry.get("iscrowd", 0)) in ("1", "True"))
         objects.areas.append(float(area))
         objects.shapes.append(shape)
         objects.sources.append(own)
@@ -183,17 +183,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (int, float, str)) else f"{value}"[:40]
 
 
-def _declared_size(entry: dict[str, Any]) -> tuple[int, int]:
-    try:
-        return max(0, int(entry.get("height") or 0)), max(0, int(entry.get("width") or 0))
-    except (TypeError, ValueError, OverflowError):
-        return 0, 0
-
-
 def _read_box(value: Any) -> tuple[float, float, float, float]:
     try:
         x, y, width, height = map(float, value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         what = f"its bbox is {str(value)[:60]}"
         raise _BadError("annotations with a broken bbox", what, "write x, y, width, height") from error
     return x, y, x + width, y + height
@@ -212,7 +205,7 @@ def _read_shape(value: Any, size: tuple[int, int]) -> tuple[Shape, tuple[float, 
         return _read_runs(value, size)
     try:
         rings = [np.array(ring, np.float64) for ring in value]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _BadError("annotations with broken polygons", "its polygon has no numbers", "write x and y") from error
     if odd := [ring for ring in rings if ring.ndim != 1 or ring.size % 2]:
         what = f"its polygon has {odd[0].size} coordinates"
@@ -230,7 +223,7 @@ def _read_runs(value: dict[str, Any], size: tuple[int, int]) -> tuple[Shape, tup
         height, width = map(int, value["size"])
         counts = value["counts"]
         text = counts.encode("ascii") if isinstance(counts, str) else None
-        runs = decompress(text) if text is not None else np.array(counts, np.int64)
+        runs = decompress(text) if text is not None else np.array([int(count) for count in counts], np.int64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _BadError(kind, f"its mask cannot be read ({error})", remedy) from error
     if size[0] and size != (height, width):
@@ -284,7 +277,7 @@ def _unused(contents: dict[str, dict[str, Any]]) -> tuple[set[str], list[str]]:
     used = {
         name
         for content in contents.values()
-        for ids in [{annotation.get("category_id") for annotation in content["annotations"]}]
+        for ids in [{_plain(annotation.get("category_id")) for annotation in content["annotations"]}]
         for name in [entry["name"] for entry in content["categories"] if entry["id"] in ids]
     }
     found = {

@@ -32,6 +32,7 @@ class LabelFiles:
         self._label_folders = label_folders
         self._folder_of: dict[str, str] = {}
         self._used: dict[str, set[str]] = {}
+        self._shared: list[str] = []
 
     def expected(self, image: str) -> str:
         """Where the label file of an image is, or would be."""
@@ -48,7 +49,10 @@ class LabelFiles:
         """
         path = self.expected(image)
         folder, name = os.path.split(path)
-        self._used.setdefault(folder, set()).add(name)
+        used = self._used.setdefault(folder, set())
+        if name in used and name in self._files.names(folder):
+            self._shared.append(image)
+        used.add(name)
         return path if name in self._files.names(folder) else None
 
     @property
@@ -56,8 +60,17 @@ class LabelFiles:
         """The folders in which label files are."""
         return [folder for folder in self._used if self._labels_in(folder)]
 
-    def without_image(self) -> list[str]:
-        """The label files of no image that was asked for."""
+    def describe_others(self) -> list[str]:
+        """Lines about label files of several images, and about those of none that was asked for."""
+        lines = []
+        if self._shared:
+            named = listed(self._shared, most=3)
+            lines.append(f"{len(self._shared):,} images have the label file of another image of the same name: {named}")
+        if unused := self._without_image():
+            lines.append(f"{len(unused):,} label files are of no listed image, and not used: {listed(unused, most=3)}")
+        return lines
+
+    def _without_image(self) -> list[str]:
         return [
             os.path.join(folder, name)  # noqa: PTH118
             for folder, used in self._used.items()

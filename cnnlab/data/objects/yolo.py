@@ -77,8 +77,7 @@ def read_yolo(root: Path, class_names: Sequence[str] | None, files: Files) -> Re
             f"{root}: nothing names the classes 0 to {most}: write a data.yaml with names, a classes.txt, or say "
             "--data.class_names '[...]'"
         )
-    if unused := labels.without_image():
-        reading.notes.append(f"{len(unused):,} label files are of no listed image, and not used: {listed(unused)}")
+    reading.notes += labels.describe_others()
     return reading
 
 

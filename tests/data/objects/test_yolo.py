@@ -249,7 +249,9 @@ def test_labels_that_lie_elsewhere_are_no_negatives(tmp_path: Path) -> None:
 def test_orphans_and_other_files_are_named(root: Path) -> None:
     write(root / "labels/train/lost.txt", BOX)
     write(root / "images/train/notes.docx", "x")
+    image(root / "images/train/a.jpg")
     listing = list_objects(root)
+    assert noted(listing, "1 images have the label file of another image", "a.png")
     assert noted(listing, "1 label files are of no listed image", "lost.txt")
     assert noted(listing, "1 file is no image", "notes.docx")
 
