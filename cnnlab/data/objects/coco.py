@@ -13,7 +13,7 @@ from cnnlab.data.objects.findings import Findings
 from cnnlab.data.objects.places import Files, declared_size, describe_unlisted
 from cnnlab.data.objects.reading import ObjectList, Reading
 from cnnlab.data.objects.runs import bounds, compress, decompress, problem_of
-from cnnlab.data.objects.shapes import Shape
+from cnnlab.data.objects.shapes import Shape, as_ring
 from cnnlab.errors import InputError, nearest
 from cnnlab.image_files import check_name, listed
 
@@ -68,6 +68,7 @@ class _Reader:
         self._ids: list[int | str] = []
         self._row_of: dict[str, int] = {}
         self._objects = ObjectList()
+        self._own_ids: list[object] = []
         self._paths: list[Path] = []
         self._from: list[int] = []
         self._findings = Findings()
@@ -78,7 +79,7 @@ class _Reader:
     def reading(self, layout: str) -> Reading:
         if not self._samples:
             raise InputError(f"{self._paths[0]} lists no images")
-        found, place = self._from, self._paths
+        found, place, ids = self._from, self._paths, self._own_ids
         if self._without_area == len(self._objects.areas):
             self._objects.areas = []
         elif self._without_area:
@@ -88,7 +89,7 @@ class _Reader:
             self._classes.names,
             layout,
             self._objects.pack(),
-            lambda row, own: f"{place[found[row]]}, annotation {own}",
+            lambda row, own: f"{place[found[row]]}, annotation {ids[own]}",
             as_sizes=True,
             sizes=np.array(self._sizes, np.int32).reshape(-1, 2),
             image_ids=tuple(self._ids),
@@ -117,7 +118,7 @@ class _Reader:
                 )
             elif rows[image] >= 0:
                 with_objects.add(image)
-                self._read_annotation(entry, rows[image], ids[category], own if isinstance(own, int) else number, where)
+                self._read_annotation(entry, rows[image], ids[category], own, where)
         empty = [entry["file_name"] for entry in content["images"] if entry["id"] not in with_objects]
         if empty and len(empty) == len(rows) and split in ("", "train"):
             raise InputError(f"{path} has no annotations of its {len(rows):,} images: give those of training")
@@ -154,7 +155,7 @@ class _Reader:
             self._sizes.append(declared_size(entry.get("height"), entry.get("width")))
         return rows
 
-    def _read_annotation(self, entry: dict[str, Any], row: int, label: int, own: int, where: str) -> None:
+    def _read_annotation(self, entry: dict[str, Any], row: int, label: int, own: object, where: str) -> None:
         try:
             shape, box = _read_shape(entry.get("segmentation"), self._sizes[row])
             box = _read_box(entry["bbox"]) if entry.get("bbox") else box
@@ -175,7 +176,8 @@ class _Reader:
         objects.crowd.append(str(entry.get("iscrowd", 0)) in ("1", "True"))
         objects.areas.append(float(area))
         objects.shapes.append(shape)
-        objects.sources.append(own)
+        objects.sources.append(len(self._own_ids))
+        self._own_ids.append(own)
 
 
 def _plain(value: Any) -> Any:
@@ -214,7 +216,7 @@ def _read_shape(value: Any, size: tuple[int, int]) -> tuple[Shape, tuple[float, 
     if not len(points):
         return None, None
     (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
-    return [ring.reshape(-1, 2).astype(np.float32) for ring in rings], (float(x1), float(y1), float(x2), float(y2))
+    return [as_ring(ring) for ring in rings], (float(x1), float(y1), float(x2), float(y2))
 
 
 def _read_runs(value: dict[str, Any], size: tuple[int, int]) -> tuple[Shape, tuple[float, float, float, float]]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cnnlab.data.listing import SPLITS
 from cnnlab.errors import InputError
-from cnnlab.image_files import EXTENSIONS, LeftOut, list_images, listed, local_copy
+from cnnlab.image_files import EXTENSIONS, LeftOut, check_name, list_images, listed, local_copy
 from cnnlab.imaging import ImageError, LazyImage
 
 _SPLIT_OF = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
@@ -47,7 +47,7 @@ class Files:
         if folder not in self._names:
             try:
                 self._names[folder] = frozenset(os.listdir(folder))  # noqa: PTH208
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a zero byte in its name.
                 self._names[folder] = frozenset()
         return self._names[folder]
 
@@ -98,7 +98,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
-        InputError: If it cannot be read, or is not UTF-8.
+        InputError: If it cannot be read, is not UTF-8, or has control characters.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -106,6 +106,8 @@ def read_lines(path: Path) -> list[str]:
         raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
+    for line in lines:
+        check_name(line.strip())
     return [line.strip() for line in lines if line.strip()]
 
 
