@@ -35,11 +35,13 @@ class LabelFiles:
         self._shared: list[str] = []
 
     def expected(self, image: str) -> str:
-        """Where the label file of an image is, or would be."""
+        """Where the label file of an image should be, whether there is such a folder or not."""
         folder, name = os.path.split(image)
-        if folder not in self._folder_of:
-            self._folder_of[folder] = self._choose(folder)
-        return os.path.join(self._folder_of[folder], stem_of(name) + self._ending)  # noqa: PTH118
+        parts = folder.split("/")
+        known = [place for place, part in enumerate(parts) if part.lower() in self._image_folders]
+        for place in known[-1:]:
+            parts[place] = self._label_folders[0]
+        return "/".join([*parts, stem_of(name) + self._ending])
 
     def find(self, image: str) -> str | None:
         """The label file of an image, None if it has none.
@@ -47,13 +49,15 @@ class LabelFiles:
         Raises:
             InputError: If label files lie in both places.
         """
-        path = self.expected(image)
-        folder, name = os.path.split(path)
+        beside, own = os.path.split(image)
+        if beside not in self._folder_of:
+            self._folder_of[beside] = self._choose(beside)
+        folder, name = self._folder_of[beside], stem_of(own) + self._ending
         used = self._used.setdefault(folder, set())
         if name in used and name in self._files.names(folder):
             self._shared.append(image)
         used.add(name)
-        return path if name in self._files.names(folder) else None
+        return os.path.join(folder, name) if name in self._files.names(folder) else None  # noqa: PTH118
 
     @property
     def folders(self) -> list[str]:

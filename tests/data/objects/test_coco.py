@@ -294,6 +294,12 @@ def test_a_file_of_another_form_is_refused(root: Path, change: dict[str, Any], p
     refused(root, "train.json", *parts)
 
 
+def test_a_set_may_have_only_a_test_split(root: Path) -> None:
+    (root / "train.json").rename(root / "test.json")
+    (root / "train").rename(root / "test")
+    assert {sample.split for sample in list_objects(root).samples} == {"test"}
+
+
 def test_a_broken_file_is_refused(root: Path) -> None:
     text = (root / "train.json").read_text()
     write(root / "train.json", text[:-20])
