@@ -10,10 +10,10 @@ import numpy as np
 from cnnlab.data.listing import Sample
 from cnnlab.data.objects.coco_files import ImageFinder, find_jsons, read_json
 from cnnlab.data.objects.findings import Findings
-from cnnlab.data.objects.places import Files, describe_unlisted
+from cnnlab.data.objects.places import Files, declared_size, describe_unlisted
 from cnnlab.data.objects.reading import ObjectList, Reading
 from cnnlab.data.objects.runs import bounds, compress, decompress, problem_of
-from cnnlab.data.objects.shapes import Shape
+from cnnlab.data.objects.shapes import Shape, as_ring
 from cnnlab.errors import InputError, nearest
 from cnnlab.image_files import check_name, listed
 
@@ -68,6 +68,7 @@ class _Reader:
         self._ids: list[int | str] = []
         self._row_of: dict[str, int] = {}
         self._objects = ObjectList()
+        self._own_ids: list[object] = []
         self._paths: list[Path] = []
         self._from: list[int] = []
         self._findings = Findings()
@@ -78,7 +79,7 @@ class _Reader:
     def reading(self, layout: str) -> Reading:
         if not self._samples:
             raise InputError(f"{self._paths[0]} lists no images")
-        found, place = self._from, self._paths
+        found, place, ids = self._from, self._paths, self._own_ids
         if self._without_area == len(self._objects.areas):
             self._objects.areas = []
         elif self._without_area:
@@ -88,7 +89,7 @@ class _Reader:
             self._classes.names,
             layout,
             self._objects.pack(),
-            lambda row, own: f"{place[found[row]]}, annotation {own}",
+            lambda row, own: f"{place[found[row]]}, annotation {ids[own]}",
             as_sizes=True,
             sizes=np.array(self._sizes, np.int32).reshape(-1, 2),
             image_ids=tuple(self._ids),
@@ -117,7 +118,7 @@ class _Reader:
                 )
             elif rows[image] >= 0:
                 with_objects.add(image)
-                self._read_annotation(entry, rows[image], ids[category], own if isinstance(own, int) else number, where)
+                self._read_annotation(entry, rows[image], ids[category], own, where)
         empty = [entry["file_name"] for entry in content["images"] if entry["id"] not in with_objects]
         if empty and len(empty) == len(rows) and split in ("", "train"):
             raise InputError(f"{path} has no annotations of its {len(rows):,} images: give those of training")
@@ -151,10 +152,10 @@ class _Reader:
             self._samples.append(Sample(image, split=split))
             self._from.append(len(self._paths) - 1)
             self._ids.append(entry["id"])
-            self._sizes.append(_declared_size(entry))
+            self._sizes.append(declared_size(entry.get("height"), entry.get("width")))
         return rows
 
-    def _read_annotation(self, entry: dict[str, Any], row: int, label: int, own: int, where: str) -> None:
+    def _read_annotation(self, entry: dict[str, Any], row: int, label: int, own: object, where: str) -> None:
         try:
             shape, box = _read_shape(entry.get("segmentation"), self._sizes[row])
             box = _read_box(entry["bbox"]) if entry.get("bbox") else box
@@ -165,17 +166,18 @@ class _Reader:
             self._findings.add(kind, remedy, [f"{where}: {what}"])
             return
         area = entry.get("area")
-        if not isinstance(area, (int, float)) or not np.isfinite(area) or area <= 0:
+        if not isinstance(area, (int, float)) or not 0 < area < 1e15:
             area = (box[2] - box[0]) * (box[3] - box[1])
             self._without_area += 1
         objects = self._objects
         objects.images.append(row)
         objects.labels.append(label)
         objects.boxes.append(box)
-        objects.crowd.append(bool(entry.get("iscrowd", 0)))
+        objects.crowd.append(str(entry.get("iscrowd", 0)) in ("1", "True"))
         objects.areas.append(float(area))
         objects.shapes.append(shape)
-        objects.sources.append(own)
+        objects.sources.append(len(self._own_ids))
+        self._own_ids.append(own)
 
 
 def _plain(value: Any) -> Any:
@@ -183,17 +185,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (int, float, str)) else f"{value}"[:40]
 
 
-def _declared_size(entry: dict[str, Any]) -> tuple[int, int]:
-    try:
-        return max(0, int(entry.get("height") or 0)), max(0, int(entry.get("width") or 0))
-    except (TypeError, ValueError, OverflowError):
-        return 0, 0
-
-
 def _read_box(value: Any) -> tuple[float, float, float, float]:
     try:
         x, y, width, height = map(float, value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         what = f"its bbox is {str(value)[:60]}"
         raise _BadError("annotations with a broken bbox", what, "write x, y, width, height") from error
     return x, y, x + width, y + height
@@ -212,7 +207,7 @@ def _read_shape(value: Any, size: tuple[int, int]) -> tuple[Shape, tuple[float, 
         return _read_runs(value, size)
     try:
         rings = [np.array(ring, np.float64) for ring in value]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _BadError("annotations with broken polygons", "its polygon has no numbers", "write x and y") from error
     if odd := [ring for ring in rings if ring.ndim != 1 or ring.size % 2]:
         what = f"its polygon has {odd[0].size} coordinates"
@@ -221,7 +216,7 @@ def _read_shape(value: Any, size: tuple[int, int]) -> tuple[Shape, tuple[float, 
     if not len(points):
         return None, None
     (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
-    return [ring.reshape(-1, 2).astype(np.float32) for ring in rings], (float(x1), float(y1), float(x2), float(y2))
+    return [as_ring(ring) for ring in rings], (float(x1), float(y1), float(x2), float(y2))
 
 
 def _read_runs(value: dict[str, Any], size: tuple[int, int]) -> tuple[Shape, tuple[float, float, float, float]]:
@@ -230,7 +225,7 @@ def _read_runs(value: dict[str, Any], size: tuple[int, int]) -> tuple[Shape, tup
         height, width = map(int, value["size"])
         counts = value["counts"]
         text = counts.encode("ascii") if isinstance(counts, str) else None
-        runs = decompress(text) if text is not None else np.array(counts, np.int64)
+        runs = decompress(text) if text is not None else np.array([int(count) for count in counts], np.int64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _BadError(kind, f"its mask cannot be read ({error})", remedy) from error
     if size[0] and size != (height, width):
@@ -284,7 +279,7 @@ def _unused(contents: dict[str, dict[str, Any]]) -> tuple[set[str], list[str]]:
     used = {
         name
         for content in contents.values()
-        for ids in [{annotation.get("category_id") for annotation in content["annotations"]}]
+        for ids in [{_plain(annotation.get("category_id")) for annotation in content["annotations"]}]
         for name in [entry["name"] for entry in content["categories"] if entry["id"] in ids]
     }
     found = {

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnlab.data.listing import Sample
-from cnnlab.data.objects.places import Files, describe_unlisted, split_of
+from cnnlab.data.objects.places import Files, declared_size, describe_unlisted, split_of
 from cnnlab.data.objects.reading import ObjectList, Reading
 from cnnlab.errors import InputError
 from cnnlab.image_files import check_name, listed
@@ -186,8 +186,6 @@ def _find_columns(table: Path, header: Sequence[str]) -> _Columns:
 
 def _size(columns: _Columns, row: Sequence[str]) -> tuple[int, int]:
     """The declared height and width of an image, 0 if the row does not say."""
-    try:
-        height, width = (int(float(row[column])) for column in columns.size or ())
-    except (ValueError, IndexError, OverflowError):
+    if columns.size is None or len(row) <= max(columns.size):
         return 0, 0
-    return height, width
+    return declared_size(*(row[column] for column in columns.size))

@@ -32,13 +32,16 @@ class LabelFiles:
         self._label_folders = label_folders
         self._folder_of: dict[str, str] = {}
         self._used: dict[str, set[str]] = {}
+        self._shared: list[str] = []
 
     def expected(self, image: str) -> str:
-        """Where the label file of an image is, or would be."""
+        """Where the label file of an image should be, whether there is such a folder or not."""
         folder, name = os.path.split(image)
-        if folder not in self._folder_of:
-            self._folder_of[folder] = self._choose(folder)
-        return os.path.join(self._folder_of[folder], stem_of(name) + self._ending)  # noqa: PTH118
+        parts = folder.split("/")
+        known = [place for place, part in enumerate(parts) if part.lower() in self._image_folders]
+        for place in known[-1:]:
+            parts[place] = self._label_folders[0]
+        return "/".join([*parts, stem_of(name) + self._ending])
 
     def find(self, image: str) -> str | None:
         """The label file of an image, None if it has none.
@@ -46,18 +49,32 @@ class LabelFiles:
         Raises:
             InputError: If label files lie in both places.
         """
-        path = self.expected(image)
-        folder, name = os.path.split(path)
-        self._used.setdefault(folder, set()).add(name)
-        return path if name in self._files.names(folder) else None
+        beside, own = os.path.split(image)
+        if beside not in self._folder_of:
+            self._folder_of[beside] = self._choose(beside)
+        folder, name = self._folder_of[beside], stem_of(own) + self._ending
+        used = self._used.setdefault(folder, set())
+        if name in used and name in self._files.names(folder):
+            self._shared.append(image)
+        used.add(name)
+        return os.path.join(folder, name) if name in self._files.names(folder) else None  # noqa: PTH118
 
     @property
     def folders(self) -> list[str]:
         """The folders in which label files are."""
         return [folder for folder in self._used if self._labels_in(folder)]
 
-    def without_image(self) -> list[str]:
-        """The label files of no image that was asked for."""
+    def describe_others(self) -> list[str]:
+        """Lines about label files of several images, and about those of none that was asked for."""
+        lines = []
+        if self._shared:
+            named = listed(self._shared, most=3)
+            lines.append(f"{len(self._shared):,} images have the label file of another image of the same name: {named}")
+        if unused := self._without_image():
+            lines.append(f"{len(unused):,} label files are of no listed image, and not used: {listed(unused, most=3)}")
+        return lines
+
+    def _without_image(self) -> list[str]:
         return [
             os.path.join(folder, name)  # noqa: PTH118
             for folder, used in self._used.items()

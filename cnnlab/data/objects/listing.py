@@ -71,15 +71,7 @@ def list_objects(
     files = Files()
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: name the one that holds images and annotations with --data.root")
-    chosen = find_format(root, csv, format, files)
-    if chosen == "csv":
-        if csv is None:
-            raise InputError("data.format is csv, and no table is named: say --data.csv FILE")
-        reading = read_csv(csv, root, files)
-    else:
-        reading = {"yolo": lambda: read_yolo(root, class_names, files), "coco": lambda: read_coco(root, files)}.get(
-            chosen, lambda: read_voc(root, files)
-        )()
+    reading = _read(find_format(root, csv, format, files), root, csv, class_names, files)
     for name in reading.names:
         check_name(name)
     if twice := [name for name in reading.names if reading.names.count(name) > 1]:
@@ -101,6 +93,16 @@ def list_objects(
         raise InputError(f"{root} has no objects in any of its {len(kept):,} images: check data.root and data.format")
     samples = _with_strata([reading.samples[row] for row in kept], table, names)
     return ObjectListing(samples, names, table, notes, reading.layout)
+
+
+def _read(chosen: str, root: Path, csv: Path | None, class_names: Sequence[str] | None, files: Files) -> Reading:
+    if chosen == "csv":
+        if csv is None:
+            raise InputError("data.format is csv, and no table is named: say --data.csv FILE")
+        return read_csv(csv, root, files)
+    if chosen == "yolo":
+        return read_yolo(root, class_names, files)
+    return read_coco(root, files) if chosen == "coco" else read_voc(root, files)
 
 
 def find_format(root: Path, csv: Path | None, format: Format, files: Files) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cnnlab.data.listing import SPLITS
 from cnnlab.errors import InputError
-from cnnlab.image_files import EXTENSIONS, LeftOut, list_images, listed, local_copy
+from cnnlab.image_files import EXTENSIONS, LeftOut, check_name, list_images, listed, local_copy
 from cnnlab.imaging import ImageError, LazyImage
 
 _SPLIT_OF = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
@@ -22,6 +22,7 @@ _SPLIT_OF = {"train": "train", "training": "train", "test": "test", "testing": "
 ENDINGS = frozenset({".txt", ".json", ".xml", ".csv", ".yaml", ".yml", ".cache", ".md", ".names", ".data"})
 """What may lie among images as annotations or descriptions, and is not looked at as an image."""
 _CHUNK = 512
+_LARGEST_SIDE = 10**7
 
 
 def split_of(name: str) -> str | None:
@@ -45,8 +46,8 @@ class Files:
         """The names in a folder, none if there is no such folder."""
         if folder not in self._names:
             try:
-                self._names[folder] = frozenset(os.listdir(local_copy(folder)))  # noqa: PTH208
-            except OSError:
+                self._names[folder] = frozenset(os.listdir(folder))  # noqa: PTH208
+            except (OSError, ValueError):  # ValueError: a zero byte in its name.
                 self._names[folder] = frozenset()
         return self._names[folder]
 
@@ -97,7 +98,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
-        InputError: If it cannot be read, or is not UTF-8.
+        InputError: If it cannot be read, is not UTF-8, or has control characters.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -105,6 +106,8 @@ def read_lines(path: Path) -> list[str]:
         raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
+    for line in lines:
+        check_name(line.strip())
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -126,7 +129,7 @@ def read_all(paths: Sequence[str]) -> list[bytes | OSError]:
         found: list[bytes | OSError] = []
         for path in chunk:
             try:
-                with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                with local_copy(path).open("rb", buffering=0) as file:
                     found.append(file.read())
             except OSError as error:
                 found.append(error)
@@ -135,6 +138,19 @@ def read_all(paths: Sequence[str]) -> list[bytes | OSError]:
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor() as pool:
         return [content for chunk in pool.map(read, chunks) for content in chunk]
+
+
+def declared_size(height: object, width: object) -> tuple[int, int]:
+    """Height and width that annotations declare, as numbers or texts; 0 and 0 if they are no size.
+
+    >>> declared_size("480", 640.0), declared_size(0, 0), declared_size(None, 1e99)
+    ((480, 640), (0, 0), (0, 0))
+    """
+    try:
+        found = int(float(height)), int(float(width))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return 0, 0
+    return found if 0 < min(found) <= max(found) <= _LARGEST_SIDE else (0, 0)
 
 
 def read_sizes(paths: Iterable[str]) -> npt.NDArray[np.int32]:

@@ -36,6 +36,12 @@ def places(offsets: Ints, indices: Ints) -> Ints:
     return np.arange(own[-1]) + np.repeat(offsets[:-1][indices] - own[:-1], counts)
 
 
+def as_ring(numbers: Floats) -> Ring:
+    """Points (P, 2) of numbers x, y, x, y, ...; a number beyond the range of float32 becomes infinite."""
+    with np.errstate(over="ignore"):
+        return numbers.reshape(-1, 2).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Shapes:
     """The shapes of N objects: each has rings, or a run-length mask, or neither."""
@@ -74,7 +80,7 @@ class Shapes:
         """
         own = counts > 0
         none = np.zeros(len(counts) + 1, np.int64)
-        return cls(points.astype(np.float32), starts(counts[own]), starts(own), np.zeros(0, np.uint8), none)
+        return cls(as_ring(points), starts(counts[own]), starts(own), np.zeros(0, np.uint8), none)
 
     @classmethod
     def join(cls, parts: Sequence[Shapes]) -> Shapes:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnlab.data.objects.shapes import Floats, Ints, Ring, Shape, Shapes, places, starts
-from cnnlab.errors import InputError
+from cnnlab.image_files import ImageError
 
 
 class ImageObjects(NamedTuple):
@@ -71,10 +71,10 @@ class ObjectTable:
         Args:
             index: Its row, 0..I-1.
             size: The actual height and width of the upright image.
-            name: What a message calls it.
+            name: Its path, for messages.
 
         Raises:
-            InputError: If the data declare another size.
+            ImageError: If the data declare another size.
         """
         self._check_size(index, size, name)
         own = slice(*self.offsets[index : index + 2].tolist())
@@ -91,11 +91,11 @@ class ObjectTable:
             return
         declared = f"{name}: its annotations declare {width} x {height} pixels (width x height)"
         if (width, height) == tuple(size):
-            raise InputError(
+            raise ImageError(
                 f"{declared}, which is the file before its Exif tag turns it; upright it has {size[1]} x {size[0]}: "
                 "turn the pixels, remove the tag, and annotate it upright"
             )
-        raise InputError(
+        raise ImageError(
             f"{declared}, but it has {size[1]} x {size[0]}: put the annotated file back, or correct its annotations"
         )
 

@@ -13,7 +13,16 @@ import numpy as np
 
 from cnnlab.data.listing import Sample, split_folders
 from cnnlab.data.objects.label_files import LabelFiles, check_labeled, describe_negatives
-from cnnlab.data.objects.places import Files, by_split, describe_unlisted, find_images, read_all, read_lines, stem_of
+from cnnlab.data.objects.places import (
+    Files,
+    by_split,
+    declared_size,
+    describe_unlisted,
+    find_images,
+    read_all,
+    read_lines,
+    stem_of,
+)
 from cnnlab.data.objects.reading import ObjectList, Reading
 from cnnlab.errors import InputError
 from cnnlab.image_files import LeftOut, listed, subfolders
@@ -67,11 +76,7 @@ def read_voc(root: Path, files: Files) -> Reading:
     gone = (f"{paths[row]}: there is no such image" for row in missing)
     reading.findings.add("images that do not exist", "correct the list of ImageSets/Main", gone, len(missing))
     _read_annotations(reading, found)
-    splits_are_listed = (root / "ImageSets" / "Main").is_dir()
-    if splits_are_listed:
-        reading.notes += describe_unlisted(paths, files)
-    elif unused := labels.without_image():
-        reading.notes.append(f"{len(unused):,} XML files are of no image, and not used: {listed(unused)}")
+    reading.notes += describe_unlisted(paths, files) if _split_lists(root, files) else labels.describe_others()
     return reading
 
 
@@ -92,7 +97,7 @@ def _read_annotations(reading: Reading, found: Sequence[str | None]) -> None:
                 text = f"{found[row]}: cannot be read as XML ({error})"
                 reading.findings.add("XML files that cannot be read", "write it anew", [text])
                 continue
-            sizes[row] = _size(tree)
+            sizes[row] = declared_size(tree.findtext("size/height"), tree.findtext("size/width"))
             elements = tree.findall("object")
             empty += [] if elements else [row]
             for number, element in enumerate(elements, start=1):
@@ -153,14 +158,6 @@ def parse_xml(content: bytes) -> Element:
     parser.Parse(content, True)
     tree: Element = builder.close()
     return tree
-
-
-def _size(tree: Element) -> tuple[int, int]:
-    """The declared height and width, 0 if there are none."""
-    try:
-        return int(float(tree.findtext("size/height", "0"))), int(float(tree.findtext("size/width", "0")))
-    except (ValueError, OverflowError):
-        return 0, 0
 
 
 def _read_object(element: Element) -> _Object:

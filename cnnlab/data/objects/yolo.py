@@ -77,8 +77,7 @@ def read_yolo(root: Path, class_names: Sequence[str] | None, files: Files) -> Re
             f"{root}: nothing names the classes 0 to {most}: write a data.yaml with names, a classes.txt, or say "
             "--data.class_names '[...]'"
         )
-    if unused := labels.without_image():
-        reading.notes.append(f"{len(unused):,} label files are of no listed image, and not used: {listed(unused)}")
+    reading.notes += labels.describe_others()
     return reading
 
 
@@ -114,6 +113,7 @@ def _list_config(config: Config, files: Files, left_out: LeftOut) -> _Images:
     resolver = Resolver(config, files)
     samples: list[Sample] = []
     missing: list[int] = []
+    again: list[str] = []
     of: dict[str, str] = {}
     for split in by_split(config.splits):
         for entry in config.splits[split]:
@@ -125,13 +125,19 @@ def _list_config(config: Config, files: Files, left_out: LeftOut) -> _Images:
                 raise InputError(f"{config.path}: {split} is {entry}, and there is no such folder or list: correct it")
             paths = find_images(place, left_out) if place.is_dir() else resolver.read_list(place)
             for path in paths:
-                if (other := of.setdefault(path, split)) != split:
+                if (other := of.get(path, split)) != split:
                     raise InputError(
                         f"{path} is in {other} and in {split} of {config.path}: give each its own, or leave {split} out"
                     )
+                if path in of:
+                    again.append(path)
+                    continue
+                of[path] = split
                 if not place.is_dir() and not files.has(path):
                     missing.append(len(samples))
                 samples.append(Sample(path, split=split))
+    if again:
+        resolver.notes.append(f"{len(again):,} images are listed twice, and used once: {listed(again, most=3)}")
     return _Images(samples, missing, f"{config.path.name} in {config.path.parent}", resolver.notes)
 
 

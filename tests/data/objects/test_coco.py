@@ -182,6 +182,10 @@ def test_runs_are_those_of_pycocotools() -> None:
         ({"bbox": [10, 5, 20, 30], "category_id": 2}, ["its category_id is 2", "the ids are 1, 4"]),
         ({"bbox": [10, 5, 20, 30], "image_id": [7]}, ["its image_id is [7]"]),
         ({"bbox": [10, 5, 20, 30], "category_id": None}, ["its category_id is None"]),
+        ({"bbox": [10, 5, 20, 30], "category_id": [1]}, ["its category_id is [1]"]),
+        ({"bbox": [10, 5, 20, 10**400]}, ["its bbox is"]),
+        ({"bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 3, 4, 10**400, 5]]}, ["no numbers"]),
+        ({"bbox": [1, 2, 3, 4], "segmentation": {"size": [40, 80], "counts": [[3200]]}}, ["cannot be read"]),
         ({"bbox": [10, 5, 20]}, ["its bbox is [10, 5, 20]", "x, y, width, height"]),
         ({"bbox": None}, ["neither bbox nor segmentation"]),
         ({"bbox": [10, 5, float("nan"), 30]}, ["finite numbers"]),
@@ -288,6 +292,12 @@ def test_a_file_of_another_form_is_refused(root: Path, change: dict[str, Any], p
     content = json.loads((root / "train.json").read_text())
     write(root / "train.json", json.dumps(content | {"annotations": annotations}))
     refused(root, "train.json", *parts)
+
+
+def test_a_set_may_have_only_a_test_split(root: Path) -> None:
+    (root / "train.json").rename(root / "test.json")
+    (root / "train").rename(root / "test")
+    assert {sample.split for sample in list_objects(root).samples} == {"test"}
 
 
 def test_a_broken_file_is_refused(root: Path) -> None:

@@ -195,6 +195,9 @@ def test_lists_of_folders_and_of_paths(root: Path) -> None:
         *((name, "train") for name in "abc"),
         *((name, "val") for name in "de"),
     ]
+    data_yaml(root, "train: [images, images/train, images/more]\nnames: [a, b, c]")
+    assert noted(list_objects(root), "3 images are listed twice")
+    data_yaml(root, "train: [images/train, images/more]\nval: val.txt\nnames: [a, b, c]")
     write(root / "val.txt", "/x/y/images/rest/d.png\n/x/y/images/rest/gone.png\n")
     refused(root, "images/rest/gone.png: there is no such file")
     listing = list_objects(root, on_error="skip")
@@ -239,7 +242,7 @@ def test_labels_beside_images_with_a_data_yaml(tmp_path: Path) -> None:
 def test_labels_that_lie_elsewhere_are_no_negatives(tmp_path: Path) -> None:
     """yolov3#788, darknet#4671: mAP 0, because no label file was found."""
     data_yaml(yolo(tmp_path, {"a": None, "b": None}))
-    refused(tmp_path, "none of the 2 images of train has a label file", "images/train/a.txt")
+    refused(tmp_path, "none of the 2 images of train has a label file", "labels/train/a.txt")
     yolo(tmp_path, {"a": BOX})
     yolo(tmp_path, {"t": None}, "test")
     data_yaml(tmp_path, "train: images/train\ntest: images/test\nnames: [a, b]")
@@ -249,7 +252,9 @@ def test_labels_that_lie_elsewhere_are_no_negatives(tmp_path: Path) -> None:
 def test_orphans_and_other_files_are_named(root: Path) -> None:
     write(root / "labels/train/lost.txt", BOX)
     write(root / "images/train/notes.docx", "x")
+    image(root / "images/train/a.jpg")
     listing = list_objects(root)
+    assert noted(listing, "1 images have the label file of another image", "a.png")
     assert noted(listing, "1 label files are of no listed image", "lost.txt")
     assert noted(listing, "1 file is no image", "notes.docx")
 
@@ -263,6 +268,11 @@ def test_given_class_names_select_by_name(root: Path) -> None:
     assert noted(listing, "1 objects are of classes", "cell")
     refused(root, "no class 'dist'", "did you mean 'dust'?", class_names=["dist", "cell"])
     refused(root, "name twice", class_names=["dust", "dust"])
+
+
+def test_a_set_may_have_only_a_test_split(root: Path) -> None:
+    data_yaml(root, "test: images/train\nnames: [a, b, c]")
+    assert {sample.split for sample in list_objects(root).samples} == {"test"}
 
 
 def test_keypoints_are_boxes(root: Path) -> None:
