@@ -120,8 +120,10 @@ class BoxFolder(ClassesMixin, FileDataModule):
         return self._found.samples
 
     def describe_targets(self) -> str:
-        """The number of classes and their names, and how the files lie."""
-        return "; ".join(filter(None, (super().describe_targets(), self._found.layout)))
+        """The classes, how the files lie, and how many images have no objects."""
+        empty = [sample.name for sample in self.listing.samples if not self.table.counts[sample.objects]]
+        without = f"{len(empty):,} images have no objects ({listed(empty, most=3)})" if empty else ""
+        return "; ".join(filter(None, (super().describe_targets(), self._found.layout, without)))
 
     def read_annotations(self, samples: Sequence[Sample]) -> ObjectReader:
         """The reader of the objects."""

@@ -79,6 +79,8 @@ class Pipeline(nn.Module):
         if self.decode is not None:
             decoded: dict[str, Tensor] = self.decode(outputs)
             return decoded
+        if isinstance(outputs, Mapping):
+            return {name: outputs[name] for name in self.raw_names}
         return dict(zip(self.raw_names, outputs if isinstance(outputs, (tuple, list)) else [outputs], strict=True))
 
 

@@ -122,10 +122,6 @@ class _Reader:
         empty = [entry["file_name"] for entry in content["images"] if entry["id"] not in with_objects]
         if empty and len(empty) == len(rows) and split in ("", "train"):
             raise InputError(f"{path} has no annotations of its {len(rows):,} images: give those of training")
-        if empty:
-            self._notes.append(
-                f"{len(empty):,} of {len(rows):,} images of {path.name} have no objects: {listed(empty, most=3)}"
-            )
 
     def _read_images(self, split: str, path: Path, entries: list[dict[str, Any]]) -> dict[Any, int]:
         """The row of each image by its id; -1 if it is left out."""

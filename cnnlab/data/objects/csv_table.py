@@ -141,11 +141,6 @@ class _Reader:
         reading.unusable.update(gone)
         texts = (f"{table}: there is no {samples[row].path}" for row in gone)
         reading.findings.add("images that do not exist", "correct the table or data.root", texts, len(gone))
-        with_objects = set(self._objects.images)
-        empty = [sample.path for row, sample in enumerate(samples) if row not in with_objects]
-        if empty:
-            shown = listed(map(os.path.basename, empty), most=3)
-            reading.notes.append(f"{len(empty):,} of {len(samples):,} images have no objects: {shown}")
         reading.notes += describe_unlisted([sample.path for sample in samples], files)
         return reading
 

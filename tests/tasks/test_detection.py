@@ -1,0 +1,162 @@
+"""Detection through the real command line, on generated images of squares and disks."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import TINY, Cnnlab, processes, run_process
+from tests.data.objects.pictures import NAMES, write_objects
+from tests.tasks.coco_oracle import summarize_boxes
+
+RECIPE = TINY.with_name("detection.yaml")
+
+STOP = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 images for training, 8 for validation and 8 for testing; the first of each has a crowd."""
+    return write_objects(tmp_path_factory.mktemp("objects") / "photos", {"train": 20, "val": 8, "test": 8}, crowd=True)
+
+
+def fit(objects: Path, run: str, *flags: str) -> tuple[str, ...]:
+    return ("fit", "--config", str(RECIPE), "--data.root", str(objects), "--run", run, *flags)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def trained(objects: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned enough to find some objects."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run_process(*fit(objects, "R", "--trainer.max_epochs", "40", "--callbacks.gradcam", "false"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "R"
+
+
+def test_a_run_is_tested_predicted_explained_exported_and_reported(trained: Path, objects: Path, cnnlab: Cnnlab) -> None:
+    for command in ("test", "predict", "explain", "export", "report"):
+        done = cnnlab(command, trained)
+        assert done.code == 0, (command, done.err)
+    measured = json.loads((trained / "test.json").read_text())
+    rows = table(trained / "predictions.csv")
+    # The table has what was measured: COCO's own tool finds the same in it.
+    found = summarize_boxes(objects / "test.json", rows)
+    assert measured["test/map"] == pytest.approx(found["map"], abs=1e-5)
+    assert measured["test/map50"] == pytest.approx(found["map50"], abs=1e-5)
+    assert measured["test/map50"] > 0.2
+    assert {row["name"] for row in rows} <= set(NAMES)
+    assert all(float(row["x2"]) <= 64 and float(row["y2"]) <= 48 for row in rows)
+    worst = [row for row in table(trained / "errors/test.csv") if row["kind"] == "worst"]
+    assert worst
+    assert {"objects", "found", "missed", "false"} <= set(worst[0])
+    assert [row["class"] for row in table(trained / "classes.csv")] == list(NAMES)
+    assert list(table(trained / "confusion_matrix.csv")[0])[1:] == [*NAMES, "background"]
+    page = (trained / "report.html").read_text()
+    assert "error kinds" in page.lower() or "kinds of errors" in page.lower()
+    done = cnnlab("infer", trained / "model.onnx", objects / "test", "--out", "out/predictions.csv", "--verify")
+    assert done.code == 0, done.err
+    inferred = table(Path("out/predictions.csv"))
+    assert len(inferred) == len(rows)
+    sides = ("x1", "y1", "x2", "y2", "score")
+    expected, again = (sorted([float(row[side]) for side in sides] for row in each) for each in (rows, inferred))
+    np.testing.assert_allclose(again, expected, atol=0.02)
+
+
+def test_thresholds_travel_in_the_checkpoint_and_in_the_file(trained: Path, cnnlab: Cnnlab) -> None:
+    """Users asked which threshold to deploy with (ultralytics#18592, #2225): the one with the best F1, per class."""
+    kept = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]["thresholds"]
+    assert len(kept) == 2
+    assert kept != [0.5, 0.5]
+    assert cnnlab("export", trained, "--out", "again.onnx").code == 0
+    import onnx
+
+    metadata = {prop.key: prop.value for prop in onnx.load("again.onnx").metadata_props}
+    assert json.loads(metadata["cnnlab"])["output"]["thresholds"] == kept
+
+
+def test_it_is_quantized(trained: Path, cnnlab: Cnnlab) -> None:
+    done = cnnlab("quantize", trained, "--max_drop", "1", "--images", "8", "--out", "int8.onnx")
+    assert done.code == 0, done.err
+    certificate = json.loads(Path("int8.onnx.json").read_text())
+    assert certificate["metric"]["name"] == "val/map"
+    assert np.isfinite(certificate["metric"]["file"])
+
+
+def test_the_bare_network_is_exported_and_decoded_by_the_reader(trained: Path, objects: Path, cnnlab: Cnnlab) -> None:
+    assert cnnlab("export", trained, "--raw", "--out", "raw.onnx").code == 0
+    assert cnnlab("export", trained, "--out", "whole.onnx").code == 0
+    for model in ("raw", "whole"):
+        done = cnnlab("infer", f"{model}.onnx", objects / "test", "--out", f"{model}/predictions.csv")
+        assert done.code == 0, done.err
+    scores = [sorted(float(row["score"]) for row in table(Path(f"{model}/predictions.csv"))) for model in ("raw", "whole")]
+    assert max(scores[0]) == pytest.approx(max(scores[1]), abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_interrupted_run_ends_with_the_same_weights(objects: Path, tmp_path: Path, workers: str) -> None:
+    flags = ("--trainer.max_epochs", "3", "--data.num_workers", workers)
+    assert run_process(*fit(objects, "whole", *flags), cwd=tmp_path).returncode == 0
+    (tmp_path / "stopping.py").write_text(STOP)
+    assert run_process(*fit(objects, "R", *flags, "--trainer.callbacks+=stopping.Stop"), cwd=tmp_path).returncode == 143
+    done = run_process("resume", "R", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole, again = (
+        torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in ("whole", "R")
+    )
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_same(trained: Path, tmp_path: Path) -> None:
+    """torchmetrics' own metric died where a process had fewer images than another."""
+    measured = []
+    for count in (1, 2):
+        done = run_process("test", trained, *processes(count), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        content = json.loads((trained / "test.json").read_text())
+        content.pop("test/loss")
+        measured.append(content)
+    assert measured[0] == measured[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--model.network", "one_stage_x"), "there is no network 'one_stage_x' for detection"),
+        (("--model.network_args.strides", "[8,32]"), "expected some of [2, 4, 8, 16, 32]"),
+        (("--model.network_args.frozen_stages", "99"), "model.network_args.frozen_stages is 99, expected 0 to"),
+        (("--model.nms", "0"), "model.nms is 0"),
+        (("--model.detections", "0"), "model.detections is 0"),
+        (("--model.thresholds", "[0.5]"), "model.thresholds are 1, expected one for each of 2 classes"),
+        (("--model", "Segmentation"), "the data have boxes (BoxFolder), but Segmentation answers with masks"),
+        (("--data.augment_args.scale", "[2, 1]"), "augment_args.scale is [2, 1]"),
+        (("--data.repeat", "2"), "data.repeat is 2"),
+        (("--data.format", "voc"), "none of the 20 images of train has a label file"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line(
+    objects: Path, cnnlab: Cnnlab, flags: tuple[str, ...], message: str
+) -> None:
+    done = cnnlab(*fit(objects, "R", *flags))
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) <= 3
