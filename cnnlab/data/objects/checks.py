@@ -190,9 +190,12 @@ def _repeated(raw: RawObjects, good: _Mask) -> _Mask:
     equal = np.ones(len(first), np.bool_)
     for column in columns:
         equal &= column[first] == column[second]
-    shapes = raw.shapes
+    seen, last = set(), -1
     for a, b in zip(own[first[equal]].tolist(), own[second[equal]].tolist(), strict=True):
-        repeated[b] = shapes is None or _same(shapes.of(a), shapes.of(b))
+        if a != last:  # Another box.
+            seen = {_shape_key(raw, a)}
+        repeated[b], last = _shape_key(raw, b) in seen, b
+        seen.add(_shape_key(raw, b))
     return repeated
 
 
@@ -201,7 +204,7 @@ def _shown(box: Floats) -> str:
     return f"x {x1:.6g} to {x2:.6g}, y {y1:.6g} to {y2:.6g}"
 
 
-def _same(a: object, b: object) -> bool:
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(np.array_equal(one, other) for one, other in zip(a, b, strict=True))
-    return a == b if not isinstance(a, list) and not isinstance(b, list) else False
+def _shape_key(raw: RawObjects, n: int) -> object:
+    """What is equal for equal shapes."""
+    shape = None if raw.shapes is None else raw.shapes.of(n)
+    return tuple(ring.tobytes() for ring in shape) if isinstance(shape, list) else shape

@@ -145,6 +145,14 @@ def test_polygons_and_both_kinds_of_run_length_masks(root: Path) -> None:
     assert turned.of(1, (HEIGHT, WIDTH)).shapes[1] == compress(runs)
 
 
+def test_the_same_box_with_another_shape_is_another_object(root: Path) -> None:
+    one, other = [[1, 2, 9, 2, 9, 9, 1, 9]], [[1, 2, 9, 2, 1, 9, 9, 9]]
+    coco(root / "train.json", [{"bbox": [1, 2, 8, 7], "segmentation": rings} for rings in (one, other, one)])
+    listing = list_objects(root)
+    assert listing.table.counts.tolist() == [2, 0]
+    assert noted(listing, "1 exact repetitions", "annotation 10")
+
+
 def test_runs_are_written_and_read() -> None:
     generator = np.random.default_rng(0)
     for height, width in ((1, 1), (3, 70), (40, 7), (64, 64)):
