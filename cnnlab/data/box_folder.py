@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,14 +17,13 @@ from torch import Tensor
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import ClassesMixin, VisionDataModule
 from cnnlab.data.file_data import FileDataModule, fill
-from cnnlab.data.files import read_sizes
 from cnnlab.data.listing import Sample
-from cnnlab.data.objects.annotation import ObjectAnnotation
+from cnnlab.data.object_annotation import ObjectAnnotation
 from cnnlab.data.objects.listing import ObjectListing, list_objects
 from cnnlab.data.objects.survey import survey_objects
 from cnnlab.data.objects.table import ObjectTable
 from cnnlab.errors import InputError
-from cnnlab.image_files import check_name, listed
+from cnnlab.image_files import ImageError, check_name, listed
 from cnnlab.imaging import EvalTransform, ImageSource, fitted_size, height_and_width, resampling
 from cnnlab.objects import Truth
 
@@ -108,12 +107,25 @@ class BoxFolder(ClassesMixin, FileDataModule):
 
     def _shape_for(self, longest: int) -> tuple[int, int]:
         """The smallest height and width into which the images fit with this longer side."""
-        paths = [sample.path for sample in self.samples]
-        step = max(1, len(paths) // _MOST_SIZES)
-        readable = [path for path in paths[::step] if Path(path).is_file()]
-        shapes = [fitted_size(shape, (longest, longest)) for shape in read_sizes(readable)] or [(longest, longest)]
-        rows, columns = (_MULTIPLE * math.ceil(max(sides) / _MULTIPLE) for sides in zip(*shapes, strict=True))
+        step = max(1, len(self.samples) // _MOST_SIZES)
+        shapes = [fitted_size(size, (longest, longest)) for size in self._sizes(self.samples[::step]) if min(size)]
+        rows, columns = (
+            _MULTIPLE * math.ceil(max(sides) / _MULTIPLE)
+            for sides in zip(*(shapes or [(longest, longest)]), strict=True)
+        )
         return rows, columns
+
+    def _sizes(self, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+        """Each image's height and width; 0 if it cannot be read."""
+
+        def size(sample: Sample) -> tuple[int, int]:
+            try:
+                return self.open_image(sample.path).size
+            except ImageError:
+                return 0, 0
+
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(size, samples))
 
     def list_samples(self) -> list[Sample]:
         """All images, each with its row in the table of objects."""
@@ -128,7 +140,7 @@ class BoxFolder(ClassesMixin, FileDataModule):
     def read_annotations(self, samples: Sequence[Sample]) -> ObjectReader:
         """The reader of the objects."""
         rows = [sample.objects if sample.split else -1 for sample in samples]
-        return ObjectReader(self.table, rows, self.hparams["least_visible"])
+        return ObjectReader(self.table, [sample.path for sample in samples], rows, self.hparams["least_visible"])
 
     def try_reading(self, sample: Sample) -> None:
         """Read an image, and compare its size with its objects' file.
@@ -190,7 +202,11 @@ class BoxFolder(ClassesMixin, FileDataModule):
 
     def describe_images(self) -> list[str]:
         """Lines about the images and the objects, for ``cnnlab data check``."""
-        return [*super().describe_images(), *survey_objects(self.table, self.class_names, self._size)]
+        samples = self.listing.samples
+        own = self.table.subset([sample.objects for sample in samples])
+        names = [sample.name for sample in samples]
+        found = survey_objects(own, self.class_names, self._sizes(samples), self._size, names=names)
+        return [*super().describe_images(), *found]
 
     def manifest_row(self, sample: Sample) -> dict[str, str]:
         """Path, split, group, bytes, sha256, and how many objects of each class there are."""
@@ -205,6 +221,7 @@ class ObjectReader:
     """Reads the objects of an image from the table."""
 
     table: ObjectTable
+    paths: Sequence[str]
     rows: Sequence[int]
     """Each image's row in the table; -1 if its objects are unknown."""
     least_visible: float
@@ -221,7 +238,7 @@ class ObjectReader:
         if row < 0:
             none = np.zeros(0)
             return ObjectAnnotation(np.zeros((0, 4)), none.astype(np.int64), none.astype(bool), size, known=False)
-        own = self.table.of(row, size)
+        own = self.table.of(row, size, self.paths[index])
         boxes, labels = own.boxes, own.labels.astype(np.int64)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) if own.areas is None else own.areas
         truth = Truth(boxes, labels, own.crowd, areas, size)

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from cnnlab.data.albumentations import Albumentations
 from cnnlab.data.augmentation import Augmentation, NoAugmentation, RandomTransform
-from cnnlab.data.objects.augmentation import ObjectTransform
+from cnnlab.data.object_augmentation import ObjectTransform
 from cnnlab.errors import InputError, nearest
 
 _COLORS = ("brightness", "contrast", "saturation")

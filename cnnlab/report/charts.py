@@ -23,6 +23,8 @@ _HUE = (0.23, 0.51, 0.96)
 COLORS = ["#3b82f6", "#e0692b", "#2a9d5c", "#b455c9", "#c7425b", "#1aa3a8", "#8a8f3a", "#7c6f64"]
 """Legible on white and on black."""
 _MOST_POINTS = 600
+_MOST_NAMES = 12
+"""Of more lines, a legend would hide the chart."""
 _NUMBER = itertools.count()
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -124,6 +126,27 @@ def values(pairs: Table, scores: Table) -> list[str]:
         for label, (heights, line, title) in panels.items():
             charts.append(_svg(partial(_draw_points, true, heights, line, label, title), (4.2, 3.8), title))
     return charts
+
+
+def objects(precision: Table, f1: Table) -> list[str]:
+    """Precision over recall, and F1 over the score, with a line for each class. Returns SVGs."""
+    charts = []
+    for rows, across, title in ((precision, "recall", "precision over recall"), (f1, "score", "F1 over score")):
+        names = [name for name in (rows[0] if rows else ()) if name != across]
+        charts.append(_svg(partial(_draw_shares, rows, across, names, title), (5.4, 3.4), f"{title}, IoU 0.5"))
+    return charts
+
+
+def _draw_shares(rows: Table, across: str, names: Sequence[str], title: str, figure: Figure) -> None:
+    axis = figure.subplots()
+    at = [float(row[across]) for row in rows]
+    for name, color in zip(names, itertools.cycle(COLORS), strict=False):
+        values = [float(row[name] or "nan") for row in rows]
+        axis.plot(at, values, color=color, label=name, linewidth=1.4)
+    axis.set(xlabel=across, title=f"{title}, IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
+    axis.grid(color=_INK, alpha=0.12, linewidth=0.6)
+    if 1 < len(names) <= _MOST_NAMES:
+        axis.legend(fontsize=8)
 
 
 def _draw_points(

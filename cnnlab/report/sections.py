@@ -23,6 +23,7 @@ SECTIONS = (
     Section("figures", "Main figures"),
     Section("curves", "Curves"),
     Section("values", "Values", lambda run: run.table("value_pairs")),
+    Section("objects", "Objects", lambda run: run.table("error_kinds")),
     Section("classes", "Classes", lambda run: run.table("classes")),
     Section("confusion", "Confusions", lambda run: run.confusion),
     Section("calibration", "Calibration", lambda run: run.table("reliability")),

@@ -173,8 +173,9 @@ class Detection(ClassTask):
         """The scores of each class, the confusion matrix with the background, and what the errors cost."""
         if f"{stage}/by_class" not in self.tables:
             return {}
-        rows, thresholds, matrix, kinds = (
-            self.tables[f"{stage}/{name}"].tolist() for name in ("by_class", "thresholds", "confusion", "error_kinds")
+        rows, thresholds, matrix, kinds, precision, f1 = (
+            self.tables[f"{stage}/{name}"].tolist()
+            for name in ("by_class", "thresholds", "confusion", "error_kinds", "precision", "f1")
         )
         names = [*self.class_names, "background"]
         columns = distinct(["truth \\ predicted", *names], "class")
@@ -186,11 +187,20 @@ class Detection(ClassTask):
             "confusion_matrix": [
                 dict(zip(columns, [name, *row], strict=True)) for name, row in zip(names, matrix, strict=True)
             ],
+            "precision_recall": self._curves("recall", precision),
+            "f1": self._curves("score", f1),
             "error_kinds": [
-                {"kind": name, "mAP, IoU 0.5, without it": _short(gain)}
-                for name, gain in zip(KINDS, kinds, strict=True)
+                {"kind": name, "gain in mAP, IoU 0.5": _short(gain)} for name, gain in zip(KINDS, kinds, strict=True)
             ],
         }
+
+    def _curves(self, across: str, values: list[list[float]]) -> list[Row]:
+        """A row for each of 101 places from 0 to 1, with a column for each class."""
+        columns = distinct([across, *self.class_names], "class")
+        return [
+            dict(zip(columns, [place / 100, *map(_short, row)], strict=True))
+            for place, row in enumerate(zip(*values, strict=True))
+        ]
 
 
 def _short(value: float) -> float | None:

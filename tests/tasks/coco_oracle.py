@@ -139,7 +139,7 @@ def coco_scores(
 
 
 def summarize_boxes(truths: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
-    """pycocotools' map and map50 of a table of predictions, whose images are in the order of their ids in COCO's file."""
+    """Score a table of predictions with pycocotools: map and map50; images are known by their names."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(truths))
         category = {one["name"]: one["id"] for one in coco.dataset["categories"]}

@@ -14,7 +14,7 @@ from cnnlab.data.listing import Sample
 from cnnlab.data.objects.places import Files, declared_size, describe_unlisted, split_of
 from cnnlab.data.objects.reading import ObjectList, Reading
 from cnnlab.errors import InputError
-from cnnlab.image_files import check_name, listed
+from cnnlab.image_files import check_name
 
 _PATH = ("path", "filename", "file_name", "file", "image", "image_path", "image_id")
 _CLASS = ("class", "label", "name", "class_name", "category")
