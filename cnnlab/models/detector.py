@@ -18,6 +18,8 @@ from cnnlab.models.groups import layer_groups
 from cnnlab.models.pyramid import PathAggregation
 from cnnlab.models.unet import pad_to_multiple
 
+_TRIAL = 64
+"""The side of the image by which it is found which layers a feature map depends on."""
 _PRIOR = 0.01
 """The score of every place and class before training (Lin et al. 2017, arXiv:1708.02002)."""
 
@@ -46,14 +48,16 @@ class Detector(nn.Module):
     Args:
         features: The backbone, which returns a list of feature maps, with their channels and strides.
         num_classes: K.
+        channels: The images' channels.
         strides: The strides of the pyramid, each twice the one before; small objects need 4.
         width: The channels of pyramid and head.
         depth: The number of layers of each of the head's two branches.
         dropout: Dropout rate before the last layers, 0 up to (not including) 1.
-        frozen_stages: How many of the backbone's first stages are not trained; their batch norms neither.
+        frozen_stages: Of how many of the backbone's feature maps, from the finest on, the layers are not trained; their
+            batch norms neither.
 
     Raises:
-        InputError: If the backbone has no such strides or fewer stages, or if a number is out of range.
+        InputError: If the backbone has no such strides, or if a number is out of range.
     """
 
     backbone_prefix = "backbone."
@@ -64,6 +68,7 @@ class Detector(nn.Module):
         self,
         features: Encoder,
         num_classes: int,
+        channels: int = 3,
         strides: Sequence[int] = (8, 16, 32),
         width: int = 96,
         depth: int = 2,
@@ -78,14 +83,13 @@ class Detector(nn.Module):
                 f"model.network_args.strides are {list(strides)}, expected some of {features.strides}, which the "
                 "backbone has, each twice the one before"
             )
-        stages = _stages(features.network)
-        if not 0 <= frozen_stages <= len(stages):
+        if not 0 <= frozen_stages <= len(features.strides):
             raise InputError(
-                f"model.network_args.frozen_stages is {frozen_stages}, expected 0 to {len(stages)}, the stages of the "
-                "backbone"
+                f"model.network_args.frozen_stages is {frozen_stages}, expected 0 to {len(features.strides)}, the "
+                "number of the backbone's feature maps"
             )
         self.backbone = features.network
-        self.frozen = [name for stage in stages[:frozen_stages] for name in stage]
+        self.frozen = _layers_before(features.network, channels, frozen_stages)
         for name in self.frozen:
             self.backbone.get_submodule(name).requires_grad_(False)
         self.strides = list(strides)
@@ -165,14 +169,18 @@ def _centers(features: Tensor, stride: int) -> Tensor:
     return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
-def _stages(network: nn.Module) -> list[list[str]]:
-    """The names of the modules of each stage: the stem's layers are one, each member of a list of blocks is one."""
-    stages: list[list[str]] = [[]]
-    for name, child in network.named_children():
-        if isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child) and name != "stem":
-            stages += [[f"{name}.{inner}"] for inner, _ in child.named_children()]
-        elif len(stages) == 1:
-            stages[0].append(name)
-        else:
-            stages.append([name])
-    return [stage for stage in stages if stage]
+def _layers_before(network: nn.Module, channels: int, maps: int) -> list[str]:
+    """The names of the layers on which the first feature maps of a network depend."""
+    if not maps:
+        return []
+    modes = {module: module.training for module in network.modules()}
+    parameters = dict(network.named_parameters())
+    first = next(iter(parameters.values()))
+    with torch.enable_grad():
+        features = network.eval()(torch.zeros(1, channels, _TRIAL, _TRIAL, device=first.device, dtype=first.dtype))
+        total = sum(one.sum() for one in features[:maps])
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    for module, mode in modes.items():
+        module.training = mode
+    used = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in used))

@@ -185,8 +185,12 @@ class Boxes(Output):
     def difference(self, expected: Arrays, found: Arrays) -> float:
         """The greatest difference of a score, or of a box's side in shares of the box, of objects that are matched.
 
-        An object that only one side has counts with its score.
+        An object that only one side has counts with its score. Raw outputs are compared number by number, each in
+        shares of itself where it is above 1.
         """
+        if "scores" not in expected:
+            scales = {name: np.maximum(np.abs(value), 1.0) for name, value in expected.items()}
+            return super().difference(*({n: each[n] / scales[n] for n in scales} for each in (expected, found)))
         worst = 0.0
         for i in range(len(expected["scores"])):
             first, second = (_of_image(arrays, i) for arrays in (expected, found))

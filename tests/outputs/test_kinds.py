@@ -78,6 +78,6 @@ def test_there_is_an_answer_for_each_image(output: Output, decoder: Decoder, sha
 
 def test_another_kind_and_other_settings_are_refused() -> None:
     assert {kind: output.kind for kind, output in OUTPUTS.items()} == {kind: kind for kind in OUTPUTS}
-    for metadata in ({"kind": "boxes", "names": NAMES}, {"kind": "labels", "colour": "red"}, {"names": NAMES}):
+    for metadata in ({"kind": "sounds", "names": NAMES}, {"kind": "labels", "colour": "red"}, {"names": NAMES}):
         with pytest.raises(InputError, match="this cnnlab knows no answers such as"):
             create_output(metadata)
