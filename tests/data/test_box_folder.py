@@ -46,7 +46,7 @@ def test_evaluation_fits_the_whole_image_and_keeps_the_truth(root: Path) -> None
     assert [len(batch) for batch in batches] == [4]
     targets = batches[0].targets
     # 48 x 64 becomes 72 x 96, and the rest is the fill color.
-    assert (batches[0].images[:, :, 72:] == torch.tensor(data.input_spec().fill).round().view(3, 1, 1)).all()
+    assert (batches[0].images[:, :, 72:] == data.input_spec().fill.round().view(3, 1, 1)).all()
     entries = json.loads((root / "val.json").read_text())["annotations"]
     for i, truth in enumerate(targets.truths):
         expected = [entry["bbox"] for entry in entries if entry["image_id"] == i]
@@ -113,14 +113,8 @@ def test_a_rotated_outline_has_a_smaller_box_than_rotated_corners() -> None:
     disk = np.stack([20 + 10 * np.cos(angles), 20 + 10 * np.sin(angles)], axis=1)
     common = (np.array([[10.0, 10, 30, 30]]), np.zeros(1, np.int64), np.zeros(1, bool), (40, 40))
     geometry = Geometry(Box(0, 0, 40, 40), angle=45)
-    areas = [
-        float(
-            np.prod(
-                ObjectAnnotation(*common, outlines).warp(geometry, (40, 40)).boxes @ [[-1, 0], [0, -1], [1, 0], [0, 1]]
-            )
-        )
-        for outlines in (None, [disk])
-    ]
+    moved = [ObjectAnnotation(*common, outlines).warp(geometry, (40, 40)).boxes[0] for outlines in (None, [disk])]
+    areas = [float((box[2:] - box[:2]).prod()) for box in moved]
     assert areas[0] == pytest.approx(800, rel=1e-3)
     assert areas[1] == pytest.approx(400, rel=0.02)
 
@@ -177,7 +171,8 @@ def test_an_image_of_another_size_than_its_boxes_is_named(root: Path) -> None:
     Image.new("RGB", (48, 64)).save(root / "train/01.png")
     with pytest.raises(InputError, match=r"01.png: its annotations declare 64 x 48"):
         made(root).train_set.source.__getitems__([1])
-    data = made(root, on_error="skip")
+    with pytest.warns(UserWarning, match="1 of 17 images cannot be read"):
+        data = made(root, on_error="skip")
     assert len(data.train_set) == 8
 
 

@@ -75,12 +75,12 @@ def test_strides_have_norms_of_their_own_and_share_the_rest() -> None:
 
 def test_frozen_stages_do_not_change() -> None:
     network = detector(frozen_stages=2)
-    before = {name: value.clone() for name, value in network.backbone.state_dict().items()}  # type: ignore[operator,union-attr]
+    before = {name: value.clone() for name, value in network.backbone.state_dict().items()}  # type: ignore[union-attr]
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1)
     network.train()
     DetectionLoss()(network(torch.randn(2, 3, 64, 64)), objects([[4.0, 4, 20, 20, 0]], [])).backward()
     optimizer.step()
-    after: dict[str, Tensor] = network.backbone.state_dict()  # type: ignore[operator,union-attr]
+    after: dict[str, Tensor] = network.backbone.state_dict()  # type: ignore[union-attr]
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"layer2", "layer3", "layer4"}
 

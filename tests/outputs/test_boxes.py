@@ -57,7 +57,11 @@ def test_boxes_go_back_to_the_original_image_through_the_reader_s_own_resize() -
     assert pixels.shape == (96, 128, 3)
     rows, columns = np.nonzero(pixels[..., 0] > 127)
     box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    found = {"boxes": np.array([[box]], np.float32), "scores": np.ones((1, 1)), "labels": np.zeros((1, 1), np.int64)}
+    found: dict[str, np.ndarray] = {
+        "boxes": np.array([[box]], np.float32),
+        "scores": np.ones((1, 1)),
+        "labels": np.zeros((1, 1), np.int64),
+    }
     place = transform.place((75, 60))
     assert place == Place((75, 60), (96, 77))
     (answer,) = OUTPUT.answers(found, ["a.png"], [place])
