@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from torch import Tensor
 
 from cnnlab.callbacks.monitors import Mode, check_logged, monitored
 from cnnlab.callbacks.records import note
@@ -52,6 +53,8 @@ class _Monitoring(Callback):
 class BestCheckpoint(_Monitoring, ModelCheckpoint):
     """Keeps checkpoints/best.ckpt: the weights with the best monitored metric.
 
+    Of equally good weights the later are kept, which have been trained at a lower learning rate.
+
     Args:
         monitor: The metric; the task's own if None.
         mode: "min" or "max"; the task's own if None.
@@ -71,6 +74,12 @@ class BestCheckpoint(_Monitoring, ModelCheckpoint):
         self.kth_value = torch.tensor(float("inf" if self.mode == "min" else "-inf"))
         self.dirpath = str(Run(Path(trainer.default_root_dir)).checkpoints)
         super().setup(trainer, pl_module, stage)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether the current weights are kept."""
+        best = self.best_model_score
+        as_good = current is not None and best is not None and bool(current == best)
+        return as_good or super().check_monitor_top_k(trainer, current)
 
     @property
     def state_key(self) -> str:

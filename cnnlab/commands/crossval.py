@@ -50,6 +50,11 @@ def crossval(command: str, arguments: list[str]) -> None:
         _train_folds(folder, count, request.options)
 
 
+def _deviation(values: list[float]) -> float:
+    """The standard deviation of the folds' values; NaN if a fold has none."""
+    return math.nan if any(map(math.isnan, values)) else statistics.stdev(values)
+
+
 def _train_folds(folder: Path, count: int, options: list[str]) -> None:
     """Train the folds that are not finished, and collect the results of all."""
     start_crossval(folder, count, options)
@@ -59,7 +64,7 @@ def _train_folds(folder: Path, count: int, options: list[str]) -> None:
             _train(run, [*options, "--data.folds", str(count), "--data.fold", str(fold)])
     results = [json.loads(run.validation.read_text()) for run in runs]
     table = {
-        name: {"mean": statistics.fmean(values), "standard_deviation": statistics.stdev(values), "folds": values}
+        name: {"mean": statistics.fmean(values), "standard_deviation": _deviation(values), "folds": values}
         for name in results[0]
         if (values := [math.nan if result[name] is None else result[name] for result in results])
     }

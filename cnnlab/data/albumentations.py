@@ -25,6 +25,7 @@ class Albumentations(Augmentation):
         transforms: The transforms, in order: {name: CLASS, ARGUMENT: VALUE, ...} each; "one_of" in place of "name"
             lists transforms of which one is taken (with the probability ``p``, 0.5). The default's if None.
             The result is resized to the network's size. With masks and without data.size it is cropped instead.
+            Boxes move with their images.
 
     Raises:
         InputError: If albumentations is not installed, or if it has no such transform or argument.
@@ -49,14 +50,14 @@ class Albumentations(Augmentation):
         self, image: ImageSource, annotation: Annotated, spec: InputSpec, numbers: Sequence[float]
     ) -> tuple[Tensor, Annotated]:
         """Read an image and augment it with its annotation; pixels outside the image or in a hole are ignored."""
-        pipeline = self._pipeline(spec, annotation.ignore_index)
+        pipeline = self._pipeline(spec, annotation.ignore_index, annotation.least_visible)
         pipeline.set_random_seed(int(numbers[0] * 2**32))
         result = pipeline(image=image.read(spec.channels), **annotation.to_arrays())
         pixels = result["image"]
         return as_tensor(pixels if pixels.ndim == 3 else pixels[..., None]), annotation.from_arrays(result)
 
-    def _pipeline(self, spec: InputSpec, outside: int | None) -> Any:
-        key = (spec.size, outside, spec.native)
+    def _pipeline(self, spec: InputSpec, outside: int | None, least_visible: float | None = None) -> Any:
+        key = (spec.size, outside, spec.native, least_visible)
         if key not in self._pipelines:
             fill = tuple(spec.fill.tolist())
             given = default_transforms(spec.size, fill, spec.native) if self._given is None else self._given
@@ -64,7 +65,12 @@ class Albumentations(Augmentation):
             steps = [
                 self._create(step, outside) for step in (*given, _crop_of(spec.size, fill) if spec.native else last)
             ]
-            self._pipelines[key] = self._library.Compose(steps)
+            boxes = None
+            if least_visible is not None:
+                boxes = self._library.BboxParams(
+                    "pascal_voc", ["numbers"], min_visibility=least_visible, clip=True, filter_invalid_bboxes=True
+                )
+            self._pipelines[key] = self._library.Compose(steps, bbox_params=boxes)
         return self._pipelines[key]
 
     def _create(self, description: dict[str, Any], outside: int | None) -> Any:

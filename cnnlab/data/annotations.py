@@ -26,6 +26,9 @@ class Annotation(ABC):
     ignore_index: int | None = None
     """The class of erased pixels and of pixels outside the image; None if pixels have no classes."""
 
+    least_visible: float | None = None
+    """The least share of an object's box that must be visible for the object to be kept; None if there are no boxes."""
+
     def move_crop(self, crop: Box, numbers: Sequence[float]) -> Box:
         """Move a training crop, in pixels of the whole image, by ``draws`` numbers, uniform in [0, 1).
 

@@ -79,7 +79,7 @@ class ObjectAnnotation(Annotation):
         clipped = moved.clip(0, [size[1], size[0]] * 2)
         sides, whole = clipped[:, 2:] - clipped[:, :2], moved[:, 2:] - moved[:, :2]
         kept = (sides.prod(axis=1) >= self.least_visible * whole.prod(axis=1)) & (sides >= _LEAST_SIDE).all(axis=1)
-        return replace(self._only(kept), boxes=clipped[kept], size=size, outlines=None)
+        return replace(self._at(np.flatnonzero(kept)), boxes=clipped[kept], size=size, outlines=None)
 
     def _moved(self, number: int, geometry: Geometry, size: tuple[int, int]) -> npt.NDArray[np.float64]:
         outline = None if self.outlines is None else self.outlines[number]
@@ -89,8 +89,8 @@ class ObjectAnnotation(Annotation):
         points = move_points(outline, geometry, size)
         return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
-    def _only(self, kept: npt.NDArray[np.bool_]) -> Self:
-        return replace(self, boxes=self.boxes[kept], labels=self.labels[kept], crowd=self.crowd[kept])
+    def _at(self, places: npt.NDArray[np.int64]) -> Self:
+        return replace(self, boxes=self.boxes[places], labels=self.labels[places], crowd=self.crowd[places])
 
     def resize(self, size: tuple[int, int]) -> Self:
         """Scale the boxes."""
@@ -105,9 +105,7 @@ class ObjectAnnotation(Annotation):
         """The boxes that are left."""
         numbers = np.asarray(arrays["numbers"], dtype=np.int64)
         boxes = np.asarray(arrays["bboxes"], dtype=np.float64).reshape(-1, 4)
-        return replace(
-            self, boxes=boxes, labels=self.labels[numbers], crowd=self.crowd[numbers], size=arrays["image"].shape[:2]
-        )
+        return replace(self._at(numbers), boxes=boxes, size=arrays["image"].shape[:2], outlines=None)
 
     @classmethod
     def stack(cls, annotations: Sequence[Self]) -> Objects:

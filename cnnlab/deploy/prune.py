@@ -21,7 +21,7 @@ def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere
     """Remove the channels whose weights have the smallest norms, in place; dependencies are found by tracing.
 
     Dependencies and norms of groups of layers are computed by torch-pruning (Fang et al. 2023, arXiv:2301.12900). The
-    last layer keeps its outputs: they are the classes.
+    last layers keep their outputs: they are the classes.
 
     Args:
         network: The network, in eval mode.
@@ -54,7 +54,7 @@ def prune_channels(network: nn.Module, example: Tensor, share: float, everywhere
                 pruning_ratio=share,
                 max_pruning_ratio=0.9 if everywhere else 1.0,
                 global_pruning=everywhere,
-                ignored_layers=[_last_layer(network, example)],
+                ignored_layers=_last_layers(network, example),
             )
     except Exception as error:  # A user's network can cause any error.
         raise InputError(f"{type(network).__name__} cannot be pruned: {error}") from error
@@ -100,8 +100,10 @@ def _steps(group: Any, graph: Any, names: dict[nn.Module, str]) -> Removals:
     return steps
 
 
-def _last_layer(network: nn.Module, example: Tensor) -> nn.Module:
-    """Return the layer with weights that runs last."""
+def _last_layers(network: nn.Module, example: Tensor) -> list[nn.Module]:
+    """Return the layers named in the network's attribute ``output_layers``, or the layer with weights that runs last."""
+    if own := getattr(network, "output_layers", ()):
+        return [network.get_submodule(name) for name in own]
     ran: list[nn.Module] = []
     with ExitStack() as hooks, torch.no_grad():
         for layer in weighted(network):
@@ -109,7 +111,7 @@ def _last_layer(network: nn.Module, example: Tensor) -> nn.Module:
         network(example)
     if not ran:
         raise InputError(f"{type(network).__name__} has no convolution or linear layer to prune")
-    return ran[-1]
+    return ran[-1:]
 
 
 def prune_weights(network: nn.Module, share: float) -> int:

@@ -63,6 +63,8 @@ class Detector(nn.Module):
     backbone_prefix = "backbone."
     gradcam_layer = "neck.lateral.0"
     """The finest map, on which all scores depend."""
+    output_layers = ("classify", "regress")
+    """The layers whose outputs are the answer, and cannot be pruned."""
 
     def __init__(
         self,

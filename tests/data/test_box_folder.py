@@ -55,10 +55,12 @@ def test_evaluation_fits_the_whole_image_and_keeps_the_truth(root: Path) -> None
         assert truth.size == (48, 64)
 
 
-@pytest.mark.parametrize("augment", ["none", "light", "standard", "strong"])
+@pytest.mark.parametrize("augment", ["none", "light", "standard", "strong", "albumentations"])
 def test_boxes_move_with_their_objects(root: Path, augment: str) -> None:
     """Users met boxes beside their objects after augmentation (a flip is width - x, not width - 1 - x)."""
-    data = made(root, augment=augment, augment_args={"brightness": 0.0, "contrast": 0.0, "hue": 0.0, "saturation": 0.0})
+    colors: dict[str, Any] = dict.fromkeys(("brightness", "contrast", "hue", "saturation"), 0.0)
+    own = {"transforms": [{"name": "HorizontalFlip"}, {"name": "Affine", "scale": [0.8, 1.2], "rotate": [-8, 8]}]}
+    data = made(root, augment=augment, augment_args=own if augment == "albumentations" else colors)
     seen = 0
     for epoch in range(3):
         batch = data.train_set.__getitems__([(epoch, i) for i in range(9)])
@@ -70,7 +72,7 @@ def test_boxes_move_with_their_objects(root: Path, augment: str) -> None:
                     continue  # Small, or under another object.
                 rows_in, columns_in = found.any(dim=1), found.any(dim=0)
                 # The object reaches to all four sides of its box.
-                slack = 3 if augment == "strong" else 1.6
+                slack = 3 if augment in ("strong", "albumentations") else 1.6
                 assert rows_in.sum() >= len(rows_in) - 2 * slack
                 assert columns_in.sum() >= len(columns_in) - 2 * slack
                 seen += 1
