@@ -77,7 +77,9 @@ class Boxes(Output):
         }
         for i, flat in enumerate(scores.reshape(batch, -1)):
             best = np.argsort(-flat, kind="stable")[: 3 * self.count]
-            boxes, labels = raw["boxes"][i][best // classes], best % classes
+            # Each class may have boxes of its own.
+            own, place = raw["boxes"][i], best // classes
+            boxes, labels = own.reshape(-1, 4)[best if own.ndim == 3 else place], best % classes
             kept = suppress(boxes, flat[best], labels, self.nms)[: self.count]
             for name, values in (("boxes", boxes), ("scores", flat[best]), ("labels", labels)):
                 found[name][i, : len(kept)] = values[kept]

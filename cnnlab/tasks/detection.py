@@ -13,10 +13,10 @@ from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.imaging import Place, fitted_size
 from cnnlab.loggers import Row
-from cnnlab.losses import DetectionLoss
+from cnnlab.losses import DetectionLoss, NetworkLoss
 from cnnlab.models.box_decoder import BoxDecoder
 from cnnlab.models.decoding import Answers
-from cnnlab.models.detection import create_detector, encoder_of
+from cnnlab.models.detection import create_detector, encoder_of, torchvision_name
 from cnnlab.outputs import Boxes
 from cnnlab.outputs.boxes import to_original
 from cnnlab.outputs.table import distinct
@@ -27,6 +27,8 @@ from cnnlab.tasks.places import place_in_run
 from cnnlab.tasks.steps import Stage
 
 _SCORES = ("ap", "ap50", "average recall", "objects")
+_STATIC_SHARE = 0.35
+_BOX_WEIGHT = 2.0
 _THRESHOLD = 0.5
 """That of a class without objects in validation."""
 
@@ -40,12 +42,12 @@ class Detection(ClassTask):
     images. Training measures only the loss.
 
     Args:
-        network: A name for models.detection.create_detector: one_stage_s, one_stage_m, one_stage_l, or a user's import
-            path.
+        network: A name for models.detection.create_detector: one_stage_s, one_stage_m, one_stage_l, one of torchvision's
+            (``cnnlab models --task detection`` lists them), or a user's import path.
         encoder: A timm network as the backbone; the network's own if None.
         num_classes: See ClassTask.
         channels: See VisionTask.
-        weights: The backbone's pretrained weights: see VisionTask.
+        weights: Pretrained weights, of the backbone or of torchvision's whole network: see VisionTask.
         detections: The number of objects that are found in an image, at most.
         nms: Of boxes of one class with a larger IoU, only the one with the highest score is kept; above 0, to 1.
         static_share: See losses.DetectionLoss.
@@ -78,8 +80,8 @@ class Detection(ClassTask):
         weights: str | None = None,
         detections: int = 100,
         nms: float = 0.6,
-        static_share: float = 0.35,
-        box_weight: float = 2.0,
+        static_share: float = _STATIC_SHARE,
+        box_weight: float = _BOX_WEIGHT,
         thresholds: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -87,7 +89,7 @@ class Detection(ClassTask):
             raise InputError(f"model.thresholds are {len(thresholds)}, expected one for each of {num_classes} classes")
         if kwargs.get("head") is not None:
             raise InputError("model.head is for networks that classify images: leave it out")
-        if weights is not None and encoder_of(network, encoder) is None:
+        if weights is not None and encoder_of(network, encoder) is None and torchvision_name(network) is None:
             raise InputError(f"network {network!r} has no backbone that model.weights could be for: leave it out")
         self.detections = detections
         self.nms = nms
@@ -96,7 +98,7 @@ class Detection(ClassTask):
 
     @property
     def backbone(self) -> str:
-        """The encoder, which pretrained weights are for; the network itself if it has no timm encoder."""
+        """The encoder, which pretrained weights are for; the network itself if it has no encoder of its own."""
         return encoder_of(self.hparams["network"], self.hparams["encoder"]) or str(self.hparams["network"])
 
     def configure_network(self) -> nn.Module:
@@ -105,13 +107,32 @@ class Detection(ClassTask):
         settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
         return create_detector(hparams["network"], self.num_classes, **settings, **(hparams["network_args"] or {}))
 
-    def configure_loss(self) -> DetectionLoss:
-        """Scores and boxes."""
-        return DetectionLoss(self.hparams["static_share"], self.hparams["box_weight"])
+    def configure_loss(self) -> DetectionLoss | NetworkLoss:
+        """Scores and boxes; the network's own loss, if it has one.
 
-    def configure_evaluation_loss(self) -> DetectionLoss:
+        Raises:
+            InputError: If arguments of DetectionLoss are given, and the network has a loss of its own.
+        """
+        share, weight = self.hparams["static_share"], self.hparams["box_weight"]
+        if not getattr(self.network, "computes_loss", False):
+            return DetectionLoss(share, weight)
+        for name, value, usual in (("static_share", share, _STATIC_SHARE), ("box_weight", weight, _BOX_WEIGHT)):
+            if value != usual:
+                raise InputError(
+                    f"model.{name} is {value}, but network {self.hparams['network']!r} has a loss of its own: leave it "
+                    "out"
+                )
+        return NetworkLoss()
+
+    def configure_evaluation_loss(self) -> DetectionLoss | NetworkLoss:
         """The same, with the assignment of the end of the training."""
-        return DetectionLoss(0.0, self.hparams["box_weight"])
+        return self.loss if isinstance(self.loss, NetworkLoss) else DetectionLoss(0.0, self.hparams["box_weight"])
+
+    def measured_outputs(self, batch: Batch) -> Any:
+        """The raw outputs; those of a network with a loss of its own contain it."""
+        if isinstance(self.loss, NetworkLoss):
+            return self(batch.images, batch.targets)
+        return super().measured_outputs(batch)
 
     def configure_decoder(self) -> BoxDecoder:
         """Boxes without those that overlap a better one."""
@@ -147,9 +168,10 @@ class Detection(ClassTask):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the loss how much of the run is over."""
+        if not isinstance(self.loss, DetectionLoss):
+            return
         total = self._total_steps()
         place = place_in_run(self.trainer, int(total)) if total != float("inf") else None
-        assert isinstance(self.loss, DetectionLoss)
         self.loss.place_in_run = 0.0 if place is None else place.step / max(place.total, 1)
 
     def on_validation_epoch_end(self) -> None:
