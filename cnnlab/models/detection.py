@@ -45,9 +45,9 @@ def create_detector(
     """Build a network that returns scores and boxes for images (B, channels, H, W) of any size.
 
     Args:
-        name: A name in DETECTORS or TORCHVISION_DETECTORS (also with the prefix ``torchvision/``), or the import path of
-            a user's callable (``package.module.Class``) that takes num_classes and channels, and returns the raw outputs
-            of models.detector.Detector. If its class says ``computes_loss = True``, see losses.NetworkLoss.
+        name: A name in DETECTORS or TORCHVISION_DETECTORS (also with the prefix ``torchvision/``), or the import path
+            of a user's callable (``package.module.Class``) that takes num_classes and channels, and returns the raw
+            outputs of models.detector.Detector. If its class says ``computes_loss = True``, see losses.NetworkLoss.
         num_classes: The number of classes.
         channels: The images' channels.
         encoder: A timm network as the backbone; that of DETECTORS if None.

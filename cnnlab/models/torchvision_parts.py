@@ -25,8 +25,8 @@ class TorchvisionDetector(nn.Module, ABC):
     """A network of torchvision.models.detection for standardized images of one size, which can be exported.
 
     torchvision's forward() resizes and standardizes lists of images, and returns lists of boxes. This one uses the same
-    layers, anchors, coders and losses, with the same names of weights below ``model.``, and returns raw outputs of fixed
-    shape for models.box_decoder.BoxDecoder.
+    layers, anchors, coders and losses, with the same names of weights below ``model.``, and returns raw outputs of
+    fixed shape for models.box_decoder.BoxDecoder.
 
     The loss of an image is torchvision's for that image alone, and does not depend on the rest of its batch. Crowds are
     left out, as in torchvision's own training.
@@ -132,7 +132,7 @@ def targets_of(objects: Objects, first_label: int) -> list[dict[str, Tensor]]:
     """
     learned = ~objects.crowd & ((objects.boxes[:, 2:] - objects.boxes[:, :2]).amin(dim=1) > _LEAST_SIDE)
     counts = objects.counts.clamp(min=0).tolist()
-    parts = (part.split(counts) for part in (objects.boxes.float(), objects.labels + first_label, learned))
+    parts = (torch.split(part, counts) for part in (objects.boxes.float(), objects.labels + first_label, learned))
     return [{"boxes": boxes[own], "labels": labels[own]} for boxes, labels, own in zip(*parts, strict=True)]
 
 

@@ -162,8 +162,10 @@ class FasterRCNN(TorchvisionDetector):
             losses.append(torch.stack(parts).sum())
         with torch.no_grad():
             there = pad_sequence([torch.ones_like(label, dtype=torch.bool) for label in labels], batch_first=True)
-            parts = (pad_sequence(list(own.split(counts)), batch_first=True).flatten(0, 1) for own in (scores, shifts))
-            found = self._answers(*parts, pad_sequence(chosen, batch_first=True), there, size)
+            every, moved = (
+                pad_sequence(list(own.split(counts)), batch_first=True).flatten(0, 1) for own in (scores, shifts)
+            )
+            found = self._answers(every, moved, pad_sequence(chosen, batch_first=True), there, size)
         return torch.stack(losses), found
 
 

@@ -42,8 +42,8 @@ class Detection(ClassTask):
     images. Training measures only the loss.
 
     Args:
-        network: A name for models.detection.create_detector: one_stage_s, one_stage_m, one_stage_l, one of torchvision's
-            (``cnnlab models --task detection`` lists them), or a user's import path.
+        network: A name for models.detection.create_detector: one_stage_s, one_stage_m, one_stage_l, one of
+            torchvision's (``cnnlab models --task detection`` lists them), or a user's import path.
         encoder: A timm network as the backbone; the network's own if None.
         num_classes: See ClassTask.
         channels: See VisionTask.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cnnlab.deploy.export import Pipeline, export
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.errors import InputError
+from cnnlab.imaging import EvalTransform
 from cnnlab.losses import NetworkLoss
 from cnnlab.models import create_detector, layer_groups
 from cnnlab.models.box_decoder import BoxDecoder
@@ -21,14 +22,14 @@ from cnnlab.objects import Objects
 from cnnlab.outputs import Boxes
 from cnnlab.tasks import Detection
 
-SIZES = {"ssdlite320_mobilenet_v3_large": 320, "fasterrcnn_mobilenet_v3_large_320_fpn": 320}
 SLOW = [name for name in TORCHVISION_DETECTORS if "resnet50" in name]
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in TORCHVISION_DETECTORS]
 CLASSES = 3
 
 
 def side(name: str) -> int:
-    return SIZES.get(name, 128)
+    # In smaller images, Faster R-CNN has many proposals with equal scores.
+    return 320 if "mobilenet" in name else 128
 
 
 def images_of(name: str, count: int) -> Tensor:
@@ -50,8 +51,9 @@ def detector(name: str, lively: bool = True, **kwargs: Any) -> Any:
             module.momentum = None
     spreads: dict[nn.Module, Tensor] = {}
     lasts = {module: own for own, module in network.named_modules() if is_last(own, module)}
-    for module in lasts:
-        module.register_forward_hook(lambda layer, _, output: spreads.setdefault(layer, output.std()) and None)
+    hooks = [
+        module.register_forward_hook(lambda layer, _, output: spreads.update({layer: output.std()})) for module in lasts
+    ]
     network.train()
     with torch.no_grad():
         network(images_of(name, 4))
@@ -60,7 +62,9 @@ def detector(name: str, lively: bool = True, **kwargs: Any) -> Any:
         network(images_of(name, 4))
         for module, own in lasts.items():
             of_box = "bbox_pred" in own or "bbox_reg" in own or "regression_head" in own
-            module.weight.mul_((0.4 if of_box else 2.0) / spreads[module])  # type: ignore[operator]
+            module.weight.mul_((0.4 if of_box else 2.0) / spreads[module])
+    for hook in hooks:
+        hook.remove()
     return network.eval()
 
 
@@ -80,7 +84,7 @@ def objects(*images: list[list[float]], crowd: bool = False) -> Objects:
 
 
 def original(network: Any, name: str) -> Any:
-    """torchvision's network with the same weights, which neither resizes nor standardizes."""
+    """The network of torchvision with the same weights, which neither resizes nor standardizes."""
     size = side(name)
     outputs = CLASSES + network.first_label
     own = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=outputs)
@@ -89,6 +93,16 @@ def original(network: Any, name: str) -> Any:
     if "ssd" not in name:
         own.transform.min_size, own.transform.max_size = (size,), size
     return own.eval()
+
+
+def samples(module: nn.Module) -> bool:
+    """Whether a module chooses proposals by chance."""
+    return hasattr(module, "fg_bg_sampler")
+
+
+def metadata_of(output: Boxes, images: Tensor, **settings: Any) -> ModelMetadata:
+    """The metadata of a file that takes standardized images."""
+    return ModelMetadata(output, EvalTransform(3, (images.shape[2], images.shape[3])), **settings)
 
 
 def apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> Tensor:
@@ -127,24 +141,20 @@ def test_losses_are_torchvisions_of_each_image(name: str) -> None:
     for module in own.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.Dropout)):
             module.eval()
-    boxes = [[[10.0, 12, 60, 50, 0], [20, 8, 90, 100, 2]], [[5.0, 30, 45, 61, 1]]]
+    boxes: list[list[list[float]]] = [[[10, 12, 60, 50, 0], [20, 8, 90, 100, 2]], [[5, 30, 45, 61, 1]]]
     targets = objects(*boxes)
     network.train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
+    for sampler in [module.fg_bg_sampler for one in (own, network) for module in one.modules() if samples(module)]:
+        sampler.batch_size_per_image = 100_000  # All proposals: nothing is left to chance.
     expected = []
     for i, rows in enumerate(boxes):
         values = torch.tensor(rows)
         target = {"boxes": values[:, :4], "labels": values[:, 4].long() + network.first_label}
-        torch.manual_seed(3)
         expected.append(sum(own(list(images[i : i + 1]), [target]).values()).item())
-    for i in range(2):
-        torch.manual_seed(3)
-        found = network(images[i : i + 1], targets[i])["losses"]
-        assert found.tolist() == pytest.approx(expected[i : i + 1], rel=1e-4)
-    if "fasterrcnn" not in name:  # It chooses the proposals by chance.
-        assert network(images, targets)["losses"].tolist() == pytest.approx(expected, rel=1e-4)
+    assert network(images, targets)["losses"].tolist() == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
