@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -109,7 +110,9 @@ def anchors_of(generator: nn.Module, images: Tensor, maps: Sequence[Tensor]) -> 
     """
     # Only shapes count, and in half precision anchors would be off by pixels.
     shapes = [one[:1, :1].float() for one in maps]
-    every = generator(ImageList(images[:1], [(images.shape[-2], images.shape[-1])]), shapes)[0]
+    # SSD's generator keeps tensors on the CPU.
+    with torch.device("cpu") if images.is_meta else contextlib.nullcontext():
+        every = generator(ImageList(images[:1], [(images.shape[-2], images.shape[-1])]), shapes)[0]
     each = generator.num_anchors_per_location()  # type: ignore[operator]
     return list(every.split([one.shape[-2] * one.shape[-1] * count for one, count in zip(maps, each, strict=True)]))
 

@@ -79,7 +79,7 @@ class FasterRCNN(TorchvisionDetector):
     def _pool(self, features: Mapping[str, Tensor], images: Tensor, boxes: Tensor) -> Tensor:
         """The features inside each box, (B R, C, 7, 7)."""
         pooler = self.model.roi_heads.box_roi_pool
-        if not torch.compiler.is_exporting():
+        if not (torch.compiler.is_exporting() or boxes.is_meta):
             size = (images.shape[-2], images.shape[-1])
             pooled: Tensor = pooler(features, list(boxes), [size] * len(boxes))
             return pooled
@@ -178,6 +178,8 @@ def _keep(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
     """Which boxes (B, C, 4) of each image stay, (B, C) 0 or 1: see box_decoder.keep_best."""
     if torch.compiler.is_exporting():
         return keep_best(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), 1, iou)
+    if scores.is_meta:
+        return torch.ones_like(scores)
     # Image by image: with thousands of boxes, the time for all at once grows with the square of their number.
     kept = [
         torch.zeros_like(score).index_fill(0, nms(own, score, iou), 1.0)

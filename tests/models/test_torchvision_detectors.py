@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from cnnlab.batch import Batch
+from cnnlab.commands.models import models
 from cnnlab.deploy.export import Pipeline, export
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform
 from cnnlab.losses import NetworkLoss
-from cnnlab.models import create_detector, layer_groups
+from cnnlab.models import create_detector, create_network, layer_groups
 from cnnlab.models.box_decoder import BoxDecoder
 from cnnlab.models.torchvision_table import TORCHVISION_DETECTORS
 from cnnlab.objects import Objects
@@ -74,6 +77,16 @@ def is_last(name: str, module: nn.Module) -> bool:
     return isinstance(module, (nn.Conv2d, nn.Linear)) and (
         name.endswith(names) or ("head.module_list" in name and name.endswith(".1"))
     )
+
+
+def is_fixed(module: nn.Module) -> bool:
+    """Whether a module is a batch norm whose statistics and weights stay as they are."""
+    return isinstance(module, nn.BatchNorm2d) and not module.training and not module.weight.requires_grad
+
+
+def first_label(name: str) -> int:
+    """The number of the first class in torchvision's outputs, if the background has a score of its own."""
+    return 0 if TORCHVISION_DETECTORS[name].design in ("retinanet", "fcos") else 1
 
 
 def objects(*images: list[list[float]], crowd: bool = False) -> Objects:
@@ -205,3 +218,105 @@ def test_files_answer_as_the_network(name: str, tmp_path: Path) -> None:
     certificate = export(pipeline, images, path, metadata_of(output, images), tolerance=1e-3)
     print(name, certificate["differences"])
     assert set(certificate["differences"]) == {"1", "2", "5"}
+
+
+def saved(name: str, classes: int, path: Path) -> dict[str, Tensor]:
+    """A file with random weights of torchvision's network, as torchvision would have trained it."""
+    torch.manual_seed(5)
+    own = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=classes)
+    # torchvision's pretrained backbones have frozen norms, which do not count batches.
+    weights = {key: value for key, value in own.state_dict().items() if "num_batches" not in key}
+    torch.save(weights, path)
+    return weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_coco_are_loaded_but_for_the_last_layers(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "torchvision" / f"{name}.pth"
+    path.parent.mkdir()
+    weights = saved(name, 91, path)
+    network: Any = create_detector(name, CLASSES, weights=str(tmp_path))
+    found = network.model.state_dict()
+    same = {key for key, value in weights.items() if value.shape == found[key].shape}
+    assert all(torch.equal(found[key], weights[key]) for key in same)
+    others = set(weights) - same
+    assert others and all("classification_head" in key or "box_predictor" in key for key in others)
+    fixed = [own for own, module in network.train().named_modules() if is_fixed(module)]
+    assert bool(fixed) == TORCHVISION_DETECTORS[name].fixed_norms
+    assert all(own.startswith("model.backbone.") for own in fixed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_the_same_classes_are_loaded_whole(name: str, tmp_path: Path) -> None:
+    """COCO's 80 classes lie among 91 numbers; other trainings have a background before their classes."""
+    assert TORCHVISION_DETECTORS[name]
+    images = images_of(name, 1)
+    for classes, wanted, numbers in ((91, 80, [1, 17, 90]), (CLASSES + 1, CLASSES, [1, 2, 3])):
+        weights = saved(name, classes, tmp_path / "own.pth")
+        whole: Any = create_detector(name, classes - first_label(name), weights=None)
+        whole.model.load_state_dict(weights, strict=False)
+        own: Any = create_detector(name, wanted, weights=str(tmp_path / "own.pth"))
+        with torch.no_grad():
+            expected, found = whole.eval()(images), own.eval()(images)
+        of_whole = [number - whole.first_label for number in numbers]
+        of_own = [0, 15, 79] if wanted == 80 else [0, 1, 2]
+        if whole.first_label == 0:  # A softmax also depends on the classes that are left out.
+            assert torch.allclose(expected["logits"][..., of_whole], found["logits"][..., of_own], atol=1e-5)
+        elif classes == CLASSES + 1:
+            assert torch.allclose(expected["logits"], found["logits"], atol=1e-5)
+            assert torch.allclose(expected["boxes"], found["boxes"], atol=1e-3)
+
+
+def test_weights_and_arguments_that_do_not_fit(tmp_path: Path) -> None:
+    name = "ssdlite320_mobilenet_v3_large"
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other.pth does not hold weights for ssdlite320"):
+        create_detector(name, CLASSES, weights=str(tmp_path / "other.pth"))
+    with pytest.raises(InputError, match="has no torchvision/ssdlite320_mobilenet_v3_large.safetensors"):
+        create_detector(name, CLASSES, weights=str(tmp_path))
+    with pytest.raises(InputError, match="images of 3 channels, not 1"):
+        create_detector(name, CLASSES, channels=1)
+    with pytest.raises(InputError, match=r"model\.encoder is not for torchvision's ssdlite320"):
+        create_detector(name, CLASSES, encoder="resnet18")
+    with pytest.raises(InputError, match="finds objects, and does not classify"):
+        create_network(name, CLASSES, 3)
+    with pytest.raises(InputError, match="static_share is 0.5, but network"):
+        Detection(name, num_classes=CLASSES, static_share=0.5)
+
+
+def test_a_task_uses_the_preprocessing_and_the_loss_of_the_network(tmp_path: Path) -> None:
+    name = "ssdlite320_mobilenet_v3_large"
+    saved(name, 91, tmp_path / "own.pth")
+    task = Detection(name, num_classes=CLASSES, weights=str(tmp_path / "own.pth"))
+    assert task.hparams["mean"] == task.hparams["std"] == [0.5, 0.5, 0.5]
+    assert task.fetched_networks() == {"network": (name, str(tmp_path / "own.pth"))}
+    pixels, targets = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8), objects([[4.0, 4, 40, 40, 0]], [])
+    batch = Batch(pixels, targets, torch.arange(2), ["", ""])
+    parts, outputs = task.parts_and_outputs(batch)
+    assert parts.tolist() == pytest.approx([outputs["losses"].mean().item()])
+    assert task.loss_counts(batch).tolist() == [2]
+    assert task.decode(outputs)["boxes"].shape == (2, 100, 4)
+
+
+def test_accumulation_is_exact() -> None:
+    """The loss of an image does not depend on the others, so several batches are one larger batch."""
+    network = detector("ssdlite320_mobilenet_v3_large")
+    images = images_of("ssdlite320_mobilenet_v3_large", 3)
+    targets = objects([[4.0, 4, 90, 40, 0]], [], [[9.0, 9, 80, 200, 1], [100, 9, 190, 70, 2]])
+    loss = NetworkLoss()
+    whole = loss(network(images, targets), targets)
+    parts = [loss(network(images[own], targets[own]), targets[own]) for own in (slice(0, 2), slice(2, 3))]
+    assert whole.item() == pytest.approx(((2 * parts[0] + parts[1]) / 3).item(), rel=1e-5)
+    unknown = Objects(targets.boxes[:1], targets.labels[:1], targets.crowd[:1], torch.tensor([1, -1, -1]))
+    assert loss(network(images, unknown), unknown).item() == pytest.approx(
+        loss(network(images[:1], targets[0]), targets[0]).item(), rel=1e-5
+    )
+
+
+def test_networks_for_detection_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    models("models", ["--task", "detection", "--json", "*mobilenet*"])
+    found = {row["network"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(found) == [name for name in TORCHVISION_DETECTORS if "mobilenet" in name]
+    own = found["ssdlite320_mobilenet_v3_large"]
+    assert (own["coco_map"], own["image"], own["weights"]) == (21.3, "3x320x320", "to fetch")
+    assert all(row["parameters"] > 3e6 and row["multiply_adds"] > 5e8 for row in found.values())
