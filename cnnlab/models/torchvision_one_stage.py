@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 
-from cnnlab.models.torchvision_parts import TorchvisionDetector, anchors_of, log_odds, places_of, targets_of
+from cnnlab.models.torchvision_parts import (
+    TorchvisionDetector,
+    anchors_of,
+    log_odds,
+    places_of,
+    targets_of,
+    without_empty,
+)
 from cnnlab.objects import Objects
 
 
@@ -25,9 +32,10 @@ class _OneStage(TorchvisionDetector):
         levels = anchors_of(self.model.anchor_generator, padded, maps)
         anchors, places = torch.cat(levels), places_of(levels, padded, maps)
         boxes = self._decode(raw["bbox_regression"], anchors)
+        boxes = clip_boxes_to_image(boxes, (images.shape[-2], images.shape[-1]))
         outputs = {
-            "logits": self._logits(raw),
-            "boxes": clip_boxes_to_image(boxes, (images.shape[-2], images.shape[-1])),
+            "logits": without_empty(self._logits(raw), boxes),
+            "boxes": boxes,
             "places": places.expand(images.shape[0], *places.shape),
         }
         if objects is not None:

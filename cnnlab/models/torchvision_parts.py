@@ -17,7 +17,7 @@ from cnnlab.objects import Objects
 NO_OBJECT = -1e4
 """The logit of what is no object: its sigmoid is exactly 0."""
 _LEAST_SIDE = 0.01
-"""The sides of the smallest object that is learned, in pixels: logarithms of its sides must be finite."""
+"""The sides of the smallest object that is learned or found, in pixels: the logarithms of sides must be finite."""
 _LEAST_CHANCE = 1e-7
 """The smallest probability of the opposite that log-odds distinguish from 0."""
 
@@ -137,6 +137,17 @@ def targets_of(objects: Objects, first_label: int) -> list[dict[str, Tensor]]:
     counts = objects.counts.clamp(min=0).tolist()
     parts = (torch.split(part, counts) for part in (objects.boxes.float(), objects.labels + first_label, learned))
     return [{"boxes": boxes[own], "labels": labels[own]} for boxes, labels, own in zip(*parts, strict=True)]
+
+
+def without_empty(logits: Tensor, boxes: Tensor) -> Tensor:
+    """Logits with a score of exactly 0 for boxes that have no area, such as those outside of the image.
+
+    Args:
+        logits: (B, P, K).
+        boxes: (B, P, 4) or (B, P, K, 4).
+    """
+    empty = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) < _LEAST_SIDE
+    return logits.masked_fill(empty if empty.ndim == logits.ndim else empty[..., None], NO_OBJECT)
 
 
 def log_odds(logarithms: Tensor) -> Tensor:

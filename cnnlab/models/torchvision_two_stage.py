@@ -14,11 +14,15 @@ from torchvision.ops import clip_boxes_to_image, nms, roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from cnnlab.models.box_decoder import keep_best
-from cnnlab.models.torchvision_parts import NO_OBJECT, TorchvisionDetector, anchors_of, log_odds, targets_of
+from cnnlab.models.torchvision_parts import (
+    NO_OBJECT,
+    TorchvisionDetector,
+    anchors_of,
+    log_odds,
+    targets_of,
+    without_empty,
+)
 from cnnlab.objects import Objects
-
-_LEAST_SIDE = 0.01
-"""The sides of the smallest box that is an answer, in pixels, as in torchvision."""
 
 
 class FasterRCNN(TorchvisionDetector):
@@ -115,7 +119,7 @@ class FasterRCNN(TorchvisionDetector):
         center = (proposals[..., :2] + proposals[..., 2:]) / 2
         longest = (proposals[..., 2:] - proposals[..., :2]).amax(dim=-1, keepdim=True)
         return {
-            "logits": logits.masked_fill(~there[..., None] | (_sides(boxes) < _LEAST_SIDE), NO_OBJECT),
+            "logits": without_empty(logits.masked_fill(~there[..., None], NO_OBJECT), boxes),
             "boxes": boxes,
             "places": torch.cat([center, longest], dim=-1),
         }
