@@ -82,6 +82,9 @@ def test_a_launcher_that_starts_more_processes_than_the_trainer_expects(
     assert refused.code == 2
     assert "has started 2 processes, but the trainer expects 1" in error_lines(refused.err)[-1]
     assert not (tmp_path / "R").exists()
+    refused = cnnlab(*fit, "--trainer.devices", "4", "--trainer.strategy", "ddp")
+    assert refused.code == 2
+    assert "has started 2 processes, but the trainer expects 4" in error_lines(refused.err)[-1]
     monkeypatch.delenv("SLURM_PROCID")
     done = cnnlab(*fit)
     assert done.code == 0, done.err
