@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status: 0; 2 for an error that the user can fix; 128 + n if signal n stopped a run.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = [_at_home(one) for one in (sys.argv[1:] if arguments is None else arguments)]
     try:
         # Makes the user's own classes in the working folder available by class_path.
         if (here := str(Path.cwd())) not in sys.path:
@@ -45,6 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cnnlab: interrupted", file=sys.stderr)
         return 130
+
+
+def _at_home(argument: str) -> str:
+    """Replace a ~ for the home folder, which the shell leaves in --run=~/R and in quotes.
+
+    >>> _at_home("--run=~/R").removeprefix("--run=") == str(Path("~/R").expanduser()), _at_home("a~/b")
+    (True, 'a~/b')
+    """
+    name, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    return name + equals + str(Path(value).expanduser()) if value == "~" or value.startswith("~/") else argument
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -37,6 +37,8 @@ class Truth(NamedTuple):
     """(M,), in original pixels."""
     size: tuple[int, int]
     """Height and width of the original image."""
+    covers: tuple[int, int]
+    """Height and width of the part of the network's input that shows the image."""
 
 
 class Objects:
@@ -95,7 +97,8 @@ class Objects:
     def padded(self) -> Padded:
         """The objects with a dimension for the images."""
         counts = self.counts.clamp(min=0)
-        most = int(counts.max()) if len(counts) else 0
+        # At least one place, so that nobody has to handle none.
+        most = max(int(counts.max()), 1)
         there = torch.arange(most, device=self.device) < counts[:, None]
         boxes = self.boxes.new_zeros(len(counts), most, 4)
         labels = self.labels.new_zeros(len(counts), most)

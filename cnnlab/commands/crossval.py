@@ -51,7 +51,11 @@ def crossval(command: str, arguments: list[str]) -> None:
 
 
 def _deviation(values: list[float]) -> float:
-    """The standard deviation of the folds' values; NaN if a fold has none."""
+    """The standard deviation of the folds' values; NaN if a fold has none.
+
+    >>> _deviation([1.0, 3.0]), _deviation([1.0, math.nan])
+    (1.4142135623730951, nan)
+    """
     return math.nan if any(map(math.isnan, values)) else statistics.stdev(values)
 
 

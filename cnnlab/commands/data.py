@@ -12,6 +12,7 @@ from cnnlab.commands.loading import load_config
 from cnnlab.commands.messages import check_new, say
 from cnnlab.data import VisionDataModule
 from cnnlab.data.file_data import FileDataModule
+from cnnlab.data.listing import SPLITS
 from cnnlab.errors import InputError, nearest
 from cnnlab.pictures import as_rgb, numpy_targets
 from cnnlab.run import Run, choose
@@ -78,6 +79,7 @@ def _check(arguments: list[str]) -> None:
     if not isinstance(module, FileDataModule):
         raise InputError(f"{type(module).__name__} keeps no image files to check")
     trouble, copies = module.check()
+    module.compare_with_run(SPLITS)
     counts = {split: len(samples) for split, samples in module.listing.of.items()}
     say(f"{sum(counts.values()):,} images can be read: {counts}")
     say(module.describe_targets())

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from cnnlab.commands.messages import say
@@ -70,6 +74,43 @@ def refuse_strategy(strategy: object) -> None:
         )
 
 
+@contextmanager
+def explain_refusals(settings: Mapping[str, Any], trains: bool) -> Iterator[None]:
+    """Refuse settings of the trainer that it would take, or refuse with a traceback, in a line.
+
+    Args:
+        settings: The trainer's arguments.
+        trains: Whether it is about to train.
+
+    Raises:
+        InputError: If an amount is out of range, if the launcher has started another number of processes, or if
+            Lightning refuses a setting.
+    """
+    for name, least in (("accumulate_grad_batches", 1), ("check_val_every_n_epoch", 1), ("gradient_clip_val", 0)):
+        value = settings.get(name)
+        if isinstance(value, (int, float)) and value < least:
+            raise InputError(f"trainer.{name} is {value}, expected {least} or more")
+    if trains and settings.get("limit_train_batches") == 0:
+        raise InputError("trainer.limit_train_batches is 0, so that nothing would be trained: leave it out")
+    launcher, count = launched_processes()
+    devices, nodes = str(settings.get("devices")), int(settings.get("num_nodes") or 1)
+    if launcher and devices.isdigit() and int(devices) * nodes != count and int(devices) > 0:
+        _refuse(InputError(_mismatch(launcher, count, nodes, int(devices))))
+    try:
+        yield
+    except (ValueError, MisconfigurationException) as error:
+        if isinstance(error, InputError):
+            raise
+        _refuse(InputError(f"trainer: {' '.join(str(error).split())}"))
+
+
+def _refuse(error: InputError) -> NoReturn:
+    """Raise an error; of several processes, only the first one prints the reason."""
+    if global_rank() > 0:
+        raise SystemExit(error.exit_code) from None
+    raise error
+
+
 def check_processes(trainer: Trainer) -> None:
     """Check that the launcher has started as many processes as the trainer expects, and that they can connect.
 
@@ -80,19 +121,16 @@ def check_processes(trainer: Trainer) -> None:
     launcher, count = launched_processes()
     try:
         if launcher and count != trainer.world_size:
-            raise InputError(_mismatch(launcher, count, trainer))
+            raise InputError(_mismatch(launcher, count, trainer.num_nodes, trainer.num_devices))
         if trainer.world_size > 1 and global_rank() == 0:
             _check_address()
     except InputError as error:
-        if global_rank() > 0:
-            raise SystemExit(error.exit_code) from None
-        raise
+        _refuse(error)
 
 
-def _mismatch(launcher: str, count: int, trainer: Trainer) -> str:
-    nodes, devices = trainer.num_nodes, trainer.num_devices
+def _mismatch(launcher: str, count: int, nodes: int, devices: int) -> str:
     return (
-        f"{launcher} has started {count} processes, but the trainer expects {trainer.world_size} (trainer.num_nodes "
+        f"{launcher} has started {count} processes, but the trainer expects {nodes * devices} (trainer.num_nodes "
         f"{nodes} x trainer.devices {devices}): each would train by itself. Set --trainer.devices to the processes of "
         "a node, or start as many as it says"
     )

@@ -38,7 +38,7 @@ from cnnlab.commands.arguments import (
     parse_request,
     plan,
 )
-from cnnlab.commands.launch import check_processes, cluster_environment, refuse_strategy
+from cnnlab.commands.launch import check_processes, cluster_environment, explain_refusals, refuse_strategy
 from cnnlab.commands.messages import differences, explain_parser_error, say, summary
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path, parameters_of
@@ -314,7 +314,8 @@ class VisionCLI(LightningCLI):
             # Weights gathered for the sanity check under inference mode could not be trained afterwards.
             config["inference_mode"] = False
         refuse_strategy(config["strategy"])
-        trainer = super().instantiate_trainer(**config)
+        with explain_refusals(config, self.subcommand == "fit"):
+            trainer = super().instantiate_trainer(**config)
         check_processes(trainer)
         return trainer
 

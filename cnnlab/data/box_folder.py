@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -20,10 +19,11 @@ from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.listing import Sample
 from cnnlab.data.object_annotation import ObjectAnnotation
 from cnnlab.data.objects.listing import ObjectListing, list_objects
+from cnnlab.data.objects.places import read_sizes
 from cnnlab.data.objects.survey import survey_objects
 from cnnlab.data.objects.table import ObjectTable
 from cnnlab.errors import InputError
-from cnnlab.image_files import ImageError, check_name, listed
+from cnnlab.image_files import check_name, listed
 from cnnlab.imaging import EvalTransform, ImageSource, fitted_size, height_and_width, resampling
 from cnnlab.objects import Truth
 
@@ -108,24 +108,13 @@ class BoxFolder(ClassesMixin, FileDataModule):
     def _shape_for(self, longest: int) -> tuple[int, int]:
         """The smallest height and width into which the images fit with this longer side."""
         step = max(1, len(self.samples) // _MOST_SIZES)
-        shapes = [fitted_size(size, (longest, longest)) for size in self._sizes(self.samples[::step]) if min(size)]
+        sizes = read_sizes(sample.path for sample in self.samples[::step]).tolist()
+        shapes = [fitted_size(size, (longest, longest)) for size in sizes if min(size)]
         rows, columns = (
             _MULTIPLE * math.ceil(max(sides) / _MULTIPLE)
             for sides in zip(*(shapes or [(longest, longest)]), strict=True)
         )
         return rows, columns
-
-    def _sizes(self, samples: Sequence[Sample]) -> list[tuple[int, int]]:
-        """Each image's height and width; 0 if it cannot be read."""
-
-        def size(sample: Sample) -> tuple[int, int]:
-            try:
-                return self.open_image(sample.path).size
-            except ImageError:
-                return 0, 0
-
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(size, samples))
 
     def list_samples(self) -> list[Sample]:
         """All images, each with its row in the table of objects."""
@@ -133,7 +122,8 @@ class BoxFolder(ClassesMixin, FileDataModule):
 
     def describe_targets(self) -> str:
         """The classes, how the files lie, and how many images have no objects."""
-        empty = [sample.name for sample in self.listing.samples if not self.table.counts[sample.objects]]
+        counts = self.table.counts
+        empty = [sample.name for sample in self.listing.samples if not counts[sample.objects]]
         without = f"{len(empty):,} images have no objects ({listed(empty, most=3)})" if empty else ""
         return "; ".join(filter(None, (super().describe_targets(), self._found.layout, without)))
 
@@ -204,14 +194,13 @@ class BoxFolder(ClassesMixin, FileDataModule):
         """Lines about the images and the objects, for ``cnnlab data check``."""
         samples = self.listing.samples
         own = self.table.subset([sample.objects for sample in samples])
-        names = [sample.name for sample in samples]
-        found = survey_objects(own, self.class_names, self._sizes(samples), self._size, names=names)
+        names, sizes = [sample.name for sample in samples], read_sizes(sample.path for sample in samples)
+        found = survey_objects(own, self.class_names, sizes, self._size, names=names)
         return [*super().describe_images(), *found]
 
     def manifest_row(self, sample: Sample) -> dict[str, str]:
         """Path, split, group, bytes, sha256, and how many objects of each class there are."""
-        labels = self.table.subset([sample.objects]).labels
-        counts = np.bincount(labels, minlength=self.num_classes).tolist()
+        counts = np.bincount(self.table.labels_of(sample.objects), minlength=self.num_classes).tolist()
         text = ";".join(f"{name} {count}" for name, count in zip(self.class_names, counts, strict=True) if count)
         return {**super().manifest_row(sample), "objects": text}
 
@@ -241,5 +230,6 @@ class ObjectReader:
         own = self.table.of(row, size, self.paths[index])
         boxes, labels = own.boxes, own.labels.astype(np.int64)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) if own.areas is None else own.areas
-        truth = Truth(boxes, labels, own.crowd, areas, size)
-        return ObjectAnnotation(boxes, labels, own.crowd, size, None, self.least_visible, truth)
+        outlines = [np.concatenate(s).astype(np.float64) if isinstance(s, list) else None for s in own.shapes]
+        truth = Truth(boxes, labels, own.crowd, areas, size, size)
+        return ObjectAnnotation(boxes, labels, own.crowd, size, outlines, self.least_visible, truth)

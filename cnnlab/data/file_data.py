@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import IMAGENET, BatchDataset, cpu_count
 from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
-from cnnlab.data.image_survey import describe_images, find_range
+from cnnlab.data.image_survey import any_deep, describe_images, find_range
 from cnnlab.data.listed_files import ListedFiles
 from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken, unmatched
 from cnnlab.data.manifest import ContentHashes
@@ -132,6 +132,14 @@ class FileDataModule(ListedFiles):
                 f"images have more than 8 bits: {found[0]:g} becomes black and {found[1]:g} white (data.range)"
             )
 
+    def _compare_tones(self, samples: Sequence[Sample]) -> None:
+        """Say that images have more than 8 bits, if those of the training had not."""
+        if self._tones.range is None and any_deep([sample.path for sample in samples]):
+            rank_zero_warn(
+                "images have more than 8 bits, and those of the training had not: the lowest and the highest possible "
+                "value become black and white; say which values do with --data.range"
+            )
+
     def inspect_training(self) -> None:
         """Look at the training samples before a fit or a check; a subclass adds what it knows of its targets.
 
@@ -159,7 +167,8 @@ class FileDataModule(ListedFiles):
         """
         self.adopt_from_trainer()
         if stage == "predict" and self._predicts_elsewhere:
-            self.predict_set = self._files(self._prediction_samples(), self.eval_transform().open)
+            self.predict_set = self._files(samples := self._prediction_samples(), self.eval_transform().open)
+            self._compare_tones(samples)
             return
         used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, (self.hparams["predict"],))
         self.compare_with_run(used)
@@ -169,6 +178,8 @@ class FileDataModule(ListedFiles):
         listing = self.listing
         if stage == "fit":
             self.inspect_training()
+        if stage != "fit":
+            self._compare_tones([sample for split in used for sample in listing.of[split]])
         opener = self.opener(listing, used)
         if stage == "fit":
             self.train_set = self.create_train_set(self._split(listing, "train", opener))

@@ -30,13 +30,19 @@ def find_range(paths: Sequence[str]) -> tuple[float, float] | None:
     Returns:
         None if none of some sampled files has more than 8 bits, or if all values are equal.
     """
-    sampled = np.unique(np.linspace(0, len(paths) - 1, min(_SAMPLED, len(paths))).round().astype(int)).tolist()
+    if not any_deep(paths):
+        return None
     with ThreadPoolExecutor() as pool:
-        if not any(pool.map(_is_deep, [paths[place] for place in sampled])):
-            return None
         found = [values for values in pool.map(_read, paths) if values is not None]
     low, high = min(values.low for values in found), max(values.high for values in found)
     return (low, high) if low < high else None
+
+
+def any_deep(paths: Sequence[str]) -> bool:
+    """Whether one of some sampled images has more than 8 bits."""
+    sampled = np.unique(np.linspace(0, len(paths) - 1, min(_SAMPLED, len(paths))).round().astype(int)).tolist()
+    with ThreadPoolExecutor() as pool:
+        return any(pool.map(_is_deep, [paths[place] for place in sampled]))
 
 
 def describe_images(paths: Sequence[str], tones: Tones) -> list[str]:

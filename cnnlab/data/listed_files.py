@@ -78,6 +78,7 @@ class ListedFiles(VisionDataModule):
         self._broken: dict[str, str] | None = None
         self._hashes: dict[str, str] = {}
         self._read: list[FileDataset] = []
+        self._said: set[str] = set()
 
     @abstractmethod
     def list_samples(self) -> list[Sample]:
@@ -182,7 +183,9 @@ class ListedFiles(VisionDataModule):
             rank_zero_warn(text)
         if other := known.other_targets({sample.path: self.manifest_row(sample) for sample in self._divided.samples}):
             rank_zero_warn(f"{len(other):,} images have other targets than in the run: {listed(other)}")
-        if new := [s.name for s in self._divided.samples if not s.split and s.path not in known.of]:
+        own = {row["path"] for row in known.rows}
+        others = [s for s in self._divided.samples if not s.split and s.path not in known.of]
+        if new := [sample.name for sample in others if sample.name not in own]:
             rank_zero_warn(f"{len(new):,} images of {self.root} are not the run's, and are left out: {listed(new)}")
 
     @property
@@ -243,19 +246,29 @@ class ListedFiles(VisionDataModule):
                 on_device = files.hashes.table.to(self.trainer.strategy.root_device)
                 files.hashes.table.copy_(self.trainer.strategy.reduce(on_device, reduce_op="max"))
                 self._hashes |= {files.paths[index]: content for index, content in files.hashes.known().items()}
+        self._say_contents()
+
+    def _say_contents(self) -> None:
+        """Say what the hashes show, if it has not been said."""
         known = self.recollection
         if known is not None and (replaced := known.replaced(self._hashes)):
-            rank_zero_warn(f"{len(replaced):,} images are not what they were when the run began: {listed(replaced)}")
+            self._say_once(f"{len(replaced):,} images are not what they were when the run began: {listed(replaced)}")
         if copies := [" = ".join(names[:2]) for names in self.copies()]:
-            rank_zero_warn(
+            self._say_once(
                 f"{len(copies):,} images are in several splits, so the results are too good: {listed(copies)}"
             )
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            rank_zero_warn(text)
 
     def learn_the_rest(self) -> None:
         """Read the files that training has not read, for their hashes, if that takes no longer than an epoch."""
         rest = {sample.path for sample in self.listing.samples if sample.split} - self._hashes.keys()
         if len(rest) <= max(len(self._hashes), _FEW):
             self._hash(rest)
+            self._say_contents()
 
     def _hash(self, paths: set[str]) -> None:
         order = sorted(paths)

@@ -21,6 +21,7 @@ from cnnlab.image_files import (
     loose_images,
     subfolders,
 )
+from cnnlab.yaml_text import dump_yaml
 
 SPLITS = ("train", "val", "test")
 _SPLIT_FOLDERS = {
@@ -148,8 +149,8 @@ def split_folders(
         return found, []
     if others and ("train" not in found or (nested and not subfolders(found["train"]))):
         unclear = next(iter(found.values()))
-        every = ", ".join(sorted([*others, unclear.name]))
-        remedy = f"say --data.class_names '[{every}]'" if nested else "rename it"
+        every = dump_yaml(sorted([*others, unclear.name]), one_line=True).replace("'", '"')
+        remedy = f"say --data.class_names '{every}'" if nested else "rename it"
         raise InputError(
             f"{unclear} stands beside the folders {listed(others)}: if it is a split, move them into "
             f"{root / 'train'}; if it is none, {remedy}"
@@ -214,8 +215,13 @@ def list_table(
     return SampleIndex(samples, names)
 
 
-def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+def read_table(table: Path, needed: Sequence[str], root: Path = Path()) -> list[dict[str, str]]:
     """The rows of a CSV file, with paths in their shortest form; no path may be in two of them.
+
+    Args:
+        table: The file.
+        needed: The columns that it must have.
+        root: The folder that relative paths start from.
 
     Raises:
         InputError: If the file or a required column is missing, if it has no rows, or if a path is in two of them.
@@ -238,8 +244,8 @@ def read_table(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     for line, row in enumerate(rows, start=2):
         if not (row["path"] or "").strip():
             raise InputError(f"{table}, line {line}: the path is empty")
-        row["path"] = os.path.normpath(row["path"])
-        first = lines.setdefault(row["path"], line)
+        row["path"] = os.path.normpath(Path(row["path"]).expanduser())
+        first = lines.setdefault(os.path.normpath(root.absolute() / row["path"]), line)
         if first != line:
             raise InputError(f"{table}, lines {first} and {line}: both are of {row['path']}; keep one")
     return rows
@@ -253,7 +259,7 @@ def read_samples(table: Path, root: Path, needed: Sequence[str]) -> Iterator[tup
     Raises:
         InputError: See read_table; or if a split is none of train, val and test.
     """
-    for line, row in enumerate(read_table(table, needed), start=2):
+    for line, row in enumerate(read_table(table, needed, root), start=2):
         place = f"{table}, line {line}"
         split = (row.get("split") or "").strip()
         if split not in ("", *SPLITS):

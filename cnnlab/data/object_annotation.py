@@ -36,7 +36,7 @@ class ObjectAnnotation(Annotation):
     least_visible: float = 0.3
     """An object of which a training image shows a smaller share of its box is left out."""
     truth: Truth | None = None
-    """The objects in the original image; None in training, or if they are unknown."""
+    """The objects in the original image; None after augmentation, or if they are unknown."""
     known: bool = True
     """Whether the objects are known."""
 
@@ -79,10 +79,10 @@ class ObjectAnnotation(Annotation):
         clipped = moved.clip(0, [size[1], size[0]] * 2)
         sides, whole = clipped[:, 2:] - clipped[:, :2], moved[:, 2:] - moved[:, :2]
         kept = (sides.prod(axis=1) >= self.least_visible * whole.prod(axis=1)) & (sides >= _LEAST_SIDE).all(axis=1)
-        return replace(self._at(np.flatnonzero(kept)), boxes=clipped[kept], size=size, outlines=None)
+        return replace(self._at(np.flatnonzero(kept)), boxes=clipped[kept], size=size, outlines=None, truth=None)
 
     def _moved(self, number: int, geometry: Geometry, size: tuple[int, int]) -> npt.NDArray[np.float64]:
-        outline = None if self.outlines is None else self.outlines[number]
+        outline = None if self.outlines is None or not geometry.angle else self.outlines[number]
         if outline is None:
             left, top, right, bottom = self.boxes[number]
             outline = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
@@ -105,7 +105,7 @@ class ObjectAnnotation(Annotation):
         """The boxes that are left."""
         numbers = np.asarray(arrays["numbers"], dtype=np.int64)
         boxes = np.asarray(arrays["bboxes"], dtype=np.float64).reshape(-1, 4)
-        return replace(self._at(numbers), boxes=boxes, size=arrays["image"].shape[:2], outlines=None)
+        return replace(self._at(numbers), boxes=boxes, size=arrays["image"].shape[:2], outlines=None, truth=None)
 
     @classmethod
     def stack(cls, annotations: Sequence[Self]) -> Objects:
@@ -119,5 +119,5 @@ class ObjectAnnotation(Annotation):
             torch.from_numpy(labels),
             torch.from_numpy(crowd),
             torch.tensor(counts),
-            [one.truth for one in annotations],
+            [None if one.truth is None else one.truth._replace(covers=one.size) for one in annotations],
         )

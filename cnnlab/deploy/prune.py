@@ -101,7 +101,7 @@ def _steps(group: Any, graph: Any, names: dict[nn.Module, str]) -> Removals:
 
 
 def _last_layers(network: nn.Module, example: Tensor) -> list[nn.Module]:
-    """Return the layers named in the network's attribute ``output_layers``, or the layer with weights that runs last."""
+    """Return the layers in the network's attribute ``output_layers``, or the one with weights that runs last."""
     if own := getattr(network, "output_layers", ()):
         return [network.get_submodule(name) for name in own]
     ran: list[nn.Module] = []

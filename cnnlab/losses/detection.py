@@ -113,9 +113,7 @@ def assign_static(boxes: Tensor, places: Tensor, objects: Padded, radius: float)
     apart = (places[:, :2] - center[:, :, None]).abs().amax(dim=-1) / places[:, 2]
     taken = fits & (apart < radius) & _inside(objects.boxes, places)
     # An object smaller than the places' distance gets the nearest place.
-    nearest = (
-        apart.masked_fill(~fits, torch.inf).argmin(dim=-1, keepdim=True) if apart.shape[1] else apart.long()[..., :1]
-    )
+    nearest = apart.masked_fill(~fits, torch.inf).argmin(dim=-1, keepdim=True)
     alone = ~taken.any(dim=-1, keepdim=True) & objects.exists[..., None]
     taken = taken.scatter(-1, nearest, taken.gather(-1, nearest) | alone)
     area = _areas(objects.boxes)[..., None].expand_as(taken)
@@ -146,13 +144,11 @@ def assign_by_quality(
     best = alignment.topk(count, dim=-1)
     taken = torch.zeros_like(inside).scatter(-1, best.indices, best.values > _TINY)
     chosen = _choose((iou + _TINY).masked_fill(~taken, -torch.inf), largest=True)
-    own = torch.zeros_like(taken)
-    if taken.shape[1]:
-        own.scatter_(1, chosen.clamp(min=0)[:, None], (chosen >= 0)[:, None])
+    own = torch.zeros_like(taken).scatter(1, chosen.clamp(min=0)[:, None], (chosen >= 0)[:, None])
     alignment, iou = alignment * own, iou * own
     # An object's best place should score as high as its best IoU.
     scale = iou.amax(dim=-1, keepdim=True) / alignment.amax(dim=-1, keepdim=True).clamp(min=_TINY)
-    wanted = (alignment * scale).amax(dim=1) if taken.shape[1] else iou.new_zeros(chosen.shape)
+    wanted = (alignment * scale).amax(dim=1)
     return Assignment(chosen, wanted, _in_crowd(objects, places) & (chosen < 0))
 
 
@@ -188,16 +184,12 @@ def _fits_stride(boxes: Tensor, places: Tensor) -> Tensor:
 
 def _choose(values: Tensor, largest: bool) -> Tensor:
     """The object (B, P) with the largest or smallest finite value (B, M, P) of each place; -1 if there is none."""
-    if not values.shape[1]:
-        return values.new_full((values.shape[0], values.shape[2]), -1, dtype=torch.int64)
     best, chosen = values.max(dim=1) if largest else values.min(dim=1)
     return torch.where(best.isfinite(), chosen, -1)
 
 
 def _iou_of(boxes: Tensor, objects: Padded, chosen: Tensor) -> Tensor:
     """The IoU of each predicted box and its object, (B, P)."""
-    if not objects.boxes.shape[1]:
-        return boxes.new_zeros(chosen.shape)
     iou = box_iou(objects.boxes, boxes)
     return iou.gather(1, chosen.clamp(min=0)[:, None])[:, 0]
 

@@ -22,10 +22,10 @@ def from_counts(counts: Sequence[int], size: Size) -> Rle:
     """
     size = checked_size(size)
     try:
-        exact = np.asarray(counts, dtype=np.float64).reshape(-1)
+        exact = np.asarray(counts, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"a mask's counts must be whole numbers ({error})") from error
-    if not np.isfinite(exact).all() or (exact != np.floor(exact)).any():
+    if exact.ndim != 1 or not np.isfinite(exact).all() or (exact != np.floor(exact)).any():
         raise InputError("a mask's counts must be whole numbers")
     check_counts(exact, np.array([len(exact)]), [size])
     return Rle(size, exact.astype(np.uint32))

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
-from cnnlab.imaging import Place, fitted_size
+from cnnlab.imaging import Place
 from cnnlab.loggers import Row
 from cnnlab.losses import DetectionLoss, NetworkLoss
 from cnnlab.models.box_decoder import BoxDecoder
@@ -150,9 +150,6 @@ class Detection(ClassTask):
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
         """Update with each image's objects, in original pixels."""
-        if "scores" not in metrics:
-            return
-        size = (batch.images.shape[-2], batch.images.shape[-1])
         arrays = {name: value.cpu().numpy() for name, value in answers.items()}
         found, true, indices = [], [], []
         for i, truth in enumerate(batch.targets.truths):
@@ -160,19 +157,30 @@ class Detection(ClassTask):
                 continue
             there = arrays["scores"][i] > 0
             boxes, scores, labels = (arrays[name][i][there] for name in ("boxes", "scores", "labels"))
-            place = Place(truth.size, fitted_size(truth.size, size))
+            place = Place(truth.size, truth.covers)
             found.append({"boxes": to_original(boxes, place), "scores": scores, "labels": labels})
             true.append(truth._asdict())
             indices.append(int(batch.indices[i]))
         metrics["scores"].update(found, true, indices)
 
+    def on_train_start(self) -> None:
+        """Check that the run has an end.
+
+        Raises:
+            InputError: If it has none, and the loss has a share of it: model.static_share.
+        """
+        super().on_train_start()
+        if isinstance(self.loss, DetectionLoss) and not math.isfinite(self._total_steps()):
+            raise InputError(
+                "model.static_share is a share of the run, and this one has no end: set trainer.max_epochs or "
+                "trainer.max_steps"
+            )
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the loss how much of the run is over."""
-        if not isinstance(self.loss, DetectionLoss):
-            return
-        total = self._total_steps()
-        place = place_in_run(self.trainer, int(total)) if total != float("inf") else None
-        self.loss.place_in_run = 0.0 if place is None else place.step / max(place.total, 1)
+        if isinstance(self.loss, DetectionLoss):
+            place = place_in_run(self.trainer, int(self._total_steps()))
+            self.loss.place_in_run = place.step / max(place.total, 1)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics; in training, keep the scores with the best F1 as thresholds."""

@@ -216,7 +216,8 @@ class Optimization(LightningModule):
         groups = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
         for group in groups:
             group["weight_decay"] *= stronger
-            for name in ("lr", "initial_lr"):
+            # Only schedules of a factor know an initial rate.
+            for name in {"lr", "initial_lr"} & group.keys():
                 group[name] *= faster
         for schedule in checkpoint["lr_schedulers"]:
             forget_settings(schedule)

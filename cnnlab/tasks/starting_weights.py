@@ -26,7 +26,7 @@ class StartingWeights(LightningModule):
     """Loads the weights of the hyperparameter ``init_from``, unless a run is resumed.
 
     The preprocessing comes with them: mean and std, and for the data the size, crop and interpolation of the other run.
-    The rows of the last layer are matched by the names of the classes.
+    The rows of the last layer are matched by the names of the classes, or of the values.
     """
 
     network: nn.Module
@@ -98,7 +98,7 @@ class StartingWeights(LightningModule):
             for name, source in sources.items()
             if source is not None and given[source].shape == own[name].shape
         }
-        said = self._match_classes(checkpoint.get("hyper_parameters", {}).get("class_names"), given, fitting)
+        said = self._match_names(checkpoint.get("hyper_parameters", {}), given, fitting)
         if not fitting:
             raise InputError(f"init_from {path}: none of its weights fits network {self.hparams['network']!r}")
         if spreads_weights(self.trainer.strategy):
@@ -117,28 +117,36 @@ class StartingWeights(LightningModule):
             + self._take_standardization(state)
         )
 
-    def _match_classes(self, theirs: list[str] | None, given: Mapping[str, Tensor], fitting: dict[str, Tensor]) -> str:
-        """Match the rows of the last layer by the classes' names, in place, if the names differ; say what was done."""
-        names = self.hparams.get("class_names")
-        if not names or not theirs or list(names) == list(theirs) or _are_numbers(names) or _are_numbers(theirs):
+    def _match_names(self, settings: Mapping[str, Any], given: Mapping[str, Tensor], fitting: dict[str, Tensor]) -> str:
+        """Match the rows of the last layer by their names, in place, if the names differ; say what was done."""
+        kind = "class_names" if self.hparams.get("class_names") else "value_names"
+        names, theirs = (list(of.get(kind) or []) for of in (self.hparams, settings))
+        if not names or not theirs or names == theirs or _are_numbers(names) or _are_numbers(theirs):
             return ""
         own = self.network.state_dict()
-        last = [name for name, tensor in own.items() if tensor.ndim > 1 and len(tensor) == len(names)][-1:]
+        # A value has a second row for its spread, behind the rows of all values.
+        sizes = [len(names), 2 * len(names)] if kind == "value_names" else [len(names)]
+        last = [name for name, tensor in own.items() if tensor.ndim > 1 and len(tensor) in sizes][-1:]
         layer = [name for name in own if last and name.rpartition(".")[0] == last[0].rpartition(".")[0]]
-        rows = {i: theirs.index(name) for i, name in enumerate(names) if name in theirs}
+        known = {i: theirs.index(name) for i, name in enumerate(names) if name in theirs}
         for name in layer:
-            tensor = given.get(name)
+            tensor, blocks = given.get(name), len(own[name]) // len(names)
             fitting.pop(name, None)
-            if not rows or tensor is None or len(tensor) != len(theirs) or tensor.shape[1:] != own[name].shape[1:]:
+            if not known or tensor is None or len(tensor) != blocks * len(theirs):
                 continue
-            # New classes keep their fresh rows.
+            if tensor.shape[1:] != own[name].shape[1:]:
+                continue
+            # New names keep their fresh rows.
             fitting[name] = own[name].detach().clone()
-            fitting[name][list(rows)] = tensor[list(rows.values())].to(own[name])
-        new = [name for i, name in enumerate(names) if i not in rows]
+            for block in range(blocks):
+                rows = [block * len(names) + i for i in known]
+                fitting[name][rows] = tensor[[block * len(theirs) + i for i in known.values()]].to(own[name])
+        new = [name for i, name in enumerate(names) if i not in known]
         lost = [name for name in theirs if name not in names]
-        return f"; the classes are matched by name: {len(rows)} of {len(names)} are known" + "".join(
-            f", {what}: {', '.join(some[:10])}{', ...' if len(some) > 10 else ''}"
-            for what, some in (("new", new), ("left out", lost))
+        what = "classes" if kind == "class_names" else "values"
+        return f"; the {what} are matched by name: {len(known)} of {len(names)} are known" + "".join(
+            f", {which}: {', '.join(some[:10])}{', ...' if len(some) > 10 else ''}"
+            for which, some in (("new", new), ("left out", lost))
             if some
         )
 

@@ -193,7 +193,8 @@ class Steps(LightningModule):
             loss, outputs = self.loss_and_outputs(batch)
             parts = loss.reshape(1)
         with torch.no_grad():
-            answers: Answers = self.decode(outputs)
+            # Decoding may be costly; training needs it for metrics only.
+            answers: Answers = self.decode(outputs) if not self.training or len(metrics) > 1 else {}
             self.take_in(metrics, answers, batch, parts.detach())
         return parts, answers
 
@@ -214,7 +215,8 @@ class Steps(LightningModule):
             # A scalar that has no parts counts as the first of them.
             missing = self.num_loss_parts - len(parts)
             mean.update(*(torch.nn.functional.pad(value, (0, missing)) for value in (parts, counts)))
-        self.update_metrics(own, answers, batch)
+        if own:
+            self.update_metrics(own, answers, batch)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training metrics."""

@@ -1,7 +1,7 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -292,3 +292,17 @@ def test_on_an_accelerator_a_save_looks_first(tmp_path: Path) -> None:
     guard._first_bad = torch.tensor(17)
     with pytest.raises(TrainingError, match="training batch 17"):
         guard.on_save_checkpoint(run, task(), {})
+
+
+@pytest.mark.parametrize(("mode", "worse", "better"), [("max", 0.4, 0.6), ("min", 0.6, 0.4)])
+def test_of_equally_good_weights_the_later_are_kept(
+    tmp_path: Path, mode: Literal["min", "max"], worse: float, better: float
+) -> None:
+    """On a small validation set ties are common, and the first of them was trained least."""
+    best = BestCheckpoint("val/score", mode)
+    best.best_model_score = torch.tensor(0.5)
+    best.kth_best_model_path = "best.ckpt"
+    best.best_k_models = {"best.ckpt": torch.tensor(0.5)}
+    own = Trainer(default_root_dir=tmp_path, logger=False, accelerator="cpu", enable_checkpointing=False)
+    kept = [best.check_monitor_top_k(own, torch.tensor(score)) for score in (worse, 0.5, better)]
+    assert [bool(one) for one in kept] == [False, True, True]

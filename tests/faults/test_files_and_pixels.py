@@ -214,6 +214,21 @@ def test_deep_colors_and_floats_have_a_range_too(cnnlab: Cnnlab, tmp_path: Path)
     assert np.abs(pixels - noise(0, 0, 300) * (255 / 299)).max() <= 0.5
 
 
+def test_deep_images_for_a_run_of_shallow_ones_are_said(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Values up to 4,095 were read as 16 gray levels, and nothing was said."""
+    for kind, name in enumerate("ab"):
+        for i in range(4):
+            for number, split in enumerate(("train", "val", "test")):
+                pixels = noise(10 * number + i, 0, 256, kind, (SIDE, SIDE))
+                save(tmp_path / f"p/{split}/{name}/{i}.png", pixels.astype(np.uint8))
+            save(tmp_path / f"deep/{name}/{i}.png", noise(50 + i, 0, 4096, kind, (SIDE, SIDE)).astype(np.uint16))
+    done = cnnlab("fit", *CLASSIFY, "--data.root", "p", "--run", "R", "--trainer.max_epochs", "1")
+    assert done.code == 0, done.err
+    for command in (("test", "R", "--data.root", "deep"), ("predict", "R", "--data.predict", "deep/a")):
+        with pytest.warns(UserWarning, match="images have more than 8 bits, and those of the training had not"):
+            assert cnnlab(*command).code == 0
+
+
 @pytest.mark.parametrize(
     ("value", "flags", "code", "said"),
     [

@@ -134,6 +134,13 @@ def test_images_that_are_gone_are_counted_and_named(cnnlab: Cnnlab, place: Path,
     assert (place / "R/manifest.csv").read_bytes() == before
 
 
+def test_a_check_of_a_run_says_what_is_gone(cnnlab: Cnnlab, place: Path) -> None:
+    gone = sorted(of_split(place / "R", "test"))[0]
+    (place / "p" / gone).unlink()
+    with pytest.warns(UserWarning, match=rf"1 of the run's .* are left out: {gone}"):
+        ok(cnnlab("data", "check", "R"))
+
+
 def test_files_of_a_table_that_are_gone_are_counted(cnnlab: Cnnlab, place: Path) -> None:
     names = sorted(str(path.relative_to(place / "p")) for path in (place / "p").rglob("*.jpg"))
     write_table(place, [(name, name.split("/")[0], "", "") for name in names])
@@ -143,8 +150,9 @@ def test_files_of_a_table_that_are_gone_are_counted(cnnlab: Cnnlab, place: Path)
     refused = cnnlab("test", "T")
     assert refused.code == 2
     assert "2 of the run's" in refused.err
-    with pytest.warns(UserWarning, match="2 of the run's .* are left out"):
+    with pytest.warns(UserWarning, match="2 of the run's .* are left out") as said:
         ok(cnnlab("test", "T", "--data.on_error", "skip"))
+    assert not any("are not the run's" in str(one.message) for one in said)
 
 
 @pytest.mark.parametrize("names", ["the same names", "other names"])
@@ -257,20 +265,24 @@ def test_too_few_groups_are_called_groups(cnnlab: Cnnlab, place: Path) -> None:
     assert "give more groups" in refused.err
 
 
-@pytest.mark.parametrize("other", ["./{}", "along/../{}", "{}"])
+@pytest.mark.parametrize("other", ["./{}", "along/../{}", "{}", "/absolute/{}"])
 def test_a_path_in_two_spellings_is_one_image(cnnlab: Cnnlab, place: Path, other: str) -> None:
     name = "spots/01.jpg"
-    write_table(place, [(name, "spots", "train", ""), (other.format(name), "spots", "test", "")])
+    again = other.format(name).replace("/absolute", str(place / "p"))
+    write_table(place, [(name, "spots", "train", ""), (again, "spots", "test", "")])
     refused = cnnlab("fit", "--config", TINY, "--data.root", "p", "--data.csv", "t.csv", "--run", "U", *FAST)
     assert refused.code == 2
-    assert "t.csv, lines 2 and 3: both are of spots/01.jpg" in refused.err
+    assert "t.csv, lines 2 and 3: both are of" in refused.err
+    assert "spots/01.jpg" in refused.err
 
 
-def test_copies_in_several_splits_are_said_by_fit(cnnlab: Cnnlab, tmp_path: Path) -> None:
-    """Only data check knew of duplicates."""
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_copies_in_several_splits_are_said_by_fit(cnnlab: Cnnlab, tmp_path: Path, split: str) -> None:
+    """Only data check knew of duplicates; of those in the test split, fit knew nothing."""
     write_photos(tmp_path / "p", {"train": 8, "val": 4, "test": 4})
-    shutil.copy(tmp_path / "p/train/along/02.jpg", tmp_path / "p/val/along/99.jpg")
-    with pytest.warns(UserWarning, match=r"1 images are in several splits.*train/along/02\.jpg = val/along/99\.jpg"):
+    shutil.copy(tmp_path / "p/train/along/02.jpg", tmp_path / f"p/{split}/along/99.jpg")
+    said = rf"1 images are in several splits.*(train/along/02\.jpg = {split}|{split}/along/99\.jpg = train)/along"
+    with pytest.warns(UserWarning, match=said):
         ok(cnnlab("fit", "--config", TINY, "--data.root", "p", "--run", "R", *FAST))
 
 

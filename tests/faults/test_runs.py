@@ -82,6 +82,9 @@ def test_a_launcher_that_starts_more_processes_than_the_trainer_expects(
     assert refused.code == 2
     assert "has started 2 processes, but the trainer expects 1" in error_lines(refused.err)[-1]
     assert not (tmp_path / "R").exists()
+    refused = cnnlab(*fit, "--trainer.devices", "4", "--trainer.strategy", "ddp")
+    assert refused.code == 2
+    assert "has started 2 processes, but the trainer expects 4" in error_lines(refused.err)[-1]
     monkeypatch.delenv("SLURM_PROCID")
     done = cnnlab(*fit)
     assert done.code == 0, done.err
@@ -224,6 +227,42 @@ def test_starting_weights_bring_their_preprocessing_and_their_classes(
     refused = cnnlab(*started, "--run", "C")
     assert refused.code == 2
     assert "model.init_from A: run A has no checkpoint" in refused.err
+
+
+def test_values_of_another_order_are_matched_by_name(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """The row of one value became another's."""
+    (tmp_path / "v").mkdir()
+    lines = ["path,q,r"]
+    for i in range(24):
+        Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(tmp_path / f"v/{i:02}.png")
+        lines.append(f"{i:02}.png,{i + 0.5},{100.5 - i * i}")
+    (tmp_path / "v.csv").write_text("\n".join(lines) + "\n")
+    recipe = TINY_PHOTOS.with_name("regression.yaml")
+    common = ("fit", "--config", recipe, "--data.root", "v", "--data.csv", "v.csv", "--model.loss", "gaussian_nll")
+    assert cnnlab(*common, "--run", "A", "--data.values", "q,r", "--trainer.max_epochs", "1").code == 0
+    more = ("--model.init_from", "A", "--model.lr", "0", "--model.weight_decay", "0")
+    done = cnnlab(*common, "--run", "B", "--data.values", "r,q", "--trainer.max_epochs", "1", *more)
+    assert done.code == 0, done.err
+    biases = [
+        next(value for name, value in reversed(state.items()) if name.endswith("bias"))
+        for state in (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in "AB")
+    ]
+    assert torch.equal(biases[1], biases[0][[1, 0, 3, 2]])
+
+
+def test_the_home_folder_of_a_run(cnnlab: Cnnlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--run=~/R wrote one half of the run into a folder called ~, and the other half into the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_photos(tmp_path / "photos", {"train": 6, "val": 4, "test": 4})
+    small = ("fit", "--config", TINY_PHOTOS, *SMALL, *ONE_EPOCH, "--data.size", "16", "--data.root", "photos")
+    done = cnnlab(*small, "--run=~/R")
+    assert done.code == 0, done.err
+    assert (tmp_path / "home/R/metrics.csv").is_file()
+    assert (tmp_path / "home/R/checkpoints/best.ckpt").is_file()
+    assert not (tmp_path / "~").exists()
+    done = cnnlab("export", "~/R", "--out=~/m.onnx")
+    assert done.code == 0, done.err
+    assert (tmp_path / "home/m.onnx").is_file()
 
 
 def test_a_teacher_by_name_knows_imagenet_s_classes_alone() -> None:

@@ -90,6 +90,37 @@ def test_an_interrupted_epoch_goes_on_at_the_same_sample_with_another_batch_size
     assert cnnlab("resume", "R", "--trainer.max_epochs", "4").code == 0  # It was saved again in a state to resume from.
 
 
+def test_a_plateau_without_warm_up_is_resumed(cnnlab: Cnnlab, mnist_root: Path) -> None:
+    """Its parameter groups have no initial rate, and resuming ended with KeyError: 'initial_lr'."""
+    flags = ["--config", TINY, "--data.root", mnist_root, "--run", "R", *QUIET, "--model.schedule", "plateau"]
+    assert cnnlab("fit", *flags, "--model.warmup", "null", "--trainer.max_epochs", "1").code == 0
+    done = cnnlab("resume", "R", "--trainer.max_epochs", "2", "--model.lr", "0.002")
+    assert done.code == 0, done.err
+    kept = torch.load("R/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in kept] == pytest.approx([0.002] * len(kept))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("accumulate_grad_batches", "0", "trainer.accumulate_grad_batches is 0, expected 1 or more"),
+        ("check_val_every_n_epoch", "0", "trainer.check_val_every_n_epoch is 0, expected 1 or more"),
+        ("gradient_clip_val", "-1", "trainer.gradient_clip_val is -1"),
+        ("limit_train_batches", "0", "nothing would be trained"),
+        ("strategy", "nonsense", "nonsense"),
+    ],
+)
+def test_amounts_of_the_trainer_are_refused_in_a_line(
+    cnnlab: Cnnlab, mnist_root: Path, flag: str, value: str, message: str
+) -> None:
+    """Two divided by zero; with one, nothing was trained, and the next command was recommended."""
+    done = cnnlab("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R", *QUIET, f"--trainer.{flag}", value)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) <= 3
+    assert not Path("R/checkpoints").exists()
+
+
 def test_another_patience_counts_for_a_run_that_has_stopped_early(cnnlab: Cnnlab, mnist_root: Path) -> None:
     """The checkpoint's patience won (allennlp#2720)."""
     flags = ["--config", TINY, "--data.root", mnist_root, "--run", "R", *QUIET, "--model.lr", "0"]
@@ -99,6 +130,8 @@ def test_another_patience_counts_for_a_run_that_has_stopped_early(cnnlab: Cnnlab
     assert "stopped early" in done.out + done.err
     noted = json.loads(Path("R/environment.json").read_text())["stopped_early"]
     assert "patience is 1" in noted["reason"]
+    assert cnnlab("test", "R").code == 0
+    assert "Training stopped early: " in Path("R/report.html").read_text()
     steps = len(rows("R"))
     assert steps < 5 * 8
     assert cnnlab("resume", "R").code == 0

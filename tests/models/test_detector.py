@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnnlab.deploy.prune import prune_channels
 from cnnlab.errors import InputError
 from cnnlab.losses import DetectionLoss
 from cnnlab.models import create_detector, layer_groups
@@ -83,6 +84,17 @@ def test_frozen_stages_do_not_change() -> None:
     after: dict[str, Tensor] = network.backbone.state_dict()  # type: ignore[union-attr]
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"layer2", "layer3", "layer4"}
+
+
+def test_pruning_keeps_the_outputs() -> None:
+    """The scores of all classes but one were pruned away."""
+    pytest.importorskip("torch_pruning")
+    network = detector().eval()
+    prune_channels(network, torch.randn(1, 3, 64, 64), 0.5)
+    with torch.no_grad():
+        outputs = network(torch.randn(1, 3, 64, 64))
+    assert outputs["logits"].shape[2] == 3
+    assert outputs["boxes"].shape[2] == 4
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from cnnlab.models.box_decoder import BoxDecoder
 from tests.conftest import TINY, Cnnlab, processes, run_process
 from tests.data.objects.pictures import NAMES, write_objects
 from tests.tasks.coco_oracle import summarize_boxes
@@ -141,6 +143,28 @@ def test_two_processes_measure_the_same(trained: Path, tmp_path: Path) -> None:
         content.pop("test/loss")
         measured.append(content)
     assert measured[0] == measured[1]
+
+
+def test_training_does_not_decode(objects: Path, cnnlab: Cnnlab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suppression takes time, and training measures only the loss."""
+    decoded: list[bool] = []
+    forward = BoxDecoder.forward
+
+    def noted(self: BoxDecoder, outputs: Any) -> Any:
+        decoded.append(self.training)
+        return forward(self, outputs)
+
+    monkeypatch.setattr(BoxDecoder, "forward", noted)
+    done = cnnlab(*fit(objects, "R", "--trainer.max_epochs", "1"))
+    assert done.code == 0, done.err
+    assert decoded
+    assert not any(decoded)
+
+
+def test_a_run_without_an_end_is_refused(objects: Path, cnnlab: Cnnlab) -> None:
+    done = cnnlab(*fit(objects, "R", "--trainer.max_epochs", "-1", "--model.schedule", "constant"))
+    assert done.code == 2
+    assert "model.static_share is a share of the run, and this one has no end" in done.err
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnnlab import rle
 from cnnlab.data.listing import Sample
 from cnnlab.data.objects.coco_files import ImageFinder, find_jsons, read_json
 from cnnlab.data.objects.findings import Findings
 from cnnlab.data.objects.places import Files, declared_size, describe_unlisted
 from cnnlab.data.objects.reading import ObjectList, Reading
-from cnnlab.data.objects.runs import bounds, compress, decompress, problem_of
 from cnnlab.data.objects.shapes import Shape, as_ring
 from cnnlab.errors import InputError, nearest
 from cnnlab.image_files import check_name, listed
@@ -220,16 +220,15 @@ def _read_runs(value: dict[str, Any], size: tuple[int, int]) -> tuple[Shape, tup
     try:
         height, width = map(int, value["size"])
         counts = value["counts"]
-        text = counts.encode("ascii") if isinstance(counts, str) else None
-        runs = decompress(text) if text is not None else np.array([int(count) for count in counts], np.int64)
+        own = (height, width)
+        mask = rle.from_text(counts, own) if isinstance(counts, str) else rle.from_counts(counts, own)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _BadError(kind, f"its mask cannot be read ({error})", remedy) from error
-    if size[0] and size != (height, width):
+    if size[0] and size != own:
         what = f"its mask has the size {[height, width]}, its image {list(size)} (height, width)"
         raise _BadError(kind, what, remedy)
-    if problem := problem_of(runs, (height, width)):
-        raise _BadError(kind, problem, remedy)
-    return text if text is not None else compress(runs.tolist()), bounds(runs, height)
+    left, top, across, down = rle.bounding_boxes([mask])[0].tolist()
+    return rle.to_text(mask), (left, top, left + across, top + down)
 
 
 def _match_classes(jsons: dict[str, Path], contents: dict[str, dict[str, Any]]) -> _Classes:

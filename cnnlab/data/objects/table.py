@@ -61,6 +61,10 @@ class ObjectTable:
         """(I,) the objects of each image."""
         return np.diff(self.offsets)
 
+    def labels_of(self, index: int) -> npt.NDArray[np.int32]:
+        """The labels of an image's objects."""
+        return self.labels[self.offsets[index] : self.offsets[index + 1]]
+
     def images(self) -> Ints:
         """(N,) the image of each object."""
         return np.repeat(np.arange(len(self)), self.counts)
