@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection.roi_heads import fastrcnn_loss
-from torchvision.ops import clip_boxes_to_image, nms, roi_align
+from torchvision.ops import clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from cnnlab.models.box_decoder import keep_best
@@ -73,7 +73,7 @@ class FasterRCNN(TorchvisionDetector):
             own = clip_boxes_to_image(own.nan_to_num(), size)
             chance = best.sigmoid().nan_to_num()
             good = (_sides(own) >= rpn.min_size) & (chance >= rpn.score_thresh)
-            kept = _keep(own, chance, rpn.nms_thresh) > 0
+            kept = keep_best(own, chance, torch.zeros_like(index), rpn.nms_thresh) > 0
             boxes.append(own)
             scores.append(chance.masked_fill(~(good & kept), -1.0))
         every, ranks = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
@@ -176,20 +176,6 @@ class FasterRCNN(TorchvisionDetector):
 def _sides(boxes: Tensor) -> Tensor:
     """The shorter side of boxes (..., 4)."""
     return (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1)
-
-
-def _keep(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
-    """Which boxes (B, C, 4) of each image stay, (B, C) 0 or 1: see box_decoder.keep_best."""
-    if torch.compiler.is_exporting():
-        return keep_best(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), 1, iou)
-    if scores.is_meta:
-        return torch.ones_like(scores)
-    # Image by image: with thousands of boxes, the time for all at once grows with the square of their number.
-    kept = [
-        torch.zeros_like(score).index_fill(0, nms(own, score, iou), 1.0)
-        for own, score in zip(boxes, scores, strict=True)
-    ]
-    return torch.stack(kept) if kept else torch.zeros_like(scores)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from torch import nn
 from torchmetrics import Metric
 
 from cnnlab.batch import Batch
@@ -20,7 +19,7 @@ from cnnlab.models.detection import create_detector, encoder_of, torchvision_nam
 from cnnlab.outputs import Boxes
 from cnnlab.outputs.boxes import to_original
 from cnnlab.outputs.table import distinct
-from cnnlab.tasks.classes import ClassTask
+from cnnlab.tasks.classes import EncoderTask
 from cnnlab.tasks.detection_errors import KINDS
 from cnnlab.tasks.object_metrics import ObjectScores
 from cnnlab.tasks.places import place_in_run
@@ -33,7 +32,7 @@ _THRESHOLD = 0.5
 """That of a class without objects in validation."""
 
 
-class Detection(ClassTask):
+class Detection(EncoderTask):
     """Train a network to find objects.
 
     Metrics are COCO's, to its last digit (Lin et al. 2014, arXiv:1405.0312): map is the mean over the classes, and over
@@ -60,6 +59,8 @@ class Detection(ClassTask):
         InputError: If a name is unknown or an argument is out of range.
     """
 
+    create = staticmethod(create_detector)
+    encoder_of = staticmethod(encoder_of)
     monitor: str = "val/map"
     mode: ClassVar[Literal["min", "max"]] = "max"
     kind: ClassVar[str | None] = "boxes"
@@ -87,25 +88,12 @@ class Detection(ClassTask):
     ) -> None:
         if thresholds is not None and len(thresholds) != num_classes:
             raise InputError(f"model.thresholds are {len(thresholds)}, expected one for each of {num_classes} classes")
-        if kwargs.get("head") is not None:
-            raise InputError("model.head is for networks that classify images: leave it out")
         if weights is not None and encoder_of(network, encoder) is None and torchvision_name(network) is None:
             raise InputError(f"network {network!r} has no backbone that model.weights could be for: leave it out")
         self.detections = detections
         self.nms = nms
         self._has_thresholds = thresholds is not None
         super().__init__(network=network, num_classes=num_classes, channels=channels, weights=weights, **kwargs)
-
-    @property
-    def backbone(self) -> str:
-        """The encoder, which pretrained weights are for; the network itself if it has no encoder of its own."""
-        return encoder_of(self.hparams["network"], self.hparams["encoder"]) or str(self.hparams["network"])
-
-    def configure_network(self) -> nn.Module:
-        """Create the network: standardized images to scores and boxes."""
-        hparams = self.hparams
-        settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
-        return create_detector(hparams["network"], self.num_classes, **settings, **(hparams["network_args"] or {}))
 
     def configure_loss(self) -> DetectionLoss | NetworkLoss:
         """Scores and boxes; the network's own loss, if it has one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from cnnlab.batch import Batch
 from cnnlab.commands.models import models
-from cnnlab.deploy.export import Pipeline, export, load_onnx, torch_predict
+from cnnlab.deploy.export import Pipeline, export
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform
@@ -25,9 +26,27 @@ from cnnlab.objects import Objects
 from cnnlab.outputs import Boxes
 from cnnlab.tasks import Detection
 
-SLOW = [name for name in TORCHVISION_DETECTORS if "resnet50" in name]
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in TORCHVISION_DETECTORS]
+FAST = ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"]
+
+
+def names(fast: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in TORCHVISION_DETECTORS]
+
+
 CLASSES = 3
+FEWER = {
+    **{
+        f"rpn_{when}_nms_top_n_{mode}": count
+        for when, count in (("pre", 300), ("post", 100))
+        for mode in ("train", "test")
+    },
+    "box_batch_size_per_image": 64,
+}
+"""Proposals, which take most of the time of Faster R-CNN."""
+
+
+def settings(name: str) -> dict[str, Any]:
+    return FEWER if name.startswith("faster") else {}
 
 
 def side(name: str) -> int:
@@ -43,12 +62,13 @@ def images_of(name: str, count: int) -> Tensor:
     return nn.functional.interpolate(coarse, (size, size), mode="bilinear") + 0.3 * torch.randn(count, 3, size, size)
 
 
-def detector(name: str, lively: bool = True, **kwargs: Any) -> Any:
-    """A network with random weights whose scores and boxes differ from place to place."""
+def detector(name: str, norms: bool = True) -> Any:
+    """A network with random weights whose scores and boxes differ from place to place.
+
+    With norms, the batch norms know the images' statistics: a deep network then magnifies rounding a thousand times.
+    """
     torch.manual_seed(0)
-    network: Any = create_detector(name, CLASSES, **kwargs)
-    if not lively:
-        return network
+    network: Any = create_detector(name, CLASSES, **settings(name))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
@@ -59,9 +79,10 @@ def detector(name: str, lively: bool = True, **kwargs: Any) -> Any:
         module.register_forward_hook(lambda layer, _, output: spreads.setdefault(layer, output.std()) and None)
         for module in lasts
     ]
-    network.train()
+    network.train(norms)
     with torch.no_grad():
-        network(images_of(name, 4))
+        if norms:
+            network(images_of(name, 4))
         network.eval()
         spreads.clear()
         network(images_of(name, 4))
@@ -71,6 +92,23 @@ def detector(name: str, lively: bool = True, **kwargs: Any) -> Any:
     for hook in hooks:
         hook.remove()
     return network.eval()
+
+
+@pytest.fixture(scope="module", params=names(FAST))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def network(name: str) -> Any:
+    """One network of each name for all tests, which leave it as it is."""
+    return detector(name)
+
+
+@pytest.fixture
+def learner(name: str, network: Any) -> Any:
+    """A copy for training."""
+    return copy.deepcopy(network).train()
 
 
 def is_last(name: str, module: nn.Module) -> bool:
@@ -102,7 +140,7 @@ def original(network: Any, name: str) -> Any:
     """The network of torchvision with the same weights, which neither resizes nor standardizes."""
     size = side(name)
     outputs = CLASSES + network.first_label
-    own = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=outputs)
+    own = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=outputs, **settings(name))
     own.load_state_dict(network.model.state_dict())
     own.transform.image_mean, own.transform.image_std = [0.0] * 3, [1.0] * 3
     if "ssd" not in name:
@@ -115,9 +153,9 @@ def samples(module: nn.Module) -> bool:
     return hasattr(module, "fg_bg_sampler")
 
 
-def metadata_of(output: Boxes, images: Tensor, **settings: Any) -> ModelMetadata:
+def metadata_of(output: Boxes, images: Tensor) -> ModelMetadata:
     """The metadata of a file that takes standardized images."""
-    return ModelMetadata(output, EvalTransform(3, (images.shape[2], images.shape[3])), **settings)
+    return ModelMetadata(output, EvalTransform(3, (images.shape[2], images.shape[3])))
 
 
 def apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> Tensor:
@@ -128,17 +166,15 @@ def apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> Tensor:
     return (boxes + scores + labels).amin(dim=1)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_answers_are_torchvisions(name: str) -> None:
+def test_answers_are_torchvisions(name: str, network: Any) -> None:
     """Score by score and box by box; where scores are equal, chance decides which box suppresses the other."""
-    network = detector(name)
     own, images = original(network, name), images_of(name, 2)
-    settings = own.roi_heads if hasattr(own, "roi_heads") else own
-    settings.score_thresh = 0.05
-    settings.topk_candidates = settings.detections_per_img = 3000
+    last = own.roi_heads if hasattr(own, "roi_heads") else own
+    last.score_thresh = 0.05
+    last.topk_candidates = last.detections_per_img = 3000
     with torch.no_grad():
         expected = own(list(images))
-        answers = BoxDecoder(3000, settings.nms_thresh, candidates=100_000)(network(images))
+        answers = BoxDecoder(3000, last.nms_thresh, candidates=100_000)(network(images))
     for i, every in enumerate(expected):
         found = {key: value[i][answers["scores"][i] > 0.05] for key, value in answers.items()}
         area = (every["boxes"][:, 2:] - every["boxes"][:, :2]).amin(dim=1) >= 0.01
@@ -151,61 +187,54 @@ def test_answers_are_torchvisions(name: str) -> None:
         assert (distances > 0.01).float().mean() < 0.03
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_losses_are_torchvisions_of_each_image(name: str) -> None:
-    network = detector(name)
-    own, images = original(network, name).train(), images_of(name, 2)
+def test_losses_are_torchvisions_of_each_image(name: str, learner: Any) -> None:
+    own, images = original(learner, name).train(), images_of(name, 2)
     for module in own.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.Dropout)):
             module.eval()
     boxes: list[list[list[float]]] = [[[10, 12, 60, 50, 0], [20, 8, 90, 100, 2]], [[5, 30, 45, 61, 1]]]
     targets = objects(*boxes)
-    network.train()
-    for module in network.modules():
+    for module in learner.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    for sampler in [module.fg_bg_sampler for one in (own, network) for module in one.modules() if samples(module)]:
+    for sampler in [module.fg_bg_sampler for one in (own, learner) for module in one.modules() if samples(module)]:
         sampler.batch_size_per_image = 100_000  # All proposals: nothing is left to chance.
     expected = []
     for i, rows in enumerate(boxes):
         values = torch.tensor(rows)
-        target = {"boxes": values[:, :4], "labels": values[:, 4].long() + network.first_label}
+        target = {"boxes": values[:, :4], "labels": values[:, 4].long() + learner.first_label}
         expected.append(sum(own(list(images[i : i + 1]), [target]).values()).item())
-    assert network(images, targets)["losses"].tolist() == pytest.approx(expected, rel=1e-3)
+    assert learner(images, targets)["losses"].tolist() == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_step_gives_every_parameter_a_gradient(name: str) -> None:
-    network = detector(name, lively=False).train()
+def test_a_step_gives_every_parameter_a_gradient(name: str, learner: Any) -> None:
     images, targets = images_of(name, 2), objects([[4.0, 4, 40, 40, 0], [0, 0, 90, 60, 2]], [])
-    loss = NetworkLoss()(network(images, targets), targets)
+    loss = NetworkLoss()(learner(images, targets), targets)
     loss.backward()
     assert loss > 0
-    assert [own for own, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
-    names = [own for group in layer_groups(network) for own, _ in group.parameters_of(network)]
-    assert sorted(names) == sorted(own for own, _ in network.named_parameters())
-    assert layer_groups(network)[-1].name == "head"
-    assert network.get_submodule(network.gradcam_layer)
+    assert [own for own, p in learner.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    names = [own for group in layer_groups(learner) for own, _ in group.parameters_of(learner)]
+    assert sorted(names) == sorted(own for own, _ in learner.named_parameters())
+    assert layer_groups(learner)[-1].name == "head"
+    assert learner.get_submodule(learner.gradcam_layer)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_without_objects_and_with_crowds_the_loss_is_finite(name: str) -> None:
+def test_without_objects_and_with_crowds_the_loss_is_finite(name: str, learner: Any) -> None:
     """Images without objects, and boxes without an area, gave NaN or ended training (vision#2784, #2740)."""
-    network, images = detector(name, lively=False).train(), images_of(name, 2)
+    images = images_of(name, 2)
     for targets in (
         objects([], []),
         objects([[4.0, 4, 40, 40, 0]], [], crowd=True),
         objects([[5.0, 5, 5, 9, 0]], []),
     ):
-        outputs = network(images, targets)
+        outputs = learner(images, targets)
         NetworkLoss()(outputs, targets).backward()
         assert outputs["losses"].isfinite().all()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_evaluation_gives_the_same_loss_each_time_and_leaves_chance_alone(name: str) -> None:
-    network, images = detector(name), images_of(name, 1)
+def test_evaluation_gives_the_same_loss_each_time_and_leaves_chance_alone(name: str, network: Any) -> None:
+    images = images_of(name, 1)
     targets, before = objects([[4.0, 4, 40, 40, 0]]), torch.get_rng_state()
     first, second = (network(images, targets) for _ in range(2))
     assert torch.equal(first["losses"], second["losses"])
@@ -213,22 +242,14 @@ def test_evaluation_gives_the_same_loss_each_time_and_leaves_chance_alone(name: 
     assert torch.equal(first["logits"], network(images)["logits"])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_files_answer_as_the_network(name: str, tmp_path: Path) -> None:
-    network, images = detector(name), images_of(name, 5)
+@pytest.mark.parametrize("named", names(FAST[:1]))
+def test_files_answer_as_the_network(named: str, tmp_path: Path) -> None:
+    network, images = detector(named, norms="mobilenet" in named), images_of(named, 5)
     output = Boxes("abc", count=20, nms=0.5)
     pipeline = Pipeline(None, network, BoxDecoder(20, 0.5))
     path = tmp_path / "network.onnx"
-    # Random weights magnify rounding; in the largest network it decides which of two boxes suppresses the other.
-    largest = name == "fasterrcnn_resnet50_fpn_v2"
-    certificate = export(pipeline, images, path, metadata_of(output, images), tolerance=1.0 if largest else 3e-3)
+    certificate = export(pipeline, images, path, metadata_of(output, images))
     assert set(certificate["differences"]) == {"1", "2", "5"}
-    expected, found = (run(images.numpy()) for run in (torch_predict(pipeline), load_onnx(path)))
-    alike = []
-    for i in range(5):
-        first, second = ({key: torch.tensor(value[i]) for key, value in each.items()} for each in (expected, found))
-        alike.append(apart(first, second) < 0.1)
-    assert torch.cat(alike).float().mean() > 0.95
 
 
 def saved(name: str, classes: int, path: Path) -> dict[str, Tensor]:
@@ -241,7 +262,6 @@ def saved(name: str, classes: int, path: Path) -> dict[str, Tensor]:
     return weights
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_weights_of_coco_are_loaded_but_for_the_last_layers(name: str, tmp_path: Path) -> None:
     path = tmp_path / "torchvision" / f"{name}.pth"
     path.parent.mkdir()
@@ -258,7 +278,6 @@ def test_weights_of_coco_are_loaded_but_for_the_last_layers(name: str, tmp_path:
     assert all(own.startswith("model.backbone.") for own in fixed)
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_weights_of_the_same_classes_are_loaded_whole(name: str, tmp_path: Path) -> None:
     """COCO's 80 classes lie among 91 numbers; other trainings have a background before their classes."""
     assert TORCHVISION_DETECTORS[name]
@@ -326,9 +345,9 @@ def test_accumulation_is_exact() -> None:
 
 
 def test_networks_for_detection_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    models("models", ["--task", "detection", "--json", "*mobilenet*"])
+    models("models", ["--task", "detection", "--json", "*320*"])
     found = {row["network"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(found) == [name for name in TORCHVISION_DETECTORS if "mobilenet" in name]
+    assert list(found) == [name for name in TORCHVISION_DETECTORS if "320" in name]
     own = found["ssdlite320_mobilenet_v3_large"]
     assert (own["coco_map"], own["image"], own["weights"]) == (21.3, "3x320x320", "to fetch")
     assert all(row["parameters"] > 3e6 and row["multiply_adds"] > 5e8 for row in found.values())
