@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from cnnlab.boxes import iou, matched, suppress
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
 from cnnlab.outputs.base import Arrays, Output
-from cnnlab.outputs.near_ties import nearest_objects, object_distance
+from cnnlab.outputs.near_ties import nearest_objects
 
 _THRESHOLD = 0.5
 """The score from which an object counts, if none has been found for its class."""
@@ -208,7 +208,9 @@ class Boxes(Output):
                 last = other.min(initial=1.0) if len(other) >= self.count else 0.0
                 worst = max(worst, float((own[1][alone] - last).max(initial=0.0)))
             for a, b in pairs:
-                worst = max(worst, object_distance((first[0][a], second[0][b]), (first[1][a], second[1][b])))
+                sides = np.maximum(first[0][a, 2:] - first[0][a, :2], 1.0)
+                apart = np.abs(first[0][a] - second[0][b]) / np.tile(sides, 2)
+                worst = max(worst, float(apart.max()), abs(float(first[1][a] - second[1][b])))
         return worst
 
     def pairs(self, expected: Arrays, found: Arrays, i: int) -> npt.NDArray[np.int64]:
@@ -218,7 +220,7 @@ class Boxes(Output):
 
     def nearest(self, answers: Sequence[Arrays], found: Arrays) -> Arrays:
         """See Output; object by object."""
-        return nearest_objects(answers, found, self.pairs) if "scores" in found else answers[0]
+        return nearest_objects(answers, found, self.nms) if "scores" in found else answers[0]
 
     def _counts(self, labels: npt.NDArray[np.int64]) -> str:
         counts = np.bincount(labels, minlength=len(self.names))

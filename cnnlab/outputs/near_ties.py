@@ -7,33 +7,36 @@ are changed as much as rounding changes them. An answer that depends on rounding
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cnnlab.boxes import iou
 from cnnlab.outputs.base import Arrays
 
-Pairs = Callable[[Arrays, Arrays, int], npt.NDArray[np.int64]]
-"""(first, second, i): the objects (P, 2) of image i that are the same in two batches."""
+_SAME = 1e-3
+"""The largest distance of two objects that are the same but for rounding: see object_distances."""
 
 
-def nearest_objects(answers: Sequence[Arrays], found: Arrays, pairs: Pairs) -> dict[str, npt.NDArray[Any]]:
+def nearest_objects(answers: Sequence[Arrays], found: Arrays, nms: float) -> dict[str, npt.NDArray[Any]]:
     """Of several answers that are equally right, for each object the one that is nearest to another answer's.
 
-    An object of the first answer is replaced by the same object of another one, if that is nearer. It is left out if
-    ``found`` and one of the answers have none. An object that only another answer has is added if ``found`` has it.
+    Each object of ``found`` is replaced by the nearest one of any answer, if that is the same but for rounding; but not
+    if it overlaps a better one more than objects of an answer may. Objects that all answers have, and ``found`` lacks,
+    are added. So the result equals ``found`` if and only if rounding explains all that is in it, and all that is not.
 
     Args:
-        answers: Decoded batches with boxes (B, N, 4) and scores (B, N); a score of 0 stands for no object.
+        answers: Decoded batches with boxes (B, N, 4), scores (B, N) and labels (B, N); a score of 0 stands for no
+            object.
         found: The batch that they are to be compared with.
-        pairs: Which objects of two batches are the same.
+        nms: The largest IoU of two boxes of one class.
 
     Returns:
         A batch of such arrays, whose N may differ.
     """
-    chosen = [_choose(answers, found, pairs, i) for i in range(len(found["scores"]))]
+    chosen = [_choose(answers, found, nms, i) for i in range(len(found["scores"]))]
     most = max(map(len, chosen), default=0)
     arrays = {}
     for name, first in answers[0].items():
@@ -44,42 +47,52 @@ def nearest_objects(answers: Sequence[Arrays], found: Arrays, pairs: Pairs) -> d
     return arrays
 
 
-def object_distance(boxes: Sequence[npt.NDArray[Any]], scores: Sequence[float]) -> float:
-    """The difference of two scores, or of a side of two boxes in shares of the first box, whichever is larger.
+def object_distances(first: Arrays, second: Arrays) -> npt.NDArray[np.float64]:
+    """How far the objects of one image are from those of another, (N, M); infinite between different classes.
+
+    It is the difference of the scores, or of a side of the boxes in shares of the first box, whichever is larger.
 
     Args:
-        boxes: Two boxes (4,), x1, y1, x2, y2.
-        scores: Their scores.
+        first: boxes (N, 4), x1, y1, x2, y2; scores (N,); labels (N,).
+        second: The same of M objects.
     """
-    sides = np.maximum(boxes[0][2:] - boxes[0][:2], 1.0)
-    apart = np.abs(boxes[0] - boxes[1]) / np.tile(sides, 2)
-    return max(float(apart.max()), abs(float(scores[0]) - float(scores[1])))
+    boxes = first["boxes"].astype(np.float64)
+    sides = np.tile(np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0), 2)
+    apart = (np.abs(boxes[:, None] - second["boxes"]) / sides[:, None]).max(axis=2)
+    scores = np.abs(first["scores"][:, None].astype(np.float64) - second["scores"])
+    same = first["labels"][:, None] == second["labels"]
+    return np.where(same, np.maximum(apart, scores), np.inf)
 
 
-def _choose(answers: Sequence[Arrays], found: Arrays, pairs: Pairs, i: int) -> list[tuple[int, int]]:
+def _choose(answers: Sequence[Arrays], found: Arrays, nms: float, i: int) -> list[tuple[int, int]]:
     """The objects of image i, each as the number of its answer and its place there."""
-    first, others = answers[0], list(enumerate(answers))[1:]
-    wanted = dict(pairs(first, found, i).tolist())
-    same = [(k, dict(pairs(first, other, i).tolist())) for k, other in others]
-
-    def nearest(options: Sequence[tuple[int, int]], place: int) -> tuple[int, int]:
-        return min(options, key=lambda own: _distance(answers[own[0]], own[1], found, place, i))
-
-    chosen = []
-    for place in np.flatnonzero(first["scores"][i]).tolist():
-        options = [(0, place), *((k, twins[place]) for k, twins in same if place in twins)]
-        if place in wanted:
-            chosen.append(nearest(options, wanted[place]))
-        elif len(options) == len(answers):
-            chosen.append((0, place))
-    extra: dict[int, list[tuple[int, int]]] = {}
-    for k, twins in same:
-        for place, twin in pairs(answers[k], found, i).tolist():
-            if place not in twins.values() and twin not in wanted.values():
-                extra.setdefault(twin, []).append((k, place))
-    return [*chosen, *(nearest(options, twin) for twin, options in extra.items())]
+    own, given = _of_image(found, i), [_of_image(answer, i) for answer in answers]
+    most = max([nms, *(_overlaps(one).max(initial=0.0) for one in given)])
+    doubled = (_overlaps(own) > most + _SAME).any(axis=0)
+    distances = [object_distances(own, one) for one in given]
+    places = [(k, place) for k, one in enumerate(given) for place in range(len(one["scores"]))]
+    every = np.concatenate(distances, axis=1)
+    chosen = [
+        places[row.argmin()] for row, twice in zip(every, doubled, strict=True) if not twice and _least(row) <= _SAME
+    ]
+    always = np.all([_least(object_distances(given[0], one)) <= _SAME for one in given], axis=0)
+    missing = always & ~(_least(distances[0].T) <= _SAME)
+    return [*chosen, *((0, place) for place in np.flatnonzero(missing).tolist())]
 
 
-def _distance(first: Arrays, a: int, second: Arrays, b: int, i: int) -> float:
-    both = ((first, a), (second, b))
-    return object_distance([each["boxes"][i][n] for each, n in both], [each["scores"][i][n] for each, n in both])
+def _least(distances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The distance of the nearest object; infinite if there are none."""
+    found: npt.NDArray[np.float64] = distances.min(axis=-1, initial=np.inf)
+    return found
+
+
+def _overlaps(own: Arrays) -> npt.NDArray[np.float64]:
+    """The IoU of each object with later ones of its class, (N, N); 0 for others."""
+    boxes = own["boxes"].astype(np.float64)
+    return np.triu(iou(boxes, boxes) * (own["labels"][:, None] == own["labels"]), 1)
+
+
+def _of_image(arrays: Arrays, i: int) -> dict[str, npt.NDArray[Any]]:
+    """The objects of image i, whose places do not change, because those with a score of 0 come last."""
+    there = arrays["scores"][i] != 0
+    return {name: arrays[name][i][there] for name in ("boxes", "scores", "labels")}

@@ -25,6 +25,8 @@ from cnnlab.models.torchvision_table import TORCHVISION_DETECTORS
 from cnnlab.objects import Objects
 from cnnlab.outputs import Boxes
 from cnnlab.tasks import Detection
+from tests.conftest import Cnnlab
+from tests.data.objects.pictures import write_objects
 
 FAST = ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"]
 
@@ -351,3 +353,30 @@ def test_networks_for_detection_are_listed(capsys: pytest.CaptureFixture[str]) -
     own = found["ssdlite320_mobilenet_v3_large"]
     assert (own["coco_map"], own["image"], own["weights"]) == (21.3, "3x320x320", "to fetch")
     assert all(row["parameters"] > 3e6 and row["multiply_adds"] > 5e8 for row in found.values())
+
+
+@pytest.mark.slow
+def test_a_barely_trained_network_goes_through_all_commands(tmp_path: Path, cnnlab: Cnnlab) -> None:
+    """Export was refused: of two boxes with equal scores, the file kept the other one."""
+    photos = write_objects(tmp_path / "photos", {"train": 4, "val": 5, "test": 2})
+    flags = ["--data", "BoxFolder", "--data.root", str(photos), "--data.size", "64", "--data.batch_size", "2"]
+    flags += ["--model", "Detection", "--model.network", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+    flags += [f"--model.network_args.{key}={value}" for key, value in FEWER.items()]
+    for command in (
+        ("fit", *flags, "--trainer.max_epochs", "1", "--run", "R"),
+        ("resume", "R", "--trainer.max_epochs", "2"),
+    ):
+        done = cnnlab(*command)
+        assert done.code == 0, done.err
+    for command in (("test", "R"), ("predict", "R"), ("export", "R")):
+        done = cnnlab(*command)
+        assert done.code == 0, done.err
+    certificate = json.loads(Path("R/model.onnx.json").read_text())
+    assert certificate["tolerance"] == 1e-4
+    assert max(certificate["differences"].values()) <= 1e-4
+    measured = json.loads(Path("R/test.json").read_text())
+    assert 0 <= measured["test/map"] <= 1
+    assert measured["test/loss"] > 0
+    refused = cnnlab("fit", *flags, "--model.static_share", "0.5", "--run", "S")
+    assert refused.code == 2
+    assert "has a loss of its own" in refused.err
