@@ -37,7 +37,7 @@ BATCHES = (1, 2, 5)
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
 _ROUNDING = 1e-6
-"""The relative size of changes that stand for rounding in float32, where sums are added up in another order."""
+"""The relative size of the changes that stand for rounding in float32, where sums are added up in another order."""
 _MOST_ANSWERS = 12
 """How often a network answers, at most, if rounding may decide between its answers."""
 
@@ -236,11 +236,21 @@ def differences(
 
 
 def _rounded(pipeline: Pipeline, seed: int) -> Pipeline:
-    """A copy whose parameters are changed as much as rounding would change them."""
+    """A copy whose parameters and raw outputs are changed as much as rounding would change them.
+
+    Outputs too, because places that see the same have equal scores, whatever the parameters are.
+    """
     rounded, generator = copy.deepcopy(pipeline), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in rounded.parameters():
-            parameter.mul_(1 + _ROUNDING * (2 * torch.rand(parameter.shape, generator=generator) - 1))
+
+    def round_off(value: Tensor) -> Tensor:
+        return value * (1 + _ROUNDING * (2 * torch.rand(value.shape, generator=generator) - 1))
+
+    def round_outputs(network: nn.Module, images: Any, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: round_off(value) if value.is_floating_point() else value for name, value in outputs.items()}
+
+    for parameter in rounded.parameters():
+        parameter.copy_(round_off(parameter))
+    rounded.network.register_forward_hook(round_outputs)
     return rounded
 
 
