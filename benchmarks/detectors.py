@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cnnlab.deploy.benchmark import timed
-from cnnlab.deploy.export import FORMATS, Pipeline, torch_predict
+from cnnlab.deploy.export import FORMATS, Pipeline, Predict, torch_predict
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.imaging import EvalTransform
 from cnnlab.models import create_detector
@@ -27,6 +28,11 @@ from cnnlab.outputs import Boxes
 
 NETWORKS = ("one_stage_s", "one_stage_m", "one_stage_l", "ssdlite320_mobilenet_v3_large")
 BATCHES = (1, 5)
+
+
+def call(predict: Predict, images: Tensor, count: int) -> object:
+    """Predict the first images."""
+    return predict(images[:count].numpy())
 
 
 def main() -> None:
@@ -42,7 +48,7 @@ def main() -> None:
     images = torch.randint(0, 256, (max(BATCHES), 3, options.size, options.size), dtype=torch.uint8)
     files: dict[str, Callable[[int], object]] = {}
     eager: dict[str, Callable[[int], object]] = {}
-    parameters = {}
+    parameters: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in NETWORKS:
             network = create_detector(name, options.classes).eval()
@@ -52,16 +58,16 @@ def main() -> None:
             metadata = ModelMetadata(output, EvalTransform(3, (options.size, options.size)))
             FORMATS["onnx"].write(pipeline, images[:2], path, metadata, None)
             for kind, predict in ((files, FORMATS["onnx"].load(path)), (eager, torch_predict(pipeline))):
-                kind[name] = lambda count, predict=predict: predict(images[:count].numpy())
-    medians = {}
-    for kind, calls in (("ONNX Runtime", files), ("eager", eager)):
+                kind[name] = partial(call, predict, images)
+    medians: dict[tuple[str, str, int], float] = {}
+    for way, calls in (("ONNX Runtime", files), ("eager", eager)):
         for count in BATCHES:
-            turns = {name: partial(call, count) for name, call in calls.items()}
+            turns = {name: partial(run, count) for name, run in calls.items()}
             found = timed(turns, options.repetitions, rounds=options.repetitions // 2)
-            medians |= {(name, kind, count): timing.median / count for name, timing in found.items()}
-    columns = [(kind, count) for kind in ("ONNX Runtime", "eager") for count in BATCHES]
+            medians |= {(name, way, count): timing.median / count for name, timing in found.items()}
+    columns = [(way, count) for way in ("ONNX Runtime", "eager") for count in BATCHES]
     print(f"{options.size} x {options.size} pixels, {options.classes} classes, one thread, milliseconds an image")
-    print(f"{'':30} {'parameters':>10} " + " ".join(f"{f'{kind}, B={count}':>17}" for kind, count in columns))
+    print(f"{'':30} {'parameters':>10} " + " ".join(f"{f'{way}, B={count}':>17}" for way, count in columns))
     for name in NETWORKS:
         row = " ".join(f"{medians[name, *column]:17.1f}" for column in columns)
         print(f"{name:30} {parameters[name]:10,} {row}")
