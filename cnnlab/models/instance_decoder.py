@@ -30,7 +30,7 @@ class InstanceDecoder(BoxDecoder):
         inside = (probabilities >= 0.5).to(probabilities.dtype)
         area = inside.sum(dim=(2, 3))
         certainty = (probabilities * inside).sum(dim=(2, 3)) / area.clamp(min=1.0)
-        scores, order = (outputs["found_scores"].float() * certainty).sort(dim=1, descending=True, stable=True)
+        scores, order = (outputs["found_scores"].float() * certainty).topk(certainty.shape[1], dim=1)
         boxes = torch.where(area[..., None] > 0, _tight(inside, regions), outputs["found_boxes"].float())
         masks = (probabilities * 255).round().to(torch.uint8)
         return {
