@@ -224,20 +224,20 @@ def test_other_shapes_than_images_are_refused() -> None:
 
 
 def slow_paste(grid: np.ndarray, box: tuple[float, ...], size: tuple[int, int], threshold: float) -> np.ndarray:
-    """The pixels, one by one."""
+    """The pixels, one by one; beyond its cells the grid is 0."""
     x1, y1, x2, y2 = box
+    framed = np.pad(grid, 1)
     image = np.zeros(size, dtype=bool)
     for row in range(size[0]):
         for column in range(size[1]):
             x, y = column + 0.5, row + 0.5
             if not (x1 <= x < x2 and y1 <= y < y2):
                 continue
-            u = np.clip((x - x1) / (x2 - x1) * grid.shape[1] - 0.5, 0, grid.shape[1] - 1)
-            v = np.clip((y - y1) / (y2 - y1) * grid.shape[0] - 0.5, 0, grid.shape[0] - 1)
+            u = (x - x1) / (x2 - x1) * grid.shape[1] + 0.5
+            v = (y - y1) / (y2 - y1) * grid.shape[0] + 0.5
             i, j = int(v), int(u)
-            below, right = min(i + 1, grid.shape[0] - 1), min(j + 1, grid.shape[1] - 1)
-            upper = grid[i, j] + (u - j) * (grid[i, right] - grid[i, j])
-            lower = grid[below, j] + (u - j) * (grid[below, right] - grid[below, j])
+            upper = framed[i, j] + (u - j) * (framed[i, j + 1] - framed[i, j])
+            lower = framed[i + 1, j] + (u - j) * (framed[i + 1, j + 1] - framed[i + 1, j])
             image[row, column] = upper + (v - i) * (lower - upper) >= threshold
     return image
 

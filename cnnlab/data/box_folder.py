@@ -64,6 +64,8 @@ class BoxFolder(ClassesMixin, FileDataModule):
     PROVIDES: ClassVar[tuple[str, ...]] = (*VisionDataModule.PROVIDES, "num_classes", "class_names")
     RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "size", *FileDataModule.RESOLVED)
     ANNOTATIONS: ClassVar[Literal["fixed", "masks", "boxes"]] = "boxes"
+    MASK_SIDE: ClassVar[int] = 0
+    """See ObjectAnnotation.mask_side."""
 
     def __init__(
         self,
@@ -130,7 +132,8 @@ class BoxFolder(ClassesMixin, FileDataModule):
     def read_annotations(self, samples: Sequence[Sample]) -> ObjectReader:
         """The reader of the objects."""
         rows = [sample.objects if sample.split else -1 for sample in samples]
-        return ObjectReader(self.table, [sample.path for sample in samples], rows, self.hparams["least_visible"])
+        paths = [sample.path for sample in samples]
+        return ObjectReader(self.table, paths, rows, self.hparams["least_visible"], self.MASK_SIDE)
 
     def try_reading(self, sample: Sample) -> None:
         """Read an image, and compare its size with its objects' file.
@@ -214,6 +217,8 @@ class ObjectReader:
     rows: Sequence[int]
     """Each image's row in the table; -1 if its objects are unknown."""
     least_visible: float
+    mask_side: int = 0
+    """See ObjectAnnotation."""
 
     draws = ObjectAnnotation.draws
 
@@ -226,10 +231,22 @@ class ObjectReader:
         row, size = self.rows[index], image.size
         if row < 0:
             none = np.zeros(0)
-            return ObjectAnnotation(np.zeros((0, 4)), none.astype(np.int64), none.astype(bool), size, known=False)
+            return ObjectAnnotation(
+                np.zeros((0, 4)), none.astype(np.int64), none.astype(bool), size, known=False, mask_side=self.mask_side
+            )
         own = self.table.of(row, size, self.paths[index])
         boxes, labels = own.boxes, own.labels.astype(np.int64)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) if own.areas is None else own.areas
-        outlines = [np.concatenate(s).astype(np.float64) if isinstance(s, list) else None for s in own.shapes]
-        truth = Truth(boxes, labels, own.crowd, areas, size, size)
-        return ObjectAnnotation(boxes, labels, own.crowd, size, outlines, self.least_visible, truth)
+        shapes = None if self.table.shapes is None else own.shapes
+        truth = Truth(boxes, labels, own.crowd, areas, size, size, shapes)
+        return ObjectAnnotation(
+            boxes,
+            labels,
+            own.crowd,
+            size,
+            shapes,
+            self.least_visible,
+            truth,
+            mask_side=self.mask_side,
+            original=size,
+        )

@@ -50,8 +50,8 @@ class Boxes(Output):
     """
 
     kind = "boxes"
-    arrays = ("boxes", "scores", "labels")
-    raw_arrays = ("logits", "boxes", "places")
+    arrays: tuple[str, ...] = ("boxes", "scores", "labels")
+    raw_arrays: tuple[str, ...] = ("logits", "boxes", "places")
     placed = True
 
     def __init__(
@@ -84,17 +84,31 @@ class Boxes(Output):
         return found
 
     def answers(self, arrays: Arrays, paths: Sequence[str], places: Sequence[Place | None]) -> list[BoxPrediction]:
-        """Each image's objects, in pixels of the original image, clipped to it."""
-        predictions = []
+        """Each image's objects, in pixels of the original image, clipped to it; those beside it are left out."""
+        found = []
         for i, (path, place) in enumerate(zip(paths, places, strict=True)):
             there = arrays["scores"][i] > 0
-            boxes, scores, labels = (arrays[name][i][there] for name in self.arrays)
             if place is not None:
-                boxes = to_original(boxes, place)
-            names = [self.names[label] for label in labels.tolist()]
-            certain = scores >= np.array(self.thresholds, dtype=np.float32)[labels]
-            predictions.append(BoxPrediction(path, boxes, scores, labels, names, certain))
-        return predictions
+                boxes = to_original(arrays["boxes"][i], place)
+                there &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+            own = {name: values[i][there] for name, values in arrays.items()}
+            found.append(self.answer(own, path, place))
+        return found
+
+    def answer(self, own: Arrays, path: str, place: Place | None) -> BoxPrediction:
+        """The objects of one image.
+
+        Args:
+            own: The decoded arrays, N first.
+            path: The image's file, "" if it has none.
+            place: Where the original image lies in the input; the answer stays in pixels of the input if None.
+        """
+        boxes, scores, labels = own["boxes"], own["scores"], own["labels"]
+        if place is not None:
+            boxes = to_original(boxes, place)
+        names = [self.names[label] for label in labels.tolist()]
+        certain = scores >= np.array(self.thresholds, dtype=np.float32)[labels]
+        return BoxPrediction(path, boxes, scores, labels, names, certain)
 
     @property
     def columns(self) -> list[str]:
@@ -196,7 +210,7 @@ class Boxes(Output):
             first, second = (_of_image(arrays, i) for arrays in (expected, found))
             if not all(np.isfinite(values).all() for values in (*first, *second)):
                 return float("nan")
-            pairs = _pairs(first, second)
+            pairs = self.pairs(expected, found, i)
             for side, own in enumerate((first, second)):
                 alone = np.setdiff1d(np.arange(len(own[1])), [pair[side] for pair in pairs])
                 # Where the list ends, rounding decides which of two objects with nearly equal scores is in it.
@@ -207,6 +221,11 @@ class Boxes(Output):
                 apart = np.abs(first[0][a] - second[0][b]) / np.tile(sides, 2)
                 worst = max(worst, float(apart.max()), abs(float(first[1][a] - second[1][b])))
         return worst
+
+    def pairs(self, expected: Arrays, found: Arrays, i: int) -> npt.NDArray[np.int64]:
+        """The objects of an image (P, 2) that are the same in two decoded batches."""
+        first, second = (_of_image(arrays, i) for arrays in (expected, found))
+        return matched(first[0].astype(np.float64), second[0].astype(np.float64), _IOU, (first[2], second[2]))
 
     def _counts(self, labels: npt.NDArray[np.int64]) -> str:
         counts = np.bincount(labels, minlength=len(self.names))
@@ -277,7 +296,3 @@ def draw_boxes(
 def _of_image(arrays: Arrays, i: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     there = arrays["scores"][i] != 0
     return arrays["boxes"][i][there], arrays["scores"][i][there], arrays["labels"][i][there]
-
-
-def _pairs(first: Sequence[npt.NDArray[Any]], second: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    return matched(first[0].astype(np.float64), second[0].astype(np.float64), _IOU, (first[2], second[2]))

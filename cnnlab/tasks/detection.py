@@ -17,8 +17,8 @@ from cnnlab.losses import DetectionLoss
 from cnnlab.models.box_decoder import BoxDecoder
 from cnnlab.models.decoding import Answers
 from cnnlab.models.detection import create_detector, encoder_of
+from cnnlab.objects import Truth
 from cnnlab.outputs import Boxes
-from cnnlab.outputs.boxes import to_original
 from cnnlab.outputs.table import distinct
 from cnnlab.tasks.classes import ClassTask
 from cnnlab.tasks.detection_errors import KINDS
@@ -129,18 +129,22 @@ class Detection(ClassTask):
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
         """Update with each image's objects, in original pixels."""
-        arrays = {name: value.cpu().numpy() for name, value in answers.items()}
-        found, true, indices = [], [], []
-        for i, truth in enumerate(batch.targets.truths):
-            if truth is None:
-                continue
-            there = arrays["scores"][i] > 0
-            boxes, scores, labels = (arrays[name][i][there] for name in ("boxes", "scores", "labels"))
-            place = Place(truth.size, truth.covers)
-            found.append({"boxes": to_original(boxes, place), "scores": scores, "labels": labels})
-            true.append(truth._asdict())
-            indices.append(int(batch.indices[i]))
-        metrics["scores"].update(found, true, indices)
+        if not metrics:
+            return
+        known = [i for i, truth in enumerate(batch.targets.truths) if truth is not None]
+        truths = [batch.targets.truths[i] for i in known]
+        arrays = {name: value[known].cpu().numpy() for name, value in answers.items()}
+        places = [Place(truth.size, truth.covers) for truth in truths]
+        found = [self.found(answer) for answer in self.output.answers(arrays, [""] * len(known), places)]
+        metrics["scores"].update(found, [self.true(truth) for truth in truths], batch.indices[known].tolist())
+
+    def found(self, answer: Any) -> dict[str, Any]:
+        """What ObjectScores takes of the objects that were found in an image."""
+        return {"boxes": answer.boxes, "scores": answer.scores, "labels": answer.labels}
+
+    def true(self, truth: Truth) -> dict[str, Any]:
+        """What ObjectScores takes of the objects of an image."""
+        return truth._asdict()
 
     def on_train_start(self) -> None:
         """Check that the run has an end.

@@ -14,7 +14,7 @@ import torch
 from cnnlab.models.box_decoder import BoxDecoder
 from tests.conftest import TINY, Cnnlab, processes, run_process
 from tests.data.objects.pictures import NAMES, write_objects
-from tests.tasks.coco_oracle import summarize_boxes
+from tests.tasks.coco_oracle import summarize
 
 RECIPE = TINY.with_name("detection.yaml")
 
@@ -62,7 +62,7 @@ def test_a_run_is_tested_predicted_explained_exported_and_reported(
     measured = json.loads((trained / "test.json").read_text())
     rows = table(trained / "predictions.csv")
     # The table has what was measured: COCO's own tool finds the same in it.
-    found = summarize_boxes(objects / "test.json", rows)
+    found = summarize(objects / "test.json", rows)
     assert measured["test/map"] == pytest.approx(found["map"], abs=1e-5)
     assert measured["test/map50"] == pytest.approx(found["map50"], abs=1e-5)
     assert measured["test/map50"] > 0.2
