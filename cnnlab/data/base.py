@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -363,6 +364,15 @@ class VisionDataModule(LightningDataModule):
     ) -> DataLoader[Any]:
         sampler = EvalSampler(len(dataset), batch_size or self.batch_size, **(place or self._place()))
         return self._loader(dataset if all(sampler.batches) else WithEmptyBatches(dataset), sampler)
+
+    def samples_of_run(self, size: int) -> float:
+        """The samples of the whole run, if an epoch has ``size``; infinite without an end."""
+        trainer = self.trainer
+        if trainer is None:
+            return math.inf
+        epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
+        steps = math.inf if trainer.max_steps == -1 else float(trainer.max_steps)
+        return min(epochs * size, steps * self._step_size * trainer.accumulate_grad_batches)
 
     @property
     def _step_size(self) -> int:

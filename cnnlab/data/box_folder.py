@@ -16,8 +16,11 @@ from torch import Tensor
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import ClassesMixin, VisionDataModule
 from cnnlab.data.file_data import FileDataModule, fill
+from cnnlab.data.files import AugmentedFiles, FileDataset
 from cnnlab.data.listing import Sample
+from cnnlab.data.mixing import create_mixing
 from cnnlab.data.object_annotation import ObjectAnnotation
+from cnnlab.data.object_mixing import MixedFiles, ObjectMixing, check_scales
 from cnnlab.data.objects.listing import ObjectListing, list_objects
 from cnnlab.data.objects.places import read_sizes
 from cnnlab.data.objects.survey import survey_objects
@@ -53,6 +56,9 @@ class BoxFolder(ClassesMixin, FileDataModule):
         least_visible: An object of which a training image shows a smaller share of its box is left out, 0..1.
         repeat: Images with rare classes are drawn more often: one whose rarest class is in a share f of the images gets
             the weight max(1, sqrt(repeat / f)) (Gupta et al. 2019, arXiv:1908.03195); 0 draws all equally often.
+        mixing: Mosaic, copy-paste and mixup of training images: arguments of object_mixing.ObjectMixing.
+        multi_scale: The smallest and the largest size of a training batch, as factors of ``size``: each step has its
+            own, a multiple of 32.
         batch_size: Samples per process and step, 1 or greater.
         **kwargs: See FileDataModule.
 
@@ -76,6 +82,8 @@ class BoxFolder(ClassesMixin, FileDataModule):
         interpolation: str = "bilinear",
         least_visible: float = 0.3,
         repeat: float = 0.0,
+        mixing: dict[str, float] | None = None,
+        multi_scale: Sequence[float] | None = None,
         batch_size: int = 16,
         **kwargs: Any,
     ) -> None:
@@ -84,6 +92,8 @@ class BoxFolder(ClassesMixin, FileDataModule):
             if not 0 <= value <= 1:
                 raise InputError(f"data.{name} is {value}, expected 0 to 1")
         resampling(interpolation)
+        self._mixing: ObjectMixing | None = create_mixing(mixing, ObjectMixing)
+        self._scales = check_scales("data.multi_scale", multi_scale)
         self._format = format
         self._given_names = class_names
         self.class_names = list(class_names) if class_names is not None else list(self._found.class_names)
@@ -179,6 +189,18 @@ class BoxFolder(ClassesMixin, FileDataModule):
         """The input of the network in training."""
         mean = self.mean if self.preprocessing is None else self.preprocessing.mean
         return InputSpec(self._size, self.channels, fill(mean), 1.0, self.hparams["interpolation"], fit=True)
+
+    def create_train_set(self, source: FileDataset) -> AugmentedFiles:
+        """The training images, augmented and mixed."""
+        return MixedFiles(
+            source,
+            self.augmentation,
+            self.input_spec(),
+            self.seed,
+            objects_mixing=self._mixing,
+            scales=self._scales,
+            total=self.samples_of_run(len(source)),
+        )
 
     def eval_transform(self) -> EvalTransform:
         """The transform of a whole image, which is fitted into the size."""

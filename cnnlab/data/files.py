@@ -144,8 +144,8 @@ class AugmentedFiles(BatchDataset):
         return len(self.source)
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
-        epochs, indices = np.array(draws, dtype=np.int64).T
-        own = self.augmentation.draws + self.source.annotations.draws
+        epochs, indices, _ = np.array(draws, dtype=np.int64).T
+        own = self.draws
         numbers = uniform(self.seed, epochs, indices, own + (self.mixing.draws if self.mixing else 0))
         batch = self.source.stack(
             indices.tolist(), map(self.create_sample, indices.tolist(), numbers[:, :own].tolist())
@@ -156,10 +156,15 @@ class AugmentedFiles(BatchDataset):
         images, targets = self.mixing(batch.images, batch.targets, numbers[:, own:], self.num_classes)
         return batch.replace(images=images, targets=targets)
 
+    @property
+    def draws(self) -> int:
+        """How many random numbers create_sample() needs."""
+        return self.augmentation.draws + self.source.annotations.draws
+
     def create_sample(self, index: int, numbers: Sequence[float]) -> tuple[Tensor, Any]:
         """One training sample: an augmented image (C, H, W) uint8 and its annotation.
 
-        The numbers are uniform in [0, 1), as many as augmentation and annotation need.
+        The numbers are uniform in [0, 1), as many as ``draws``.
         """
         image, annotation = self.source.open(index)
         return self.augmentation(image, annotation, self.spec, numbers)

@@ -52,6 +52,8 @@ class ObjectAnnotation(Annotation):
     """Height and width of the original image."""
     affine: Matrix = field(default_factory=_identity)
     """(2, 3), the map from the original image to this one."""
+    grids: npt.NDArray[np.uint8] | None = None
+    """(M, mask_side, mask_side), see masks(); None as long as they follow from the shapes."""
 
     draws: ClassVar[int] = 1
 
@@ -100,7 +102,7 @@ class ObjectAnnotation(Annotation):
         clipped = moved.clip(0, [size[1], size[0]] * 2)
         sides, before = clipped[:, 2:] - clipped[:, :2], moved[:, 2:] - moved[:, :2]
         kept = (sides.prod(axis=1) >= self.least_visible * before.prod(axis=1)) & (sides >= _LEAST_SIDE).all(axis=1)
-        return replace(self._at(np.flatnonzero(kept)), boxes=clipped[kept], size=size, affine=whole, truth=None)
+        return replace(self.chosen(np.flatnonzero(kept)), boxes=clipped[kept], size=size, affine=whole, truth=None)
 
     def _outline(self, number: int) -> npt.NDArray[np.float64] | None:
         """The points (N, 2) of an object's outline in the original image; None if it is not known."""
@@ -114,11 +116,12 @@ class ObjectAnnotation(Annotation):
             return corners.reshape(-1, 2).astype(np.float64) if len(x) else None
         return None
 
-    def _at(self, places: npt.NDArray[np.int64]) -> Self:
+    def chosen(self, places: npt.NDArray[np.integer]) -> Self:
+        """Some of the objects, by their numbers (N,)."""
         shapes = None if self.shapes is None else [self.shapes[place] for place in places.tolist()]
-        return replace(
-            self, boxes=self.boxes[places], labels=self.labels[places], crowd=self.crowd[places], shapes=shapes
-        )
+        grids = None if self.grids is None else self.grids[places]
+        own: dict[str, Any] = {name: getattr(self, name)[places] for name in ("boxes", "labels", "crowd")}
+        return replace(self, **own, shapes=shapes, grids=grids)
 
     def resize(self, size: tuple[int, int]) -> Self:
         """Scale the boxes."""
@@ -128,11 +131,12 @@ class ObjectAnnotation(Annotation):
 
     def masks(self) -> npt.NDArray[np.uint8]:
         """(M, mask_side, mask_side), each object's mask as a grid over its box, 0..255; an unknown shape fills it."""
+        if self.grids is not None:
+            return self.grids
         side = self.mask_side
         found = np.full((len(self.boxes), side, side), 255, dtype=np.uint8)
         back = invert(self.affine)
-        steps = (np.arange(side) + 0.5) / side
-        for number, (left, top, right, bottom) in enumerate(self.boxes.tolist()):
+        for number, box in enumerate(self.boxes.tolist()):
             shape = None if self.shapes is None else self.shapes[number]
             if shape is None:
                 continue
@@ -140,20 +144,72 @@ class ObjectAnnotation(Annotation):
                 mask = rle.from_polygons(shape, self.original)
             else:
                 mask = rle.from_text(shape, self.original)
-            x, y = np.meshgrid(left + steps * (right - left), top + steps * (bottom - top))
-            points = move_points(np.stack([x, y], axis=-1), back)
-            found[number] = np.rint(255 * _sampled(rle.crop_of(mask), points))
+            found[number] = _sampled(rle.crop_of(mask), move_points(_grid(box, side), back))
         return found
 
+    def bitmaps(self) -> list[rle.Crop]:
+        """Each object's mask in the pixels of this image; its box, if there are no masks."""
+        if self.mask_side:
+            return [rle.paste(grid, box, self.size) for grid, box in zip(self.masks(), self.boxes, strict=True)]
+        inside = np.rint(self.boxes.clip(0, [self.size[1], self.size[0]] * 2)).astype(np.int64)
+        return [
+            rle.Crop(top, left, np.ones((bottom - top, right - left), dtype=bool))
+            for left, top, right, bottom in inside.tolist()
+        ]
+
+    def behind(self, cover: npt.NDArray[np.bool_]) -> Self:
+        """The objects after something else was drawn over the pixels (H, W) of the image that are true.
+
+        A mask loses what is covered, and its box shrinks; without masks a box stays as it is. An object of which too
+        little is left is left out.
+        """
+        boxes, kept = self.boxes.copy(), np.ones(len(self.boxes), dtype=bool)
+        grids = self.masks().copy() if self.mask_side else None
+        for number, crop in enumerate(self.bitmaps()):
+            rows, columns = crop.bitmap.shape
+            left = crop.bitmap & ~cover[crop.top : crop.top + rows, crop.left : crop.left + columns]
+            before, after = int(crop.bitmap.sum()), int(left.sum())
+            if before == after:
+                continue
+            kept[number] = after >= self.least_visible * before
+            if grids is None or not after:
+                continue
+            y, x = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))
+            boxes[number] = crop.left + x[0], crop.top + y[0], crop.left + x[-1] + 1, crop.top + y[-1] + 1
+            grids[number] = _sampled(crop._replace(bitmap=left), _grid(boxes[number].tolist(), self.mask_side))
+        return replace(self, boxes=boxes, grids=grids).chosen(np.flatnonzero(kept))
+
+    @classmethod
+    def joined(cls, annotations: Sequence[Self]) -> Self:
+        """The objects of several images in one, whose size is that of all of them."""
+        own: dict[str, Any] = {
+            name: np.concatenate([getattr(one, name) for one in annotations]) for name in ("boxes", "labels", "crowd")
+        }
+        grids = np.concatenate([one.masks() for one in annotations]) if annotations[0].mask_side else None
+        return replace(annotations[0], **own, shapes=None, grids=grids, truth=None)
+
     def to_arrays(self) -> dict[str, Any]:
-        """The boxes, and the number of each object."""
-        return {"bboxes": self.boxes, "numbers": np.arange(len(self.boxes))}
+        """The boxes, the number of each object, and its mask, if there are masks."""
+        arrays: dict[str, Any] = {"bboxes": self.boxes, "numbers": np.arange(len(self.boxes))}
+        if self.mask_side:
+            arrays["masks"] = np.zeros((len(self.boxes), *self.size), dtype=np.uint8)
+            for bitmap, crop in zip(arrays["masks"], self.bitmaps(), strict=True):
+                rows, columns = crop.bitmap.shape
+                bitmap[crop.top : crop.top + rows, crop.left : crop.left + columns] = crop.bitmap
+        return arrays
 
     def from_arrays(self, arrays: Mapping[str, Any]) -> Self:
         """The boxes that are left."""
         numbers = np.asarray(arrays["numbers"], dtype=np.int64)
         boxes = np.asarray(arrays["bboxes"], dtype=np.float64).reshape(-1, 4)
-        return replace(self._at(numbers), boxes=boxes, size=arrays["image"].shape[:2], shapes=None, truth=None)
+        grids = None
+        if self.mask_side:
+            bitmaps = [rle.Crop(0, 0, np.asarray(arrays["masks"][number], dtype=bool)) for number in numbers]
+            pairs = zip(bitmaps, boxes.tolist(), strict=True)
+            found = [_sampled(bitmap, _grid(box, self.mask_side)) for bitmap, box in pairs]
+            grids = np.array(found, dtype=np.uint8).reshape(-1, self.mask_side, self.mask_side)
+        own = replace(self.chosen(numbers), boxes=boxes, size=arrays["image"].shape[:2], shapes=None, truth=None)
+        return replace(own, grids=grids)
 
     @classmethod
     def stack(cls, annotations: Sequence[Self]) -> Objects:
@@ -184,8 +240,19 @@ def _shrunk(bitmap: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return inner
 
 
-def _sampled(crop: rle.Crop, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A mask at points (..., 2), x and y in pixels of its image: bilinear between the centers of pixels, 0 outside."""
+def _grid(box: Sequence[float], side: int) -> npt.NDArray[np.float64]:
+    """The points (side, side, 2), x and y, in the centers of a box's cells."""
+    left, top, right, bottom = box
+    steps = (np.arange(side) + 0.5) / side
+    x, y = np.meshgrid(left + steps * (right - left), top + steps * (bottom - top))
+    return np.stack([x, y], axis=-1)
+
+
+def _sampled(crop: rle.Crop, points: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """A mask at points (..., 2), x and y in pixels of its image: bilinear between the centers of pixels, 0 outside.
+
+    Values are 0..255.
+    """
     framed = np.pad(crop.bitmap, 1).astype(np.float64)
     rows, columns = framed.shape
     x = (points[..., 0] - crop.left + 0.5).clip(0, columns - 1.001)
@@ -194,5 +261,5 @@ def _sampled(crop: rle.Crop, points: npt.NDArray[np.float64]) -> npt.NDArray[np.
     right, down = x - column, y - row
     upper = framed[row, column] * (1 - right) + framed[row, column + 1] * right
     lower = framed[row + 1, column] * (1 - right) + framed[row + 1, column + 1] * right
-    blended: npt.NDArray[np.float64] = upper * (1 - down) + lower * down
+    blended: npt.NDArray[np.uint8] = np.rint(255 * (upper * (1 - down) + lower * down)).astype(np.uint8)
     return blended

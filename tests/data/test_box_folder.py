@@ -63,7 +63,7 @@ def test_boxes_move_with_their_objects(root: Path, augment: str) -> None:
     data = made(root, augment=augment, augment_args=own if augment == "albumentations" else colors)
     seen = 0
     for epoch in range(3):
-        batch = data.train_set.__getitems__([(epoch, i) for i in range(9)])
+        batch = data.train_set.__getitems__([(epoch, i, 0) for i in range(9)])
         for image, rows in zip(batch.images.int(), batch.targets.arrays(), strict=True):
             blue, yellow = image[2] > 180, image[0] > 180
             for left, top, right, bottom, label, _ in rows.tolist():
