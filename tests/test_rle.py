@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as oracle
+from scipy import ndimage
 
 from cnnlab import rle
 from cnnlab.errors import InputError
@@ -263,6 +264,24 @@ def test_a_small_mask_is_resampled_bilinearly_within_its_box(box: tuple[float, .
 def test_boxes_of_no_size_or_outside_paste_nothing(box: tuple[float, ...]) -> None:
     crop = rle.paste(np.ones((28, 28)), box, SIZE)
     assert rle.areas([rle.encode_crop(crop, SIZE)]).tolist() == [0]
+
+
+def test_an_outline_has_exactly_the_pixels_of_the_largest_part() -> None:
+    """A polygon through the border pixels' centers loses half a pixel on each side."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        bitmap = np.zeros(SIZE, dtype=bool)
+        for _ in range(4):
+            top, left = generator.integers(5, 20, 2)
+            bitmap[top : top + generator.integers(1, 9), left : left + generator.integers(1, 9)] = True
+        apart = bitmap.copy()
+        apart[-2:, -2:] = True
+        parts, count = ndimage.label(bitmap)
+        largest = max(range(1, count + 1), key=lambda part: ndimage.binary_fill_holes(parts == part).sum())
+        ring = rle.outline(rle.crop_of(rle.encode(apart)))
+        again = rle.decode(rle.from_polygons([ring], SIZE))
+        np.testing.assert_array_equal(again, ndimage.binary_fill_holes(parts == largest))
+    assert len(rle.outline(rle.Crop(0, 0, np.zeros((0, 0), dtype=bool)))) == 0
 
 
 def test_boxes_that_are_not_finite_are_refused() -> None:

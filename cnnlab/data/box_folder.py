@@ -67,7 +67,7 @@ class BoxFolder(ClassesMixin, FileDataModule):
     """
 
     kind: ClassVar[str | None] = "boxes"
-    PROVIDES: ClassVar[tuple[str, ...]] = (*VisionDataModule.PROVIDES, "num_classes", "class_names")
+    PROVIDES: ClassVar[tuple[str, ...]] = (*VisionDataModule.PROVIDES, "num_classes", "class_names", "category_ids")
     RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "size", *FileDataModule.RESOLVED)
     ANNOTATIONS: ClassVar[Literal["fixed", "masks", "boxes"]] = "boxes"
     MASK_SIDE: ClassVar[int] = 0
@@ -111,6 +111,16 @@ class BoxFolder(ClassesMixin, FileDataModule):
         for note in listing.notes:
             rank_zero_warn(note)
         return listing
+
+    @property
+    def category_ids(self) -> list[int] | None:
+        """COCO's number of each class; None for other formats."""
+        return self._found.category_ids
+
+    @property
+    def image_ids(self) -> dict[str, int | str]:
+        """COCO's number of each image, by its path; none for other formats."""
+        return self._found.image_ids or {}
 
     @property
     def table(self) -> ObjectTable:

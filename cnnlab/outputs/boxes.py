@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from copy import copy
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from cnnlab.boxes import iou, matched, suppress
+from cnnlab.errors import InputError
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
 from cnnlab.outputs.base import Arrays, Output
 
@@ -47,6 +49,7 @@ class Boxes(Output):
         thresholds: For each class the score from which an object is shown and counted; 0.5 if None.
         count: N.
         nms: The largest IoU of two boxes of one class.
+        category_ids: COCO's number of each class, for COCO's results; 0, 1, 2, ... if None.
     """
 
     kind = "boxes"
@@ -60,11 +63,22 @@ class Boxes(Output):
         thresholds: Sequence[float] | None = None,
         count: int = 100,
         nms: float = 0.6,
+        category_ids: Sequence[int] | None = None,
     ) -> None:
         super().__init__(names)
         self.thresholds = [_THRESHOLD] * len(self.names) if thresholds is None else list(thresholds)
         self.count = count
         self.nms = nms
+        self.category_ids = None if category_ids is None else list(category_ids)
+        self._least = 0.0
+
+    def limited(self, least: float) -> Self:
+        """The same answers, with only the objects whose scores are ``least``, 0..1, or more."""
+        if not 0 <= least <= 1:
+            raise InputError(f"conf is {least}, expected 0 to 1")
+        limited = copy(self)
+        limited.thresholds, limited._least = [least] * len(self.names), least
+        return limited
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
         """The raw outputs of models.detector.Detector to boxes, as models.box_decoder does it."""
@@ -87,7 +101,7 @@ class Boxes(Output):
         """Each image's objects, in pixels of the original image, clipped to it; those beside it are left out."""
         found = []
         for i, (path, place) in enumerate(zip(paths, places, strict=True)):
-            there = arrays["scores"][i] > 0
+            there = (arrays["scores"][i] > 0) & (arrays["scores"][i] >= self._least)
             if place is not None:
                 boxes = to_original(arrays["boxes"][i], place)
                 there &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
@@ -227,12 +241,14 @@ class Boxes(Output):
         first, second = (_of_image(arrays, i) for arrays in (expected, found))
         return matched(first[0].astype(np.float64), second[0].astype(np.float64), _IOU, (first[2], second[2]))
 
-    def _counts(self, labels: npt.NDArray[np.int64]) -> str:
+    def line(self, answer: BoxPrediction) -> str:
+        """How many objects of each class there are."""
+        return self._counts(answer.labels[answer.certain], len(self.names)).replace("\n", ", ")
+
+    def _counts(self, labels: npt.NDArray[np.int64], most: int = 3) -> str:
         counts = np.bincount(labels, minlength=len(self.names))
-        return (
-            "\n".join(f"{counts[i]} {self.names[i]}" for i in np.argsort(-counts, kind="stable")[:3] if counts[i])
-            or "-"
-        )
+        ranked = np.argsort(-counts, kind="stable")[:most]
+        return "\n".join(f"{counts[i]} {self.names[i]}" for i in ranked if counts[i]) or "-"
 
     def _texts(self, answer: BoxPrediction) -> list[str]:
         shown = zip(answer.names, answer.scores.tolist(), answer.certain.tolist(), strict=True)

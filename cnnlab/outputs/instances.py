@@ -52,6 +52,7 @@ class Instances(Boxes):
         thresholds: See Boxes.
         count: See Boxes.
         nms: See Boxes.
+        category_ids: See Boxes.
     """
 
     kind = "instances"

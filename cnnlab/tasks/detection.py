@@ -52,6 +52,7 @@ class Detection(ClassTask):
         box_weight: See losses.DetectionLoss.
         thresholds: For each class the score from which an object is counted and shown; if None, the score with the best
             F1 at an IoU of 0.5 in the latest validation.
+        category_ids: COCO's number of each class, from the data; see outputs.Boxes.
         **kwargs: See ClassTask and VisionTask.
 
     Raises:
@@ -81,6 +82,7 @@ class Detection(ClassTask):
         static_share: float = 0.35,
         box_weight: float = 2.0,
         thresholds: list[float] | None = None,
+        category_ids: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         if thresholds is not None and len(thresholds) != num_classes:
@@ -119,7 +121,10 @@ class Detection(ClassTask):
 
     def configure_output(self) -> Boxes:
         """The objects."""
-        return Boxes(self.class_names, self.hparams["thresholds"], self.detections, self.nms)
+        return Boxes(self.class_names, *self._settings_of_output())
+
+    def _settings_of_output(self) -> tuple[Any, ...]:
+        return self.hparams["thresholds"], self.detections, self.nms, self.hparams.get("category_ids")
 
     def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
         """COCO's scores; none in training."""

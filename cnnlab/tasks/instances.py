@@ -65,7 +65,7 @@ class Instances(Detection):
 
     def configure_output(self) -> InstanceOutput:
         """The objects."""
-        return InstanceOutput(self.class_names, self.hparams["thresholds"], self.detections, self.nms)
+        return InstanceOutput(self.class_names, *self._settings_of_output())
 
     def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
         """COCO's scores; none in training."""

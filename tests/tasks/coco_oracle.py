@@ -154,7 +154,14 @@ def summarize(truths: Path, rows: Sequence[Mapping[str, str]], masks: bool = Fal
                 left, top, right, bottom = (float(row[side]) for side in ("x1", "y1", "x2", "y2"))
                 one["bbox"] = [left, top, right - left, bottom - top]
             found.append(one)
-        evaluation = COCOeval(coco, coco.loadRes(found), "segm" if masks else "bbox")
+    return summarize_results(truths, found, masks)
+
+
+def summarize_results(truths: Path, results: list[dict[str, Any]], masks: bool = False) -> dict[str, float]:
+    """Score COCO's results with pycocotools: map and map50."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(truths))
+        evaluation = COCOeval(coco, coco.loadRes(results), "segm" if masks else "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -14,7 +14,7 @@ import torch
 from cnnlab.models.box_decoder import BoxDecoder
 from tests.conftest import TINY, Cnnlab, processes, run_process
 from tests.data.objects.pictures import NAMES, write_objects
-from tests.tasks.coco_oracle import summarize
+from tests.tasks.coco_oracle import summarize, summarize_results
 
 RECIPE = TINY.with_name("detection.yaml")
 
@@ -95,6 +95,49 @@ def test_thresholds_travel_in_the_checkpoint_and_in_the_file(trained: Path, cnnl
 
     metadata = {prop.key: prop.value for prop in onnx.load("again.onnx").metadata_props}
     assert json.loads(metadata["cnnlab"])["output"]["thresholds"] == kept
+
+
+def test_objects_are_written_for_other_tools(trained: Path, objects: Path, cnnlab: Cnnlab) -> None:
+    """To go on labelling elsewhere, or to be scored by COCO's server."""
+    done = cnnlab("predict", trained, "--format", "coco")
+    assert done.code == 0, done.err
+    measured = summarize(objects / "test.json", table(trained / "predictions.csv"))
+    results = json.loads((trained / "predictions.json").read_text())
+    assert {result["category_id"] for result in results} <= {1, 3}
+    assert summarize_results(objects / "test.json", results) == measured
+    done = cnnlab("predict", trained, objects / "test", "--conf", "0.3", "--format", "yolo")
+    assert done.code == 0, done.err
+    folder = trained / "results/test"
+    rows = table(folder / "predictions.csv")
+    assert all(float(row["score"]) >= 0.3 for row in rows)
+    assert f"{objects / 'test/03.png'}: " in done.out
+    assert (folder / "labels/classes.txt").read_text().split() == list(NAMES)
+    for image in (objects / "test").iterdir():
+        own = [row for row in rows if row["path"] == str(image)]
+        lines = (folder / "labels" / f"{image.stem}.txt").read_text().splitlines()
+        for row, line in zip(own, lines, strict=True):
+            label, x, y, width, height = map(float, line.split())
+            assert label == int(row["label"])
+            sides = [(x - width / 2) * 64, (y - height / 2) * 48, (x + width / 2) * 64, (y + height / 2) * 48]
+            assert sides == pytest.approx([float(row[side]) for side in ("x1", "y1", "x2", "y2")], abs=1e-3)
+    assert cnnlab("export", trained, "--out", "boxes.onnx").code == 0
+    done = cnnlab("infer", "boxes.onnx", objects / "test", "--conf", "0.3", "--format", "yolo", "--out", "o/table.csv")
+    assert done.code == 0, done.err
+    assert len(table(Path("o/table.csv"))) == len(rows)
+    assert Path("o/labels/00.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(("--conf", "3"), "conf is 3"), (("--format", "voc"), "'yolo', 'coco'"), (("a", "b"), "'b' is another")],
+)
+def test_predictions_that_do_not_fit_are_refused(
+    trained: Path, cnnlab: Cnnlab, flags: tuple[str, ...], message: str
+) -> None:
+    done = cnnlab("predict", trained, *flags)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) <= 3
 
 
 def test_it_is_quantized(trained: Path, cnnlab: Cnnlab) -> None:

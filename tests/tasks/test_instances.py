@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnlab.data import InstanceFolder
 from tests.conftest import TINY, Cnnlab, processes, run_process
 from tests.data.objects.pictures import write_objects
 from tests.tasks.coco_oracle import summarize
@@ -43,7 +44,7 @@ def trained(objects: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_tested_predicted_explained_exported_and_reported(
-    trained: Path, objects: Path, cnnlab: Cnnlab
+    trained: Path, objects: Path, cnnlab: Cnnlab, tmp_path: Path
 ) -> None:
     for command in ("test", "predict", "explain", "export", "report"):
         done = cnnlab(command, trained)
@@ -59,6 +60,17 @@ def test_a_run_is_tested_predicted_explained_exported_and_reported(
         assert numbers.size == (64, 48)
         certain = [row for row in rows if row["path"].endswith("03.png") and row["certain"] == "1"]
         assert 1 < len(np.unique(np.array(numbers))) <= 1 + len(certain)
+    done = cnnlab("predict", trained, objects / "test", "--conf", "0.5", "--format", "yolo")
+    assert done.code == 0, done.err
+    (tmp_path / "again").mkdir()
+    for name in ("images", "labels"):
+        (tmp_path / "again" / name).symlink_to(
+            objects / "test" if name == "images" else trained / "results/test/labels"
+        )
+    with pytest.warns(UserWarning, match="with an empty label file"):
+        again = InstanceFolder(root=str(tmp_path / "again"), class_names=["square", "disk"], size=64, format="yolo")
+    kept = [row for row in table(trained / "results/test/predictions.csv") if row["certain"] == "1"]
+    assert 0 < len(again.table.labels) <= len(kept)
     done = cnnlab("infer", trained / "model.onnx", objects / "test", "--out", "out/predictions.csv", "--verify")
     assert done.code == 0, done.err
     inferred = table(Path("out/predictions.csv"))
