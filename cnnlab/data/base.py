@@ -210,6 +210,8 @@ class VisionDataModule(LightningDataModule):
         # Lightning's seed_everything stores the run's seed here, also for the processes that it starts.
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.preprocessing: Preprocessing | None = None
+        self.training_size: int | None = None
+        """Height and width of the parts of large images that the task trains on; whole images if None."""
         self._resumed = (0, 0)
         self._train_sampler: TrainSampler | None = None
 
@@ -250,7 +252,9 @@ class VisionDataModule(LightningDataModule):
     def adopt_from_trainer(self) -> None:
         """Adopt the preprocessing that the trainer's task expects."""
         if self.trainer is not None:
-            self.adopt(getattr(self.trainer.lightning_module, "preprocessing", None))
+            task = self.trainer.lightning_module
+            self.adopt(getattr(task, "preprocessing", None))
+            self.training_size = getattr(task, "training_size", None)
 
     def train_weights(self) -> Tensor | None:
         """(N,) relative sampling weight of each training sample; None if each is drawn once an epoch."""

@@ -13,13 +13,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from cnnlab.data.augmentation import InputSpec
+from cnnlab.data.augmentation import Augmentation, InputSpec, NoAugmentation
 from cnnlab.data.base import ClassesMixin, VisionDataModule
 from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import AugmentedFiles, FileDataset
 from cnnlab.data.listing import Sample
 from cnnlab.data.mixing import create_mixing
 from cnnlab.data.object_annotation import ObjectAnnotation
+from cnnlab.data.object_augmentation import ObjectTransform
 from cnnlab.data.object_mixing import MixedFiles, ObjectMixing, check_scales
 from cnnlab.data.objects.listing import ObjectListing, list_objects
 from cnnlab.data.objects.places import read_sizes
@@ -202,10 +203,14 @@ class BoxFolder(ClassesMixin, FileDataModule):
 
     def create_train_set(self, source: FileDataset) -> AugmentedFiles:
         """The training images, augmented and mixed."""
+        augmentation, spec = self.augmentation, self.input_spec()
+        if self.training_size is not None:
+            spec = spec._replace(size=(self.training_size,) * 2, whole=spec.size)
+            augmentation = _of_parts(augmentation)
         return MixedFiles(
             source,
-            self.augmentation,
-            self.input_spec(),
+            augmentation,
+            spec,
             self.seed,
             objects_mixing=self._mixing,
             scales=self._scales,
@@ -238,6 +243,23 @@ class BoxFolder(ClassesMixin, FileDataModule):
         counts = np.bincount(self.table.labels_of(sample.objects), minlength=self.num_classes).tolist()
         text = ";".join(f"{name} {count}" for name, count in zip(self.class_names, counts, strict=True) if count)
         return {**super().manifest_row(sample), "objects": text}
+
+
+def _of_parts(augmentation: Augmentation) -> Augmentation:
+    """The augmentation of images of which only parts are trained on.
+
+    Raises:
+        InputError: If it takes whole images.
+    """
+    if isinstance(augmentation, NoAugmentation):
+        one = (1.0, 1.0)
+        return ObjectTransform(one, one, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+    if not isinstance(augmentation, ObjectTransform):
+        raise InputError(
+            "data.augment albumentations takes whole images, and model.tile trains on parts of them: choose another, "
+            "or leave model.tile out"
+        )
+    return augmentation
 
 
 @dataclass(eq=False)

@@ -23,7 +23,8 @@ class BoxDecoder(Decoder):
     """Raw outputs of models.detector.Detector to ``boxes`` (B, N, 4), ``scores`` (B, N) and ``labels`` (B, N).
 
     Boxes are x1, y1, x2, y2 in pixels of the network's input. They are sorted by score; a score of 0 stands for no box.
-    Of boxes of one class that overlap by more than ``iou``, the one with the highest score stays.
+    Of boxes of one class that overlap by more than ``iou``, the one with the highest score stays. If the image was seen
+    in tiles, ``windows`` (B, N, 4) are those of the boxes: see models.tiles.
 
     The suppression is part of exported files. There, all images and classes go through one call: each image and class
     has a place of its own, where no box meets those of others.
@@ -54,24 +55,14 @@ class BoxDecoder(Decoder):
         count = min(self.candidates, places * classes)
         best, index = scores.flatten(1).topk(count, dim=1)
         labels = index % classes
-        boxes = outputs["boxes"].float().gather(1, (index // classes)[..., None].expand(-1, -1, 4))
-        kept = self._keep(boxes, best, labels, classes)
+        boxes = taken(outputs["boxes"].float(), index // classes)
+        kept = keep_best(boxes, best, labels, classes, self.iou)
         final, order = (best * kept).topk(min(self.count, count), dim=1)
-        return {
-            "boxes": boxes.gather(1, order[..., None].expand(-1, -1, 4)),
-            "scores": final,
-            "labels": labels.gather(1, order),
-        }
-
-    def _keep(self, boxes: Tensor, scores: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """Which boxes stay, (B, C) 0 or 1."""
-        batch, count = scores.shape
-        low = boxes.amin(dim=(1, 2), keepdim=True)
-        span = (boxes.amax(dim=(1, 2), keepdim=True) - low).clamp(min=1e-6)
-        image = torch.arange(batch, device=boxes.device)[:, None]
-        apart = 2.0 * (image * classes + labels)[..., None]
-        kept = nms(((boxes - low) / span + apart).flatten(0, 1), scores.flatten(), self.iou)
-        return torch.zeros_like(scores).flatten().index_fill(0, kept, 1.0).view(batch, count)
+        # In the order of outputs.Boxes.arrays.
+        found = {"boxes": taken(boxes, order), "scores": final, "labels": taken(labels, order)}
+        if "windows" in outputs:
+            found["windows"] = taken(taken(outputs["windows"], index // classes), order)
+        return found
 
     def difficulty(self, answers: Answers, targets: Objects) -> Difficulty:
         """The objects that are missed, and the sum of the scores of boxes that are none; the sum of doubtful scores.
@@ -96,3 +87,32 @@ class BoxDecoder(Decoder):
     def scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The highest logit of each class, (B, K)."""
         return outputs["logits"].amax(dim=1)
+
+
+def taken(values: Tensor, order: Tensor) -> Tensor:
+    """The values (B, P, ...) at places (B, N)."""
+    return values.gather(1, order.reshape(*order.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
+
+
+def keep_best(boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, iou: float) -> Tensor:
+    """Which boxes stay if each suppresses those of its image and class that overlap with it and score lower.
+
+    All go through one call, in places where boxes of different images and classes do not meet.
+
+    Args:
+        boxes: (B, C, 4).
+        scores: (B, C).
+        labels: (B, C) int64, below the number of classes.
+        classes: The number of classes.
+        iou: The largest IoU of two boxes that both stay.
+
+    Returns:
+        (B, C), 0 or 1.
+    """
+    batch, count = scores.shape
+    low = boxes.amin(dim=(1, 2), keepdim=True)
+    span = (boxes.amax(dim=(1, 2), keepdim=True) - low).clamp(min=1e-6)
+    image = torch.arange(batch, device=boxes.device)[:, None]
+    apart = 2.0 * (image * classes + labels)[..., None]
+    kept = nms(((boxes - low) / span + apart).flatten(0, 1), scores.flatten(), iou)
+    return torch.zeros_like(scores).flatten().index_fill(0, kept, 1.0).view(batch, count)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnnlab.models.box_decoder import BoxDecoder
+from cnnlab.models.box_decoder import BoxDecoder, keep_best, taken
 from cnnlab.models.decoding import Answers
 
 _TINY = 1e-6
@@ -31,16 +31,17 @@ class InstanceDecoder(BoxDecoder):
         inside = (probabilities >= 0.5).to(probabilities.dtype)
         area = inside.sum(dim=(2, 3))
         certainty = (probabilities * inside).sum(dim=(2, 3)) / area.clamp(min=1.0)
-        scores, order = (outputs["found_scores"].float() * certainty).topk(certainty.shape[1], dim=1)
+        scores, labels = outputs["found_scores"].float() * certainty, outputs["found_labels"]
         boxes = torch.where(area[..., None] > 0, _tight(probabilities, regions), outputs["found_boxes"].float())
         masks = (probabilities * 255).round().to(torch.uint8)
-        return {
-            "boxes": boxes.gather(1, order[..., None].expand(-1, -1, 4)),
-            "scores": scores,
-            "labels": outputs["found_labels"].gather(1, order),
-            "masks": masks.gather(1, order[..., None, None].expand(-1, -1, *masks.shape[2:])),
-            "regions": regions.gather(1, order[..., None].expand(-1, -1, 4)),
-        }
+        # In the order of outputs.Instances.arrays.
+        found = {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks, "regions": regions}
+        if "windows" in outputs:
+            # Each tile has its own objects, and an object may be in several.
+            found["scores"] = scores * keep_best(boxes, scores, labels, outputs["logits"].shape[-1], self.iou)
+            found["windows"] = outputs["windows"]
+        order = found["scores"].topk(min(self.count, scores.shape[1]), dim=1).indices
+        return {name: taken(value, order) for name, value in found.items()}
 
 
 def _tight(probabilities: Tensor, regions: Tensor) -> Tensor:

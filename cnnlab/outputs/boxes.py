@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from cnnlab.boxes import iou, matched, suppress
+from cnnlab.boxes import iou, matched, seam_groups, suppress
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
 from cnnlab.outputs.base import Arrays, Output
@@ -50,6 +50,8 @@ class Boxes(Output):
         count: N.
         nms: The largest IoU of two boxes of one class.
         category_ids: COCO's number of each class, for COCO's results; 0, 1, 2, ... if None.
+        tiled: Whether there are also windows (B, N, 4), the part of a large image in which each object was found; then
+            parts of an object that a border has cut are joined.
     """
 
     kind = "boxes"
@@ -64,8 +66,12 @@ class Boxes(Output):
         count: int = 100,
         nms: float = 0.6,
         category_ids: Sequence[int] | None = None,
+        tiled: bool = False,
     ) -> None:
         super().__init__(names)
+        self.tiled = tiled
+        if tiled:
+            self.arrays = (*self.arrays, "windows")
         self.thresholds = [_THRESHOLD] * len(self.names) if thresholds is None else list(thresholds)
         self.count = count
         self.nms = nms
@@ -107,7 +113,23 @@ class Boxes(Output):
                 there &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
             own = {name: values[i][there] for name, values in arrays.items()}
             found.append(self.answer(own, path, place))
+            if self.tiled and "windows" in own:
+                groups = seam_groups(own["boxes"].astype(np.float64), own["labels"], own["windows"].astype(np.float64))
+                found[-1] = self.joined(found[-1], groups)
         return found
+
+    def joined(self, answer: Any, groups: Sequence[npt.NDArray[np.int64]]) -> Any:
+        """An answer in which each group of objects is one, with the highest score of its parts."""
+        first = np.array([group[0] for group in groups], dtype=np.int64)
+        parts = [answer.boxes[group] for group in groups]
+        boxes = [np.concatenate([part[:, :2].min(axis=0), part[:, 2:].max(axis=0)]) for part in parts]
+        return answer._replace(
+            boxes=np.array(boxes, dtype=answer.boxes.dtype).reshape(-1, 4),
+            scores=answer.scores[first],
+            labels=answer.labels[first],
+            names=[answer.names[number] for number in first.tolist()],
+            certain=answer.certain[first],
+        )
 
     def answer(self, own: Arrays, path: str, place: Place | None) -> BoxPrediction:
         """The objects of one image.

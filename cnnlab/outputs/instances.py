@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +53,7 @@ class Instances(Boxes):
         count: See Boxes.
         nms: See Boxes.
         category_ids: See Boxes.
+        tiled: See Boxes.
     """
 
     kind = "instances"
@@ -95,6 +96,14 @@ class Instances(Boxes):
             for mask, region in zip(own["masks"], regions, strict=True)
         ]
         return InstancePrediction(*super().answer(own, path, place), masks, (height, width))
+
+    def joined(self, answer: Any, groups: Sequence[npt.NDArray[np.int64]]) -> Any:
+        """See Boxes; a mask is the union of its parts."""
+        masks = [
+            answer.masks[group[0]] if len(group) == 1 else _union([answer.masks[part] for part in group.tolist()])
+            for group in groups
+        ]
+        return super().joined(answer, groups)._replace(masks=masks)
 
     @property
     def columns(self) -> list[str]:
@@ -151,6 +160,16 @@ class Instances(Boxes):
             window[own] = window[own] * (1 - _STRENGTH) + colors[answer.labels[number]] * _STRENGTH
         shown = answer.certain
         return draw_boxes(np.rint(drawn).astype(np.uint8), answer.boxes[shown], answer.labels[shown], len(self.names))
+
+
+def _union(masks: Sequence[rle.Crop]) -> rle.Crop:
+    """The pixels of all masks."""
+    top, left = min(mask.top for mask in masks), min(mask.left for mask in masks)
+    bottom, right = (max(mask[axis] + mask.bitmap.shape[axis] for mask in masks) for axis in (0, 1))
+    whole = rle.Crop(top, left, np.zeros((bottom - top, right - left), dtype=bool))
+    for mask in masks:
+        _window(whole.bitmap, mask._replace(top=mask.top - top, left=mask.left - left))[...] |= mask.bitmap
+    return whole
 
 
 def _window(image: npt.NDArray[Any], mask: rle.Crop) -> npt.NDArray[Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from cnnlab.batch import Batch
@@ -17,6 +17,7 @@ from cnnlab.losses import DetectionLoss
 from cnnlab.models.box_decoder import BoxDecoder
 from cnnlab.models.decoding import Answers
 from cnnlab.models.detection import create_detector, encoder_of
+from cnnlab.models.tiles import Tiles, check_tiles, detect_in_tiles
 from cnnlab.objects import Truth
 from cnnlab.outputs import Boxes
 from cnnlab.outputs.table import distinct
@@ -53,6 +54,10 @@ class Detection(ClassTask):
         thresholds: For each class the score from which an object is counted and shown; if None, the score with the best
             F1 at an IoU of 0.5 in the latest validation.
         category_ids: COCO's number of each class, from the data; see outputs.Boxes.
+        tile: Height and width of tiles, a multiple of 32: larger images are evaluated tile by tile, and a training
+            image is a part of this size of an image of ``data.size``. Without tiles if None.
+        tile_overlap: The share of a tile that its neighbor shows too, at least; 0 up to (not including) 1. An object
+            that is smaller than this is whole in one of the tiles.
         **kwargs: See ClassTask and VisionTask.
 
     Raises:
@@ -83,6 +88,8 @@ class Detection(ClassTask):
         box_weight: float = 2.0,
         thresholds: list[float] | None = None,
         category_ids: list[int] | None = None,
+        tile: int | None = None,
+        tile_overlap: float = 0.2,
         **kwargs: Any,
     ) -> None:
         if thresholds is not None and len(thresholds) != num_classes:
@@ -91,6 +98,7 @@ class Detection(ClassTask):
             raise InputError("model.head is for networks that classify images: leave it out")
         if weights is not None and encoder_of(network, encoder) is None:
             raise InputError(f"network {network!r} has no backbone that model.weights could be for: leave it out")
+        check_tiles(tile, tile_overlap)
         self.detections = detections
         self.nms = nms
         self._has_thresholds = thresholds is not None
@@ -119,12 +127,35 @@ class Detection(ClassTask):
         """Boxes without those that overlap a better one."""
         return BoxDecoder(self.detections, self.nms)
 
+    @property
+    def training_size(self) -> int | None:
+        """Height and width of the parts of images that are trained on; whole images if None."""
+        size: int | None = self.hparams["tile"]
+        return size
+
+    def evaluate(self, images: Tensor) -> Any:
+        """Images to raw outputs, tile by tile if they are larger than ``tile``."""
+        if self.hparams["tile"] is None or not len(images):
+            return self(images)
+        return detect_in_tiles(self, images, self.hparams["tile"], self.hparams["tile_overlap"])
+
+    def deployed_network(self) -> nn.Module:
+        """The network, in tiles if there are any."""
+        size = self.hparams["tile"]
+        return self.network if size is None else Tiles(self.network, size, self.hparams["tile_overlap"])
+
     def configure_output(self) -> Boxes:
         """The objects."""
         return Boxes(self.class_names, *self._settings_of_output())
 
     def _settings_of_output(self) -> tuple[Any, ...]:
-        return self.hparams["thresholds"], self.detections, self.nms, self.hparams.get("category_ids")
+        return (
+            self.hparams["thresholds"],
+            self.detections,
+            self.nms,
+            self.hparams["category_ids"],
+            self.hparams["tile"] is not None,
+        )
 
     def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
         """COCO's scores; none in training."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cnnlab.models.box_decoder import BoxDecoder
 from tests.conftest import TINY, Cnnlab, processes, run_process
@@ -232,3 +233,53 @@ def test_what_does_not_fit_is_refused_in_a_line(
     assert done.code == 2
     assert message in done.err
     assert len(done.err.strip().splitlines()) <= 3
+
+
+def test_large_images_are_seen_in_tiles(trained: Path, objects: Path, tmp_path: Path, cnnlab: Cnnlab) -> None:
+    """Small objects in large images (ultralytics#24732, sahi#201): nine images in one, whose objects lie on seams."""
+    root = tmp_path / "large"
+    for split in ("train", "val", "test"):
+        paste_together(objects, root, split)
+    flags = ("--data.root", str(root), "--data.size", "[144,192]")
+    measured = {}
+    for name, own in (("tiles", ("--model.tile", "64", "--model.tile_overlap", "0.5")), ("whole", ())):
+        done = cnnlab("test", trained, *flags, *own, "--run", name)
+        assert done.code == 0, done.err
+        (file,) = Path(name).glob("results/*/test.json")
+        measured[name] = json.loads(file.read_text())["test/map50"]
+    alone = json.loads((trained / "test.json").read_text())["test/map50"]
+    assert measured["tiles"] == pytest.approx(alone, abs=0.25)
+    done = cnnlab("export", trained, *flags, "--model.tile", "64", "--out", "tiles.onnx")
+    assert done.code == 0, done.err
+    done = cnnlab("infer", "tiles.onnx", root / "test", "--conf", "0.3", "--out", "o/table.csv")
+    assert done.code == 0, done.err
+    assert len(table(Path("o/table.csv"))) > 3
+
+
+def test_training_with_tiles_takes_parts_of_images(objects: Path, cnnlab: Cnnlab) -> None:
+    done = cnnlab(*fit(objects, "R", "--data.size", "[96,128]", "--model.tile", "64", "--trainer.max_epochs", "1"))
+    assert done.code == 0, done.err
+    assert cnnlab("test", "R").code == 0
+    done = cnnlab(*fit(objects, "A", "--model.tile", "64", "--data.augment", "albumentations"))
+    assert done.code == 2
+    assert "takes whole images" in done.err
+
+
+def paste_together(objects: Path, root: Path, split: str) -> None:
+    """One image of 3 x 3 others, and their boxes."""
+    content = json.loads((objects / f"{split}.json").read_text())
+    whole = Image.new("RGB", (192, 144))
+    annotations = []
+    for image in content["images"][:9]:
+        row, column = divmod(int(image["id"]), 3)
+        whole.paste(Image.open(objects / split / image["file_name"]), (64 * column, 48 * row))
+        for entry in content["annotations"]:
+            if entry["image_id"] == image["id"] and not entry["iscrowd"]:
+                left, top, width, height = entry["bbox"]
+                moved = {**entry, "image_id": 0, "bbox": [left + 64 * column, top + 48 * row, width, height]}
+                moved.pop("segmentation", None)
+                annotations.append(moved)
+    (root / split).mkdir(parents=True)
+    whole.save(root / split / "whole.png")
+    images = [{"id": 0, "file_name": "whole.png", "height": 144, "width": 192}]
+    (root / f"{split}.json").write_text(json.dumps({**content, "images": images, "annotations": annotations}))
