@@ -19,9 +19,10 @@ from cnnlab.writing import write_json, written_row_by_row
 _USAGE = """\
 usage: cnnlab crossval --config C [--folds K] [--run DIR] [OPTIONS OF fit]
 
-Splits the training and validation images into K folds (5), stratified by class, with groups kept together. Trains K
-networks in DIR/fold-0, DIR/fold-1, ...; each is validated on the fold that it was not trained on. If DIR exists,
-finished folds are kept and the others continue.
+Divides the training and validation images into K folds (5) by their names, so that other files move none of them.
+Each fold has images of each class, if there are enough; groups are kept together. Trains K networks in DIR/fold-0,
+DIR/fold-1, ...; each is validated on the fold that it was not trained on. If DIR exists, finished folds are kept and
+the others continue.
 
 Results: DIR/crossval.json (mean and spread of each metric over the folds) and DIR/predictions.csv (each image as
 predicted by the network that was not trained on it). Each network is from its best epoch on its own fold, so the mean

@@ -127,7 +127,8 @@ class ListedFiles(VisionDataModule):
         )
         if options["folds"] is None:
             return listing
-        return select_fold(listing, options["folds"], options["fold"], options["split_seed"])
+        start = 0.0 if any(sample.split for sample in self.samples) else options["test_size"]
+        return select_fold(listing, options["folds"], options["fold"], options["split_seed"], start)
 
     def _is(self, *stages: str) -> bool:
         return self.trainer is not None and self.trainer.state.fn in stages

@@ -229,6 +229,29 @@ def test_a_removed_file_moves_no_other(cnnlab: Cnnlab, place: Path) -> None:
     assert shares == pytest.approx([0.7 * 58, 0.15 * 58, 0.15 * 58], abs=2)
 
 
+def test_folds_stay_as_they_are_without_a_file(cnnlab: Cnnlab, place: Path) -> None:
+    """One file more or less divided all folds anew, so that results of a cross-validation could not be compared."""
+    images = sorted((place / "p").rglob("*.jpg"))
+    gone = images[3], images[-2]
+
+    def validated(fold: int) -> set[str]:
+        shutil.rmtree(place / "F", ignore_errors=True)
+        folds = ("--data.folds", "4", "--data.fold", str(fold))
+        ok(cnnlab("fit", "--config", TINY, "--data.root", "p", "--run", "F", *folds, *FAST))
+        return of_split(place / "F", "val")
+
+    before = [validated(fold) for fold in range(4)]
+    test = of_split(place / "F", "test")
+    assert sorted(set.union(*before) | test) == [str(path.relative_to(place / "p")) for path in images]
+    for names in before:
+        counts = [sum(name.startswith(kind) for name in names) for kind in ("across", "along", "spots")]
+        assert all(3 <= count <= 6 for count in counts)
+    for path in gone:
+        path.unlink()
+    for fold in (0, 2):
+        assert validated(fold) == before[fold] - {str(path.relative_to(place / "p")) for path in gone}
+
+
 def write_table(place: Path, rows: list[tuple[str, str, str, str]]) -> None:
     """Write t.csv with path, label, split and group."""
     with (place / "t.csv").open("w", newline="") as file:
