@@ -29,7 +29,7 @@ from cnnlab.data.mask_survey import (
 from cnnlab.data.mask_values import NO_VALUE, MaskReader, MaskValues, Value, as_groups
 from cnnlab.errors import InputError
 from cnnlab.image_files import ImageError, check_name, listed
-from cnnlab.imaging import EvalTransform, height_and_width, resampling
+from cnnlab.imaging import EvalTransform, Preprocessing, height_and_width, resampling
 
 _IGNORED_CLASS = NO_VALUE
 """The target of ignored pixels, if their value in the masks is the number of a class."""
@@ -59,7 +59,8 @@ class MaskFolder(ClassesMixin, FileDataModule):
             masks whose format changes values, such as JPEG, a pixel gets the nearest of these values.
         ignore_index: The value of pixels that loss and metrics ignore, or a list of several: numbers, or colors if
             mask_values are colors; None if there are none. The number 255 stands for none beside colors.
-        size: Height and width that all images are resized to (or both in one number), whatever their aspect ratio.
+        size: Height and width that all images are resized to (or both in one number), whatever their aspect ratio. That
+            of the run in ``model.init_from`` if neither this nor ``crop`` is given.
         crop: Height and width of training crops (or both in one number) without ``size``. If None, the size of the
             images, which must all be equal. Crops of smaller images are enlarged to it.
         interpolation: See imaging.INTERPOLATIONS, for images; masks use nearest-neighbor sampling.
@@ -74,7 +75,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
 
     kind: ClassVar[str | None] = "masks"
     PROVIDES: ClassVar[tuple[str, ...]] = (*ClassesMixin.PROVIDES, "ignore_index")
-    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "mask_values", *FileDataModule.RESOLVED)
+    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "mask_values", "size", *FileDataModule.RESOLVED)
     ANNOTATIONS: ClassVar[Literal["fixed", "masks", "boxes"]] = "masks"
 
     def __init__(
@@ -209,6 +210,13 @@ class MaskFolder(ClassesMixin, FileDataModule):
         image = self.open_image(sample.path)
         self.read_annotations([sample])(0, image)
         image.read(self.channels)
+
+    def adopt(self, preprocessing: Preprocessing | None) -> None:
+        """Adopt the mean of a pretrained network; and the size of another run on masks, if no size or crop is given."""
+        super().adopt(preprocessing)
+        if preprocessing is not None and preprocessing.whole and self._crop is None and self._size is None:
+            self._size = preprocessing.size
+            self.hparams["size"] = list(preprocessing.size)
 
     def input_spec(self) -> InputSpec:
         """The input of the network in training."""
