@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import os
 import re
 import struct
+import sys
+import types
 import warnings
 import zlib
 from pathlib import Path
@@ -20,6 +23,7 @@ from PIL import Image
 
 from cnnlab.cli import main
 from cnnlab.data import ImageFolder
+from cnnlab.image_files import EXTENSIONS
 from cnnlab.imaging import LazyImage, Tones
 from tests.conftest import Cnnlab
 
@@ -134,7 +138,10 @@ def test_files_of_all_endings_are_read_or_named(cnnlab: Cnnlab, deep_run: Path, 
     (place / "x.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (place / "notes.txt").write_text("x")
     os.mkfifo(place / "pipe.png")
-    named = r"3 files are no images .*1 not a regular file \(pipe\.png\), 1 with \.heic \(x\.heic\), 1 with \.txt"
+    named = (
+        r"3 files are no images .*1 not a regular file \(pipe\.png\), 1 with \.heic \(x\.heic\), 1 with \.txt"
+        r".*HEIC needs pip install pillow-heif"
+    )
     done = cnnlab("predict", deep_run, "--data.predict", place)
     assert (done.code, bool(re.search(named, done.err))) == (0, True)
     rows = rows_of(deep_run / "results/mixed/predictions.csv")
@@ -148,6 +155,33 @@ def test_files_of_all_endings_are_read_or_named(cnnlab: Cnnlab, deep_run: Path, 
     (place / "d.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     done = cnnlab("predict", deep_run, "--data.predict", place / "d.png")
     assert (done.code, "d.png: is no image of a known format" in done.err) == (2, True)
+
+
+def test_heic_files_are_read_where_pillow_heif_is_installed(
+    cnnlab: Cnnlab, deep_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photographs of a phone were left out, also where the package that opens them was installed."""
+    save(tmp_path / "phone/a.heic", noise(0, 0, 256).astype(np.uint8), format="png")
+    (tmp_path / "phone/a.heic").rename(tmp_path / "phone/b.png")
+    plain = (tmp_path / "phone/b.png").read_bytes()
+    (tmp_path / "phone/a.heic").write_bytes(b"\0\0\0\x18ftypheic" + plain)
+
+    class Package(types.ModuleType):
+        @staticmethod
+        def register_heif_opener() -> None:
+            def opened(file: Any, name: str) -> Image.Image:
+                return Image.open(io.BytesIO(file.read()[12:]))
+
+            Image.register_open("HEIF", opened, lambda start: start[4:12] == b"ftypheic")  # type: ignore[arg-type]
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", Package("pillow_heif"))
+    monkeypatch.setattr("cnnlab.image_files._HAS_HEIF", True)
+    monkeypatch.setattr("cnnlab.image_files.EXTENSIONS", EXTENSIONS | {".heic", ".heif"})
+    done = cnnlab("predict", deep_run, "--data.predict", tmp_path / "phone")
+    assert done.code == 0, done.err
+    first, second = rows_of(deep_run / "results/phone/predictions.csv")
+    assert [Path(row.pop("path")).name for row in (first, second)] == ["a.heic", "b.png"]
+    assert first | {"index": ""} == second | {"index": ""}
 
 
 def test_splits_in_any_case_and_what_is_beside_them(cnnlab: Cnnlab, tmp_path: Path) -> None:
