@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import ClassesMixin
+from cnnlab.data.drawn_masks import DrawnListing, list_drawn
 from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import AugmentedFiles, FileDataset, read_sizes
 from cnnlab.data.listing import Sample
@@ -26,7 +27,7 @@ from cnnlab.data.mask_survey import (
     numbers_without,
     survey_masks,
 )
-from cnnlab.data.mask_values import NO_VALUE, MaskReader, MaskValues, Value, as_groups
+from cnnlab.data.mask_values import NO_VALUE, MaskOpener, MaskReader, MaskValues, Value, as_groups, read_mask
 from cnnlab.errors import InputError
 from cnnlab.image_files import ImageError, check_name, listed
 from cnnlab.imaging import EvalTransform, Preprocessing, height_and_width, resampling
@@ -44,6 +45,10 @@ class MaskFolder(ClassesMixin, FileDataModule):
     image's name, optionally followed by "_mask" or the like, and any file extension. Without split folders, a fixed
     split is made. An image without a mask, and a mask without an image, is an error; with ``on_error`` skip, it is
     named and left out.
+
+    Without masks, they are drawn from the outlines of the objects in COCO files (ROOT/SPLIT.json, or
+    ROOT/annotations/instances_SPLIT.json): background is class 0, then come the categories; where objects overlap, the
+    smaller one counts, and a crowd counts as its class. ``class_names`` chooses categories, after the background.
 
     With ``size`` all images are resized to one size; training resizes random crops of a share of the image. Without it,
     images keep their resolution: training takes crops of ``crop`` pixels, and evaluation takes whole images (one by one
@@ -105,6 +110,11 @@ class MaskFolder(ClassesMixin, FileDataModule):
         resampling(interpolation)
         self._size, self._crop = height_and_width("data.size", size), height_and_width("data.crop", crop)
         self._layout = ""
+        self._asked_names = class_names
+        if self._drawn is not None:
+            class_names = self._drawn.class_names
+            if mask_values is not None and list(mask_values) != list(range(len(class_names))):
+                raise InputError(f"data.mask_values are for masks in files, and {self._layout}: leave them out")
         self._values_are_given = mask_values is not None
         if mask_values is not None and not mask_values:
             raise InputError("data.mask_values is empty: give the value of each class")
@@ -121,6 +131,13 @@ class MaskFolder(ClassesMixin, FileDataModule):
         if isinstance(ignore_index, int) and not 0 <= ignore_index < self.num_classes:
             self.ignore_index = ignore_index
         self._mask_values = MaskValues(values, ignore_index, self.ignore_index)
+
+    @cached_property
+    def _drawn(self) -> DrawnListing | None:
+        """What is known of masks that are drawn; None if masks are files."""
+        found = None if self.csv is not None else list_drawn(self.root, self._asked_names, self.hparams["on_error"])
+        self._layout = found.index.layout if found is not None else ""
+        return found
 
     def _values(self, class_names: Sequence[str] | None, mask_values: Sequence[Value] | None) -> list[Value]:
         """The value of each class in the masks."""
@@ -148,7 +165,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
         Raises:
             ImageError: If one cannot be read; with on_error skip, it is reported later, with all other broken files.
         """
-        found = survey_masks([sample.mask for sample in self.samples if sample.mask], self._colored)
+        found = survey_masks([s.mask for s in self.samples if s.mask], self._colored, self._mask_opener)
         if found.broken and self.hparams["on_error"] == "raise":
             raise ImageError(next(iter(found.broken.values())))
         return found
@@ -184,7 +201,10 @@ class MaskFolder(ClassesMixin, FileDataModule):
     def list_samples(self) -> list[Sample]:
         """All images, each with its mask."""
         skip = self.hparams["on_error"] == "skip"
-        listing = list_pairs(self.root, skip) if self.csv is None else list_pair_table(self.csv, self.root, skip)
+        if self._drawn is not None:
+            listing = self._drawn.index
+        else:
+            listing = list_pairs(self.root, skip) if self.csv is None else list_pair_table(self.csv, self.root, skip)
         for note in listing.notes:
             rank_zero_warn(note)
         self._layout = listing.layout
@@ -197,7 +217,12 @@ class MaskFolder(ClassesMixin, FileDataModule):
     def read_annotations(self, samples: Sequence[Sample]) -> MaskReader:
         """The reader of the masks."""
         masks = [sample.mask for sample in samples]
-        return MaskReader(masks, self._mask_values, self.ignore_index, self.hparams["rare_crops"])
+        rare = self.hparams["rare_crops"]
+        return MaskReader(masks, self._mask_values, self.ignore_index, rare, self._mask_opener)
+
+    @property
+    def _mask_opener(self) -> MaskOpener:
+        return read_mask if self._drawn is None else self._drawn.masks
 
     def try_reading(self, sample: Sample) -> None:
         """Read an image and its mask.
