@@ -50,6 +50,7 @@ def test_group_norms_are_pruned_too(cnnlab: Cnnlab, place: Path, forked: None) -
         ("explain R --output X", "cnnlab explain has no option --output: did you mean 'out'?"),
         ("quantize R --metod dynamic", "cnnlab quantize has no option --metod: did you mean 'method'?"),
         ("infer R p --num_threads 1", "cnnlab infer has no option --num_threads: did you mean 'threads'?"),
+        ("infer R p", "R is a folder: name an ONNX file, such as R/model.onnx (cnnlab export RUN)"),
         ("benchmark R --batch-size 2", "cnnlab benchmark has no option --batch-size: did you mean 'batch'?"),
         ("test R --out X", "there is no option --out: did you mean 'run'?"),
         ("fit --config image_folder --epochs 3", "there is no option --epochs: did you mean 'trainer.max_epochs'?"),

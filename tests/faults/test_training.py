@@ -183,7 +183,9 @@ def test_another_patience_counts_for_a_run_that_has_stopped_early(cnnlab: Cnnlab
     assert "stopped_early" not in json.loads(Path("R/environment.json").read_text())
 
 
-@pytest.mark.parametrize("task", ["single-label", "multi-label", "values, gaussian_nll", "masks, cross_entropy_dice"])
+@pytest.mark.parametrize(
+    "task", ["single-label", "multi-label", "values, gaussian_nll", "masks, cross_entropy_dice", "boxes"]
+)
 def test_accumulated_batches_are_one_batch(cnnlab: Cnnlab, tmp_path: Path, task: str) -> None:
     """A last, incomplete group made a step of 1/8 of the size (Lightning#19987, pytorch#31579)."""
 
@@ -192,7 +194,7 @@ def test_accumulated_batches_are_one_batch(cnnlab: Cnnlab, tmp_path: Path, task:
         assert done.code == 0, done.err
 
     # In float32, a unit that is 0 but for rounding may be on in one of both.
-    precise = ["--trainer.precision", "64-true"] if task.startswith(("masks", "values")) else []
+    precise = ["--trainer.precision", "64-true"] if task.startswith(("masks", "values", "boxes")) else []
     whole, divided = (train(run, tmp_path, [*TASKS[task], *precise], batches, 1) for batches in (1, 3))
     assert (whole - divided).abs().max() < 1e-6
     losses = [[float(row["train/loss_step"]) for row in rows(f"R-{batches}-1")] for batches in (1, 3)]
@@ -201,14 +203,15 @@ def test_accumulated_batches_are_one_batch(cnnlab: Cnnlab, tmp_path: Path, task:
     assert epochs[1] == pytest.approx(epochs[0], abs=1e-5)
 
 
-def test_two_processes_weight_each_pixel_alike(cnnlab: Cnnlab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["masks, cross_entropy_dice", pytest.param("boxes", marks=pytest.mark.slow)])
+def test_two_processes_weight_each_pixel_and_object_alike(cnnlab: Cnnlab, tmp_path: Path, name: str) -> None:
     """A process with few labeled pixels counted as much as one with many."""
 
     def forked(*flags: str) -> None:
         done = run_process(*flags, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 
-    task = TASKS["masks, cross_entropy_dice"]
+    task = [*TASKS[name], *(["--trainer.precision", "64-true"] if name == "boxes" else [])]
     whole = train(lambda *flags: cnnlab(*flags), tmp_path, task, 1, 1)
     assert (whole - train(forked, tmp_path, task, 2, 2)).abs().max() < 1e-6
 
