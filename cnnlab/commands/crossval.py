@@ -13,6 +13,7 @@ from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.lock import locked
+from cnnlab.outputs.table import distinct
 from cnnlab.run import Run, choose
 from cnnlab.writing import write_json, written_row_by_row
 
@@ -132,4 +133,5 @@ def _merge_predictions(runs: list[Run], path: Path) -> None:
             # The index is unique within a fold only.
             rows += [[str(fold), *row[1:]] for row in table]
     with written_row_by_row(path) as file:
-        csv.writer(file, lineterminator="\n").writerows([["fold", *header[1:]], *sorted(rows, key=lambda row: row[1])])
+        columns = distinct(["fold", *header[1:]], "class or value")
+        csv.writer(file, lineterminator="\n").writerows([columns, *sorted(rows, key=lambda row: row[1])])

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cnnlab.commands.crossval import start_crossval
+from cnnlab.run import Run
+from cnnlab.writing import read_csv, write_csv, write_json
 from tests.conftest import TINY_PHOTOS, Cnnlab, run_process, write_photos
 
 SMALL = (
@@ -78,3 +81,17 @@ def test_json_that_is_printed_is_strict(cnnlab: Cnnlab, place: Path, monkeypatch
     rows = json.loads(done.out[done.out.index("[\n") : done.out.rindex("\n]") + 2], parse_constant=pytest.fail)
     assert rows[0]["metric"] is None
     assert rows[0]["batch_1_ms"] > 0
+
+
+def test_a_class_called_fold_has_a_column_of_its_own(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """The table of a cross-validation had two columns of this name."""
+    start_crossval(tmp_path / "C", 2, ["--config", str(TINY_PHOTOS)])
+    for fold, name in enumerate("ba"):
+        run = Run(tmp_path / f"C/fold-{fold}")
+        write_json(run.validation, {"val/accuracy": 1.0})
+        write_csv(run.results_of("val").predictions, [{"index": 0, "path": f"{name}.png", "fold": 0.25}])
+    assert cnnlab("crossval", "--config", TINY_PHOTOS, "--folds", "2", "--run", "C").code == 0
+    assert read_csv(tmp_path / "C/predictions.csv") == [
+        {"fold": "1", "path": "a.png", "fold (class or value)": "0.25"},
+        {"fold": "0", "path": "b.png", "fold (class or value)": "0.25"},
+    ]
