@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -62,5 +63,4 @@ class CommandParser(argparse.ArgumentParser):
         raise InputError(f"{message} ({self.prog} --help)")
 
     def _names(self) -> list[str]:
-        names = (name for action in self._actions for name in action.option_strings if name.startswith("--"))
-        return [name.removeprefix("--") for name in names]
+        return re.findall(r"--([\w-]+)", self.format_usage())
