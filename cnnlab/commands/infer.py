@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cnnlab.commands.options import CommandParser
 from cnnlab.deploy.certificate import verify
 from cnnlab.deploy.runtime import PROVIDERS, OnnxPredictor
 from cnnlab.errors import InputError
@@ -27,7 +27,7 @@ def infer(command: str, arguments: list[str]) -> None:
         InputError: If the file cannot be used, there are no images, or --out exists. Also if some images could not be
             read, after all others were predicted.
     """
-    asked = _parser().parse_args(arguments)
+    asked = _parser().parse_own(arguments)
     model = Path(asked.model)
     for name in ("batch_size", "threads"):
         if (value := getattr(asked, name)) is not None and value < 1:
@@ -77,10 +77,9 @@ def infer(command: str, arguments: list[str]) -> None:
         raise InputError(f"{len(broken):,} of {len(paths):,} images could not be read, and are not in {out}:\n{lines}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab infer",
-        allow_abbrev=False,
         description="Predict images with a file of cnnlab export or cnnlab quantize; torch is not needed for it.",
     )
     parser.add_argument("model", metavar="MODEL", help="the ONNX file")

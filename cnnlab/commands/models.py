@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from fnmatch import fnmatchcase
 
 from cnnlab.analysis.catalog import catalog
 from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.meta import build_on_meta
+from cnnlab.commands.options import CommandParser
 from cnnlab.commands.tables import Record, add_format_options, show
 from cnnlab.errors import InputError, nearest
 from cnnlab.models.factory import NETWORKS, create_network
@@ -24,7 +24,7 @@ def models(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: If no name matches.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_own(arguments)
     pattern = options.pattern if any(sign in options.pattern for sign in "*?[") else f"*{options.pattern}*"
     known = list_networks()
     names = [name for name in known if fnmatchcase(name, pattern)]
@@ -60,10 +60,9 @@ def _record(name: str, counted: bool, accuracies: dict[str, float | None]) -> Re
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab models",
-        allow_abbrev=False,
         description="List networks that --model.network takes: cnnlab's own, timm's and torchvision's. top1 is "
         "torchvision's figure for its own weights; weights is here, to fetch, or none.",
     )

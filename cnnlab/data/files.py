@@ -92,8 +92,11 @@ class FileDataset(BatchDataset):
     def open(self, index: int) -> tuple[ImageSource, Annotation]:
         """An opened image and its annotation."""
         image = self.opener(self.paths[index])
-        if self.hashes is not None and isinstance(image, LazyImage):
-            self.hashes.note(index, image.content)
+        if self.hashes is not None and isinstance(image, LazyImage) and not self.hashes.note(index, image.content):
+            raise ImageError(
+                f"{self.paths[index]}: is another file than the one that this training has read before: put that back, "
+                "or begin a new run; --data.on_error skip leaves it out"
+            )
         return image, self.annotations(index, image)
 
     def stack(self, indices: Sequence[int], samples: Iterable[tuple[Tensor, Annotation]]) -> Batch:

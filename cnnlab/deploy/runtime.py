@@ -187,6 +187,8 @@ def session(path: Path, providers: Sequence[str] | None = None, threads: int | N
         import onnxruntime
     except ImportError as error:
         raise InputError("ONNX Runtime is missing: pip install 'cnnlab[deploy]' (or onnxruntime alone)") from error
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name an ONNX file, such as {path / 'model.onnx'} (cnnlab export RUN)")
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if (other := _OTHER_FORMATS.get(path.suffix)) is not None:
