@@ -247,6 +247,7 @@ def test_large_images_are_seen_in_tiles(trained: Path, objects: Path, tmp_path: 
         assert done.code == 0, done.err
         (file,) = Path(name).glob("results/*/test.json")
         measured[name] = json.loads(file.read_text())["test/map50"]
+    assert cnnlab("test", trained).code == 0
     alone = json.loads((trained / "test.json").read_text())["test/map50"]
     assert measured["tiles"] == pytest.approx(alone, abs=0.25)
     done = cnnlab("export", trained, *flags, "--model.tile", "64", "--out", "tiles.onnx")
