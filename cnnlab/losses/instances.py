@@ -30,8 +30,8 @@ class Regions(NamedTuple):
 class InstanceLoss(DetectionLoss):
     """The loss of detection, and the cross-entropy of the pixels of each object's mask, a mean over objects.
 
-    A mask is learned in the best predicted box of its object, as it will be found later; in the true box, if no
-    predicted one is near.
+    A mask is learned in the predicted box near its object that has the highest score, which is the one that will be found
+    later; in the true box, if no predicted one is near.
 
     Args:
         mask_weight: The weight of the masks' part.
@@ -72,9 +72,12 @@ class InstanceLoss(DetectionLoss):
         image, number = padded.exists.nonzero(as_tuple=True)
         true = padded.boxes[image, number]
         if len(image):
-            best, place = box_iou(padded.boxes, boxes).max(dim=-1)
-            near = boxes[image, place[image, number]]
-            true = torch.where((best[image, number] >= _GOOD_IOU)[:, None], near, true)
+            labels = padded.labels[:, None].expand(-1, boxes.shape[1], -1)
+            scores = outputs["logits"].float().sigmoid().gather(2, labels).transpose(1, 2)
+            near = box_iou(padded.boxes, boxes) >= _GOOD_IOU
+            best, place = scores.masked_fill(~near, -1.0).max(dim=-1)
+            found = boxes[image, place[image, number]]
+            true = torch.where((best[image, number] >= 0)[:, None], found, true)
         nothing = boxes.new_tensor([[0.0, 0, 8, 8]])
         objects = (~targets.crowd).nonzero()[:, 0]
         return Regions(torch.cat([true, nothing]), torch.cat([image, image.new_zeros(1)]), objects)
