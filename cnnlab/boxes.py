@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from cnnlab.errors import InputError
 
+_SEAM = 2.0
+"""How far a side that a tile's border has cut may lie from it, in pixels."""
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -71,6 +74,43 @@ def pair_iou(first: Floats, second: Floats, crowd: npt.NDArray[np.bool_] | None 
         union = np.where(crowd, own, union)
     found: Floats = np.divide(common, union, out=np.zeros_like(common), where=common > 0)
     return found
+
+
+def seam_groups(boxes: Floats, labels: Integers, windows: Floats, iou: float = 0.5) -> list[Integers]:
+    """Boxes that are parts of one object, which the border of a tile has cut.
+
+    Two boxes of one class belong together if a side of one lies at the side of its tile, beyond which the other's tile
+    goes on, and if they agree where both tiles lie.
+
+    Args:
+        boxes: (N, 4).
+        labels: (N,).
+        windows: (N, 4), the tile of each box.
+        iou: The least IoU of the two boxes' parts that lie in both tiles.
+
+    Returns:
+        The numbers of each object's boxes, in order; the objects in the order of their first box.
+    """
+    group = np.arange(len(boxes))
+    low, high = np.maximum(windows[:, None], windows)[..., :2], np.minimum(windows[:, None], windows)[..., 2:]
+    zones = np.concatenate([low, high], axis=-1)
+    near = np.abs(boxes - windows) < _SEAM
+    goes_on = np.concatenate(
+        [windows[None, :, :2] < windows[:, None, :2], windows[None, :, 2:] > windows[:, None, 2:]], 2
+    )
+    cut = (near[:, None] & goes_on).any(axis=-1)
+    parts = [
+        np.concatenate([np.maximum(each[..., :2], low), np.minimum(each[..., 2:], high)], axis=-1)
+        for each in (boxes[:, None], boxes[None])
+    ]
+    whole = ((zones[..., 2:] > zones[..., :2]) & (parts[0][..., 2:] > parts[0][..., :2])).all(axis=-1)
+    together = (cut | cut.T) & whole & (labels[:, None] == labels) & (pair_iou(*parts) >= iou)
+    for first, second in np.argwhere(together):
+        group[group == group[second]] = group[first]
+    members: dict[int, list[int]] = {}
+    for number, own in enumerate(group.tolist()):
+        members.setdefault(own, []).append(number)
+    return [np.array(numbers, dtype=np.int64) for numbers in members.values()]
 
 
 def iou(first: Floats, second: Floats, crowd: npt.NDArray[np.bool_] | None = None) -> Floats:

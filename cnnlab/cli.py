@@ -6,10 +6,12 @@ Large libraries are imported only by commands that need them: ``cnnlab --help`` 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from cnnlab.commands import COMMANDS
 from cnnlab.errors import CnnlabError, InputError, explain_foreign, nearest
@@ -75,10 +77,27 @@ def _dispatch(arguments: list[str]) -> int:
     if command.raw:
         function(first, arguments[1:])
     else:
-        from jsonargparse import auto_cli
-
-        auto_cli(function, args=arguments[1:], as_positional=True, prog=f"cnnlab {first}")
+        _call(function, f"cnnlab {first}", arguments[1:])
     return 0
+
+
+def _call(function: Any, name: str, arguments: list[str]) -> None:
+    """Call a function with the arguments of a command line, by its signature."""
+    from argparse import ArgumentError
+
+    from jsonargparse import auto_cli
+
+    parameters = inspect.signature(function).parameters.values()
+    takes = [one.name.upper() if one.default is one.empty else f"[--{one.name}]" for one in parameters]
+    try:
+        auto_cli(function, args=arguments, as_positional=True, prog=name, exit_on_error=False)
+    except ArgumentError as error:
+        from cnnlab.commands.messages import explain_parser_error
+
+        explained = explain_parser_error(str(error), [one.name for one in parameters], [])
+        if "unrecognized arguments" in str(error) or "arguments are required" in str(error):
+            explained = f"{' '.join([name, *arguments])}: expected {' '.join([name, *takes])}"
+        raise InputError(f"{explained} ({name} --help)") from error
 
 
 def _help() -> str:

@@ -74,7 +74,7 @@ def pipeline(task: VisionTask, raw: bool = False) -> Pipeline:
     """
     if raw:
         return Pipeline(None, task.network, None, task.output.raw_arrays)
-    return Pipeline(task.standardize, task.network, task.decode, flips=bool(task.hparams.get("flips")))
+    return Pipeline(task.standardize, task.deployed_network(), task.decode, flips=bool(task.hparams.get("flips")))
 
 
 def export_task(
@@ -114,10 +114,10 @@ def export_task(
     described = metadata(task, data, checkpoint, raw)
     path_of = pipeline(task, raw)
     images = example_images(task, data)
-    if task.hparams.get("window"):
+    if task.hparams.get("window") or (raw and task.hparams.get("tile")):
         rank_zero_warn(
-            "the file takes images whole, not window by window (model.window): large ones need much memory, and at the "
-            "windows' borders it may differ"
+            "the file takes images whole, not window by window (model.window, model.tile): large ones need much "
+            "memory, and at the windows' borders it may differ"
         )
     if raw:
         images = task.standardize(images)

@@ -34,8 +34,7 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     """Suggest the choices, count at most, that are closest to a name that is not among them.
 
     Returns:
-        ``"did you mean 'a' or 'b'?"``: similar choices, then those that contain the name as a part (lr: model.lr);
-        or all choices if none is similar and there are few.
+        ``"did you mean 'a' or 'b'?"``: see similar(); or all choices if none is similar and there are few.
 
     >>> nearest("cosin", ["cosine", "constant", "step"])
     "did you mean 'cosine'?"
@@ -43,6 +42,8 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     "did you mean 'model.lr'?"
     >>> nearest("seed", ["seed_everything", "data.seed", "model.lr"])
     "did you mean 'data.seed' or 'seed_everything'?"
+    >>> nearest("epochs", ["trainer.max_epochs", "trainer.min_epochs"])
+    "did you mean 'trainer.max_epochs'?"
     >>> nearest("zzz", ["adam", "sgd"])
     "choose from 'adam', 'sgd'"
     >>> nearest("zzz", [])
@@ -51,15 +52,48 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     known = sorted(set(choices))
     if not known:
         return "there is nothing to choose from"
-    close = difflib.get_close_matches(name, known, n=count, cutoff=0.6)
-    parts = {choice: set(re.split("[._]", choice)) for choice in known if choice not in close}
-    longer = [choice for choice, own in parts.items() if own.issuperset(re.split("[._]", name))]
-    close = [*close, *sorted(longer, key=len)][:count]
-    if close:
+    if close := similar(name, known, count):
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     if len(known) <= 20:
         return "choose from " + ", ".join(repr(c) for c in known)
     return f"none of the {len(known)} valid names is near"
+
+
+def similar(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
+    """Return the choices, count at most, of the same meaning as a name, or else those that are spelled like it.
+
+    The latter include those that contain the name as a part (lr: model.lr), and those that it abbreviates.
+    """
+    known = sorted(set(choices))
+    plain = name.replace("-", "_").rpartition(".")[2]
+    meant = {word for words in _MEANINGS if plain in words for word in words}
+    if same := [choice for choice in known if choice.rpartition(".")[2] in meant]:
+        return sorted(same, key=lambda choice: choice.rpartition(".")[2] != plain)[:count]
+    close = [choice for choice in known if len(plain) > 2 and choice.rpartition(".")[2].startswith(plain)]
+    close = close or difflib.get_close_matches(name, known, n=count, cutoff=0.6)
+    parts = {choice: set(re.split("[._]", choice)) for choice in known if choice not in close}
+    longer = [choice for choice, own in parts.items() if own.issuperset(re.split("[._]", name))]
+    return [*close, *sorted(longer, key=len)][:count]
+
+
+_MEANINGS = (
+    ("out", "run", "output", "output_dir", "out_dir", "outdir", "save_dir", "dir", "folder", "o"),
+    ("predict", "input", "inputs", "source"),
+    ("max_epochs", "epochs", "epoch", "num_epochs", "n_epochs"),
+    ("batch_size", "batch", "batchsize", "bs"),
+    ("lr", "learning_rate"),
+    ("num_workers", "workers"),
+    ("devices", "gpus", "num_gpus"),
+    ("size", "image_size", "img_size", "imgsz", "input_size", "resolution"),
+    ("seed_everything", "seed", "random_seed"),
+    ("ckpt_path", "checkpoint", "ckpt", "checkpoint_path"),
+    ("network", "net", "arch", "architecture", "backbone"),
+    ("root", "data_root", "data_dir", "data_path", "dataset"),
+    ("threads", "num_threads"),
+    ("share", "ratio", "amount", "fraction", "sparsity"),
+    ("number", "count", "num"),
+)
+"""What projects call the same option."""
 
 
 _REMEDIES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -18,8 +19,12 @@ _ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),
 )
+_HEIF_ENDINGS = (".heic", ".heif")
+_HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
+"""Whether the package pillow-heif is installed. It is no dependency, because it contains a library under the LGPL."""
+_HEIF_REMEDY = "HEIC needs pip install pillow-heif"
 _FORMAT_OF = {ending: name for ending, name in Image.registered_extensions().items() if ending in _ENDINGS}
-EXTENSIONS = frozenset(_FORMAT_OF)
+EXTENSIONS = frozenset([*_FORMAT_OF, *(_HEIF_ENDINGS if _HAS_HEIF else ())])
 """File name extensions of images, in lower case: those for which Pillow has a plugin."""
 FORMATS = tuple(sorted(set(_FORMAT_OF.values()) & set(Image.OPEN)))
 """Pillow's names of the formats behind EXTENSIONS; a file of another format, such as PostScript, is not opened."""
@@ -61,9 +66,10 @@ class LeftOut:
         total = sum(self._counts.values())
         kinds = (f"{count:,} {kind} ({listed(self._names[kind], count)})" for kind, count in self._counts.items())
         verb, them = ("file is no image", "it is one") if total == 1 else ("files are no images", "they are")
+        heif = f"; {_HEIF_REMEDY}" if self._counts.keys() & {f"with {ending}" for ending in _HEIF_ENDINGS} else ""
         return (
             f"{total:,} {verb} that can be opened here, and left out: {', '.join(sorted(kinds))}: if {them}, "
-            "convert to PNG or JPEG"
+            f"convert to PNG or JPEG{heif}"
         )
 
 
@@ -187,7 +193,7 @@ def shown(path: str | Path) -> str:
 def is_image(path: str) -> bool:
     """Whether a file's content is of a format that can be opened here, whatever its name."""
     try:
-        with Image.open(path, formats=FORMATS):
+        with Image.open(path, formats=_formats(path)):
             return True
     except Exception:  # Pillow's plugins raise many types.
         return False
@@ -228,7 +234,17 @@ def open_file(path: str | Path) -> OpenedFile:
     if not place.is_file() and place.exists():
         raise ImageError(f"{path}: is no regular file")
     content = place.read_bytes()
-    return OpenedFile(Image.open(io.BytesIO(content), formats=FORMATS), content)
+    return OpenedFile(Image.open(io.BytesIO(content), formats=_formats(path)), content)
+
+
+def _formats(path: str | Path) -> tuple[str, ...]:
+    """Pillow's names of the formats that a file may have."""
+    if not _HAS_HEIF or Path(path).suffix.lower() not in _HEIF_ENDINGS:
+        return FORMATS
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
 
 
 def local_copy(path: str | Path) -> Path:
@@ -253,6 +269,7 @@ def explain(path: str | Path, error: Exception) -> ImageError:
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return ImageError(f"{path}: the file is empty (0 bytes)")
     if isinstance(error, UnidentifiedImageError):
-        return ImageError(f"{path}: is no image of a known format")
+        heif = f"; {_HEIF_REMEDY}" if Path(path).suffix.lower() in _HEIF_ENDINGS and not _HAS_HEIF else ""
+        return ImageError(f"{path}: is no image of a known format{heif}")
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ImageError(f"{path}: cannot be read as an image ({reason})")

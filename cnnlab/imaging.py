@@ -75,6 +75,8 @@ class Preprocessing(NamedTuple):
     """Per channel, in 0..1."""
     std: Sequence[float]
     """Per channel, in 0..1."""
+    whole: bool = False
+    """Whether whole images are resized to the size, whatever their aspect ratio, as for masks."""
 
 
 class Place(NamedTuple):

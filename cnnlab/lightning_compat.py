@@ -67,8 +67,12 @@ def compute_locally(metric: Metric) -> None:
 
 def load_metric(metric: Metric, states: Mapping[str, Any], update_count: int) -> None:
     """Load a metric's states: its public ``load_state_dict`` leaves out the number of updates."""
-    for name in metric.metric_state:
-        setattr(metric, name, states[name].to(metric.device))
+    for name, now in metric.metric_state.items():
+        # A state that is a list is one tensor once it has been gathered from several processes.
+        parts = [
+            part.to(metric.device) for part in (states[name] if isinstance(states[name], list) else [states[name]])
+        ]
+        setattr(metric, name, parts if isinstance(now, list) else parts[0])
     metric._update_count = update_count
     metric._computed = None
 

@@ -39,6 +39,8 @@ class Truth(NamedTuple):
     """Height and width of the original image."""
     covers: tuple[int, int]
     """Height and width of the part of the network's input that shows the image."""
+    shapes: Sequence[Any] | None = None
+    """For each object its rings (P, 2) of x and y, or COCO's text of its mask; None if the data have boxes only."""
 
 
 class Objects:
@@ -50,16 +52,24 @@ class Objects:
         crowd: (M,) bool.
         counts: (B,) int64, the number of each image's objects; -1 if they are unknown.
         truths: Each image's objects in its original pixels, for evaluation; empty in training.
+        masks: (M, S, S) uint8 0..255, each object's mask as a grid over its box; None without masks.
     """
 
     def __init__(
-        self, boxes: Tensor, labels: Tensor, crowd: Tensor, counts: Tensor, truths: Sequence[Truth | None] = ()
+        self,
+        boxes: Tensor,
+        labels: Tensor,
+        crowd: Tensor,
+        counts: Tensor,
+        truths: Sequence[Truth | None] = (),
+        masks: Tensor | None = None,
     ) -> None:
         self.boxes = boxes
         self.labels = labels
         self.crowd = crowd
         self.counts = counts
         self.truths = truths
+        self.masks = masks
 
     @property
     def device(self) -> torch.device:
@@ -79,9 +89,9 @@ class Objects:
         known = self.counts.clamp(min=0)
         begin = int(known[:first].sum())
         own = slice(begin, begin + int(known[first:end].sum()))
-        return type(self)(
-            self.boxes[own], self.labels[own], self.crowd[own], self.counts[first:end], self.truths[first:end]
-        )
+        masks = None if self.masks is None else self.masks[own]
+        packed = (self.boxes[own], self.labels[own], self.crowd[own])
+        return type(self)(*packed, self.counts[first:end], self.truths[first:end], masks)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         """Each image's objects as an array: see arrays()."""
@@ -117,4 +127,5 @@ class Objects:
     def _changed(self, method: str, *args: Any, **kwargs: Any) -> Self:
         parts = (self.boxes, self.labels, self.crowd, self.counts)
         boxes, labels, crowd, counts = (getattr(part, method)(*args, **kwargs) for part in parts)
-        return type(self)(boxes, labels, crowd, counts, self.truths)
+        masks = None if self.masks is None else getattr(self.masks, method)(*args, **kwargs)
+        return type(self)(boxes, labels, crowd, counts, self.truths, masks)

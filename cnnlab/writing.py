@@ -58,8 +58,11 @@ def remove_unfinished(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def to_json(content: Any) -> str:
+def to_json(content: Any, indent: int | None = 2) -> str:
     """Return strict JSON: a number that is NaN or infinite is null, since JSON has no such numbers.
+
+    Everything in JSON that cnnlab prints or writes for others is made by it. ``indent`` is the number of spaces a
+    level, or None for one line.
 
     >>> print(to_json({"val/mean_iou": float("nan"), "images": 2}))
     {
@@ -67,7 +70,7 @@ def to_json(content: Any) -> str:
       "images": 2
     }
     """
-    return json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_without_nan(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def _without_nan(content: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as oracle
+from scipy import ndimage
 
 from cnnlab import rle
 from cnnlab.errors import InputError
@@ -224,20 +225,20 @@ def test_other_shapes_than_images_are_refused() -> None:
 
 
 def slow_paste(grid: np.ndarray, box: tuple[float, ...], size: tuple[int, int], threshold: float) -> np.ndarray:
-    """The pixels, one by one."""
+    """The pixels, one by one; beyond its cells the grid is 0."""
     x1, y1, x2, y2 = box
+    framed = np.pad(grid, 1)
     image = np.zeros(size, dtype=bool)
     for row in range(size[0]):
         for column in range(size[1]):
             x, y = column + 0.5, row + 0.5
             if not (x1 <= x < x2 and y1 <= y < y2):
                 continue
-            u = np.clip((x - x1) / (x2 - x1) * grid.shape[1] - 0.5, 0, grid.shape[1] - 1)
-            v = np.clip((y - y1) / (y2 - y1) * grid.shape[0] - 0.5, 0, grid.shape[0] - 1)
+            u = (x - x1) / (x2 - x1) * grid.shape[1] + 0.5
+            v = (y - y1) / (y2 - y1) * grid.shape[0] + 0.5
             i, j = int(v), int(u)
-            below, right = min(i + 1, grid.shape[0] - 1), min(j + 1, grid.shape[1] - 1)
-            upper = grid[i, j] + (u - j) * (grid[i, right] - grid[i, j])
-            lower = grid[below, j] + (u - j) * (grid[below, right] - grid[below, j])
+            upper = framed[i, j] + (u - j) * (framed[i, j + 1] - framed[i, j])
+            lower = framed[i + 1, j] + (u - j) * (framed[i + 1, j + 1] - framed[i + 1, j])
             image[row, column] = upper + (v - i) * (lower - upper) >= threshold
     return image
 
@@ -263,6 +264,24 @@ def test_a_small_mask_is_resampled_bilinearly_within_its_box(box: tuple[float, .
 def test_boxes_of_no_size_or_outside_paste_nothing(box: tuple[float, ...]) -> None:
     crop = rle.paste(np.ones((28, 28)), box, SIZE)
     assert rle.areas([rle.encode_crop(crop, SIZE)]).tolist() == [0]
+
+
+def test_an_outline_has_exactly_the_pixels_of_the_largest_part() -> None:
+    """A polygon through the border pixels' centers loses half a pixel on each side."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        bitmap = np.zeros(SIZE, dtype=bool)
+        for _ in range(4):
+            top, left = generator.integers(5, 20, 2)
+            bitmap[top : top + generator.integers(1, 9), left : left + generator.integers(1, 9)] = True
+        apart = bitmap.copy()
+        apart[-2:, -2:] = True
+        parts, count = ndimage.label(bitmap)
+        largest = max(range(1, count + 1), key=lambda part: ndimage.binary_fill_holes(parts == part).sum())
+        ring = rle.outline(rle.crop_of(rle.encode(apart)))
+        again = rle.decode(rle.from_polygons([ring], SIZE))
+        np.testing.assert_array_equal(again, ndimage.binary_fill_holes(parts == largest))
+    assert len(rle.outline(rle.Crop(0, 0, np.zeros((0, 0), dtype=bool)))) == 0
 
 
 def test_boxes_that_are_not_finite_are_refused() -> None:

@@ -30,7 +30,7 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the random states of each process and the metrics, under a separate key."""
-        checkpoint[_KEY] = {"random": from_all(trainer, [_random_states()]), "train_metrics": _metric_states(pl_module)}
+        checkpoint[_KEY] = {"random": from_all(trainer, [_random_states()]), "metrics": _metric_states(pl_module)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the states until training starts, and the callbacks' arguments, which their states may contain."""
@@ -54,7 +54,8 @@ class ExactResume(Callback):
                 logger.forget_from(trainer.global_step)
         # The saved counts are sums over all processes.
         if self._saved is not None and trainer.is_global_zero:
-            _load_metric_states(pl_module, self._saved["train_metrics"])
+            older = {f"train_metrics.{name}": state for name, state in self._saved.get("train_metrics", {}).items()}
+            _load_metric_states(pl_module, self._saved.get("metrics", older))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Restore the random states as late as possible, after all else that draws numbers at the start of a run."""
@@ -105,25 +106,34 @@ def _load_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def _train_metrics(pl_module: LightningModule) -> dict[str, Metric]:
-    metrics = getattr(pl_module, "train_metrics", None)
-    if not isinstance(metrics, MetricCollection):
-        return {}
-    return dict(metrics.items(keep_base=True, copy_state=False))
+def _metrics(pl_module: LightningModule) -> dict[str, Metric]:
+    """All metrics of a task, by their names as modules."""
+    found: dict[str, Metric] = {}
+    for name, module in pl_module.named_modules():
+        if isinstance(module, MetricCollection):
+            # Its own look-up lets metrics that share one state have it.
+            members = module.items(keep_base=True, copy_state=False)
+            found |= {f"{name}.{own}": metric for own, metric in members}
+        elif isinstance(module, Metric):
+            found.setdefault(name, module)
+    return found
 
 
 def _metric_states(pl_module: LightningModule) -> dict[str, Any]:
+    """The states of the metrics that have seen a part of the epoch, over all processes."""
     found = {}
-    for name, metric in _train_metrics(pl_module).items():
+    for name, metric in _metrics(pl_module).items():
         with metric.sync_context(should_unsync=True, distributed_available=metric.distributed_available_fn):
-            found[name] = {"updates": metric.update_count, "states": dict(metric.metric_state)}
+            if metric.update_count:
+                states = {own: list(now) if isinstance(now, list) else now for own, now in metric.metric_state.items()}
+                found[name] = {"updates": metric.update_count, "states": states}
     return found
 
 
 def _load_metric_states(pl_module: LightningModule, saved: dict[str, Any]) -> None:
-    for name, metric in _train_metrics(pl_module).items():
-        # The loss of older versions had one part.
-        if name in saved and saved[name]["updates"] and _shapes(saved[name]["states"]) == _shapes(metric.metric_state):
+    for name, metric in _metrics(pl_module).items():
+        # The loss of older versions had one part, and a run that goes on may have other classes.
+        if name in saved and _shapes(saved[name]["states"]) == _shapes(metric.metric_state):
             load_metric(metric, saved[name]["states"], saved[name]["updates"])
 
 

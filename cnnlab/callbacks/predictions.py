@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,13 @@ from cnnlab.data.file_data import FileDataModule
 from cnnlab.figures import CORRECT, WRONG, contact_sheet
 from cnnlab.models.decoding import Answers
 from cnnlab.outputs import AnswerWriter, Output
+from cnnlab.outputs.object_files import check_format, write_objects
 from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets, thumbnail
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
+
+_LINES = 100
+"""The images whose answers are printed."""
 
 
 class _Shown(NamedTuple):
@@ -47,16 +51,31 @@ class PredictionTable(Callback):
         files: Whether to write the files beside the table, such as masks.
         overlays: Whether the files include pictures with the answer drawn on the image.
         probabilities: Whether the files include the network's own arrays, such as each pixel's probabilities.
+        conf: The least score of objects in the table, 0..1; all objects if None.
+        format: csv; or yolo or coco, for objects in the files of other tools beside the table: see
+            outputs.object_files.
+
+    Raises:
+        InputError: When predicting, if conf is out of range, or if the answers have no scores or no such format.
     """
 
     def __init__(
-        self, pictures: int = 32, files: bool = True, overlays: bool = True, probabilities: bool = False
+        self,
+        pictures: int = 32,
+        files: bool = True,
+        overlays: bool = True,
+        probabilities: bool = False,
+        conf: float | None = None,
+        format: Literal["csv", "yolo", "coco"] = "csv",
     ) -> None:
         self.pictures = pictures
         self.files = files
         self.overlays = overlays
         self.probabilities = probabilities
+        self.conf = conf
+        self.format = format
         self._hardest: list[_Shown] = []
+        self._said = 0
         self._table: SharedTable | None = None
         self._writer: AnswerWriter | None = None
         self._run = Run(Path())
@@ -64,12 +83,15 @@ class PredictionTable(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the part of this process."""
         self._hardest = []
+        self._said = 0
         if not isinstance(pl_module, VisionTask) or pl_module.kind is None:
             return
         loaders: Any = trainer.predict_dataloaders
         self._run = run = results_of(trainer)
+        output = pl_module.output if self.conf is None else pl_module.output.limited(self.conf)
+        check_format(self.format, output)
         self._writer = AnswerWriter(
-            pl_module.output,
+            output,
             run.folder,
             list(getattr(loaders.dataset, "paths", ())),
             self.files,
@@ -84,7 +106,7 @@ class PredictionTable(Callback):
         if self._table is None or self._writer is None:
             return
         assert isinstance(pl_module, VisionTask)
-        output, batch = pl_module.output, outputs.batch
+        output, batch = self._writer.output, outputs.batch
         places = self._writer.places(batch.paths)
         kept = outputs.answers if self.probabilities else pl_module.decode.compact(outputs.answers)
         answers = output.answers(numpy_answers(kept), batch.paths, places)
@@ -92,6 +114,7 @@ class PredictionTable(Callback):
         for index, answer, truth in zip(batch.indices.tolist(), answers, truths, strict=True):
             for row in self._writer.rows(index, answer, truth):
                 self._table.write(row)
+            self._say(trainer, answer.path, output.line(answer))
         if trainer.is_global_zero and self.pictures:
             self._keep_hardest(pl_module, output, outputs.answers, batch)
 
@@ -102,6 +125,13 @@ class PredictionTable(Callback):
         self._table.merge(self._writer.header)
         if trainer.is_global_zero:
             write_measured(trainer, self._run)
+            write_objects(
+                self.format,
+                self._run.predictions,
+                self._writer.output,
+                self._writer.paths,
+                getattr(getattr(trainer, "datamodule", None), "image_ids", None),
+            )
         self._table = None
         if self._hardest:
             hardest = sorted(self._hardest, reverse=True)
@@ -114,6 +144,16 @@ class PredictionTable(Callback):
         """Remove the part."""
         if self._table is not None:
             self._table.discard()
+
+    def _say(self, trainer: Trainer, path: str, line: str) -> None:
+        """Print the answer to one of the first images that the user has named."""
+        if getattr(getattr(trainer, "datamodule", None), "results_source", None) is None or not trainer.is_global_zero:
+            return
+        self._said += 1
+        if self._said <= _LINES:
+            print(f"{path}: {line}")
+        elif self._said == _LINES + 1:
+            print(f"... and so on, in {self._run.predictions}")
 
     def _keep_hardest(self, task: VisionTask, output: Output, answers: Answers, batch: Batch) -> None:
         found = task.decode.difficulty(answers, batch.targets)

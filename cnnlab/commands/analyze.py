@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +15,14 @@ from cnnlab.analysis.cost import LayerCost, NetworkCost, ReceptiveField, network
 from cnnlab.analysis.layers import convolutions, initialization, normalizations
 from cnnlab.analysis.memory import OPTIMIZERS, PRECISIONS, TrainingMemory, training_memory
 from cnnlab.analysis.meta import build_on_meta
+from cnnlab.commands.options import CommandParser
 from cnnlab.commands.tables import Record, add_format_options, show
 from cnnlab.errors import InputError
 from cnnlab.migration import modern_flags
 from cnnlab.models.factory import NETWORKS, create_network
 from cnnlab.models.registry import default_image_shape
 from cnnlab.models.segmentation import SEGMENTERS, create_segmenter
+from cnnlab.writing import to_json
 
 
 def analyze(command: str, arguments: list[str]) -> None:
@@ -30,7 +31,7 @@ def analyze(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: If options do not fit each other, a value is out of range, or the network cannot be analyzed.
     """
-    options = _parser().parse_args(modern_flags(arguments))
+    options = _parser().parse_own(modern_flags(arguments))
     tables = [name for name in _TABLES if getattr(options, name)]
     if len(tables) + bool(options.compare) + (options.model is not None) != 1:
         raise InputError(f"give one of: a model, --compare A B, {', '.join(f'--{name}' for name in _TABLES)}")
@@ -97,7 +98,7 @@ def _show_network(options: argparse.Namespace) -> None:
             "training": {"batch": options.batch, "precision": options.precision, **memory._asdict()},
             "layers": [_row(layer) | _receptive_field(layer.receptive_field) for layer in layers],
         }
-        print(json.dumps(report, indent=2))
+        print(to_json(report))
         return
     records = [_row(layer) for layer in layers]
     show(_title(subject), records, options, [*_totals(cost), _memory_line(memory, options), *picture_line])
@@ -303,10 +304,9 @@ _TABLES: dict[str, tuple[str, Callable[[], list[Record]]]] = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab analyze",
-        allow_abbrev=False,
         description="Show the cost and the receptive field of a network, layer by layer and without computation: "
         "parameters, multiply-adds, activations that training keeps, receptive fields.",
     )

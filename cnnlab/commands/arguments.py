@@ -21,6 +21,9 @@ from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
 _TAKE_CLASSES = r"--(model|data|callbacks\.\w+|trainer\.(callbacks|logger|plugins|strategy|profiler))"
 """The flags whose value may be the import path of a class."""
 
+_SHORT = ("--conf", "--format")
+"""Options of predict that stand for arguments of its table."""
+
 
 @dataclass
 class Request:
@@ -69,8 +72,16 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     rest = modern_flags(arguments)
     if rest and not rest[0].startswith("-"):
         request.target = rest.pop(0)
+        if command == "predict" and rest and not rest[0].startswith("-"):
+            request.flags += ["--data.predict", rest.pop(0)]
+            if rest and not rest[0].startswith("-"):
+                raise InputError(
+                    f"predict takes one image or one folder, and {rest[0]!r} is another: name their folder"
+                )
     while rest:
         name, equals, value = rest.pop(0).partition("=")
+        if command == "predict" and name in _SHORT:
+            name = f"--callbacks.predictions.{name.removeprefix('--')}"
         if name not in ("--config", "-c", "--run", "--resume", "--ckpt_path"):
             request.flags.append(name + equals + value)
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ import torch
 
 from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.commands.messages import check_applicable, print_table
+from cnnlab.commands.options import CommandParser
 from cnnlab.deploy.benchmark import VARIANTS, Row, Subject, as_records, benchmark
 from cnnlab.deploy.export import Pipeline, Predict
 from cnnlab.deploy.metadata import ModelMetadata
@@ -27,7 +27,7 @@ from cnnlab.models.registry import default_image_shape
 from cnnlab.models.standardize import Standardize
 from cnnlab.outputs import Labels
 from cnnlab.run import Run, choose
-from cnnlab.writing import write_csv, write_json
+from cnnlab.writing import to_json, write_csv, write_json
 
 
 def benchmark_command(command: str, arguments: list[str]) -> None:
@@ -36,7 +36,7 @@ def benchmark_command(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: If a value is out of range, the run or network cannot be loaded, or a named network is given flags.
     """
-    asked, flags = (parser := _parser()).parse_known_args(arguments)
+    asked, flags = (parser := _parser()).parse_with_others(arguments)
     for name in ("repetitions", "batch", "images", "calibrate", "threads", "size", "channels", "classes"):
         least = 2 if name == "repetitions" else 1
         if (value := getattr(asked, name)) is not None and value < least:
@@ -85,7 +85,7 @@ def _write(
     )
     _show(asked.subject, machine, records, batches)
     if asked.json:
-        print(json.dumps(records, indent=2))
+        print(to_json(records))
     print(f"{table}, .csv, .png")
 
 
@@ -151,10 +151,9 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab benchmark",
-        allow_abbrev=False,
         description="Time the best network of a run, or a network by its name with random weights, in all ways in "
         "which this machine can run it, alternating: medians and quartiles, and what each way costs in accuracy. Other "
         "flags, such as --data.root, are those of predict.",

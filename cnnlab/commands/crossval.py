@@ -13,15 +13,17 @@ from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
 from cnnlab.errors import CnnlabError, InputError
 from cnnlab.lock import locked
+from cnnlab.outputs.table import distinct
 from cnnlab.run import Run, choose
 from cnnlab.writing import write_json, written_row_by_row
 
 _USAGE = """\
 usage: cnnlab crossval --config C [--folds K] [--run DIR] [OPTIONS OF fit]
 
-Splits the training and validation images into K folds (5), stratified by class, with groups kept together. Trains K
-networks in DIR/fold-0, DIR/fold-1, ...; each is validated on the fold that it was not trained on. If DIR exists,
-finished folds are kept and the others continue.
+Divides the training and validation images into K folds (5) by their names, so that other files move none of them.
+Each fold has images of each class, if there are enough; groups are kept together. Trains K networks in DIR/fold-0,
+DIR/fold-1, ...; each is validated on the fold that it was not trained on. If DIR exists, finished folds are kept and
+the others continue.
 
 Results: DIR/crossval.json (mean and spread of each metric over the folds) and DIR/predictions.csv (each image as
 predicted by the network that was not trained on it). Each network is from its best epoch on its own fold, so the mean
@@ -131,4 +133,5 @@ def _merge_predictions(runs: list[Run], path: Path) -> None:
             # The index is unique within a fold only.
             rows += [[str(fold), *row[1:]] for row in table]
     with written_row_by_row(path) as file:
-        csv.writer(file, lineterminator="\n").writerows([["fold", *header[1:]], *sorted(rows, key=lambda row: row[1])])
+        columns = distinct(["fold", *header[1:]], "class or value")
+        csv.writer(file, lineterminator="\n").writerows([columns, *sorted(rows, key=lambda row: row[1])])

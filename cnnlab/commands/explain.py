@@ -15,6 +15,7 @@ from cnnlab.batch import Batch
 from cnnlab.callbacks.gradcam import draw_explanation, shrunk
 from cnnlab.commands.loading import load_run
 from cnnlab.commands.messages import summary
+from cnnlab.commands.options import CommandParser
 from cnnlab.data import VisionDataModule
 from cnnlab.errors import InputError
 from cnnlab.figures import contact_sheet, scatter
@@ -40,7 +41,7 @@ def explain(command: str, arguments: list[str]) -> None:
         InputError: If the run cannot be loaded or explained, an image or a layer does not exist, --number is below 1,
             or --tsne is given for images without one class each.
     """
-    asked = _parser().parse_args(arguments)
+    asked = _parser().parse_own(arguments)
     if asked.number < 1:
         raise InputError(f"--number is {asked.number}, expected 1 or more")
     task, data, run, _ = load_run(asked.run)
@@ -92,10 +93,9 @@ def _draw(
     return drawn
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab explain",
-        allow_abbrev=False,
         description="Draw what the best network of a run looks at, into RUN/explain.",
     )
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.commands.messages import check_new, summary
+from cnnlab.commands.options import CommandParser
 from cnnlab.deploy.certificate import certificate_of
 from cnnlab.deploy.export import FORMATS
 from cnnlab.deploying import export_task
@@ -21,7 +21,7 @@ def export(command: str, arguments: list[str]) -> None:
         InputError: If the run cannot be loaded or exported, --images is below 1, or --out does not fit the format.
         DifferenceError: If the file differs from the network.
     """
-    asked, flags = _parser().parse_known_args(arguments)
+    asked, flags = _parser().parse_with_others(arguments)
     if asked.images is not None and asked.images < 1:
         raise InputError(f"--images is {asked.images}, expected 1 or more")
     if not asked.tolerance >= 0:
@@ -54,10 +54,9 @@ def rows(certificate: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab export",
-        allow_abbrev=False,
         description="Export the best network of a run into one file: uint8 pixels in, probabilities out, with all that "
         "it takes to predict. It is compared with the network, on the validation images, before it takes its place; "
         "the certificate beside it says what was found. Other flags, such as --data.root, are those of predict.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from torch import nn
 from cnnlab.analysis.catalog import catalog
 from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.meta import build_on_meta
+from cnnlab.commands.options import CommandParser
 from cnnlab.commands.tables import Record, add_format_options, show
 from cnnlab.errors import InputError, nearest
 from cnnlab.models.detection import create_detector
@@ -36,7 +36,7 @@ def models(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: If no name matches.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_own(arguments)
     pattern = options.pattern if any(sign in options.pattern for sign in "*?[") else f"*{options.pattern}*"
     detection = options.task == "detection"
     known = list_detectors() if detection else list_networks()
@@ -103,10 +103,9 @@ def _cost(build: Callable[[], nn.Module], image: tuple[int, int, int]) -> tuple[
     return parameters, None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab models",
-        allow_abbrev=False,
         description="List networks that --model.network takes: cnnlab's own, timm's and torchvision's. top1 is "
         "torchvision's figure for its own weights; weights is here, to fetch, or none.",
     )

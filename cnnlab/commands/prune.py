@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from functools import partial
@@ -16,6 +15,7 @@ import yaml
 from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint, takes
 from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.commands.messages import say, summary
+from cnnlab.commands.options import CommandParser
 from cnnlab.commands.processes import run_cnnlab
 from cnnlab.data import VisionDataModule
 from cnnlab.deploy.benchmark import timed
@@ -40,7 +40,9 @@ def prune(command: str, arguments: list[str]) -> None:
         InputError: If a value is out of range, the run cannot be loaded or pruned, or the new run's folder has files.
         CnnlabError: If the training stops with an error.
     """
-    asked, flags = _parser().parse_known_args(arguments)
+    asked, flags = (parser := _parser()).parse_with_others(arguments)
+    if own := next((flag for flag in flags if flag.split("=")[0] in ("--run", "--resume")), None):
+        raise parser.unknown(own)
     _check(asked, flags)
     task, data, source, checkpoint = load_cnnlab_run(asked.run, flags, "fit")
     if not source.config.is_file():
@@ -156,7 +158,7 @@ def _pruned(
         content.pop(name, None)
     start, overlay = folder / f"start-{step}.ckpt", folder / f"pruned-{step}.yaml"
     AtomicCheckpointIO().save_checkpoint(content, start)
-    overlay.write_text(json.dumps({"model": {"init_args": {"pruned": removed}}}), encoding="utf-8")
+    write_json(overlay, {"model": {"init_args": {"pruned": removed}}})
     return ["--config", str(overlay), "--model.init_from", str(start), *options]
 
 
@@ -210,10 +212,9 @@ def _rows(said: dict[str, Any]) -> dict[str, object]:
     return rows
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab prune",
-        allow_abbrev=False,
         description="Remove the weakest channels of the best network of a run, and all that depends on them, and train "
         "what is left with the run's own configuration, in a run of its own. Other flags are those of fit.",
     )

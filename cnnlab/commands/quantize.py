@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.commands.messages import check_applicable, check_new, summary
+from cnnlab.commands.options import CommandParser
 from cnnlab.deploy.certificate import certificate_of
 from cnnlab.deploy.quantize import CALIBRATIONS
 from cnnlab.deploying import quantize_task
@@ -21,7 +21,7 @@ def quantize(command: str, arguments: list[str]) -> None:
         InputError: If the run cannot be loaded, exported or quantized, or a value is out of range.
         DifferenceError: If the metric falls by more than --max_drop.
     """
-    asked, flags = (parser := _parser()).parse_known_args(arguments)
+    asked, flags = (parser := _parser()).parse_with_others(arguments)
     if asked.method == "dynamic":
         check_applicable(asked, parser, ("images", "calibration", "reduce_range"), "--method dynamic")
     if not asked.max_drop >= 0:
@@ -62,10 +62,9 @@ def _rows(certificate: dict[str, Any]) -> dict[str, object]:
     return rows
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab quantize",
-        allow_abbrev=False,
         description="Export the best network of a run as an ONNX file of 8-bit integers, calibrated on training images "
         "and measured on the validation images. Other flags, such as --data.root, are those of predict.",
     )

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
 from statistics import median
 
 import torch
 
 from cnnlab.analysis.recommendation import DEVICES, TASKS, Requirements, build_recommended, recommend
+from cnnlab.commands.options import CommandParser
 from cnnlab.commands.tables import add_format_options, show
 from cnnlab.data.listing import list_folder
 from cnnlab.data.mask_files import list_pairs
 from cnnlab.deploy.benchmark import timed
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, LazyImage
+from cnnlab.writing import to_json
 
 _MAX_SIZES = 200
 """The number of images whose sizes are read."""
@@ -28,7 +29,7 @@ def recommend_command(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: If the number of images is not known, the data cannot be read, or a value is out of range.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_own(arguments)
     if options.data is not None:
         count, side = _count_images(Path(options.data), options.task)
         options.images = count if options.images is None else options.images
@@ -50,7 +51,7 @@ def recommend_command(command: str, arguments: list[str]) -> None:
         requirements, (lambda name, size: _measure_latency(name, size, options)) if available else None
     )
     if options.json:
-        print(json.dumps(recommendation._asdict(), indent=2))
+        print(to_json(recommendation._asdict()))
         return
     if options.csv:
         record = {
@@ -99,10 +100,9 @@ def _measure_latency(name: str, size: int, options: argparse.Namespace) -> float
         return timed({name: lambda: network(image)}, 6, 3, synchronize)[name].median
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="cnnlab recommend",
-        allow_abbrev=False,
         description="Recommend a network and a recipe, with the reasons and the command to type.",
     )
     parser.add_argument("--task", default="classification", choices=TASKS, help="the task (classification)")

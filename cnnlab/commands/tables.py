@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from cnnlab.commands.messages import print_table
+from cnnlab.writing import to_json
 
 Record = dict[str, Any]
 
@@ -27,7 +27,7 @@ def show(title: str, records: Sequence[Record], arguments: argparse.Namespace, n
     The records have the same keys; their values are text and numbers.
     """
     if arguments.json:
-        print(json.dumps(list(records), indent=2))
+        print(to_json(records))
     elif arguments.csv:
         writer = csv.DictWriter(sys.stdout, list(records[0]) if records else [])
         writer.writeheader()

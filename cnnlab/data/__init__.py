@@ -7,6 +7,7 @@ from cnnlab.data.digits import Digits
 from cnnlab.data.file_data import FileDataModule
 from cnnlab.data.image_folder import ImageFolder
 from cnnlab.data.in_memory import InMemoryDataModule
+from cnnlab.data.instance_folder import InstanceFolder
 from cnnlab.data.mask_folder import MaskFolder
 from cnnlab.data.mnist import MNIST
 from cnnlab.data.shapes import Shapes, write_photos
@@ -20,6 +21,7 @@ __all__ = [
     "FileDataModule",
     "ImageFolder",
     "InMemoryDataModule",
+    "InstanceFolder",
     "MaskFolder",
     "Shapes",
     "ValueTable",

@@ -56,6 +56,8 @@ class InputSpec(NamedTuple):
     """Whether a training crop has about ``size`` pixels; otherwise it is a share of the image."""
     fit: bool = False
     """Whether the whole image is fitted into ``size`` with its aspect ratio, and what is left over is filled."""
+    whole: tuple[int, int] | None = None
+    """The size that whole images are fitted into in evaluation, if a training image is a part of one."""
 
     def eval_transform(self) -> EvalTransform:
         """The transform of an image that is not augmented."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -209,6 +210,8 @@ class VisionDataModule(LightningDataModule):
         # Lightning's seed_everything stores the run's seed here, also for the processes that it starts.
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.preprocessing: Preprocessing | None = None
+        self.training_size: int | None = None
+        """Height and width of the parts of large images that the task trains on; whole images if None."""
         self._resumed = (0, 0)
         self._train_sampler: TrainSampler | None = None
 
@@ -249,7 +252,9 @@ class VisionDataModule(LightningDataModule):
     def adopt_from_trainer(self) -> None:
         """Adopt the preprocessing that the trainer's task expects."""
         if self.trainer is not None:
-            self.adopt(getattr(self.trainer.lightning_module, "preprocessing", None))
+            task = self.trainer.lightning_module
+            self.adopt(getattr(task, "preprocessing", None))
+            self.training_size = getattr(task, "training_size", None)
 
     def train_weights(self) -> Tensor | None:
         """(N,) relative sampling weight of each training sample; None if each is drawn once an epoch."""
@@ -363,6 +368,15 @@ class VisionDataModule(LightningDataModule):
     ) -> DataLoader[Any]:
         sampler = EvalSampler(len(dataset), batch_size or self.batch_size, **(place or self._place()))
         return self._loader(dataset if all(sampler.batches) else WithEmptyBatches(dataset), sampler)
+
+    def samples_of_run(self, size: int) -> float:
+        """The samples of the whole run, if an epoch has ``size``; infinite without an end."""
+        trainer = self.trainer
+        if trainer is None:
+            return math.inf
+        epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
+        steps = math.inf if trainer.max_steps == -1 else float(trainer.max_steps)
+        return min(epochs * size, steps * self._step_size * trainer.accumulate_grad_batches)
 
     @property
     def _step_size(self) -> int:

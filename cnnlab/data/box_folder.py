@@ -13,11 +13,15 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from cnnlab.data.augmentation import InputSpec
+from cnnlab.data.augmentation import Augmentation, InputSpec, NoAugmentation
 from cnnlab.data.base import ClassesMixin, VisionDataModule
 from cnnlab.data.file_data import FileDataModule, fill
+from cnnlab.data.files import AugmentedFiles, FileDataset
 from cnnlab.data.listing import Sample
+from cnnlab.data.mixing import create_mixing
 from cnnlab.data.object_annotation import ObjectAnnotation
+from cnnlab.data.object_augmentation import ObjectTransform
+from cnnlab.data.object_mixing import MixedFiles, ObjectMixing, check_scales
 from cnnlab.data.objects.listing import ObjectListing, list_objects
 from cnnlab.data.objects.places import read_sizes
 from cnnlab.data.objects.survey import survey_objects
@@ -53,6 +57,9 @@ class BoxFolder(ClassesMixin, FileDataModule):
         least_visible: An object of which a training image shows a smaller share of its box is left out, 0..1.
         repeat: Images with rare classes are drawn more often: one whose rarest class is in a share f of the images gets
             the weight max(1, sqrt(repeat / f)) (Gupta et al. 2019, arXiv:1908.03195); 0 draws all equally often.
+        mixing: Mosaic, copy-paste and mixup of training images: arguments of object_mixing.ObjectMixing.
+        multi_scale: The smallest and the largest size of a training batch, as factors of ``size``: each step has its
+            own, a multiple of 32.
         batch_size: Samples per process and step, 1 or greater.
         **kwargs: See FileDataModule.
 
@@ -61,9 +68,11 @@ class BoxFolder(ClassesMixin, FileDataModule):
     """
 
     kind: ClassVar[str | None] = "boxes"
-    PROVIDES: ClassVar[tuple[str, ...]] = (*VisionDataModule.PROVIDES, "num_classes", "class_names")
+    PROVIDES: ClassVar[tuple[str, ...]] = (*VisionDataModule.PROVIDES, "num_classes", "class_names", "category_ids")
     RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "size", *FileDataModule.RESOLVED)
     ANNOTATIONS: ClassVar[Literal["fixed", "masks", "boxes"]] = "boxes"
+    MASK_SIDE: ClassVar[int] = 0
+    """See ObjectAnnotation.mask_side."""
 
     def __init__(
         self,
@@ -74,6 +83,8 @@ class BoxFolder(ClassesMixin, FileDataModule):
         interpolation: str = "bilinear",
         least_visible: float = 0.3,
         repeat: float = 0.0,
+        mixing: dict[str, float] | None = None,
+        multi_scale: Sequence[float] | None = None,
         batch_size: int = 16,
         **kwargs: Any,
     ) -> None:
@@ -82,6 +93,8 @@ class BoxFolder(ClassesMixin, FileDataModule):
             if not 0 <= value <= 1:
                 raise InputError(f"data.{name} is {value}, expected 0 to 1")
         resampling(interpolation)
+        self._mixing: ObjectMixing | None = create_mixing(mixing, ObjectMixing)
+        self._scales = check_scales("data.multi_scale", multi_scale)
         self._format = format
         self._given_names = class_names
         self.class_names = list(class_names) if class_names is not None else list(self._found.class_names)
@@ -99,6 +112,16 @@ class BoxFolder(ClassesMixin, FileDataModule):
         for note in listing.notes:
             rank_zero_warn(note)
         return listing
+
+    @property
+    def category_ids(self) -> list[int] | None:
+        """COCO's number of each class; None for other formats."""
+        return self._found.category_ids
+
+    @property
+    def image_ids(self) -> dict[str, int | str]:
+        """COCO's number of each image, by its path; none for other formats."""
+        return self._found.image_ids or {}
 
     @property
     def table(self) -> ObjectTable:
@@ -130,7 +153,8 @@ class BoxFolder(ClassesMixin, FileDataModule):
     def read_annotations(self, samples: Sequence[Sample]) -> ObjectReader:
         """The reader of the objects."""
         rows = [sample.objects if sample.split else -1 for sample in samples]
-        return ObjectReader(self.table, [sample.path for sample in samples], rows, self.hparams["least_visible"])
+        paths = [sample.path for sample in samples]
+        return ObjectReader(self.table, paths, rows, self.hparams["least_visible"], self.MASK_SIDE)
 
     def try_reading(self, sample: Sample) -> None:
         """Read an image, and compare its size with its objects' file.
@@ -177,6 +201,22 @@ class BoxFolder(ClassesMixin, FileDataModule):
         mean = self.mean if self.preprocessing is None else self.preprocessing.mean
         return InputSpec(self._size, self.channels, fill(mean), 1.0, self.hparams["interpolation"], fit=True)
 
+    def create_train_set(self, source: FileDataset) -> AugmentedFiles:
+        """The training images, augmented and mixed."""
+        augmentation, spec = self.augmentation, self.input_spec()
+        if self.training_size is not None:
+            spec = spec._replace(size=(self.training_size,) * 2, whole=spec.size)
+            augmentation = _of_parts(augmentation)
+        return MixedFiles(
+            source,
+            augmentation,
+            spec,
+            self.seed,
+            objects_mixing=self._mixing,
+            scales=self._scales,
+            total=self.samples_of_run(len(source)),
+        )
+
     def eval_transform(self) -> EvalTransform:
         """The transform of a whole image, which is fitted into the size."""
         return self.with_tones(self.input_spec().eval_transform())
@@ -205,6 +245,23 @@ class BoxFolder(ClassesMixin, FileDataModule):
         return {**super().manifest_row(sample), "objects": text}
 
 
+def _of_parts(augmentation: Augmentation) -> Augmentation:
+    """The augmentation of images of which only parts are trained on.
+
+    Raises:
+        InputError: If it takes whole images.
+    """
+    if isinstance(augmentation, NoAugmentation):
+        one = (1.0, 1.0)
+        return ObjectTransform(one, one, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+    if not isinstance(augmentation, ObjectTransform):
+        raise InputError(
+            "data.augment albumentations takes whole images, and model.tile trains on parts of them: choose another, "
+            "or leave model.tile out"
+        )
+    return augmentation
+
+
 @dataclass(eq=False)
 class ObjectReader:
     """Reads the objects of an image from the table."""
@@ -214,6 +271,8 @@ class ObjectReader:
     rows: Sequence[int]
     """Each image's row in the table; -1 if its objects are unknown."""
     least_visible: float
+    mask_side: int = 0
+    """See ObjectAnnotation."""
 
     draws = ObjectAnnotation.draws
 
@@ -226,10 +285,22 @@ class ObjectReader:
         row, size = self.rows[index], image.size
         if row < 0:
             none = np.zeros(0)
-            return ObjectAnnotation(np.zeros((0, 4)), none.astype(np.int64), none.astype(bool), size, known=False)
+            return ObjectAnnotation(
+                np.zeros((0, 4)), none.astype(np.int64), none.astype(bool), size, known=False, mask_side=self.mask_side
+            )
         own = self.table.of(row, size, self.paths[index])
         boxes, labels = own.boxes, own.labels.astype(np.int64)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) if own.areas is None else own.areas
-        outlines = [np.concatenate(s).astype(np.float64) if isinstance(s, list) else None for s in own.shapes]
-        truth = Truth(boxes, labels, own.crowd, areas, size, size)
-        return ObjectAnnotation(boxes, labels, own.crowd, size, outlines, self.least_visible, truth)
+        shapes = None if self.table.shapes is None else own.shapes
+        truth = Truth(boxes, labels, own.crowd, areas, size, size, shapes)
+        return ObjectAnnotation(
+            boxes,
+            labels,
+            own.crowd,
+            size,
+            shapes,
+            self.least_visible,
+            truth,
+            mask_side=self.mask_side,
+            original=size,
+        )

@@ -92,8 +92,11 @@ class FileDataset(BatchDataset):
     def open(self, index: int) -> tuple[ImageSource, Annotation]:
         """An opened image and its annotation."""
         image = self.opener(self.paths[index])
-        if self.hashes is not None and isinstance(image, LazyImage):
-            self.hashes.note(index, image.content)
+        if self.hashes is not None and isinstance(image, LazyImage) and not self.hashes.note(index, image.content):
+            raise ImageError(
+                f"{self.paths[index]}: is another file than the one that this training has read before: put that back, "
+                "or begin a new run; --data.on_error skip leaves it out"
+            )
         return image, self.annotations(index, image)
 
     def stack(self, indices: Sequence[int], samples: Iterable[tuple[Tensor, Annotation]]) -> Batch:
@@ -144,8 +147,8 @@ class AugmentedFiles(BatchDataset):
         return len(self.source)
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
-        epochs, indices = np.array(draws, dtype=np.int64).T
-        own = self.augmentation.draws + self.source.annotations.draws
+        epochs, indices, _ = np.array(draws, dtype=np.int64).T
+        own = self.draws
         numbers = uniform(self.seed, epochs, indices, own + (self.mixing.draws if self.mixing else 0))
         batch = self.source.stack(
             indices.tolist(), map(self.create_sample, indices.tolist(), numbers[:, :own].tolist())
@@ -156,10 +159,15 @@ class AugmentedFiles(BatchDataset):
         images, targets = self.mixing(batch.images, batch.targets, numbers[:, own:], self.num_classes)
         return batch.replace(images=images, targets=targets)
 
+    @property
+    def draws(self) -> int:
+        """How many random numbers create_sample() needs."""
+        return self.augmentation.draws + self.source.annotations.draws
+
     def create_sample(self, index: int, numbers: Sequence[float]) -> tuple[Tensor, Any]:
         """One training sample: an augmented image (C, H, W) uint8 and its annotation.
 
-        The numbers are uniform in [0, 1), as many as augmentation and annotation need.
+        The numbers are uniform in [0, 1), as many as ``draws``.
         """
         image, annotation = self.source.open(index)
         return self.augmentation(image, annotation, self.spec, numbers)

@@ -121,7 +121,7 @@ class AugmentedImages(BatchDataset):
         return len(self.source)
 
     def __getitems__(self, draws: list[Draw]) -> Batch:
-        epochs, indices = np.array(draws, dtype=np.int64).T
+        epochs, indices, _ = np.array(draws, dtype=np.int64).T
         batch = self.source.__getitems__(indices.tolist())
         if self.augment.is_identity:
             return batch

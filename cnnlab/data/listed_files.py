@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from cnnlab.data.base import VisionDataModule
 from cnnlab.data.files import FileDataset
 from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken
-from cnnlab.data.manifest import Recollection, Row, file_size, hash_files, read_manifest, recognize
+from cnnlab.data.manifest import Content, Recollection, Row, file_size, hash_files, read_manifest, recognize
 from cnnlab.data.splits import select_fold, split_samples
 from cnnlab.errors import InputError
 from cnnlab.image_files import listed
@@ -76,7 +76,7 @@ class ListedFiles(VisionDataModule):
         self._splits = Path(splits) if splits is not None else None
         self.hparams["splits"] = None
         self._broken: dict[str, str] | None = None
-        self._hashes: dict[str, str] = {}
+        self._contents: dict[str, Content] = {}
         self._read: list[FileDataset] = []
         self._said: set[str] = set()
 
@@ -98,7 +98,8 @@ class ListedFiles(VisionDataModule):
 
     def manifest_row(self, sample: Sample) -> Row:
         """A sample's row in the manifest: path, its target, split, group, bytes, sha256 ("" if it is not known yet)."""
-        content = {"bytes": file_size(sample.path), "sha256": self._hashes.get(sample.path, "")}
+        known = self._contents.get(sample.path) or Content(bytes=file_size(sample.path))
+        content = {"bytes": known.bytes, "sha256": known.sha256}
         return {"path": sample.name, "split": sample.split, "group": sample.group, **content}
 
     @cached_property
@@ -127,7 +128,8 @@ class ListedFiles(VisionDataModule):
         )
         if options["folds"] is None:
             return listing
-        return select_fold(listing, options["folds"], options["fold"], options["split_seed"])
+        start = 0.0 if any(sample.split for sample in self.samples) else options["test_size"]
+        return select_fold(listing, options["folds"], options["fold"], options["split_seed"], start)
 
     def _is(self, *stages: str) -> bool:
         return self.trainer is not None and self.trainer.state.fn in stages
@@ -221,8 +223,8 @@ class ListedFiles(VisionDataModule):
         """The names of each image that is in several splits, as far as contents are known."""
         same: dict[str, list[Sample]] = {}
         for sample in self.listing.samples:
-            if sample.split and (content := self._hashes.get(sample.path)):
-                same.setdefault(content, []).append(sample)
+            if sample.split and (content := self._contents.get(sample.path)):
+                same.setdefault(content.sha256, []).append(sample)
         return [[s.name for s in group] for group in same.values() if len({s.split for s in group}) > 1]
 
     def manifest(self) -> list[Row]:
@@ -231,8 +233,13 @@ class ListedFiles(VisionDataModule):
         If the run of the manifest goes on, its own rows, with the hashes that it has learned.
         """
         if self._continues and self.recollection is not None:
-            learned = {id(row): self._hashes.get(path, "") for path, row in self.recollection.of.items()}
-            return [{**row, "sha256": row.get("sha256") or learned.get(id(row), "")} for row in self.recollection.rows]
+            learned = {
+                id(row): self._contents[path] for path, row in self.recollection.of.items() if path in self._contents
+            }
+            return [
+                {**row, **(learned[id(row)]._asdict() if id(row) in learned and not row.get("sha256") else {})}
+                for row in self.recollection.rows
+            ]
         divided = {sample.path: sample for sample in self._divided.samples}
         broken = self._broken or {}
         return [
@@ -245,13 +252,13 @@ class ListedFiles(VisionDataModule):
             if files.hashes is not None and self.trainer is not None:
                 on_device = files.hashes.table.to(self.trainer.strategy.root_device)
                 files.hashes.table.copy_(self.trainer.strategy.reduce(on_device, reduce_op="max"))
-                self._hashes |= {files.paths[index]: content for index, content in files.hashes.known().items()}
+                self._contents |= {files.paths[index]: content for index, content in files.hashes.known().items()}
         self._say_contents()
 
     def _say_contents(self) -> None:
         """Say what the hashes show, if it has not been said."""
         known = self.recollection
-        if known is not None and (replaced := known.replaced(self._hashes)):
+        if known is not None and (replaced := known.replaced(self._contents)):
             self._say_once(f"{len(replaced):,} images are not what they were when the run began: {listed(replaced)}")
         if copies := [" = ".join(names[:2]) for names in self.copies()]:
             self._say_once(
@@ -265,14 +272,16 @@ class ListedFiles(VisionDataModule):
 
     def learn_the_rest(self) -> None:
         """Read the files that training has not read, for their hashes, if that takes no longer than an epoch."""
-        rest = {sample.path for sample in self.listing.samples if sample.split} - self._hashes.keys()
-        if len(rest) <= max(len(self._hashes), _FEW):
+        rest = {sample.path for sample in self.listing.samples if sample.split} - self._contents.keys()
+        if len(rest) <= max(len(self._contents), _FEW):
             self._hash(rest)
             self._say_contents()
 
     def _hash(self, paths: set[str]) -> None:
         order = sorted(paths)
-        self._hashes |= {path: content for path, content in zip(order, hash_files(order), strict=True) if content}
+        self._contents |= {
+            path: content for path, content in zip(order, hash_files(order), strict=True) if content.sha256
+        }
 
 
 def _below(root: Path, path: str) -> str:

@@ -48,7 +48,7 @@ class Sample:
     values: tuple[float, ...] = ()
     """Its values, if it has any."""
     stratum: str = ""
-    """Samples of a stratum, or with the same labels, are spread evenly over the folds."""
+    """Each fold has samples of each stratum and of each class, if there are enough."""
     name: str = ""
     """Its path below the root, with "/": a run knows it by this name, wherever the root lies."""
     objects: int = -1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from cnnlab.data.listing import SPLITS, Sample
 from cnnlab.errors import InputError
@@ -23,38 +24,59 @@ _PROBES = 16
 _NO_TARGETS = ("path", "split", "group", "bytes", "sha256", "error", "mask")
 
 
+class Content(NamedTuple):
+    """What one reading of a file has found."""
+
+    sha256: str = ""
+    """In hexadecimal, "" if the file could not be read."""
+    bytes: str = ""
+    """How many, as text."""
+
+
 class ContentHashes:
-    """The SHA-256 of each file of a data set, from the bytes that its readers read; reader processes share it.
+    """The content of each file of a data set, from the bytes that its readers read; reader processes share it.
 
     Args:
         count: The number of files.
     """
 
     def __init__(self, count: int) -> None:
-        self.table = torch.zeros(count, 32, dtype=torch.uint8)
-        """(N, 32) uint8, all zero where a file has not been read."""
+        self.table = torch.zeros(count, _SHA256 + _COUNT + _CRC, dtype=torch.uint8)
+        """(N, 44) uint8: SHA-256, number of bytes and CRC-32 of each file; all zero where one has not been read."""
         self.table.share_memory_()  # type: ignore[no-untyped-call]
 
-    def note(self, index: int, content: bytes) -> None:
-        """Note the content of a file that was read."""
-        if not bool(self.table[index].any()):
-            self.table[index] = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
+    def note(self, index: int, content: bytes) -> bool:
+        """Note the content of a file that was read, and return whether it is that of the first reading."""
+        quick = len(content).to_bytes(_COUNT) + zlib.crc32(content).to_bytes(_CRC)
+        first = bytes(self.table[index, _SHA256:].tolist())
+        if any(first):
+            return first == quick
+        self.table[index] = torch.frombuffer(bytearray(hashlib.sha256(content).digest() + quick), dtype=torch.uint8)
+        return True
 
-    def known(self) -> dict[int, str]:
-        """The hashes of the files that have been read, in hexadecimal, by index."""
-        read: Tensor = self.table.any(dim=1).nonzero()[:, 0]
-        return {index: bytes(self.table[index].tolist()).hex() for index in read.tolist()}
+    def known(self) -> dict[int, Content]:
+        """The contents of the files that have been read, by index."""
+        found = {}
+        for index in self.table.any(dim=1).nonzero()[:, 0].tolist():
+            row = bytes(self.table[index].tolist())
+            count = int.from_bytes(row[_SHA256 : _SHA256 + _COUNT])
+            found[index] = Content(row[:_SHA256].hex(), str(count))
+        return found
 
 
-def hash_files(paths: Sequence[str]) -> list[str]:
-    """The SHA-256 of each file in hexadecimal, "" for one that cannot be read."""
+_SHA256, _COUNT, _CRC = 32, 8, 4
+"""The bytes of each part of a row."""
 
-    def of(path: str) -> str:
+
+def hash_files(paths: Sequence[str]) -> list[Content]:
+    """The content of each file; empty for one that cannot be read."""
+
+    def of(path: str) -> Content:
         try:
             with Path(path).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                return Content(hashlib.file_digest(file, "sha256").hexdigest(), str(file.tell()))
         except OSError:
-            return ""
+            return Content()
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(of, paths))
@@ -147,11 +169,11 @@ class Recollection:
             found.append(f"{len(self.moved):,} images have moved, and are known by their content: {names}")
         return found
 
-    def replaced(self, contents: Mapping[str, str]) -> list[str]:
-        """The images whose content, the hash by path, is another than the run's, though their size is the same."""
+    def replaced(self, contents: Mapping[str, Content]) -> list[str]:
+        """The images whose content, by path, is another than the run's, though their size is the same."""
         said = {sample.path for sample in self.changed}
         known = [(path, row) for path, row in self.of.items() if path in contents and path not in said]
-        return [row["path"] for path, row in known if row.get("sha256", "") not in ("", contents[path])]
+        return [row["path"] for path, row in known if row.get("sha256", "") not in ("", contents[path].sha256)]
 
     def other_targets(self, rows: Mapping[str, Row]) -> list[str]:
         """The images whose rows, by their paths, have other classes or values than in the run."""
@@ -208,7 +230,7 @@ def _of_same_content(samples: list[Sample], named: dict[str, Row]) -> list[Sampl
 
 def _differing(samples: list[Sample], named: dict[str, Row]) -> list[Sample]:
     hashes = hash_files([sample.path for sample in samples])
-    return [s for s, content in zip(samples, hashes, strict=True) if content != named[s.name]["sha256"]]
+    return [s for s, content in zip(samples, hashes, strict=True) if content.sha256 != named[s.name]["sha256"]]
 
 
 def _find_by_content(samples: list[Sample], sizes: dict[str, str], found: Recollection) -> None:
@@ -220,7 +242,7 @@ def _find_by_content(samples: list[Sample], sizes: dict[str, str], found: Recoll
     taken = {id(row) for row in found.of.values()}
     candidates = [sample for sample in samples if sizes[sample.path] in of_size]
     for sample, content in zip(candidates, hash_files([s.path for s in candidates]), strict=True):
-        same = [row for row in of_size[sizes[sample.path]] if _is_same_file(sample, content, row)]
+        same = [row for row in of_size[sizes[sample.path]] if _is_same_file(sample, content.sha256, row)]
         free = [row for row in same if id(row) not in taken]
         if free:
             found.of[sample.path] = free[0]

@@ -68,6 +68,14 @@ def list_pairs(root: Path, skip: bool = False) -> SampleIndex:
     return SampleIndex(samples, notes=[*notes, *trouble], layout=layout)
 
 
+def has_masks(root: Path) -> bool:
+    """Whether there are masks in a layout of list_pairs."""
+    try:
+        return bool(_places(root))
+    except InputError:
+        return False
+
+
 def _places(root: Path) -> tuple[list[_Place], list[str], str]:
     """The places of images and masks; notes about other folders; and the layout, unless it is the first one."""
     if not root.is_dir():
@@ -93,8 +101,8 @@ def _places(root: Path) -> tuple[list[_Place], list[str], str]:
     if not any(_files(place, LeftOut())[1] for place in places):
         raise InputError(
             f"data.root {root} must have the folders images and masks, each with the folders train, val and test or "
-            "all files together (or train/images and train/masks, or NAME.png and NAME_mask.png; or give a table of "
-            "images and masks: data.csv)"
+            "all files together (or train/images and train/masks, NAME.png and NAME_mask.png, COCO files such as "
+            "train.json; or give a table of images and masks: data.csv)"
         )
     return places, notes, f"{root}: masks are beside their images, as NAME_mask"
 

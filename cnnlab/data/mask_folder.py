@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import ClassesMixin
+from cnnlab.data.drawn_masks import DrawnListing, list_drawn
 from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import AugmentedFiles, FileDataset, read_sizes
 from cnnlab.data.listing import Sample
@@ -26,10 +27,10 @@ from cnnlab.data.mask_survey import (
     numbers_without,
     survey_masks,
 )
-from cnnlab.data.mask_values import NO_VALUE, MaskReader, MaskValues, Value, as_groups
+from cnnlab.data.mask_values import NO_VALUE, MaskOpener, MaskReader, MaskValues, Value, as_groups, read_mask
 from cnnlab.errors import InputError
 from cnnlab.image_files import ImageError, check_name, listed
-from cnnlab.imaging import EvalTransform, height_and_width, resampling
+from cnnlab.imaging import EvalTransform, Preprocessing, height_and_width, resampling
 
 _IGNORED_CLASS = NO_VALUE
 """The target of ignored pixels, if their value in the masks is the number of a class."""
@@ -45,6 +46,10 @@ class MaskFolder(ClassesMixin, FileDataModule):
     split is made. An image without a mask, and a mask without an image, is an error; with ``on_error`` skip, it is
     named and left out.
 
+    Without masks, they are drawn from the outlines of the objects in COCO files (ROOT/SPLIT.json, or
+    ROOT/annotations/instances_SPLIT.json): background is class 0, then come the categories; where objects overlap, the
+    smaller one counts, and a crowd counts as its class. ``class_names`` chooses categories, after the background.
+
     With ``size`` all images are resized to one size; training resizes random crops of a share of the image. Without it,
     images keep their resolution: training takes crops of ``crop`` pixels, and evaluation takes whole images (one by one
     if they differ in size; see the task's ``window`` for large ones).
@@ -59,7 +64,8 @@ class MaskFolder(ClassesMixin, FileDataModule):
             masks whose format changes values, such as JPEG, a pixel gets the nearest of these values.
         ignore_index: The value of pixels that loss and metrics ignore, or a list of several: numbers, or colors if
             mask_values are colors; None if there are none. The number 255 stands for none beside colors.
-        size: Height and width that all images are resized to (or both in one number), whatever their aspect ratio.
+        size: Height and width that all images are resized to (or both in one number), whatever their aspect ratio. That
+            of the run in ``model.init_from`` if neither this nor ``crop`` is given.
         crop: Height and width of training crops (or both in one number) without ``size``. If None, the size of the
             images, which must all be equal. Crops of smaller images are enlarged to it.
         interpolation: See imaging.INTERPOLATIONS, for images; masks use nearest-neighbor sampling.
@@ -74,7 +80,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
 
     kind: ClassVar[str | None] = "masks"
     PROVIDES: ClassVar[tuple[str, ...]] = (*ClassesMixin.PROVIDES, "ignore_index")
-    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "mask_values", *FileDataModule.RESOLVED)
+    RESOLVED: ClassVar[tuple[str, ...]] = ("class_names", "mask_values", "size", *FileDataModule.RESOLVED)
     ANNOTATIONS: ClassVar[Literal["fixed", "masks", "boxes"]] = "masks"
 
     def __init__(
@@ -104,6 +110,11 @@ class MaskFolder(ClassesMixin, FileDataModule):
         resampling(interpolation)
         self._size, self._crop = height_and_width("data.size", size), height_and_width("data.crop", crop)
         self._layout = ""
+        self._asked_names = class_names
+        if self._drawn is not None:
+            class_names = self._drawn.class_names
+            if mask_values is not None and list(mask_values) != list(range(len(class_names))):
+                raise InputError(f"data.mask_values are for masks in files, and {self._layout}: leave them out")
         self._values_are_given = mask_values is not None
         if mask_values is not None and not mask_values:
             raise InputError("data.mask_values is empty: give the value of each class")
@@ -120,6 +131,13 @@ class MaskFolder(ClassesMixin, FileDataModule):
         if isinstance(ignore_index, int) and not 0 <= ignore_index < self.num_classes:
             self.ignore_index = ignore_index
         self._mask_values = MaskValues(values, ignore_index, self.ignore_index)
+
+    @cached_property
+    def _drawn(self) -> DrawnListing | None:
+        """What is known of masks that are drawn; None if masks are files."""
+        found = None if self.csv is not None else list_drawn(self.root, self._asked_names, self.hparams["on_error"])
+        self._layout = found.index.layout if found is not None else ""
+        return found
 
     def _values(self, class_names: Sequence[str] | None, mask_values: Sequence[Value] | None) -> list[Value]:
         """The value of each class in the masks."""
@@ -147,7 +165,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
         Raises:
             ImageError: If one cannot be read; with on_error skip, it is reported later, with all other broken files.
         """
-        found = survey_masks([sample.mask for sample in self.samples if sample.mask], self._colored)
+        found = survey_masks([s.mask for s in self.samples if s.mask], self._colored, self._mask_opener)
         if found.broken and self.hparams["on_error"] == "raise":
             raise ImageError(next(iter(found.broken.values())))
         return found
@@ -183,7 +201,10 @@ class MaskFolder(ClassesMixin, FileDataModule):
     def list_samples(self) -> list[Sample]:
         """All images, each with its mask."""
         skip = self.hparams["on_error"] == "skip"
-        listing = list_pairs(self.root, skip) if self.csv is None else list_pair_table(self.csv, self.root, skip)
+        if self._drawn is not None:
+            listing = self._drawn.index
+        else:
+            listing = list_pairs(self.root, skip) if self.csv is None else list_pair_table(self.csv, self.root, skip)
         for note in listing.notes:
             rank_zero_warn(note)
         self._layout = listing.layout
@@ -196,7 +217,12 @@ class MaskFolder(ClassesMixin, FileDataModule):
     def read_annotations(self, samples: Sequence[Sample]) -> MaskReader:
         """The reader of the masks."""
         masks = [sample.mask for sample in samples]
-        return MaskReader(masks, self._mask_values, self.ignore_index, self.hparams["rare_crops"])
+        rare = self.hparams["rare_crops"]
+        return MaskReader(masks, self._mask_values, self.ignore_index, rare, self._mask_opener)
+
+    @property
+    def _mask_opener(self) -> MaskOpener:
+        return read_mask if self._drawn is None else self._drawn.masks
 
     def try_reading(self, sample: Sample) -> None:
         """Read an image and its mask.
@@ -209,6 +235,13 @@ class MaskFolder(ClassesMixin, FileDataModule):
         image = self.open_image(sample.path)
         self.read_annotations([sample])(0, image)
         image.read(self.channels)
+
+    def adopt(self, preprocessing: Preprocessing | None) -> None:
+        """Adopt the mean of a pretrained network; and the size of another run on masks, if no size or crop is given."""
+        super().adopt(preprocessing)
+        if preprocessing is not None and preprocessing.whole and self._crop is None and self._size is None:
+            self._size = preprocessing.size
+            self.hparams["size"] = list(preprocessing.size)
 
     def input_spec(self) -> InputSpec:
         """The input of the network in training."""

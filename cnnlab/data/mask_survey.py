@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab.data.mask_values import NO_VALUE, MaskValues, Value, color_codes, read_mask, show_code
+from cnnlab.data.mask_values import NO_VALUE, MaskOpener, MaskValues, Value, color_codes, read_mask, show_code
 from cnnlab.errors import InputError
 from cnnlab.image_files import ImageError
 
@@ -44,18 +44,19 @@ class MaskSurvey:
         return MaskSurvey({path: self.of[path] for path in paths if path in self.of})
 
 
-def survey_masks(paths: Sequence[str], colored: bool = False) -> MaskSurvey:
+def survey_masks(paths: Sequence[str], colored: bool = False, opener: MaskOpener = read_mask) -> MaskSurvey:
     """Read all masks, in threads.
 
     Args:
         paths: Their files.
         colored: See mask_values.read_mask.
+        opener: Reads one.
     """
     survey = MaskSurvey()
 
     def read(path: str) -> MaskCounts | str:
         try:
-            mask = read_mask(path, colored)
+            mask = opener(path, colored)
         except ImageError as error:
             return str(error)
         codes, counts = np.unique(color_codes(mask.values), return_counts=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,10 @@ class Mask(NamedTuple):
     """The Exif orientation by which it was turned; 1, not at all, to 8."""
     palette: npt.NDArray[np.uint8]
     """(N, 3) the colors of its numbers; (0, 3) if it has no palette."""
+
+
+MaskOpener = Callable[[str, bool], Mask]
+"""Reads a mask by its path; and whether colors count: see read_mask."""
 
 
 def read_mask(path: str, colored: bool = False) -> Mask:
@@ -264,6 +268,8 @@ class MaskReader:
     """The class number of pixels without a class."""
     rare: float = 0.0
     """See annotations.ClassMask."""
+    opener: MaskOpener = read_mask
+    """Reads a mask, or draws it."""
     draws = ClassMask.draws
 
     def read(self, path: str) -> tuple[Tensor, int]:
@@ -272,7 +278,7 @@ class MaskReader:
         Raises:
             ImageError: If it cannot be read, or if it has values without a class.
         """
-        mask = read_mask(path, self.values.colored)
+        mask = self.opener(path, self.values.colored)
         return torch.from_numpy(self.values.classes(mask.values, path, mask.lossy)), mask.orientation
 
     def __call__(self, index: int, image: ImageSource) -> ClassMask:

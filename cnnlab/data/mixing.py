@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,8 +126,8 @@ def _beta_table(alpha: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.f
     return np.concatenate([x, 1 - x[-2::-1]]), np.concatenate([half, 1 - half[-2::-1]])
 
 
-def create_mixing(settings: bool | dict[str, float]) -> Mixing | None:
-    """Create a Mixing from true or from its arguments; None from false.
+def create_mixing(settings: bool | dict[str, float] | None, kind: type[Any] = Mixing) -> Any:
+    """Create a Mixing, or another kind of it, from true or from its arguments; None from false or nothing.
 
     Raises:
         InputError: If an argument is unknown or out of range.
@@ -134,7 +135,7 @@ def create_mixing(settings: bool | dict[str, float]) -> Mixing | None:
     if not settings:
         return None
     given = settings if isinstance(settings, dict) else {}
-    known = [field.name for field in dataclasses.fields(Mixing)]
+    known = [field.name for field in dataclasses.fields(kind)]
     if unknown := sorted(set(given) - set(known)):
         raise InputError(f"data.mixing has no {unknown[0]!r}: {nearest(unknown[0], known)}")
-    return Mixing(**given)
+    return kind(**given)

@@ -74,7 +74,7 @@ class ObjectTransform(Augmentation):
         quarters = quarter if self.turns else 0
         annotation = annotation.turn(quarters)
         shape = _turned(image.size, quarters)
-        crop = annotation.move_crop(self._draw_crop(drawn, shape, spec.size), numbers[self.draws :])
+        crop = annotation.move_crop(self._draw_crop(drawn, shape, spec), numbers[self.draws :])
         whole = Geometry(
             crop,
             flip=next(drawn) < self.flip,
@@ -88,9 +88,10 @@ class ObjectTransform(Augmentation):
         levels = warp(source, geometry, spec.size, spec.fill)
         return to_bytes(recolor(levels, color)), annotation.warp(whole, spec.size)
 
-    def _draw_crop(self, drawn: Iterator[float], shape: tuple[int, int], size: tuple[int, int]) -> Box:
-        """Draw the part of an image of this shape that fills the size; it may be larger than the image."""
-        fitted = min(side / length for side, length in zip(size, shape, strict=True))
+    def _draw_crop(self, drawn: Iterator[float], shape: tuple[int, int], spec: InputSpec) -> Box:
+        """Draw the part of an image of this shape that fills the input; it may be larger than the image."""
+        size = spec.size
+        fitted = min(side / length for side, length in zip(spec.whole or size, shape, strict=True))
         scale = fitted * _between(next(drawn), self.scale)
         ratio = math.sqrt(_between(next(drawn), self.ratio))
         height, width = size[0] * ratio / scale, size[1] / (ratio * scale)

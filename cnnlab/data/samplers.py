@@ -12,10 +12,11 @@ from torch.utils.data import Sampler
 from cnnlab.errors import InputError
 from cnnlab.random import permutation, weighted_choice
 
-Draw = tuple[int, int]
-"""(epoch, index): together with the seed, it determines a training sample's augmentation.
+Draw = tuple[int, int, int]
+"""(epoch, index, seen): together with the seed, it determines a training sample's augmentation.
 
-A sample that is drawn again in an epoch has a unique epoch number, far beyond all others.
+A sample that is drawn again in an epoch has a unique epoch number, far beyond all others. ``seen`` is the number of the
+run's samples before the step, the same for all samples of a step.
 """
 _AGAIN = 2**32
 
@@ -113,7 +114,7 @@ class TrainSampler(Sampler[list[Draw]]):
         return self.batch_size if is_whole else rest // self.world_size
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield lists of (epoch, index), a batch each."""
+        """Yield lists of (epoch, index, seen), a batch each."""
         epoch = 0 if self.repeat_first else self.epoch
         if self.weights is None:
             order = permutation(self.seed, epoch, self.size)
@@ -126,7 +127,8 @@ class TrainSampler(Sampler[list[Draw]]):
         for start in range(first, first + count * self.step_size, self.step_size):
             together = np.arange(self.size)[start : start + self.step_size]
             mine = np.array_split(together, self.world_size)[self.rank]
-            yield list(zip(occasions[mine].tolist(), order[mine].tolist(), strict=True))
+            seen = [epoch * self.size + start] * len(mine)
+            yield list(zip(occasions[mine].tolist(), order[mine].tolist(), seen, strict=True))
 
 
 def _repetition(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

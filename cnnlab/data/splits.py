@@ -12,7 +12,6 @@ import numpy as np
 
 from cnnlab.data.listing import Sample, SampleIndex
 from cnnlab.errors import InputError
-from cnnlab.random import permutation
 
 _GOLDEN_RATIO = 0.6180339887498949
 """Its multiples, modulo 1, fill 0..1 evenly."""
@@ -133,55 +132,75 @@ def _fill_empty_splits(divided: dict[str, tuple[str, float]], labels: dict[str, 
         divided[key] = (split, divided[key][1])
 
 
-def folds(samples: Sequence[Sample], count: int, seed: int) -> np.ndarray:
-    """Divide samples into folds of equal size; each class or stratum is spread evenly, groups stay whole.
+def folds(samples: Sequence[Sample], count: int, seed: int, start: float = 0.0) -> np.ndarray:
+    """Assign a fold to each sample by the place of its name, or of its group's, so that other files do not matter.
+
+    Where a fold would have no sample, or none of a class or stratum, the nearest one of a fold with several is moved.
+
+    Args:
+        samples: The samples, with their names.
+        count: The number of folds, 2 or more.
+        seed: Decides which samples.
+        start: Where places begin, 0..1: those before it are in the test split.
 
     Returns:
         (N,) each sample's fold, 0..count-1.
     """
-    return np.minimum((_spread(samples, seed) * count).astype(np.int64), count - 1)
+    places = {_key(sample): max(0.0, (place(_key(sample), seed) - start) / (1 - start)) for sample in samples}
+    chosen = {key: min(int(at * count), count - 1) for key, at in places.items()}
+    kinds: dict[str, set[str]] = {key: {_EVERY} for key in places}
+    for sample in samples:
+        kinds[_key(sample)].update(filter(None, (*sample.labels, sample.stratum)))
+    present = Counter((fold, kind) for key, fold in chosen.items() for kind in kinds[key])
+    for kind in sorted(set().union(*kinds.values())):
+        for fold in range(count):
+            if present[fold, kind]:
+                continue
+            spare = [key for key, own in chosen.items() if kind in kinds[key] and _is_spare(own, kinds[key], present)]
+            if not spare:
+                break
+            key = min(spare, key=lambda key: (_distance(places[key], (fold + 0.5) / count), key))
+            present.subtract((chosen[key], own) for own in kinds[key])
+            present.update((fold, own) for own in kinds[key])
+            chosen[key] = fold
+    return np.array([chosen[_key(sample)] for sample in samples], dtype=np.int64)
 
 
-def _spread(samples: Sequence[Sample], seed: int) -> np.ndarray:
-    """Assign to each sample a place in 0..1, so that any interval has its share of each class or stratum.
-
-    Samples of a group have the same place.
-    """
-    groups: dict[str, list[int]] = {}
-    for i, sample in enumerate(samples):
-        groups.setdefault(f"g{sample.group}" if sample.group else f"s{i}", []).append(i)
-    units = list(groups.values())
-    order = permutation(seed, 0, len(units))
-    kinds: dict[tuple[tuple[str, ...], str], list[list[int]]] = {}
-    for unit in order:
-        members = units[unit]
-        own = [(samples[i].labels, samples[i].stratum) for i in members]
-        kinds.setdefault(max(set(own), key=lambda kind: (own.count(kind), kind)), []).append(members)
-    places = np.empty(len(samples))
-    # Classes or strata follow each other around a circle, so that their rounding errors cancel.
-    generator = np.random.Generator(np.random.Philox(key=[seed, 1]))
-    start = generator.random()
-    for kind in sorted(kinds.values(), key=len, reverse=True):
-        total, before = sum(map(len, kind)), 0
-        for members in kind:
-            places[members] = (start + (before + len(members) / 2) / total) % 1
-            before += len(members)
-        start += _GOLDEN_RATIO / total
-    return places
+_EVERY = ""
+"""The kind that each sample is of."""
 
 
-def select_fold(listing: SampleIndex, count: int, fold: int, seed: int) -> SampleIndex:
-    """Divide training and validation samples into folds: one, 0..count-1, for validation, the others for training.
+def _is_spare(fold: int, kinds: set[str], present: Counter[tuple[int, str]]) -> bool:
+    """Whether a fold has others of all kinds of a sample."""
+    return all(present[fold, kind] > 1 for kind in kinds)
+
+
+def _distance(first: float, second: float) -> float:
+    """Between two places on a circle of length 1."""
+    return abs((first - second + 0.5) % 1 - 0.5)
+
+
+def select_fold(listing: SampleIndex, count: int, fold: int, seed: int, start: float = 0.0) -> SampleIndex:
+    """Divide training and validation samples into folds: one for validation, the others for training.
 
     The test split is unchanged.
 
+    Args:
+        listing: The samples, each with a split.
+        count: The number of folds, 2 or more.
+        fold: The one for validation, 0..count-1.
+        seed: Decides which samples.
+        start: The share of the test split, if it was made by split_samples, 0..1.
+
     Raises:
-        InputError: If there are fewer samples than folds.
+        InputError: If there are fewer samples, or groups, than folds.
     """
     together = [sample for sample in listing.samples if sample.split != "test"]
-    if len(together) < count:
-        raise InputError(f"data.folds is {count}, and there are only {len(together)} images to divide")
-    places = folds(together, count, seed)
+    units = len({_key(sample) for sample in together})
+    if units < count:
+        groups = f" in {units} groups" if units < len(together) else ""
+        raise InputError(f"data.folds is {count}, and there are only {len(together)} images{groups} to divide")
+    places = folds(together, count, seed, start)
     moved = [
         replace(sample, split="val" if place == fold else "train")
         for sample, place in zip(together, places, strict=True)

@@ -21,7 +21,7 @@ _OTHER_COLUMNS = ("path", "split", "group", "bytes", "sha256", "error")
 """Columns of a table or of a manifest that are not values."""
 _FIGURES = ("value_mean", "value_std", "value_levels")
 _BINS = 10
-"""The number of ranges of the first value; splits and folds have the same share of each range."""
+"""The number of ranges of the first value; each fold has samples of each range, if there are enough."""
 _MOST_LEVELS = 100
 _LARGEST = 3.4e38
 """The largest absolute value, about that of float32."""
@@ -30,9 +30,9 @@ _LARGEST = 3.4e38
 class ValueTable(CenterCropDataModule):
     """Images and their values: a table with the columns path and those of the values, optionally split and group.
 
-    Without a column split, a fixed split is made; folds spread the first value evenly. Targets are (B, V) float32 in
-    the table's own units, NaN if unknown. A checkpoint keeps mean, std and levels, so that a later run on other images
-    uses those of the training.
+    Without a column split, a fixed split is made; each fold has small and large ones of the first value. Targets are
+    (B, V) float32 in the table's own units, NaN if unknown. A checkpoint keeps mean, std and levels, so that a later
+    run on other images uses those of the training.
 
     Args:
         root: The folder that paths in the table start from.

@@ -135,27 +135,43 @@ def warp(
     return F.grid_sample(levels, grid[None], mode=mode, padding_mode="border", align_corners=False)[0]
 
 
-def move_points(points: npt.NDArray[np.float64], geometry: Geometry, size: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Where points of an image are in the result of warp().
+def affine_of(geometry: Geometry, size: tuple[int, int]) -> Matrix:
+    """The map from points of an image to points in the result of warp(), (2, 3): see move_points.
 
     Args:
-        points: (..., 2), x and y in pixels of the image; the corner of the first pixel is 0, 0.
         geometry: See warp.
         size: Height and width of the result.
 
-    Returns:
-        (..., 2), x and y in pixels of the result, also outside of it.
-
-    >>> move_points(np.array([3.0, 1.0]), Geometry(Box(0, 0, 4, 8), flip=True), (8, 16)).tolist()
+    >>> move_points(np.array([3.0, 1.0]), affine_of(Geometry(Box(0, 0, 4, 8), flip=True), (8, 16))).tolist()
     [10.0, 2.0]
     """
     (height, width), box = size, geometry.box
-    x, y = points[..., 0], points[..., 1]
-    x = (x - box.left - box.width / 2) * width / box.width * (-1 if geometry.flip else 1)
-    y = (y - box.top - box.height / 2) * height / box.height * (-1 if geometry.upside_down else 1)
+    across = width / box.width * (-1 if geometry.flip else 1)
+    along = height / box.height * (-1 if geometry.upside_down else 1)
     cos, sin = math.cos(math.radians(geometry.angle)), math.sin(math.radians(geometry.angle))
+    linear = np.array([[cos * across, sin * along], [-sin * across, cos * along]])
     down, right = geometry.shift
-    return np.stack([cos * x + sin * y + width / 2 + right, -sin * x + cos * y + height / 2 + down], axis=-1)
+    center = np.array([box.left + box.width / 2, box.top + box.height / 2])
+    offset = np.array([width / 2 + right, height / 2 + down]) - linear @ center
+    return np.concatenate([linear, offset[:, None]], axis=1)
+
+
+def move_points(points: npt.NDArray[np.float64], affine: Matrix) -> npt.NDArray[np.float64]:
+    """Map points (..., 2), x and y in pixels; the corner of the first pixel is 0, 0."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def compose(later: Matrix, earlier: Matrix) -> Matrix:
+    """The map (2, 3) that applies one after the other."""
+    both: Matrix = later[:, :2] @ earlier
+    both[:, 2] += later[:, 2]
+    return both
+
+
+def invert(affine: Matrix) -> Matrix:
+    """The map (2, 3) back."""
+    back = np.linalg.inv(affine[:, :2])
+    return np.concatenate([back, -(back @ affine[:, 2:])], axis=1)
 
 
 def _framed(pixels: Tensor, fill: Tensor) -> Tensor:

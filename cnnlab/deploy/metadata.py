@@ -10,6 +10,7 @@ from typing import Any
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform
 from cnnlab.outputs import Output, create_output
+from cnnlab.writing import to_json
 
 KEY = "cnnlab"
 """The metadata's key; its value is JSON."""
@@ -44,7 +45,7 @@ class ModelMetadata:
     def to_json(self) -> str:
         """Return the metadata as text, to store in a file."""
         named = {"output": self.output.metadata(), "transform": self.transform._asdict()}
-        return json.dumps({**vars(self), **named}, ensure_ascii=False)
+        return to_json({**vars(self), **named}, indent=None)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: object) -> ModelMetadata:

@@ -59,16 +59,26 @@ class OnnxPredictor:
         path: A file made by ``cnnlab export`` or ``cnnlab quantize``.
         providers: Names in PROVIDERS, in order of preference; if None, CUDA if it is available, else the CPU.
         threads: The number of CPU threads; as many as this process may use if None.
+        conf: The least score of objects, 0..1; all objects if None.
 
     Raises:
-        InputError: If ONNX Runtime or a provider is missing, or if the file does not exist or is not cnnlab's.
+        InputError: If ONNX Runtime or a provider is missing, or if the file does not exist or is not cnnlab's; if conf
+            is out of range, or if the answers have no scores of objects.
     """
 
-    def __init__(self, path: str | Path, providers: Sequence[str] | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        conf: float | None = None,
+    ) -> None:
         self.path = Path(path)
         self.session = session(self.path, providers, threads)
         self.metadata = ModelMetadata.from_metadata(self.session.get_modelmeta().custom_metadata_map, path)
         """The file's metadata."""
+        self.output = self.metadata.output if conf is None else self.metadata.output.limited(conf)
+        """The kind of the answers."""
         self._predict = session_predict(self.session)
 
     def run(self, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
@@ -148,7 +158,7 @@ class OnnxPredictor:
     def _answers(self, batch: list[_Opened]) -> list[Any]:
         stacked = np.stack([opened.pixels for opened in batch]).transpose(0, 3, 1, 2)
         arrays = self.run(np.ascontiguousarray(stacked))
-        return self.metadata.output.answers(arrays, [one.path for one in batch], [one.place for one in batch])
+        return self.output.answers(arrays, [one.path for one in batch], [one.place for one in batch])
 
 
 def cpu_count() -> int:
@@ -177,6 +187,8 @@ def session(path: Path, providers: Sequence[str] | None = None, threads: int | N
         import onnxruntime
     except ImportError as error:
         raise InputError("ONNX Runtime is missing: pip install 'cnnlab[deploy]' (or onnxruntime alone)") from error
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name an ONNX file, such as {path / 'model.onnx'} (cnnlab export RUN)")
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if (other := _OTHER_FORMATS.get(path.suffix)) is not None:

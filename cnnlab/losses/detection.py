@@ -77,6 +77,9 @@ class DetectionLoss(PartsLoss):
             outputs: The raw outputs of models.detector.Detector.
             targets: The objects of B images.
         """
+        return self._of_boxes(outputs, targets)
+
+    def _of_boxes(self, outputs: Mapping[str, Tensor], targets: Objects) -> Tensor:
         logits, boxes = outputs["logits"].float(), outputs["boxes"].float()
         padded, places = targets.padded(), outputs["places"][0]
         with torch.no_grad():
@@ -96,7 +99,7 @@ class DetectionLoss(PartsLoss):
         # Of no places the sum is 0, with gradients of 0, so that all processes have the same gradients.
         misfit = generalized_box_iou_loss(boxes[image, place], padded.boxes[image, number], reduction="none")
         of_box = self.box_weight * (misfit * score).sum() + 0.0 * boxes.sum()
-        return torch.stack([of_class, of_box]) / self.counts(targets).clamp(min=1.0)
+        return torch.stack([of_class, of_box]) / self.counts(targets)[:2].clamp(min=1.0)
 
 
 def assign_static(boxes: Tensor, places: Tensor, objects: Padded, radius: float) -> Assignment:

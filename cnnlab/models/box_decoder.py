@@ -25,7 +25,8 @@ class BoxDecoder(Decoder):
     Boxes of raw outputs may be (B, P, 4), or (B, P, K, 4) if each class has a box of its own.
 
     Boxes are x1, y1, x2, y2 in pixels of the network's input. They are sorted by score; a score of 0 stands for no box.
-    Of boxes of one class that overlap by more than ``iou``, the one with the highest score stays.
+    Of boxes of one class that overlap by more than ``iou``, the one with the highest score stays. If the image was seen
+    in tiles, ``windows`` (B, N, 4) are those of the boxes: see models.tiles.
 
     The suppression is part of exported files: see keep_best.
 
@@ -56,16 +57,15 @@ class BoxDecoder(Decoder):
         best, index = scores.flatten(1).topk(count, dim=1)
         labels = index % classes
         # Boxes of each class lie in the scores' own order.
-        boxes = outputs["boxes"].float()
-        boxes, place = (boxes.flatten(1, 2), index) if boxes.ndim == 4 else (boxes, index // classes)
-        boxes = boxes.gather(1, place[..., None].expand(-1, -1, 4))
+        boxes, place = outputs["boxes"].float(), index // classes
+        boxes = taken(boxes.flatten(1, 2), index) if boxes.ndim == 4 else taken(boxes, place)
         kept = keep_best(boxes, best, labels, self.iou)
         final, order = (best * kept).topk(min(self.count, count), dim=1)
-        return {
-            "boxes": boxes.gather(1, order[..., None].expand(-1, -1, 4)),
-            "scores": final,
-            "labels": labels.gather(1, order),
-        }
+        # In the order of outputs.Boxes.arrays.
+        found = {"boxes": taken(boxes, order), "scores": final, "labels": taken(labels, order)}
+        if "windows" in outputs:
+            found["windows"] = taken(taken(outputs["windows"], place), order)
+        return found
 
     def difficulty(self, answers: Answers, targets: Objects) -> Difficulty:
         """The objects that are missed, and the sum of the scores of boxes that are none; the sum of doubtful scores.
@@ -90,6 +90,11 @@ class BoxDecoder(Decoder):
     def scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The highest logit of each class, (B, K)."""
         return outputs["logits"].amax(dim=1)
+
+
+def taken(values: Tensor, order: Tensor) -> Tensor:
+    """The values (B, P, ...) at places (B, N)."""
+    return values.gather(1, order.reshape(*order.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
 
 
 def keep_best(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:

@@ -53,7 +53,7 @@ def can_remove_channels(module: nn.Module) -> bool:
     """Whether the channels of a layer of this kind can be removed."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return module.groups == 1 or _is_depthwise(module)
-    return isinstance(module, (nn.Linear, *BATCH_NORMS, nn.LayerNorm, nn.PReLU))
+    return isinstance(module, (nn.Linear, *BATCH_NORMS, nn.GroupNorm, nn.LayerNorm, nn.PReLU))
 
 
 def _is_depthwise(module: nn.Module) -> bool:
@@ -81,6 +81,12 @@ def _remove(module: nn.Module, name: str, out: bool, indices: list[int]) -> None
         for part in ("weight", "bias", "running_mean", "running_var"):
             _slice(module, part, 0, keep)
         module.num_features = len(keep)
+    elif isinstance(module, nn.GroupNorm):
+        keep = _remaining_channels(module.num_channels, indices, name)
+        _check_groups(keep, module, name)
+        for part in ("weight", "bias"):
+            _slice(module, part, 0, keep)
+        module.num_channels = len(keep)
     elif isinstance(module, nn.LayerNorm):
         keep = _remaining_channels(module.normalized_shape[-1], indices, name)
         for part in ("weight", "bias"):
@@ -90,6 +96,16 @@ def _remove(module: nn.Module, name: str, out: bool, indices: list[int]) -> None
         keep = _remaining_channels(module.num_parameters, indices, name)
         _slice(module, "weight", 0, keep)
         module.num_parameters = len(keep)
+
+
+def _check_groups(keep: Tensor, norm: nn.GroupNorm, name: str) -> None:
+    """Check that each group of a group norm loses as many channels, so that no other one changes its group."""
+    counts = torch.bincount(keep // (norm.num_channels // norm.num_groups), minlength=norm.num_groups)
+    if counts.min() != counts.max():
+        raise InputError(
+            f"{name} normalizes its {norm.num_channels} channels in {norm.num_groups} groups, which would differ in "
+            "size: prune a network with batch norm, or single weights (--method unstructured)"
+        )
 
 
 def _remaining_channels(count: int, indices: list[int], name: str) -> Tensor:

@@ -10,12 +10,16 @@ from cnnlab.errors import InputError, nearest
 from cnnlab.imports import by_path
 from cnnlab.models.detector import Detector
 from cnnlab.models.factory import build, create_features
+from cnnlab.models.instance_detector import InstanceDetector
 from cnnlab.models.torchvision_detectors import create_torchvision_detector
 from cnnlab.models.torchvision_table import TORCHVISION_DETECTORS
 
 
 class DetectorSize(NamedTuple):
-    """One of the sizes of cnnlab's own detector."""
+    """One of the sizes of cnnlab's own detectors."""
+
+    kind: type[Detector]
+    """The class of the network."""
 
     encoder: str
     """The timm network that is its backbone, unless another is named."""
@@ -26,9 +30,12 @@ class DetectorSize(NamedTuple):
 
 
 DETECTORS = {
-    "one_stage_s": DetectorSize("mobilenetv3_small_100", 64, 1),
-    "one_stage_m": DetectorSize("tf_efficientnet_lite0", 96, 2),
-    "one_stage_l": DetectorSize("resnet50", 160, 3),
+    "one_stage_s": DetectorSize(Detector, "mobilenetv3_small_100", 64, 1),
+    "one_stage_m": DetectorSize(Detector, "tf_efficientnet_lite0", 96, 2),
+    "one_stage_l": DetectorSize(Detector, "resnet50", 160, 3),
+    "instances_s": DetectorSize(InstanceDetector, "mobilenetv3_small_100", 64, 1),
+    "instances_m": DetectorSize(InstanceDetector, "tf_efficientnet_lite0", 96, 2),
+    "instances_l": DetectorSize(InstanceDetector, "resnet50", 160, 3),
 }
 """cnnlab's networks for detection, by name."""
 
@@ -77,7 +84,7 @@ def create_detector(
     size = DETECTORS[name]
     features = create_features(size.encoder if encoder is None else encoder, channels, weights)
     settings = {"width": size.width, "depth": size.depth, **kwargs}
-    return build(name, Detector, features, num_classes, channels, **settings)
+    return build(name, size.kind, features, num_classes, channels, **settings)
 
 
 def encoder_of(name: str, encoder: str | None) -> str | None:

@@ -63,7 +63,7 @@ class Detector(nn.Module):
     backbone_prefix = "backbone."
     gradcam_layer = "neck.lateral.0"
     """The finest map, on which all scores depend."""
-    output_layers = ("classify", "regress")
+    output_layers: tuple[str, ...] = ("classify", "regress")
     """The layers whose outputs are the answer, and cannot be pruned."""
 
     def __init__(
@@ -126,8 +126,15 @@ class Detector(nn.Module):
             logits (B, P, K); boxes (B, P, 4), x1, y1, x2, y2 in pixels of the images; places (B, P, 3), x, y and stride
             of each place.
         """
+        return self.answers(self.pyramid(images)[1], images.shape[0])
+
+    def pyramid(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """All feature maps of the backbone, the finest first, and the maps of the pyramid."""
         features = self.backbone(pad_to_multiple(images, self.multiple))
-        maps = self.neck([features[place] for place in self._maps])
+        return features, self.neck([features[place] for place in self._maps])
+
+    def answers(self, maps: Sequence[Tensor], images: int) -> dict[str, Tensor]:
+        """The maps of the pyramid to raw outputs: see forward."""
         logits, boxes, places = [], [], []
         for level, (stride, one) in enumerate(zip(self.strides, maps, strict=True)):
             of_class = of_box = one
@@ -148,7 +155,7 @@ class Detector(nn.Module):
         return {
             "logits": torch.cat(logits, dim=1),
             "boxes": torch.cat(boxes, dim=1),
-            "places": every.expand(images.shape[0], *every.shape),
+            "places": every.expand(images, *every.shape),
         }
 
 

@@ -25,7 +25,8 @@ class TorchvisionDetectorInfo(NamedTuple):
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of the pretraining on COCO."""
-        return Preprocessing((self.side, self.side), 1.0, "bilinear", *map(list, self.scale))
+        mean, std = map(list, self.scale)
+        return Preprocessing((self.side, self.side), 1.0, "bilinear", mean=mean, std=std)
 
 
 TORCHVISION_DETECTORS = {

@@ -6,12 +6,13 @@ from typing import Any
 from cnnlab.errors import InputError
 from cnnlab.outputs.base import Arrays, Output
 from cnnlab.outputs.boxes import Boxes, BoxPrediction
+from cnnlab.outputs.instances import InstancePrediction, Instances
 from cnnlab.outputs.labels import ClassPrediction, Labels
 from cnnlab.outputs.masks import MaskPrediction, Masks
 from cnnlab.outputs.table import AnswerWriter
 from cnnlab.outputs.values import ValuePrediction, Values
 
-OUTPUTS: dict[str, type[Output]] = {kind.kind: kind for kind in (Boxes, Labels, Masks, Values)}
+OUTPUTS: dict[str, type[Output]] = {kind.kind: kind for kind in (Boxes, Instances, Labels, Masks, Values)}
 """The kinds by name."""
 
 
@@ -35,6 +36,8 @@ __all__ = [
     "BoxPrediction",
     "Boxes",
     "ClassPrediction",
+    "InstancePrediction",
+    "Instances",
     "Labels",
     "MaskPrediction",
     "Masks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,18 @@ class Output(ABC):
     @abstractmethod
     def caption(self, answer: Any, truth: npt.NDArray[Any] | None) -> str:
         """The same in one or two short lines, for images."""
+
+    def line(self, answer: Any) -> str:
+        """The answer in one line, for a terminal."""
+        return self.caption(answer, None).replace("\n", ", ")
+
+    def limited(self, least: float) -> Self:
+        """The same answers, with only the parts whose scores are ``least``, 0..1, or more.
+
+        Raises:
+            InputError: If answers of this kind have no parts with scores, or if ``least`` is out of range.
+        """
+        raise InputError(f"--conf is the least score of an object, and these answers are {self.kind}: leave it out")
 
     def is_right(self, answer: Any, truth: npt.NDArray[Any] | None) -> bool | None:
         """Whether the answer is right; None if this is not defined for one image."""

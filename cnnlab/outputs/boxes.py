@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from copy import copy
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from cnnlab.boxes import iou, matched, suppress
+from cnnlab.boxes import iou, matched, seam_groups, suppress
+from cnnlab.errors import InputError
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
 from cnnlab.outputs.base import Arrays, Output
 from cnnlab.outputs.near_ties import nearest_objects
@@ -48,6 +50,9 @@ class Boxes(Output):
         thresholds: For each class the score from which an object is shown and counted; 0.5 if None.
         count: N.
         nms: The largest IoU of two boxes of one class.
+        category_ids: COCO's number of each class, for COCO's results; 0, 1, 2, ... if None.
+        tiled: Whether there are also windows (B, N, 4), the part of a large image in which each object was found; then
+            parts of an object that a border has cut are joined.
     """
 
     kind = "boxes"
@@ -62,11 +67,26 @@ class Boxes(Output):
         thresholds: Sequence[float] | None = None,
         count: int = 100,
         nms: float = 0.6,
+        category_ids: Sequence[int] | None = None,
+        tiled: bool = False,
     ) -> None:
         super().__init__(names)
+        self.tiled = tiled
+        if tiled:
+            self.arrays = (*self.arrays, "windows")
         self.thresholds = [_THRESHOLD] * len(self.names) if thresholds is None else list(thresholds)
         self.count = count
         self.nms = nms
+        self.category_ids = None if category_ids is None else list(category_ids)
+        self._least = 0.0
+
+    def limited(self, least: float) -> Self:
+        """The same answers, with only the objects whose scores are ``least``, 0..1, or more."""
+        if not 0 <= least <= 1:
+            raise InputError(f"conf is {least}, expected 0 to 1")
+        limited = copy(self)
+        limited.thresholds, limited._least = [least] * len(self.names), least
+        return limited
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
         """The raw outputs of models.detector.Detector to boxes, as models.box_decoder does it."""
@@ -88,17 +108,47 @@ class Boxes(Output):
         return found
 
     def answers(self, arrays: Arrays, paths: Sequence[str], places: Sequence[Place | None]) -> list[BoxPrediction]:
-        """Each image's objects, in pixels of the original image, clipped to it."""
-        predictions = []
+        """Each image's objects, in pixels of the original image, clipped to it; those beside it are left out."""
+        found = []
         for i, (path, place) in enumerate(zip(paths, places, strict=True)):
-            there = arrays["scores"][i] > 0
-            boxes, scores, labels = (arrays[name][i][there] for name in ("boxes", "scores", "labels"))
+            there = (arrays["scores"][i] > 0) & (arrays["scores"][i] >= self._least)
             if place is not None:
-                boxes = to_original(boxes, place)
-            names = [self.names[label] for label in labels.tolist()]
-            certain = scores >= np.array(self.thresholds, dtype=np.float32)[labels]
-            predictions.append(BoxPrediction(path, boxes, scores, labels, names, certain))
-        return predictions
+                boxes = to_original(arrays["boxes"][i], place)
+                there &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+            own = {name: values[i][there] for name, values in arrays.items()}
+            found.append(self.answer(own, path, place))
+            if self.tiled and "windows" in own:
+                groups = seam_groups(own["boxes"].astype(np.float64), own["labels"], own["windows"].astype(np.float64))
+                found[-1] = self.joined(found[-1], groups)
+        return found
+
+    def joined(self, answer: Any, groups: Sequence[npt.NDArray[np.int64]]) -> Any:
+        """An answer in which each group of objects is one, with the highest score of its parts."""
+        first = np.array([group[0] for group in groups], dtype=np.int64)
+        parts = [answer.boxes[group] for group in groups]
+        boxes = [np.concatenate([part[:, :2].min(axis=0), part[:, 2:].max(axis=0)]) for part in parts]
+        return answer._replace(
+            boxes=np.array(boxes, dtype=answer.boxes.dtype).reshape(-1, 4),
+            scores=answer.scores[first],
+            labels=answer.labels[first],
+            names=[answer.names[number] for number in first.tolist()],
+            certain=answer.certain[first],
+        )
+
+    def answer(self, own: Arrays, path: str, place: Place | None) -> BoxPrediction:
+        """The objects of one image.
+
+        Args:
+            own: The decoded arrays, N first.
+            path: The image's file, "" if it has none.
+            place: Where the original image lies in the input; the answer stays in pixels of the input if None.
+        """
+        boxes, scores, labels = own["boxes"], own["scores"], own["labels"]
+        if place is not None:
+            boxes = to_original(boxes, place)
+        names = [self.names[label] for label in labels.tolist()]
+        certain = scores >= np.array(self.thresholds, dtype=np.float32)[labels]
+        return BoxPrediction(path, boxes, scores, labels, names, certain)
 
     @property
     def columns(self) -> list[str]:
@@ -222,12 +272,14 @@ class Boxes(Output):
         """See Output; object by object."""
         return nearest_objects(answers, found, self.nms) if "scores" in found else answers[0]
 
-    def _counts(self, labels: npt.NDArray[np.int64]) -> str:
+    def line(self, answer: BoxPrediction) -> str:
+        """How many objects of each class there are."""
+        return self._counts(answer.labels[answer.certain], len(self.names)).replace("\n", ", ")
+
+    def _counts(self, labels: npt.NDArray[np.int64], most: int = 3) -> str:
         counts = np.bincount(labels, minlength=len(self.names))
-        return (
-            "\n".join(f"{counts[i]} {self.names[i]}" for i in np.argsort(-counts, kind="stable")[:3] if counts[i])
-            or "-"
-        )
+        ranked = np.argsort(-counts, kind="stable")[:most]
+        return "\n".join(f"{counts[i]} {self.names[i]}" for i in ranked if counts[i]) or "-"
 
     def _texts(self, answer: BoxPrediction) -> list[str]:
         shown = zip(answer.names, answer.scores.tolist(), answer.certain.tolist(), strict=True)

@@ -63,6 +63,7 @@ class AnswerWriter:
         transform: EvalTransform | None = None,
     ) -> None:
         self._transform = transform
+        self.paths = paths
         self.output = output
         self.folder = folder
         self.overlays = overlays

@@ -6,6 +6,7 @@ column to the right one. The functions agree with pycocotools in every pixel and
 
 from cnnlab.rle.bitmaps import areas, bounding_boxes, crop_of, decode, encode, encode_crop
 from cnnlab.rle.intersection import intersections
+from cnnlab.rle.outlines import outline
 from cnnlab.rle.pasting import paste
 from cnnlab.rle.polygons import from_polygons
 from cnnlab.rle.runs import Crop, Rle
@@ -25,6 +26,7 @@ __all__ = [
     "from_text",
     "from_texts",
     "intersections",
+    "outline",
     "paste",
     "to_text",
     "to_texts",

@@ -13,7 +13,7 @@ from cnnlab.rle.runs import Crop, Integers, Size
 
 
 def paste(probabilities: npt.NDArray[Any], box: Sequence[float], size: Size, threshold: float = 0.5) -> Crop:
-    """Resample the small mask of one object into its image, bilinearly.
+    """Resample the small mask of one object into its image, bilinearly; beyond its cells it is 0.
 
     Args:
         probabilities: (h, w), float 0..1 or uint8 0..255; the centers of its cells lie evenly in the box.
@@ -36,7 +36,7 @@ def paste(probabilities: npt.NDArray[Any], box: Sequence[float], size: Size, thr
     left, column, right = _samples(x1, x2, size[1], grid.shape[1])
     if not len(row) or not len(column):
         return Crop(0, 0, np.zeros((0, 0), dtype=bool))
-    grid = grid.astype(np.float64)
+    grid = np.pad(grid.astype(np.float64), 1)
     steps = np.diff(grid, axis=0, append=grid[-1:])
     lines = grid[row] + down[:, None] * steps[row]
     steps = np.diff(lines, axis=1, append=lines[:, -1:])
@@ -44,11 +44,10 @@ def paste(probabilities: npt.NDArray[Any], box: Sequence[float], size: Size, thr
 
 
 def _samples(start: float, stop: float, length: int, cells: int) -> tuple[int, Integers, npt.NDArray[np.float64]]:
-    """The first pixel whose center is in start..stop; each such pixel's cell before it, and how far it is beyond."""
+    """The first pixel whose center is in start..stop; the cell of the framed grid before each, and how far beyond."""
     if not stop > start:
         return 0, np.zeros(0, dtype=np.int64), np.zeros(0)
     first, last = (int(np.ceil(min(max(edge - 0.5, 0.0), length))) for edge in (start, stop))
-    where = (np.arange(first, last) + 0.5 - start) * (cells / (stop - start)) - 0.5
-    where = where.clip(0, cells - 1)
+    where = (np.arange(first, last) + 0.5 - start) * (cells / (stop - start)) + 0.5
     cell = where.astype(np.int64)
     return first, cell, (where - cell).astype(np.float64)

@@ -239,6 +239,10 @@ class VisionTask(Steps, Optimization, StartingWeights):
                 f"to what it expects, or make it for this size, if it can be: --model.network_args.img_size {height}"
             ) from error
 
+    def deployed_network(self) -> nn.Module:
+        """The network of an exported file: standardized images to raw outputs, as in evaluate()."""
+        return self.network
+
     def evaluate(self, images: Tensor) -> Any:
         """Images to raw outputs, as in validation, test and prediction."""
         return self(images)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from cnnlab.batch import Batch
@@ -16,8 +17,9 @@ from cnnlab.losses import DetectionLoss, NetworkLoss
 from cnnlab.models.box_decoder import BoxDecoder
 from cnnlab.models.decoding import Answers
 from cnnlab.models.detection import create_detector, encoder_of, torchvision_name
+from cnnlab.models.tiles import Tiles, check_tiles, detect_in_tiles
+from cnnlab.objects import Truth
 from cnnlab.outputs import Boxes
-from cnnlab.outputs.boxes import to_original
 from cnnlab.outputs.table import distinct
 from cnnlab.tasks.classes import EncoderTask
 from cnnlab.tasks.detection_errors import KINDS
@@ -53,6 +55,11 @@ class Detection(EncoderTask):
         box_weight: See losses.DetectionLoss.
         thresholds: For each class the score from which an object is counted and shown; if None, the score with the best
             F1 at an IoU of 0.5 in the latest validation.
+        category_ids: COCO's number of each class, from the data; see outputs.Boxes.
+        tile: Height and width of tiles, a multiple of 32: larger images are evaluated tile by tile, and a training
+            image is a part of this size of an image of ``data.size``. Without tiles if None.
+        tile_overlap: The share of a tile that its neighbor shows too, at least; 0 up to (not including) 1. An object
+            that is smaller than this is whole in one of the tiles.
         **kwargs: See ClassTask and VisionTask.
 
     Raises:
@@ -84,12 +91,16 @@ class Detection(EncoderTask):
         static_share: float = _STATIC_SHARE,
         box_weight: float = _BOX_WEIGHT,
         thresholds: list[float] | None = None,
+        category_ids: list[int] | None = None,
+        tile: int | None = None,
+        tile_overlap: float = 0.2,
         **kwargs: Any,
     ) -> None:
         if thresholds is not None and len(thresholds) != num_classes:
             raise InputError(f"model.thresholds are {len(thresholds)}, expected one for each of {num_classes} classes")
         if weights is not None and encoder_of(network, encoder) is None and torchvision_name(network) is None:
             raise InputError(f"network {network!r} has no backbone that model.weights could be for: leave it out")
+        check_tiles(tile, tile_overlap)
         self.detections = detections
         self.nms = nms
         self._has_thresholds = thresholds is not None
@@ -99,16 +110,16 @@ class Detection(EncoderTask):
         """Scores and boxes; the network's own loss, if it has one.
 
         Raises:
-            InputError: If arguments of DetectionLoss are given, and the network has a loss of its own.
+            InputError: If arguments of DetectionLoss, or tiles, are given, and the network has a loss of its own.
         """
         share, weight = self.hparams["static_share"], self.hparams["box_weight"]
         if not getattr(self.network, "computes_loss", False):
             return DetectionLoss(share, weight)
-        for name, value, usual in (("static_share", share, _STATIC_SHARE), ("box_weight", weight, _BOX_WEIGHT)):
-            if value != usual:
+        for name, usual in (("static_share", _STATIC_SHARE), ("box_weight", _BOX_WEIGHT), ("tile", None)):
+            if self.hparams[name] != usual:
                 raise InputError(
-                    f"model.{name} is {value}, but network {self.hparams['network']!r} has a loss of its own: leave it "
-                    "out"
+                    f"model.{name} is {self.hparams[name]}, but network {self.hparams['network']!r} has a loss of its "
+                    "own: leave it out"
                 )
         return NetworkLoss()
 
@@ -126,9 +137,35 @@ class Detection(EncoderTask):
         """Boxes without those that overlap a better one."""
         return BoxDecoder(self.detections, self.nms)
 
+    @property
+    def training_size(self) -> int | None:
+        """Height and width of the parts of images that are trained on; whole images if None."""
+        size: int | None = self.hparams["tile"]
+        return size
+
+    def evaluate(self, images: Tensor) -> Any:
+        """Images to raw outputs, tile by tile if they are larger than ``tile``."""
+        if self.hparams["tile"] is None or not len(images):
+            return self(images)
+        return detect_in_tiles(self, images, self.hparams["tile"], self.hparams["tile_overlap"])
+
+    def deployed_network(self) -> nn.Module:
+        """The network, in tiles if there are any."""
+        size = self.hparams["tile"]
+        return self.network if size is None else Tiles(self.network, size, self.hparams["tile_overlap"])
+
     def configure_output(self) -> Boxes:
         """The objects."""
-        return Boxes(self.class_names, self.hparams["thresholds"], self.detections, self.nms)
+        return Boxes(self.class_names, *self._settings_of_output())
+
+    def _settings_of_output(self) -> tuple[Any, ...]:
+        return (
+            self.hparams["thresholds"],
+            self.detections,
+            self.nms,
+            self.hparams["category_ids"],
+            self.hparams["tile"] is not None,
+        )
 
     def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
         """COCO's scores; none in training."""
@@ -138,18 +175,22 @@ class Detection(EncoderTask):
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
         """Update with each image's objects, in original pixels."""
-        arrays = {name: value.cpu().numpy() for name, value in answers.items()}
-        found, true, indices = [], [], []
-        for i, truth in enumerate(batch.targets.truths):
-            if truth is None:
-                continue
-            there = arrays["scores"][i] > 0
-            boxes, scores, labels = (arrays[name][i][there] for name in ("boxes", "scores", "labels"))
-            place = Place(truth.size, truth.covers)
-            found.append({"boxes": to_original(boxes, place), "scores": scores, "labels": labels})
-            true.append(truth._asdict())
-            indices.append(int(batch.indices[i]))
-        metrics["scores"].update(found, true, indices)
+        if not metrics:
+            return
+        known = [i for i, truth in enumerate(batch.targets.truths) if truth is not None]
+        truths = [batch.targets.truths[i] for i in known]
+        arrays = {name: value[known].cpu().numpy() for name, value in answers.items()}
+        places = [Place(truth.size, truth.covers) for truth in truths]
+        found = [self.found(answer) for answer in self.output.answers(arrays, [""] * len(known), places)]
+        metrics["scores"].update(found, [self.true(truth) for truth in truths], batch.indices[known].tolist())
+
+    def found(self, answer: Any) -> dict[str, Any]:
+        """What ObjectScores takes of the objects that were found in an image."""
+        return {"boxes": answer.boxes, "scores": answer.scores, "labels": answer.labels}
+
+    def true(self, truth: Truth) -> dict[str, Any]:
+        """What ObjectScores takes of the objects of an image."""
+        return truth._asdict()
 
     def on_train_start(self) -> None:
         """Check that the run has an end.

@@ -125,7 +125,9 @@ class Distillation(Classification):
         if self._cache is None or dataset is None:
             return
         count = min(8, len(dataset))
-        first, second = (Batch.of(dataset.__getitems__([(epoch, i) for i in range(count)])).images for epoch in (0, 1))
+        first, second = (
+            Batch.of(dataset.__getitems__([(epoch, i, 0) for i in range(count)])).images for epoch in (0, 1)
+        )
         if not torch.equal(first, second):
             raise InputError(
                 "model.cache remembers what the teacher says of an image, but the data augment it: each epoch has "

@@ -26,7 +26,7 @@ def check_smallest_batch(task: LightningModule, data: Any) -> None:
     smallest = getattr(data, "smallest_batch", None)
     if smallest is None or smallest() != 1:
         return
-    batch = Batch.of(data.train_set.__getitems__([(0, 0)])).first(1).to(task.device)
+    batch = Batch.of(data.train_set.__getitems__([(0, 0, 0)])).first(1).to(task.device)
     found = norms_of_one_value(task, batch.images)
     if found:
         raise InputError(

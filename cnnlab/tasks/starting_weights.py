@@ -49,11 +49,11 @@ class StartingWeights(LightningModule):
         task, data = (header.get(key, {}) for key in ("hyper_parameters", "datamodule_hyper_parameters"))
         size, crop, interpolation = (data.get(name) for name in ("size", "crop", "interpolation"))
         mean, std = list(task.get("mean", [])), list(task.get("std", []))
-        if not isinstance(size, (list, tuple)) or crop is None or interpolation is None:
+        masks = getattr(self, "kind", None) == "masks" and "mask_values" in data
+        if size is None or interpolation is None or (crop is None) != masks or len(mean) != self.hparams["channels"]:
             return None
-        if len(mean) != self.hparams["channels"]:
-            return None
-        return Preprocessing((int(size[0]), int(size[1])), crop, interpolation, mean, std)
+        height, width = (size, size) if isinstance(size, int) else size
+        return Preprocessing((height, width), 1.0 if masks else crop, interpolation, mean, std, whole=masks)
 
     def on_fit_start(self) -> None:
         """Switch to training mode, and load the weights of init_from."""
@@ -98,7 +98,7 @@ class StartingWeights(LightningModule):
             for name, source in sources.items()
             if source is not None and given[source].shape == own[name].shape
         }
-        said = self._match_names(checkpoint.get("hyper_parameters", {}), given, fitting)
+        said = self._match_names(checkpoint, given, fitting)
         if not fitting:
             raise InputError(f"init_from {path}: none of its weights fits network {self.hparams['network']!r}")
         if spreads_weights(self.trainer.strategy):
@@ -115,14 +115,25 @@ class StartingWeights(LightningModule):
             + (f"; as initialized: {', '.join(left)}" if left else "")
             + said
             + self._take_standardization(state)
+            + self._say_size()
         )
 
-    def _match_names(self, settings: Mapping[str, Any], given: Mapping[str, Tensor], fitting: dict[str, Tensor]) -> str:
-        """Match the rows of the last layer by their names, in place, if the names differ; say what was done."""
+    def _match_names(self, start: Mapping[str, Any], given: Mapping[str, Tensor], fitting: dict[str, Tensor]) -> str:
+        """Match the rows of the last layer by the names of the classes or values, if they differ; say what was done.
+
+        Args:
+            start: The checkpoint.
+            given: The tensors of its network.
+            fitting: The tensors that are taken, changed in place.
+        """
         kind = "class_names" if self.hparams.get("class_names") else "value_names"
-        names, theirs = (list(of.get(kind) or []) for of in (self.hparams, settings))
-        if not names or not theirs or names == theirs or _are_numbers(names) or _are_numbers(theirs):
+        names, theirs, by = self._comparable_names(kind, start)
+        if not names or not theirs or names == theirs:
             return ""
+        if _are_numbers(names) != _are_numbers(theirs):
+            same = len(names) == len(theirs)
+            done = "are taken in their order" if same else "cannot be matched"
+            return f"; the classes are numbers on one side and names on the other, and {done}"
         own = self.network.state_dict()
         # A value has a second row for its spread, behind the rows of all values.
         sizes = [len(names), 2 * len(names)] if kind == "value_names" else [len(names)]
@@ -144,11 +155,31 @@ class StartingWeights(LightningModule):
         new = [name for i, name in enumerate(names) if i not in known]
         lost = [name for name in theirs if name not in names]
         what = "classes" if kind == "class_names" else "values"
-        return f"; the {what} are matched by name: {len(known)} of {len(names)} are known" + "".join(
+        return f"; the {what} are matched by {by}: {len(known)} of {len(names)} are known" + "".join(
             f", {which}: {', '.join(some[:10])}{', ...' if len(some) > 10 else ''}"
             for which, some in (("new", new), ("left out", lost))
             if some
         )
+
+    def _comparable_names(self, kind: str, start: Mapping[str, Any]) -> tuple[list[str], list[str], str]:
+        """The names of the own classes and of a checkpoint's, and what they are: name, or value.
+
+        They are the values in the masks if only one side has names.
+        """
+        names, theirs = (list(of.get(kind) or []) for of in (self.hparams, start.get("hyper_parameters", {})))
+        data = getattr(getattr(self.trainer, "datamodule", None), "hparams", {})
+        values = (list(of.get("mask_values") or []) for of in (data, start.get("datamodule_hyper_parameters", {})))
+        own, other = ([str(value) for value in of] for of in values)
+        if _are_numbers(names) != _are_numbers(theirs) and own and other:
+            return own, other, "value"
+        return names, theirs, "name"
+
+    def _say_size(self) -> str:
+        """Say the size that the data have taken from the other run."""
+        data, taken = getattr(getattr(self.trainer, "datamodule", None), "hparams", {}), self.preprocessing
+        if taken is None or list(taken.size) != data.get("size"):
+            return ""
+        return f"; images are resized to {taken.size[0]} x {taken.size[1]} pixels, as there"
 
     def _take_standardization(self, state: Mapping[str, Tensor]) -> str:
         """Take mean and std, if the images have as many channels, and say it."""
@@ -176,5 +207,5 @@ def start_checkpoint(path: str) -> Path:
 
 
 def _are_numbers(names: Sequence[str]) -> bool:
-    """Whether classes have no names: a task numbers them then."""
-    return list(names) == [str(i) for i in range(len(names))]
+    """Whether classes have no names: their folders, or the values in their masks, are numbers."""
+    return all(name.isdecimal() for name in names)

@@ -16,7 +16,7 @@ from cnnlab.data import BoxFolder
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.object_annotation import ObjectAnnotation
 from cnnlab.data.object_augmentation import ObjectTransform
-from cnnlab.data.warp import Box, Geometry, move_points, warp
+from cnnlab.data.warp import Box, Geometry, affine_of, move_points, warp
 from cnnlab.errors import InputError
 from cnnlab.imaging import InMemoryImage
 from tests.data.objects.pictures import NAMES, write_objects
@@ -63,7 +63,7 @@ def test_boxes_move_with_their_objects(root: Path, augment: str) -> None:
     data = made(root, augment=augment, augment_args=own if augment == "albumentations" else colors)
     seen = 0
     for epoch in range(3):
-        batch = data.train_set.__getitems__([(epoch, i) for i in range(9)])
+        batch = data.train_set.__getitems__([(epoch, i, 0) for i in range(9)])
         for image, rows in zip(batch.images.int(), batch.targets.arrays(), strict=True):
             blue, yellow = image[2] > 180, image[0] > 180
             for left, top, right, bottom, label, _ in rows.tolist():
@@ -94,7 +94,7 @@ def test_points_are_where_the_pixels_are(quarters: int, flip: bool, angle: float
     rows, columns = np.indices(result.shape)
     weights = result.numpy() / result.sum().item()
     center = annotation.boxes.reshape(2, 2).mean(axis=0)
-    x, y = move_points(center, geometry, (80, 90))
+    x, y = move_points(center, affine_of(geometry, (80, 90)))
     assert (weights * (columns + 0.5)).sum() == pytest.approx(x, abs=0.05)
     assert (weights * (rows + 0.5)).sum() == pytest.approx(y, abs=0.05)
 
@@ -115,7 +115,8 @@ def test_a_rotated_outline_has_a_smaller_box_than_rotated_corners() -> None:
     disk = np.stack([20 + 10 * np.cos(angles), 20 + 10 * np.sin(angles)], axis=1)
     common = (np.array([[10.0, 10, 30, 30]]), np.zeros(1, np.int64), np.zeros(1, bool), (40, 40))
     geometry = Geometry(Box(0, 0, 40, 40), angle=45)
-    moved = [ObjectAnnotation(*common, outlines).warp(geometry, (40, 40)).boxes[0] for outlines in (None, [disk])]
+    shapes: list[Any] = [None, [[disk.astype(np.float32)]]]
+    moved = [ObjectAnnotation(*common, shape).warp(geometry, (40, 40)).boxes[0] for shape in shapes]
     areas = [float((box[2:] - box[:2]).prod()) for box in moved]
     assert areas[0] == pytest.approx(800, rel=1e-3)
     assert areas[1] == pytest.approx(400, rel=0.02)

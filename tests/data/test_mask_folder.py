@@ -221,7 +221,7 @@ def test_a_void_of_0_is_no_class(tmp_path: Path) -> None:
     assert next(iter(data.val_dataloader())).targets[0].equal(expected)
     # What was found out is kept, and goes back in where the masks are not looked at.
     kept = {name: data.hparams[name] for name in MaskFolder.RESOLVED}
-    assert kept == {"class_names": ["1", "2", "3"], "mask_values": [1, 2, 3], "range": None}
+    assert kept == {"class_names": ["1", "2", "3"], "mask_values": [1, 2, 3], "size": None, "range": None}
     assert next(iter(made(tmp_path, ignore_index=0, batch_size=1, **kept).val_dataloader())).targets[0].equal(expected)
     # Names alone would leave open whether the void is one of them.
     with pytest.raises(InputError, match=r"such as --data.mask_values '\[1, 2, 3\]'"):

@@ -62,7 +62,7 @@ def test_batches_are_the_same_with_and_without_workers(mnist_root: Path, workers
 
 def test_augmentation_changes_from_epoch_to_epoch(mnist_root: Path) -> None:
     dataset = ready(mnist_root, degrees=10.0).train_set
-    first, second = dataset.__getitems__([(0, 5)]), dataset.__getitems__([(1, 5)])
+    first, second = dataset.__getitems__([(0, 5, 0)]), dataset.__getitems__([(1, 5, 0)])
     assert not torch.equal(first.images, second.images)
     assert first.indices.tolist() == second.indices.tolist() == [5]
 

@@ -17,9 +17,9 @@ def test_an_epoch_has_each_sample_once_in_an_order_of_its_own() -> None:
     first, second = epoch_of(sampler, 0), epoch_of(sampler, 1)
     assert [len(batch) for batch in first] == [4, 4, 2]
     assert len(sampler) == 3
-    assert sorted(index for _, index in chain(*first)) == list(range(10))
-    assert {epoch for epoch, _ in chain(*second)} == {1}
-    assert [index for _, index in chain(*first)] != [index for _, index in chain(*second)]
+    assert sorted(index for _, index, _ in chain(*first)) == list(range(10))
+    assert {epoch for epoch, _, _ in chain(*second)} == {1}
+    assert [index for _, index, _ in chain(*first)] != [index for _, index, _ in chain(*second)]
 
 
 def test_an_incomplete_batch_is_dropped_unless_it_is_the_only_one() -> None:
@@ -82,6 +82,6 @@ def test_two_processes_draw_together_what_one_draws_with_weights() -> None:
     alone = epoch_of(TrainSampler(40, 8, seed=3, weights=weights), 2)
     parts = [epoch_of(TrainSampler(40, 4, seed=3, weights=weights, rank=rank, world_size=2), 2) for rank in (0, 1)]
     assert alone == [one + other for one, other in zip(*parts, strict=True)]
-    drawn = [index for _, index in chain(*alone)]
+    drawn = [index for _, index, _ in chain(*alone)]
     assert 23 <= sum(index >= 30 for index in drawn) <= 27
     assert len(set(chain(*alone))) == len(drawn) > len(set(drawn))

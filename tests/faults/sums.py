@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from tests.conftest import processes
+from tests.data.objects.pictures import write_objects
 
 DATA = '''\
 import torch
@@ -55,7 +56,13 @@ class Own(VisionDataModule):
 
 LABELS = ["--model", "cnnlab.tasks.Classification", "--model.network", "simple_cnn", "--model.dropout", "0"]
 MASKS = ["--model", "cnnlab.tasks.Segmentation", "--model.network_args", "{base: 4, depth: 2}", "--data.form", "masks"]
+BOXES = [
+    *("--data", "cnnlab.data.BoxFolder", "--data.root", "boxes", "--data.size", "64", "--data.num_workers", "0"),
+    *("--data.augment", "light", "--model", "cnnlab.tasks.Detection", "--model.network", "one_stage_s"),
+    *("--model.encoder", "resnet10t", "--model.network_args", "{width: 16, depth: 1}"),
+]
 TASKS: dict[str, list[str]] = {
+    "boxes": BOXES,
     "single-label": [*LABELS, "--model.label_smoothing", "0.1"],
     "multi-label": [*LABELS, "--data.form", "labels"],
     **{
@@ -78,7 +85,10 @@ def train(run: Callable[..., object], folder: Path, task: Sequence[str], batches
     """Train five steps of 12 images, in so many batches on so many processes; return all weights, one after another."""
     (folder / "unknown_targets.py").write_text(DATA)
     name = f"R-{batches}-{count}"
-    flags = ["--data", "unknown_targets.Own", *task, "--data.drop_last", "false"]
+    if "--data" in task:
+        write_objects(folder / "boxes", {"train": 27, "val": 2})
+    own = () if "--data" in task else ("--data", "unknown_targets.Own")
+    flags = [*own, *task, "--data.drop_last", "false"]
     flags += ["--data.batch_size", str(12 // batches // count)]
     flags += [
         "--model.group_norm",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import os
 import re
 import struct
+import sys
+import types
 import warnings
 import zlib
 from pathlib import Path
@@ -18,8 +21,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnlab import rle
 from cnnlab.cli import main
-from cnnlab.data import ImageFolder
+from cnnlab.data import ImageFolder, MaskFolder
+from cnnlab.image_files import EXTENSIONS
 from cnnlab.imaging import LazyImage, Tones
 from tests.conftest import Cnnlab
 
@@ -134,7 +139,10 @@ def test_files_of_all_endings_are_read_or_named(cnnlab: Cnnlab, deep_run: Path, 
     (place / "x.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (place / "notes.txt").write_text("x")
     os.mkfifo(place / "pipe.png")
-    named = r"3 files are no images .*1 not a regular file \(pipe\.png\), 1 with \.heic \(x\.heic\), 1 with \.txt"
+    named = (
+        r"3 files are no images .*1 not a regular file \(pipe\.png\), 1 with \.heic \(x\.heic\), 1 with \.txt"
+        r".*HEIC needs pip install pillow-heif"
+    )
     done = cnnlab("predict", deep_run, "--data.predict", place)
     assert (done.code, bool(re.search(named, done.err))) == (0, True)
     rows = rows_of(deep_run / "results/mixed/predictions.csv")
@@ -148,6 +156,33 @@ def test_files_of_all_endings_are_read_or_named(cnnlab: Cnnlab, deep_run: Path, 
     (place / "d.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     done = cnnlab("predict", deep_run, "--data.predict", place / "d.png")
     assert (done.code, "d.png: is no image of a known format" in done.err) == (2, True)
+
+
+def test_heic_files_are_read_where_pillow_heif_is_installed(
+    cnnlab: Cnnlab, deep_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photographs of a phone were left out, also where the package that opens them was installed."""
+    save(tmp_path / "phone/a.heic", noise(0, 0, 256).astype(np.uint8), format="png")
+    (tmp_path / "phone/a.heic").rename(tmp_path / "phone/b.png")
+    plain = (tmp_path / "phone/b.png").read_bytes()
+    (tmp_path / "phone/a.heic").write_bytes(b"\0\0\0\x18ftypheic" + plain)
+
+    class Package(types.ModuleType):
+        @staticmethod
+        def register_heif_opener() -> None:
+            def opened(file: Any, name: str) -> Image.Image:
+                return Image.open(io.BytesIO(file.read()[12:]))
+
+            Image.register_open("HEIF", opened, lambda start: start[4:12] == b"ftypheic")  # type: ignore[arg-type]
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", Package("pillow_heif"))
+    monkeypatch.setattr("cnnlab.image_files._HAS_HEIF", True)
+    monkeypatch.setattr("cnnlab.image_files.EXTENSIONS", EXTENSIONS | {".heic", ".heif"})
+    done = cnnlab("predict", deep_run, "--data.predict", tmp_path / "phone")
+    assert done.code == 0, done.err
+    first, second = rows_of(deep_run / "results/phone/predictions.csv")
+    assert [Path(row.pop("path")).name for row in (first, second)] == ["a.heic", "b.png"]
+    assert first | {"index": ""} == second | {"index": ""}
 
 
 def test_splits_in_any_case_and_what_is_beside_them(cnnlab: Cnnlab, tmp_path: Path) -> None:
@@ -451,3 +486,67 @@ def test_augmentation_none_and_classes_without_samples(
     assert done.code == 0
     assert "data.augment is none: data.augment_args (flip) change nothing" in caplog.text
     assert "3 classes, 'c', 'd', 'e'; images: " in caplog.text
+
+
+def write_outlines(root: Path, **changes: Any) -> None:
+    """COCO files of the splits: a box of 8 x 8 pixels, and on it a crowd of 4 x 4 as run lengths; of 32 x 32 pixels."""
+    generator = np.random.default_rng(0)
+    for split, count in {"train": 4, "val": 2, "test": 2}.items():
+        for i in range(count):
+            save(root / split / f"{i}.png", generator.integers(0, 255, (32, 32, 3), np.uint8))
+        inside = np.zeros((32, 32), bool)
+        inside[6:10, 5:9] = True
+        small = {"size": [32, 32], "counts": rle.encode(inside).counts.tolist()}
+        shapes = [(2, 1, small), (5, 0, [[4.0, 4.0, 12.0, 4.0, 12.0, 12.0, 4.0, 12.0]])]
+        content: dict[str, Any] = {
+            "images": [{"id": i, "file_name": f"{i}.png", "height": 32, "width": 32} for i in range(count)],
+            "categories": [{"id": 5, "name": "cell"}, {"id": 2, "name": "dust"}],
+            "annotations": [
+                {
+                    "id": 10 * i + n,
+                    "image_id": i,
+                    "category_id": own,
+                    "iscrowd": crowd,
+                    "segmentation": shape,
+                    **changes,
+                }
+                for i in range(count)
+                for n, (own, crowd, shape) in enumerate(shapes)
+            ],
+        }
+        (root / f"{split}.json").write_text(json.dumps(content))
+
+
+def test_masks_are_drawn_from_the_outlines_in_coco_files(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """A set in COCO's form had to be converted to masks by a script of one's own before it could be segmented."""
+    write_outlines(tmp_path / "p")
+    checked = cnnlab("data", "check", *SEGMENT, "--data.root", "p", "--data.size", "32")
+    assert checked.code == 0, checked.err
+    assert "3 classes, 'background', 'cell', 'dust'; COCO, p/train.json" in checked.out
+    assert "background 93.75%, cell 4.69%, dust 1.56%; ignored: 0.00% of all" in checked.out
+    done = cnnlab("fit", *SEGMENT, "--data.root", "p", "--data.size", "32", "--run", "R")
+    assert done.code == 0, done.err
+    for command in ("test", "predict"):
+        assert cnnlab(command, "R").code == 0
+    assert len(rows_of(Path("R/predictions.csv"))) == 2
+    data = MaskFolder("p", size=32, num_workers=0, class_names=["ground", "dust"])
+    with pytest.warns(UserWarning, match="leaves out are background: cell"):
+        data.setup("test")
+    drawn = data.test_set.__getitems__([0])
+    expected = torch.zeros(32, 32, dtype=torch.int64)
+    expected[6:10, 5:9] = 1
+    assert torch.equal(drawn.targets[0], expected)
+
+
+def test_outlines_that_cannot_be_drawn_are_named(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    """Boxes have no outlines; the first of the names is the background's."""
+    write_outlines(tmp_path / "p")
+    refused = cnnlab("data", "check", *SEGMENT, "--data.root", "p", "--data.class_names", "[cell, dust]")
+    assert refused.code == 2
+    assert "data.class_names begins with the category 'cell'" in refused.err.splitlines()[-1]
+    assert "'[background, cell, dust]'" in refused.err
+    write_outlines(tmp_path / "p", segmentation=[], bbox=[1, 1, 4, 4])
+    refused = cnnlab("data", "check", *SEGMENT, "--data.root", "p")
+    assert refused.code == 2
+    assert re.search(r"16 of 16 objects have a box and no outline.*add their segmentation", refused.err)
+    assert len(refused.err.splitlines()) <= 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -229,6 +230,29 @@ def test_a_removed_file_moves_no_other(cnnlab: Cnnlab, place: Path) -> None:
     assert shares == pytest.approx([0.7 * 58, 0.15 * 58, 0.15 * 58], abs=2)
 
 
+def test_folds_stay_as_they_are_without_a_file(cnnlab: Cnnlab, place: Path) -> None:
+    """One file more or less divided all folds anew, so that results of a cross-validation could not be compared."""
+    images = sorted((place / "p").rglob("*.jpg"))
+    gone = images[3], images[-2]
+
+    def validated(fold: int) -> set[str]:
+        shutil.rmtree(place / "F", ignore_errors=True)
+        folds = ("--data.folds", "4", "--data.fold", str(fold))
+        ok(cnnlab("fit", "--config", TINY, "--data.root", "p", "--run", "F", *folds, *FAST))
+        return of_split(place / "F", "val")
+
+    before = [validated(fold) for fold in range(4)]
+    test = of_split(place / "F", "test")
+    assert sorted(set.union(*before) | test) == [str(path.relative_to(place / "p")) for path in images]
+    for names in before:
+        counts = [sum(name.startswith(kind) for name in names) for kind in ("across", "along", "spots")]
+        assert all(3 <= count <= 6 for count in counts)
+    for path in gone:
+        path.unlink()
+    for fold in (0, 2):
+        assert validated(fold) == before[fold] - {str(path.relative_to(place / "p")) for path in gone}
+
+
 def write_table(place: Path, rows: list[tuple[str, str, str, str]]) -> None:
     """Write t.csv with path, label, split and group."""
     with (place / "t.csv").open("w", newline="") as file:
@@ -294,6 +318,13 @@ class Vanishing(Callback):
     def on_train_epoch_start(self, trainer, *args):
         if trainer.current_epoch == 1:
             Path("p/train/along/02.jpg").unlink(missing_ok=True)
+
+class Replacing(Callback):
+    def on_fit_start(self, *args):
+        Path("p/train/along/03.jpg").write_bytes(Path("p/train/along/04.jpg").read_bytes())
+    def on_train_epoch_start(self, trainer, *args):
+        if trainer.current_epoch == 1:
+            Path("p/train/along/02.jpg").write_bytes(Path("p/train/spots/02.jpg").read_bytes())
 """
 
 
@@ -314,3 +345,32 @@ def test_a_file_that_vanishes_while_training_is_named_or_left_out(
             assert "p/train/along/02.jpg: there is no such file" in done.err
         else:
             ok(done)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_file_that_is_replaced_while_training_is_named_or_left_out(
+    cnnlab: Cnnlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    """It was trained on under the old one's hash, beside the size of neither; only the next resume said so."""
+    (tmp_path / "vanishing.py").write_text(VANISHING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ("--trainer.callbacks", "vanishing.Replacing", "--data.num_workers", workers, *FAST)
+    for name, more in (("R", ()), ("S", ("--data.on_error", "skip"))):
+        write_photos(tmp_path / "p", {"train": 8, "val": 4, "test": 4})
+        first = (tmp_path / "p/train/along/02.jpg").read_bytes()
+        done = cnnlab(
+            *("fit", "--config", TINY, "--data.root", "p", "--run", name, *options, "--trainer.max_epochs", "3", *more)
+        )
+        if name == "R":
+            assert done.code == 2
+            assert "p/train/along/02.jpg: is another file than the one that this training has read before" in done.err
+            continue
+        ok(done)
+        rows = {row["path"]: row for row in table(tmp_path / "S/manifest.csv")}
+        # Both numbers are of what was read: the first file, and the one that replaced another before the first reading.
+        for path, content in (
+            ("train/along/02.jpg", first),
+            ("train/along/03.jpg", (tmp_path / "p/train/along/04.jpg").read_bytes()),
+        ):
+            own = rows[path]["bytes"], rows[path]["sha256"]
+            assert own == (str(len(content)), hashlib.sha256(content).hexdigest())

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -248,6 +249,55 @@ def test_values_of_another_order_are_matched_by_name(cnnlab: Cnnlab, tmp_path: P
         for state in (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in "AB")
     ]
     assert torch.equal(biases[1], biases[0][[1, 0, 3, 2]])
+
+
+def head_of(run: str) -> list[torch.Tensor]:
+    """The weight and the bias of the last layer of a run."""
+    state = torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return [value for name, value in state.items() if name.startswith("network.")][-2:]
+
+
+def test_numbered_classes_are_matched_by_their_numbers(
+    cnnlab: Cnnlab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network that knew the folders 0, 1 and 2 gave the row of 0 to the folder 1."""
+    numbered = [dict(zip(("across", "along", "spots"), names, strict=True)) for names in ("012", "127")]
+    first, second = (photo_folders(tmp_path / str(i), names) for i, names in enumerate(numbered))
+    small = ("fit", "--config", TINY_PHOTOS, *SMALL, *ONE_EPOCH, "--data.size", "16", "--data.augment", "none")
+    assert cnnlab(*small, "--data.root", first, "--run", "A").code == 0
+    done = cnnlab(*small, "--data.root", second, "--run", "B", "--model.init_from", "A", "--model.lr", "0")
+    assert done.code == 0, done.err
+    for before, after in zip(head_of("A"), head_of("B"), strict=True):
+        assert torch.equal(after[:2], before[1:])
+    assert "the classes are matched by name: 2 of 3 are known, new: 7, left out: 0" in caplog.text
+
+
+@pytest.mark.parametrize("names", [[], ["--data.class_names", "[ground, leaf, root]"]], ids=["values", "names"])
+def test_masks_are_matched_by_their_values_and_keep_the_size(
+    cnnlab: Cnnlab, tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str]
+) -> None:
+    """Rows went to classes of other values, and the images were as large as their files, not as in the run."""
+    for i in range(12):
+        pixels = np.zeros((24, 24), np.uint8)
+        pixels[: 6 + i], pixels[18:, i:] = 1, 2
+        for kind in ("images", "masks"):
+            (tmp_path / "m" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels * (80 if kind == "images" else 1)).save(tmp_path / f"m/{kind}/{i:02}.png")
+    fit = ("fit", "--config", "segmentation", "--data.root", "m", *ONE_EPOCH, "--trainer.accelerator", "cpu")
+    tiny = ("--data.batch_size", "4", "--data.num_workers", "0", "--model.network_args", "{base: 4, depth: 2}")
+    own = ("--data.size", "16", "--data.crop", "null", "--data.mask_values", "[0, 2, 1]", *names)
+    first = cnnlab(*fit, *tiny, *own, "--run", "A")
+    assert first.code == 0, first.err
+    start = ("--data.size", "null", "--data.crop", "null", "--model.init_from", "A", "--model.lr", "0")
+    second = cnnlab(*fit, *tiny, *start, "--run", "B")
+    assert second.code == 0, second.err
+    for before, after in zip(head_of("A"), head_of("B"), strict=True):
+        assert torch.equal(after, before[[0, 2, 1]])
+    assert f"the classes are matched by {'value' if names else 'name'}: 3 of 3 are known" in caplog.text
+    assert "images are resized to 16 x 16 pixels, as there" in caplog.text
+    saved = torch.load(tmp_path / "B/checkpoints/last.ckpt", weights_only=True)
+    assert saved["datamodule_hyper_parameters"]["size"] == [16, 16]
+    assert cnnlab("test", "B").code == 0
 
 
 def test_the_home_folder_of_a_run(cnnlab: Cnnlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,46 @@ def test_an_interrupted_epoch_goes_on_at_the_same_sample_with_another_batch_size
     assert cnnlab("resume", "R", "--trainer.max_epochs", "4").code == 0  # It was saved again in a state to resume from.
 
 
+OWN_METRIC = """\
+import torch
+from torchmetrics.classification import BinaryAUROC
+from stop import Stop
+
+class Own(Stop):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.auroc = BinaryAUROC()
+    def training_step(self, batch, batch_idx):
+        self.auroc.update(batch.indices % 7 / 7, batch.indices % 3 // 2)
+        return super().training_step(batch, batch_idx)
+    def on_train_epoch_end(self):
+        super().on_train_epoch_end()
+        with open("auroc.txt", "a") as file:
+            print(sum(map(len, self.auroc.preds)), float(self.auroc.compute()), file=file)
+        self.auroc.reset()
+"""
+
+
+def test_an_own_metric_that_keeps_lists_goes_on_in_the_middle_of_an_epoch(
+    cnnlab: Cnnlab, mnist_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a resume it knew the rest of the epoch only; one of the task's own stopped with an error about a list."""
+    Path("stop.py").write_text(STOP)
+    Path("own_metric.py").write_text(OWN_METRIC)
+    monkeypatch.setenv("STOP", "2")
+    flags = ["--model", "own_metric.Own", "--data.batch_size", "64", "--trainer.max_epochs", "2", *QUIET[:3]]
+    assert cnnlab("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R", *flags).code == 143
+    monkeypatch.setenv("STOP", "0")
+    done = cnnlab("resume", "R")
+    assert done.code == 0, done.err
+    indices = torch.arange(256)
+    values, truths = indices % 7, indices % 3 // 2 == 1
+    pairs = values[truths][:, None] - values[~truths][None]
+    area = float(((pairs > 0).float() + (pairs == 0).float() / 2).mean())
+    found = [tuple(map(float, line.split())) for line in Path("auroc.txt").read_text().splitlines()]
+    assert found == [pytest.approx((256, area), abs=1e-6)] * 2
+
+
 def test_a_plateau_without_warm_up_is_resumed(cnnlab: Cnnlab, mnist_root: Path) -> None:
     """Its parameter groups have no initial rate, and resuming ended with KeyError: 'initial_lr'."""
     flags = ["--config", TINY, "--data.root", mnist_root, "--run", "R", *QUIET, "--model.schedule", "plateau"]
@@ -143,7 +183,9 @@ def test_another_patience_counts_for_a_run_that_has_stopped_early(cnnlab: Cnnlab
     assert "stopped_early" not in json.loads(Path("R/environment.json").read_text())
 
 
-@pytest.mark.parametrize("task", ["single-label", "multi-label", "values, gaussian_nll", "masks, cross_entropy_dice"])
+@pytest.mark.parametrize(
+    "task", ["single-label", "multi-label", "values, gaussian_nll", "masks, cross_entropy_dice", "boxes"]
+)
 def test_accumulated_batches_are_one_batch(cnnlab: Cnnlab, tmp_path: Path, task: str) -> None:
     """A last, incomplete group made a step of 1/8 of the size (Lightning#19987, pytorch#31579)."""
 
@@ -152,7 +194,7 @@ def test_accumulated_batches_are_one_batch(cnnlab: Cnnlab, tmp_path: Path, task:
         assert done.code == 0, done.err
 
     # In float32, a unit that is 0 but for rounding may be on in one of both.
-    precise = ["--trainer.precision", "64-true"] if task.startswith(("masks", "values")) else []
+    precise = ["--trainer.precision", "64-true"] if task.startswith(("masks", "values", "boxes")) else []
     whole, divided = (train(run, tmp_path, [*TASKS[task], *precise], batches, 1) for batches in (1, 3))
     assert (whole - divided).abs().max() < 1e-6
     losses = [[float(row["train/loss_step"]) for row in rows(f"R-{batches}-1")] for batches in (1, 3)]
@@ -161,14 +203,15 @@ def test_accumulated_batches_are_one_batch(cnnlab: Cnnlab, tmp_path: Path, task:
     assert epochs[1] == pytest.approx(epochs[0], abs=1e-5)
 
 
-def test_two_processes_weight_each_pixel_alike(cnnlab: Cnnlab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["masks, cross_entropy_dice", pytest.param("boxes", marks=pytest.mark.slow)])
+def test_two_processes_weight_each_pixel_and_object_alike(cnnlab: Cnnlab, tmp_path: Path, name: str) -> None:
     """A process with few labeled pixels counted as much as one with many."""
 
     def forked(*flags: str) -> None:
         done = run_process(*flags, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 
-    task = TASKS["masks, cross_entropy_dice"]
+    task = [*TASKS[name], *(["--trainer.precision", "64-true"] if name == "boxes" else [])]
     whole = train(lambda *flags: cnnlab(*flags), tmp_path, task, 1, 1)
     assert (whole - train(forked, tmp_path, task, 2, 2)).abs().max() < 1e-6
 

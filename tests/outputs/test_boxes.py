@@ -131,3 +131,14 @@ def test_two_sets_are_compared_by_matching(change: str, difference: float) -> No
     elif change == "nan":
         found["boxes"][0, 0, 0] = np.nan
     np.testing.assert_allclose(OUTPUT.difference(expected, found), difference, rtol=1e-4)
+
+
+def test_an_object_beside_the_image_is_left_out() -> None:
+    """Below an image that does not fill the input, a network may find something in the filling."""
+    arrays = {
+        "boxes": np.array([[[0, 0, 8, 8], [0, 33, 8, 40]]], np.float32),
+        "scores": np.array([[0.9, 0.8]], np.float32),
+        "labels": np.array([[0, 0]]),
+    }
+    (answer,) = Boxes(["a"]).answers(arrays, [""], [Place((64, 80), (32, 40))])
+    assert answer.boxes.tolist() == [[0, 0, 16, 16]]

@@ -138,19 +138,30 @@ def coco_scores(
     return summary, np.where(curve < 0, np.nan, curve)
 
 
-def summarize_boxes(truths: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
+def summarize(truths: Path, rows: Sequence[Mapping[str, str]], masks: bool = False) -> dict[str, float]:
     """Score a table of predictions with pycocotools: map and map50; images are known by their names."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(truths))
         category = {one["name"]: one["id"] for one in coco.dataset["categories"]}
-        numbers = {one["file_name"]: one["id"] for one in coco.dataset["images"]}
+        images = {one["file_name"]: one for one in coco.dataset["images"]}
         found = []
         for row in rows:
-            left, top, right, bottom = (float(row[side]) for side in ("x1", "y1", "x2", "y2"))
-            box = [left, top, right - left, bottom - top]
-            image, kind = numbers[Path(row["path"]).name], category[row["name"]]
-            found.append({"image_id": image, "category_id": kind, "bbox": box, "score": float(row["score"])})
-        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+            image, kind = images[Path(row["path"]).name], category[row["name"]]
+            one = {"image_id": image["id"], "category_id": kind, "score": float(row["score"])}
+            if masks:
+                one["segmentation"] = {"size": [image["height"], image["width"]], "counts": row["mask"]}
+            else:
+                left, top, right, bottom = (float(row[side]) for side in ("x1", "y1", "x2", "y2"))
+                one["bbox"] = [left, top, right - left, bottom - top]
+            found.append(one)
+    return summarize_results(truths, found, masks)
+
+
+def summarize_results(truths: Path, results: list[dict[str, Any]], masks: bool = False) -> dict[str, float]:
+    """Score COCO's results with pycocotools: map and map50."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(truths))
+        evaluation = COCOeval(coco, coco.loadRes(results), "segm" if masks else "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

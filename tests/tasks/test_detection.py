@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cnnlab.models.box_decoder import BoxDecoder
 from tests.conftest import TINY, Cnnlab, processes, run_process
 from tests.data.objects.pictures import NAMES, write_objects
-from tests.tasks.coco_oracle import summarize_boxes
+from tests.tasks.coco_oracle import summarize, summarize_results
 
 RECIPE = TINY.with_name("detection.yaml")
 
@@ -62,7 +63,7 @@ def test_a_run_is_tested_predicted_explained_exported_and_reported(
     measured = json.loads((trained / "test.json").read_text())
     rows = table(trained / "predictions.csv")
     # The table has what was measured: COCO's own tool finds the same in it.
-    found = summarize_boxes(objects / "test.json", rows)
+    found = summarize(objects / "test.json", rows)
     assert measured["test/map"] == pytest.approx(found["map"], abs=1e-5)
     assert measured["test/map50"] == pytest.approx(found["map50"], abs=1e-5)
     assert measured["test/map50"] > 0.2
@@ -95,6 +96,49 @@ def test_thresholds_travel_in_the_checkpoint_and_in_the_file(trained: Path, cnnl
 
     metadata = {prop.key: prop.value for prop in onnx.load("again.onnx").metadata_props}
     assert json.loads(metadata["cnnlab"])["output"]["thresholds"] == kept
+
+
+def test_objects_are_written_for_other_tools(trained: Path, objects: Path, cnnlab: Cnnlab) -> None:
+    """To go on labelling elsewhere, or to be scored by COCO's server."""
+    done = cnnlab("predict", trained, "--format", "coco")
+    assert done.code == 0, done.err
+    measured = summarize(objects / "test.json", table(trained / "predictions.csv"))
+    results = json.loads((trained / "predictions.json").read_text())
+    assert {result["category_id"] for result in results} <= {1, 3}
+    assert summarize_results(objects / "test.json", results) == measured
+    done = cnnlab("predict", trained, objects / "test", "--conf", "0.3", "--format", "yolo")
+    assert done.code == 0, done.err
+    folder = trained / "results/test"
+    rows = table(folder / "predictions.csv")
+    assert all(float(row["score"]) >= 0.3 for row in rows)
+    assert f"{objects / 'test/03.png'}: " in done.out
+    assert (folder / "labels/classes.txt").read_text().split() == list(NAMES)
+    for image in (objects / "test").iterdir():
+        own = [row for row in rows if row["path"] == str(image)]
+        lines = (folder / "labels" / f"{image.stem}.txt").read_text().splitlines()
+        for row, line in zip(own, lines, strict=True):
+            label, x, y, width, height = map(float, line.split())
+            assert label == int(row["label"])
+            sides = [(x - width / 2) * 64, (y - height / 2) * 48, (x + width / 2) * 64, (y + height / 2) * 48]
+            assert sides == pytest.approx([float(row[side]) for side in ("x1", "y1", "x2", "y2")], abs=1e-3)
+    assert cnnlab("export", trained, "--out", "boxes.onnx").code == 0
+    done = cnnlab("infer", "boxes.onnx", objects / "test", "--conf", "0.3", "--format", "yolo", "--out", "o/table.csv")
+    assert done.code == 0, done.err
+    assert len(table(Path("o/table.csv"))) == len(rows)
+    assert Path("o/labels/00.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(("--conf", "3"), "conf is 3"), (("--format", "voc"), "'yolo', 'coco'"), (("a", "b"), "'b' is another")],
+)
+def test_predictions_that_do_not_fit_are_refused(
+    trained: Path, cnnlab: Cnnlab, flags: tuple[str, ...], message: str
+) -> None:
+    done = cnnlab("predict", trained, *flags)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) <= 3
 
 
 def test_it_is_quantized(trained: Path, cnnlab: Cnnlab) -> None:
@@ -189,3 +233,54 @@ def test_what_does_not_fit_is_refused_in_a_line(
     assert done.code == 2
     assert message in done.err
     assert len(done.err.strip().splitlines()) <= 3
+
+
+def test_large_images_are_seen_in_tiles(trained: Path, objects: Path, tmp_path: Path, cnnlab: Cnnlab) -> None:
+    """Small objects in large images (ultralytics#24732, sahi#201): nine images in one, whose objects lie on seams."""
+    root = tmp_path / "large"
+    for split in ("train", "val", "test"):
+        paste_together(objects, root, split)
+    flags = ("--data.root", str(root), "--data.size", "[144,192]")
+    measured = {}
+    for name, own in (("tiles", ("--model.tile", "64", "--model.tile_overlap", "0.5")), ("whole", ())):
+        done = cnnlab("test", trained, *flags, *own, "--run", name)
+        assert done.code == 0, done.err
+        (file,) = Path(name).glob("results/*/test.json")
+        measured[name] = json.loads(file.read_text())["test/map50"]
+    assert cnnlab("test", trained).code == 0
+    alone = json.loads((trained / "test.json").read_text())["test/map50"]
+    assert measured["tiles"] == pytest.approx(alone, abs=0.25)
+    done = cnnlab("export", trained, *flags, "--model.tile", "64", "--out", "tiles.onnx")
+    assert done.code == 0, done.err
+    done = cnnlab("infer", "tiles.onnx", root / "test", "--conf", "0.3", "--out", "o/table.csv")
+    assert done.code == 0, done.err
+    assert len(table(Path("o/table.csv"))) > 3
+
+
+def test_training_with_tiles_takes_parts_of_images(objects: Path, cnnlab: Cnnlab) -> None:
+    done = cnnlab(*fit(objects, "R", "--data.size", "[96,128]", "--model.tile", "64", "--trainer.max_epochs", "1"))
+    assert done.code == 0, done.err
+    assert cnnlab("test", "R").code == 0
+    done = cnnlab(*fit(objects, "A", "--model.tile", "64", "--data.augment", "albumentations"))
+    assert done.code == 2
+    assert "takes whole images" in done.err
+
+
+def paste_together(objects: Path, root: Path, split: str) -> None:
+    """One image of 3 x 3 others, and their boxes."""
+    content = json.loads((objects / f"{split}.json").read_text())
+    whole = Image.new("RGB", (192, 144))
+    annotations = []
+    for image in content["images"][:9]:
+        row, column = divmod(int(image["id"]), 3)
+        whole.paste(Image.open(objects / split / image["file_name"]), (64 * column, 48 * row))
+        for entry in content["annotations"]:
+            if entry["image_id"] == image["id"] and not entry["iscrowd"]:
+                left, top, width, height = entry["bbox"]
+                moved = {**entry, "image_id": 0, "bbox": [left + 64 * column, top + 48 * row, width, height]}
+                moved.pop("segmentation", None)
+                annotations.append(moved)
+    (root / split).mkdir(parents=True)
+    whole.save(root / split / "whole.png")
+    images = [{"id": 0, "file_name": "whole.png", "height": 144, "width": 192}]
+    (root / f"{split}.json").write_text(json.dumps({**content, "images": images, "annotations": annotations}))

@@ -41,6 +41,10 @@ class ObjectListing:
     """What the user should know, such as what was left out."""
     layout: str
     """The format, and how the files lie."""
+    image_ids: dict[str, int | str] | None = None
+    """COCO's number of each image, by its path; None for other formats."""
+    category_ids: list[int] | None = None
+    """COCO's number of each class; None for other formats."""
 
 
 def list_objects(
@@ -92,7 +96,16 @@ def list_objects(
     if not len(table.labels):
         raise InputError(f"{root} has no objects in any of its {len(kept):,} images: check data.root and data.format")
     samples = _with_strata([reading.samples[row] for row in kept], table, names)
-    return ObjectListing(samples, names, table, notes, reading.layout)
+    images, categories = reading.image_ids, reading.category_ids
+    return ObjectListing(
+        samples,
+        names,
+        table,
+        notes,
+        reading.layout,
+        None if images is None else {reading.samples[row].path: images[row] for row in kept},
+        None if categories is None else [categories[reading.names.index(name)] for name in names],
+    )
 
 
 def _read(chosen: str, root: Path, csv: Path | None, class_names: Sequence[str] | None, files: Files) -> Reading:

@@ -33,9 +33,12 @@ def write_objects(root: Path, counts: dict[str, int], size: tuple[int, int] = SI
                 kind = int(generator.integers(2))
                 draw = pen.ellipse if kind else pen.rectangle
                 draw((left, top, left + side - 1, top + side - 1), fill=(230, 200, 60) if kind else (60, 120, 240))
-                objects.append(_annotation(len(objects) + 1, i, 1 + 2 * kind, [left, top, side, side], 0))
+                one = _annotation(len(objects) + 1, i, 1 + 2 * kind, [left, top, side, side], 0)
+                objects.append({**one, "segmentation": [_outline(kind, left, top, side)]})
             if crowd and i == 0:
-                objects.append(_annotation(len(objects) + 1, i, 1, [0, 0, 30, 30], 1))
+                runs = {"size": list(size), "counts": [0, 30, *[size[0] - 30, 30] * 29, size[0] * (size[1] - 29) - 30]}
+                crowded = _annotation(len(objects) + 1, i, 1, [0, 0, 30, 30], 1)
+                objects.append({**crowded, "segmentation": runs})
             (root / split).mkdir(parents=True, exist_ok=True)
             picture.save(root / split / f"{i:02}.png")
             images.append({"id": i, "file_name": f"{i:02}.png", "height": size[0], "width": size[1]})
@@ -43,6 +46,15 @@ def write_objects(root: Path, counts: dict[str, int], size: tuple[int, int] = SI
         content = {"images": images, "annotations": objects, "categories": categories}
         (root / f"{split}.json").write_text(json.dumps(content))
     return root
+
+
+def _outline(kind: int, left: int, top: int, side: int) -> list[float]:
+    """The polygon of a square or a disk."""
+    if not kind:
+        return [left, top, left + side, top, left + side, top + side, left, top + side]
+    angles = np.arange(32) * np.pi / 16
+    x, y = (start + side / 2 * (1 + wave(angles)) for start, wave in ((left, np.cos), (top, np.sin)))
+    return [float(value) for value in np.stack([x, y], axis=1).ravel()]
 
 
 def _annotation(number: int, image: int, category: int, box: list[int], crowd: int) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""Instances: the class, score, box and mask of each object in an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from cnnlab import rle
+from cnnlab.batch import Batch
+from cnnlab.losses.instances import InstanceLoss
+from cnnlab.models.detection import create_detector
+from cnnlab.models.instance_decoder import InstanceDecoder
+from cnnlab.models.instance_detector import grown
+from cnnlab.objects import Truth
+from cnnlab.outputs import Instances as InstanceOutput
+from cnnlab.tasks.detection import Detection
+from cnnlab.tasks.object_metrics import ObjectScores
+from cnnlab.tasks.steps import Stage
+
+
+class Instances(Detection):
+    """Train a network to find objects with their masks.
+
+    Metrics are COCO's, of masks; box_map, box_map50 and box_map75 are those of boxes.
+
+    Args:
+        network: A name for models.detection.create_detector: instances_s, instances_m, instances_l, or a user's import
+            path.
+        mask_weight: See losses.instances.InstanceLoss.
+        nms: See Detection.
+        **kwargs: See Detection.
+    """
+
+    kind: ClassVar[str | None] = "instances"
+    charts: ClassVar[Mapping[str, Sequence[str]]] = {**Detection.charts, "mAP of boxes": ["val/box_map"]}
+
+    def __init__(self, network: str = "instances_m", mask_weight: float = 2.0, nms: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(network=network, nms=nms, **kwargs)
+
+    def configure_network(self) -> nn.Module:
+        """Create the network: standardized images to scores, boxes and masks."""
+        hparams = self.hparams
+        settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
+        own = {"detections": self.detections, "nms": self.nms, **(hparams["network_args"] or {})}
+        return create_detector(hparams["network"], self.num_classes, **settings, **own)
+
+    def configure_loss(self) -> InstanceLoss:
+        """Scores, boxes and masks."""
+        hparams = self.hparams
+        return InstanceLoss(
+            hparams["mask_weight"], static_share=hparams["static_share"], box_weight=hparams["box_weight"]
+        )
+
+    def configure_evaluation_loss(self) -> InstanceLoss:
+        """The same, with the assignment of the end of the training."""
+        return InstanceLoss(self.hparams["mask_weight"], static_share=0.0, box_weight=self.hparams["box_weight"])
+
+    def configure_decoder(self) -> InstanceDecoder:
+        """Objects with masks."""
+        return InstanceDecoder(self.detections, self.nms)
+
+    def configure_output(self) -> InstanceOutput:
+        """The objects."""
+        return InstanceOutput(self.class_names, *self._settings_of_output())
+
+    def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
+        """COCO's scores; none in training."""
+        if stage == "train":
+            return {}
+        return {"scores": ObjectScores(self.num_classes, max_dets=(1, 10, self.detections), masks=True)}
+
+    def parts_and_outputs(self, batch: Batch) -> tuple[Tensor, Any]:
+        """See Steps; the masks are learned in regions that the loss chooses."""
+        outputs = self(batch.images) if self.training else self.evaluate(batch.images)
+        loss = self.loss if self.training else self.evaluation_loss
+        assert isinstance(loss, InstanceLoss)
+        regions = loss.regions(outputs, batch.targets)
+        regions = regions._replace(boxes=grown(regions.boxes))
+        network: Any = self.network
+        logits = network.mask_logits(outputs["fine"], regions.boxes, regions.images)
+        return loss.parts({**outputs, "mask_regions": regions, "region_logits": logits}, batch.targets), outputs
+
+    def found(self, answer: Any) -> dict[str, Any]:
+        """See Detection; and the masks."""
+        return {**super().found(answer), "masks": answer.texts()}
+
+    def true(self, truth: Truth) -> dict[str, Any]:
+        """See Detection; and the masks."""
+        return {**super().true(truth), "masks": _texts(truth)}
+
+
+def _texts(truth: Truth) -> list[bytes]:
+    """Each object's mask as COCO's text; an object without a shape, such as a crowd's box, fills its box."""
+    texts = []
+    for place, box in enumerate(truth.boxes):
+        shape = None if truth.shapes is None else truth.shapes[place]
+        if isinstance(shape, bytes):
+            texts.append(shape)
+            continue
+        left, top, right, bottom = box.tolist()
+        whole = [np.array([[left, top], [right, top], [right, bottom], [left, bottom]])]
+        rings = shape if isinstance(shape, list) else whole
+        texts.append(rle.to_text(rle.from_polygons(rings, truth.size)))
+    return texts
