@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from cnnlab.boxes import iou, matched, seam_groups, suppress
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
-from cnnlab.outputs.base import Arrays, Output
+from cnnlab.outputs.base import Arrays, Marks, Output
 
 _THRESHOLD = 0.5
 """The score from which an object counts, if none has been found for its class."""
@@ -205,6 +205,14 @@ class Boxes(Output):
         shown, count = answer.certain, len(self.names)
         found = draw_boxes(pixels, answer.boxes[shown], answer.labels[shown], count, self._texts(answer))
         return found if truth is None else np.concatenate([self.drawn(pixels, truth), found], axis=1)
+
+    def marks(self, answer: BoxPrediction, truth: npt.NDArray[Any] | None) -> dict[str, Marks]:
+        """The certain objects, and the true ones."""
+        shown = answer.certain
+        found = {"prediction": Marks(answer.boxes[shown], answer.labels[shown], answer.scores[shown])}
+        if truth is not None:
+            found["truth"] = Marks(truth[:, :4], truth[:, 4].astype(np.int64))
+        return found
 
     def drawn(self, pixels: Pixels, target: npt.NDArray[Any]) -> Pixels:
         """The image with its objects."""

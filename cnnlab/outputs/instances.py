@@ -12,7 +12,7 @@ from PIL import Image
 
 from cnnlab import rle
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
-from cnnlab.outputs.base import Arrays
+from cnnlab.outputs.base import Arrays, Marks
 from cnnlab.outputs.boxes import Boxes, draw_boxes
 
 _STRENGTH = 0.45
@@ -136,6 +136,14 @@ class Instances(Boxes):
         """The image with the boxes of its true objects, if they are known, and beside it with the predicted ones."""
         found = self._found(pixels, answer)
         return found if truth is None else np.concatenate([self.drawn(pixels, truth), found], axis=1)
+
+    def marks(self, answer: Any, truth: npt.NDArray[Any] | None) -> dict[str, Marks]:
+        """See Boxes; and the classes of the masks' pixels."""
+        found = super().marks(answer, truth)
+        mask = np.zeros(answer.size, dtype=np.uint8)
+        for number in np.flatnonzero(answer.certain)[::-1].tolist():
+            _window(mask, answer.masks[number])[answer.masks[number].bitmap] = 1 + answer.labels[number] % 255
+        return {**found, "prediction": found["prediction"]._replace(mask=mask)}
 
     def difference(self, expected: Arrays, found: Arrays) -> float:
         """See Boxes; and the largest share of a mask's cells that change sides, in the objects that are matched."""

@@ -73,6 +73,10 @@ class Detection(ClassTask):
         "mAP by size": ["val/map_small", "val/map_medium", "val/map_large"],
     }
     key_metrics: ClassVar[Sequence[str]] = ("val/map", "test/map", "test/map50")
+    dashboard_pictures: ClassVar[Sequence[str]] = (
+        *("val/predictions", "val/objects", "val/gradcam", "val/errors"),
+        *("test/errors", "test/confusion_matrix"),
+    )
 
     def __init__(
         self,
