@@ -28,6 +28,8 @@ from cnnlab.tasks.places import place_in_run
 from cnnlab.tasks.steps import Stage
 
 _SCORES = ("ap", "ap50", "average recall", "objects")
+_REPEATS = 1000
+"""How often the test images are drawn anew for the intervals of mAP."""
 _THRESHOLD = 0.5
 """That of a class without objects in validation."""
 
@@ -77,6 +79,9 @@ class Detection(ClassTask):
         *("val/predictions", "val/objects", "val/gradcam", "val/errors"),
         *("test/errors", "test/confusion_matrix"),
     )
+
+    has_masks: ClassVar[bool] = False
+    """Whether objects are compared by their masks."""
 
     def __init__(
         self,
@@ -165,7 +170,8 @@ class Detection(ClassTask):
         """COCO's scores; none in training."""
         if stage == "train":
             return {}
-        return {"scores": ObjectScores(self.num_classes, max_dets=(1, 10, self.detections))}
+        repeats = _REPEATS if stage == "test" else 0
+        return {"scores": ObjectScores(self.num_classes, (1, 10, self.detections), self.has_masks, repeats)}
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
         """Update with each image's objects, in original pixels."""
@@ -230,6 +236,7 @@ class Detection(ClassTask):
             self.tables[f"{stage}/{name}"].tolist()
             for name in ("by_class", "thresholds", "confusion", "error_kinds", "precision", "f1")
         )
+        intervals = self.tables.get(f"{stage}/intervals")
         names = [*self.class_names, "background"]
         columns = distinct(["truth \\ predicted", *names], "class")
         return {
@@ -242,10 +249,18 @@ class Detection(ClassTask):
             ],
             "precision_recall": self._curves("recall", precision),
             "f1": self._curves("score", f1),
+            **({} if intervals is None else {"intervals": self._intervals(stage, intervals.tolist())}),
             "error_kinds": [
                 {"kind": name, "gain in mAP, IoU 0.5": _short(gain)} for name, gain in zip(KINDS, kinds, strict=True)
             ],
         }
+
+    def _intervals(self, stage: Stage, ends: list[list[float]]) -> list[Row]:
+        """MAP with the ends of its interval."""
+        return [
+            {"metric": name, "value": _short(self.results[f"{stage}/{name}"]), "low": _short(low), "high": _short(high)}
+            for name, (low, high) in zip(("map", "map50"), ends, strict=True)
+        ]
 
     def _curves(self, across: str, values: list[list[float]]) -> list[Row]:
         """A row for each of 101 places from 0 to 1, with a column for each class."""

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from cnnlab import rle
 from cnnlab.batch import Batch
@@ -18,8 +17,6 @@ from cnnlab.models.instance_detector import grown
 from cnnlab.objects import Truth
 from cnnlab.outputs import Instances as InstanceOutput
 from cnnlab.tasks.detection import Detection
-from cnnlab.tasks.object_metrics import ObjectScores
-from cnnlab.tasks.steps import Stage
 
 
 class Instances(Detection):
@@ -36,6 +33,7 @@ class Instances(Detection):
     """
 
     kind: ClassVar[str | None] = "instances"
+    has_masks: ClassVar[bool] = True
     charts: ClassVar[Mapping[str, Sequence[str]]] = {**Detection.charts, "mAP of boxes": ["val/box_map"]}
 
     def __init__(self, network: str = "instances_m", mask_weight: float = 2.0, nms: float = 0.5, **kwargs: Any) -> None:
@@ -66,12 +64,6 @@ class Instances(Detection):
     def configure_output(self) -> InstanceOutput:
         """The objects."""
         return InstanceOutput(self.class_names, *self._settings_of_output())
-
-    def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
-        """COCO's scores; none in training."""
-        if stage == "train":
-            return {}
-        return {"scores": ObjectScores(self.num_classes, max_dets=(1, 10, self.detections), masks=True)}
 
     def parts_and_outputs(self, batch: Batch) -> tuple[Tensor, Any]:
         """See Steps; the masks are learned in regions that the loss chooses."""

@@ -67,6 +67,9 @@ def test_a_run_is_tested_predicted_explained_exported_and_reported(
     assert measured["test/map"] == pytest.approx(found["map"], abs=1e-5)
     assert measured["test/map50"] == pytest.approx(found["map50"], abs=1e-5)
     assert measured["test/map50"] > 0.2
+    for row in table(trained / "intervals.csv"):
+        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+        assert float(row["value"]) == pytest.approx(measured[f"test/{row['metric']}"], abs=1e-5)
     assert {row["name"] for row in rows} <= set(NAMES)
     assert all(float(row["x2"]) <= 64 and float(row["y2"]) <= 48 for row in rows)
     worst = [row for row in table(trained / "errors/test.csv") if row["kind"] == "worst"]
