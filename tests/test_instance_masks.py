@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_masks_go_back_to_the_original_image() -> None:
         "regions": np.array([[[10, 10, 50, 50]]], np.float32),
     }
     output = Instances(["a"])
-    (answer,) = output.answers(arrays, ["a.png"], [Place((120, 160), (60, 80))])
+    answer: Any = output.answers(arrays, ["a.png"], [Place((120, 160), (60, 80))])[0]
     assert answer.boxes.tolist() == [[40, 40, 80, 80]]
     bitmap = rle.decode(rle.from_text(answer.texts()[0], (120, 160)))
     rows, columns = np.nonzero(bitmap)

@@ -222,7 +222,7 @@ def test_processes_change_no_digit(counts: tuple[int, ...], masks: bool, tmp_pat
 def test_intervals_are_those_of_images_drawn_anew() -> None:
     """The bootstrap by hand: repeat the images, and score the repetitions."""
     parts = [images(seed, 2, masks=False) for seed in range(2, 24, 2)]
-    found, true = ([one for part in parts for one in part[side]] for side in (0, 1))
+    found, true = [one for part in parts for one in part[0]], [one for part in parts for one in part[1]]
     evaluation = evaluate(found, true, 2)
     low_high = map_intervals(evaluation, len(found), 30, seed=5)
     draws = np.random.default_rng(5).multinomial(len(found), np.full(len(found), 1 / len(found)), 30)
