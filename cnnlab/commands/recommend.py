@@ -75,8 +75,9 @@ def recommend_command(command: str, arguments: list[str]) -> None:
 
 
 def _count_images(root: Path, task: str) -> tuple[int, int | None]:
-    """Count the training images, and take the median of their shorter sides in pixels."""
-    if task in ("detection", "instances"):
+    """Count the training images, and take the median of their shorter sides in pixels; the longer ones for objects."""
+    finds = task in ("detection", "instances")
+    if finds:
         samples = list_objects(root, on_error="skip").samples
     else:
         samples = (list_folder(root) if task == "classification" else list_pairs(root)).samples
@@ -87,7 +88,7 @@ def _count_images(root: Path, task: str) -> tuple[int, int | None]:
     sides = []
     for sample in sampled:
         with contextlib.suppress(ImageError):  # cnnlab data check lists the unreadable files.
-            sides.append(min(LazyImage(sample.path).size))
+            sides.append((max if finds else min)(LazyImage(sample.path).size))
     return len(training), int(median(sides)) if sides else None
 
 
