@@ -86,7 +86,7 @@ trainer.test(task, datamodule=data, ckpt_path=run.best, weights_only=True, verbo
 trainer.predict(task, datamodule=data, return_predictions=False)
 
 # %% [markdown]
-# Average precision is COCO's: the mean over the classes, and over the IoU from which on a box is right, from 0.5 to 0.95.
+# Average precision is COCO's: the mean over the classes, and over the IoU from which on a box is right, 0.5 to 0.95.
 
 # %%
 measured = json.loads(run.test.read_text())
@@ -104,7 +104,7 @@ with run.table("classes").open() as file:
         print(row)
 
 # %% [markdown]
-# The objects of test images: the hardest images come first. At the left are the true objects, at the right the found ones.
+# The objects of test images, the hardest images first. At the left are the true objects, at the right the found ones.
 
 # %%
 Image.open(run.pictures / "predictions.png")

@@ -3,6 +3,7 @@
 from cnnlab.losses.detection import DetectionLoss
 from cnnlab.losses.distillation import attention_transfer, soft_targets
 from cnnlab.losses.labels import ClassLoss, LabelsLoss
+from cnnlab.losses.network import NetworkLoss
 from cnnlab.losses.parts import PartsLoss, total
 from cnnlab.losses.segmentation import (
     LOSSES,
@@ -26,6 +27,7 @@ __all__ = [
     "Dice",
     "Focal",
     "LabelsLoss",
+    "NetworkLoss",
     "OrdinalLoss",
     "PartsLoss",
     "Tversky",

@@ -22,12 +22,13 @@ _FOUND_SCORE = 0.3
 class BoxDecoder(Decoder):
     """Raw outputs of models.detector.Detector to ``boxes`` (B, N, 4), ``scores`` (B, N) and ``labels`` (B, N).
 
+    Boxes of raw outputs may be (B, P, 4), or (B, P, K, 4) if each class has a box of its own.
+
     Boxes are x1, y1, x2, y2 in pixels of the network's input. They are sorted by score; a score of 0 stands for no box.
     Of boxes of one class that overlap by more than ``iou``, the one with the highest score stays. If the image was seen
     in tiles, ``windows`` (B, N, 4) are those of the boxes: see models.tiles.
 
-    The suppression is part of exported files. There, all images and classes go through one call: each image and class
-    has a place of its own, where no box meets those of others.
+    The suppression is part of exported files: see keep_best.
 
     Args:
         count: N, 1 or more.
@@ -55,8 +56,11 @@ class BoxDecoder(Decoder):
         count = min(self.candidates, places * classes)
         best, index = scores.flatten(1).topk(count, dim=1)
         labels = index % classes
-        boxes = taken(outputs["boxes"].float(), index // classes)
-        kept = keep_best(boxes, best, labels, classes, self.iou)
+        # Boxes of each class lie in the scores' own order.
+        boxes = outputs["boxes"].float()
+        boxes, place = (boxes.flatten(1, 2), index) if boxes.ndim == 4 else (boxes, index // classes)
+        boxes = taken(boxes, place)
+        kept = keep_best(boxes, best, labels, self.iou)
         final, order = (best * kept).topk(min(self.count, count), dim=1)
         # In the order of outputs.Boxes.arrays.
         found = {"boxes": taken(boxes, order), "scores": final, "labels": taken(labels, order)}
@@ -94,27 +98,35 @@ def taken(values: Tensor, order: Tensor) -> Tensor:
     return values.gather(1, order.reshape(*order.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
 
 
-def keep_best(boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, iou: float) -> Tensor:
+def keep_best(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
     """Which boxes stay if each suppresses those of its image and class that overlap with it and score lower.
 
-    All go through one call, in places where boxes of different images and classes do not meet.
+    In a file, all go through one call: images lie side by side, and classes below each other, so that their boxes do
+    not meet. Moving boxes costs digits. So they are moved outside of files, too: otherwise a file and its network would
+    decide differently where an overlap is close to the limit.
 
     Args:
         boxes: (B, C, 4).
         scores: (B, C).
-        labels: (B, C) int64, below the number of classes.
-        classes: The number of classes.
+        labels: (B, C) int64.
         iou: The largest IoU of two boxes that both stay.
 
     Returns:
         (B, C), 0 or 1.
     """
     batch, count = scores.shape
-    if boxes.is_meta:
+    if scores.is_meta:
         return torch.ones_like(scores)  # Only shapes are asked for, and suppression needs values.
     low = boxes.amin(dim=(1, 2), keepdim=True)
     span = (boxes.amax(dim=(1, 2), keepdim=True) - low).clamp(min=1e-6)
-    image = torch.arange(batch, device=boxes.device)[:, None]
-    apart = 2.0 * (image * classes + labels)[..., None]
-    kept = nms(((boxes - low) / span + apart).flatten(0, 1), scores.flatten(), iou)
-    return torch.zeros_like(scores).flatten().index_fill(0, kept, 1.0).view(batch, count)
+    image = torch.arange(batch, device=boxes.device)[:, None].expand_as(labels)
+    apart = 2.0 * torch.stack([image, labels, image, labels], dim=-1)
+    moved = (boxes - low) / span + apart
+    if torch.compiler.is_exporting():
+        kept = nms(moved.flatten(0, 1), scores.flatten(), iou)
+        return torch.zeros_like(scores).flatten().index_fill(0, kept, 1.0).view(batch, count)
+    # The time of a call grows with the square of the number of boxes.
+    masks = [
+        torch.zeros_like(own).index_fill(0, nms(one, own, iou), 1.0) for one, own in zip(moved, scores, strict=True)
+    ]
+    return torch.stack(masks) if masks else torch.zeros_like(scores)

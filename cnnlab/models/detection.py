@@ -1,4 +1,4 @@
-"""Build networks for detection by name: cnnlab's own on any timm backbone, and the user's own."""
+"""Build networks for detection by name: cnnlab's own on any timm backbone, torchvision's, and the user's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from cnnlab.imports import by_path
 from cnnlab.models.detector import Detector
 from cnnlab.models.factory import build, create_features
 from cnnlab.models.instance_detector import InstanceDetector
+from cnnlab.models.torchvision_detectors import create_torchvision_detector
+from cnnlab.models.torchvision_table import TORCHVISION_DETECTORS
 
 
 class DetectorSize(NamedTuple):
@@ -50,24 +52,32 @@ def create_detector(
     """Build a network that returns scores and boxes for images (B, channels, H, W) of any size.
 
     Args:
-        name: A name in DETECTORS, or the import path of a user's callable (``package.module.Class``) that takes
-            num_classes and channels, and returns the raw outputs of models.detector.Detector.
+        name: A name in DETECTORS or TORCHVISION_DETECTORS (also with the prefix ``torchvision/``), or the import path
+            of a user's callable (``package.module.Class``) that takes num_classes and channels, and returns the raw
+            outputs of models.detector.Detector. If its class says ``computes_loss = True``, see losses.NetworkLoss.
         num_classes: The number of classes.
         channels: The images' channels.
         encoder: A timm network as the backbone; that of DETECTORS if None.
-        weights: The backbone's pretrained weights, see weights.find_weights; random initialization if None.
+        weights: The pretrained weights, see weights.find_weights: of the backbone, or of the whole network if it is
+            torchvision's; random initialization if None.
         dropout: Dropout rate before the last layers, 0..1; none if None.
-        **kwargs: See models.detector.Detector.
+        **kwargs: See models.detector.Detector, or torchvision_detectors.create_torchvision_detector.
 
     Raises:
         InputError: If there is no such network, it does not take these arguments, or its weights cannot be loaded.
     """
+    if (own := torchvision_name(name)) is not None:
+        given = {"encoder": encoder, "dropout": dropout}
+        if wrong := [argument for argument, value in given.items() if value is not None]:
+            raise InputError(f"model.{wrong[0]} is not for torchvision's {own}: leave it out")
+        return build(name, create_torchvision_detector, own, num_classes, channels, weights, **kwargs)
     if dropout is not None:
         kwargs["dropout"] = dropout
     if name not in DETECTORS:
         if "." not in name:
+            known = [*DETECTORS, *TORCHVISION_DETECTORS]
             raise InputError(
-                f"there is no network {name!r} for detection: {nearest(name, DETECTORS)} (model.encoder chooses its "
+                f"there is no network {name!r} for detection: {nearest(name, known)} (model.encoder chooses its "
                 "backbone; or give the import path of your own, package.module.Class)"
             )
         return build(name, by_path(name), num_classes=num_classes, channels=channels, **kwargs)
@@ -80,3 +90,9 @@ def create_detector(
 def encoder_of(name: str, encoder: str | None) -> str | None:
     """The timm backbone of a network for detection; None if it has none."""
     return DETECTORS[name].encoder if encoder is None and name in DETECTORS else encoder
+
+
+def torchvision_name(name: str) -> str | None:
+    """The name of one of torchvision's networks for detection, without a prefix; None for other networks."""
+    name = name.removeprefix("torchvision/")
+    return name if name in TORCHVISION_DETECTORS else None

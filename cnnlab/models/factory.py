@@ -16,6 +16,7 @@ from cnnlab.imports import by_path
 from cnnlab.models.lenet import LeNet5
 from cnnlab.models.resnet import SmallResNet
 from cnnlab.models.simple_cnn import SimpleCNN
+from cnnlab.models.torchvision_table import TORCHVISION_DETECTORS
 from cnnlab.models.transfer import HEADS, TransferModel
 from cnnlab.models.weights import (
     check_hub,
@@ -68,6 +69,8 @@ def create_network(
     if head not in (None, *HEADS):
         raise InputError(f"head is {head!r}, expected linear, mlp or null")
     source = find_source(name)
+    if source.name in TORCHVISION_DETECTORS:
+        raise InputError(f"network {name!r} finds objects, and does not classify images: use it for detection")
     if source.factory is not None:
         if weights is not None or head is not None:
             raise InputError(
@@ -134,6 +137,8 @@ def preprocessing(name: str, channels: int) -> Preprocessing | None:
         height, width = described.input_size[1:]
         crop = described.crop_pct
         interpolation = described.interpolation if described.interpolation in INTERPOLATIONS else "bicubic"
+    elif source.name in TORCHVISION_DETECTORS:
+        return TORCHVISION_DETECTORS[source.name].preprocessing
     else:
         described = described.transforms()
         height = width = described.crop_size[0]
@@ -255,7 +260,7 @@ def find_source(name: str) -> Source:
     if prefix in ("", "timm") and timm.is_model(model_name):
         return Source("timm", model_name)
     classifiers = torchvision.models.list_models(module=torchvision.models)
-    if prefix in ("", "torchvision") and model_name in classifiers:
+    if prefix in ("", "torchvision") and (model_name in classifiers or model_name in TORCHVISION_DETECTORS):
         return Source("torchvision", model_name)
     if not prefix and "." in name:
         return Source("user", name, by_path(name))

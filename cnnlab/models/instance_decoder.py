@@ -38,7 +38,7 @@ class InstanceDecoder(BoxDecoder):
         found = {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks, "regions": regions}
         if "windows" in outputs:
             # Each tile has its own objects, and an object may be in several.
-            found["scores"] = scores * keep_best(boxes, scores, labels, outputs["logits"].shape[-1], self.iou)
+            found["scores"] = scores * keep_best(boxes, scores, labels, self.iou)
             found["windows"] = outputs["windows"]
         order = found["scores"].topk(min(self.count, scores.shape[1]), dim=1).indices
         return {name: taken(value, order) for name, value in found.items()}

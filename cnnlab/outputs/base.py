@@ -47,6 +47,8 @@ class Output(ABC):
 
     placed: ClassVar[bool] = False
     """Whether an answer has coordinates in the original image."""
+    has_ties: ClassVar[bool] = False
+    """Whether rounding may decide between answers that differ: see nearest()."""
     shares: ClassVar[tuple[str, ...]] = ()
     """The columns of describe() that are shares, 0..1."""
     noun: ClassVar[str] = "class"
@@ -163,6 +165,15 @@ class Output(ABC):
         """The difference between two decoded batches: the maximum absolute difference of a number."""
         # np.max, because max() would ignore NaN.
         return float(np.max([np.abs(found[name] - expected[name]).max() for name in expected]))
+
+    def nearest(self, answers: Sequence[Arrays], found: Arrays) -> Arrays:
+        """Of several answers to the same images that differ by rounding only, what is nearest to another one.
+
+        Args:
+            answers: Decoded batches.
+            found: The batch that the result will be compared with.
+        """
+        return answers[0]
 
     def index_of(self, name: str) -> int:
         """The index of one of the names.

@@ -14,6 +14,7 @@ from cnnlab.boxes import iou, matched, seam_groups, suppress
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
 from cnnlab.outputs.base import Arrays, Marks, Output
+from cnnlab.outputs.near_ties import nearest_objects
 
 _THRESHOLD = 0.5
 """The score from which an object counts, if none has been found for its class."""
@@ -58,6 +59,7 @@ class Boxes(Output):
     arrays: tuple[str, ...] = ("boxes", "scores", "labels")
     raw_arrays: tuple[str, ...] = ("logits", "boxes", "places")
     placed = True
+    has_ties = True
 
     def __init__(
         self,
@@ -97,7 +99,9 @@ class Boxes(Output):
         }
         for i, flat in enumerate(scores.reshape(batch, -1)):
             best = np.argsort(-flat, kind="stable")[: 3 * self.count]
-            boxes, labels = raw["boxes"][i][best // classes], best % classes
+            # Each class may have boxes of its own.
+            own, place = raw["boxes"][i], best // classes
+            boxes, labels = own.reshape(-1, 4)[best if own.ndim == 3 else place], best % classes
             kept = suppress(boxes, flat[best], labels, self.nms)[: self.count]
             for name, values in (("boxes", boxes), ("scores", flat[best]), ("labels", labels)):
                 found[name][i, : len(kept)] = values[kept]
@@ -257,8 +261,9 @@ class Boxes(Output):
             pairs = self.pairs(expected, found, i)
             for side, own in enumerate((first, second)):
                 alone = np.setdiff1d(np.arange(len(own[1])), [pair[side] for pair in pairs])
-                # Where the list ends, rounding decides which of two objects with nearly equal scores is in it.
-                last = own[1].min(initial=1.0) if len(own[1]) == self.count else 0.0
+                # Where the other list ends, rounding decides which of two objects with nearly equal scores is in it.
+                other = (second, first)[side][1]
+                last = other.min(initial=1.0) if len(other) >= self.count else 0.0
                 worst = max(worst, float((own[1][alone] - last).max(initial=0.0)))
             for a, b in pairs:
                 sides = np.maximum(first[0][a, 2:] - first[0][a, :2], 1.0)
@@ -274,6 +279,10 @@ class Boxes(Output):
     def line(self, answer: BoxPrediction) -> str:
         """How many objects of each class there are."""
         return self._counts(answer.labels[answer.certain], len(self.names)).replace("\n", ", ")
+
+    def nearest(self, answers: Sequence[Arrays], found: Arrays) -> Arrays:
+        """See Output; object by object."""
+        return nearest_objects(answers, found, self.nms) if "scores" in found else answers[0]
 
     def _counts(self, labels: npt.NDArray[np.int64], most: int = 3) -> str:
         counts = np.bincount(labels, minlength=len(self.names))

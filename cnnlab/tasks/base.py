@@ -213,8 +213,12 @@ class VisionTask(Steps, Optimization, StartingWeights):
         weights = self.hparams["weights"]
         return {} if weights is None else {"network": (self.backbone, weights)}
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor, targets: Any = None) -> Any:
         """Images (B, C, H, W), uint8 0..255 or float 0..1, to raw outputs.
+
+        Args:
+            images: The images.
+            targets: Their targets, for a network that takes them, too; without them if None.
 
         Raises:
             InputError: If the network does not take images of this number of channels or of this size.
@@ -226,7 +230,7 @@ class VisionTask(Steps, Optimization, StartingWeights):
         if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
         try:
-            return self.network(images)
+            return self.network(images) if targets is None else self.network(images, targets)
         except AssertionError as error:
             # timm's transformers with a fixed grid of patches reject other sizes with an AssertionError.
             height, width = images.shape[2:]

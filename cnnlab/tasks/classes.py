@@ -1,11 +1,12 @@
-"""ClassTask: the common base of classification and segmentation."""
+"""ClassTask and EncoderTask: the common bases of tasks with classes."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnlab.errors import InputError
 from cnnlab.loggers import Row
@@ -68,6 +69,48 @@ class ClassTask(VisionTask):
             {"class": name, **precision_and_recall(*own), "f1": quotient(2 * own[0], own[1] + own[2]), "images": own[2]}
             for name, own in zip(self.class_names, counts, strict=True)
         ]
+
+
+class EncoderTask(ClassTask):
+    """A task whose network may have a timm network as its encoder, which pretrained weights are for.
+
+    Args:
+        **kwargs: See ClassTask; with network, encoder, channels and weights.
+
+    Raises:
+        InputError: If a head for classification is given.
+    """
+
+    @staticmethod
+    @abstractmethod
+    def create(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
+        """Create a network by name, with channels, encoder, weights, dropout and arguments of its own."""
+
+    @staticmethod
+    @abstractmethod
+    def encoder_of(name: str, encoder: str | None) -> str | None:
+        """The encoder of a network by name, where None is its usual one; None if it has none."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        if kwargs.get("head") is not None:
+            raise InputError("model.head is for networks that classify images: leave it out")
+        super().__init__(**kwargs)
+
+    @property
+    def backbone(self) -> str:
+        """The encoder, which pretrained weights are for; the network itself if it has no encoder of its own."""
+        network = str(self.hparams["network"])
+        return self.encoder_of(network, self.hparams["encoder"]) or network
+
+    def configure_network(self) -> nn.Module:
+        """Create the network."""
+        hparams = self.hparams
+        settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
+        return self.create(hparams["network"], self.num_classes, **settings, **self.network_arguments())
+
+    def network_arguments(self) -> dict[str, Any]:
+        """The network's own arguments."""
+        return dict(self.hparams["network_args"] or {})
 
 
 def precision_and_recall(hits: int, predicted: int, true: int) -> Row:

@@ -13,28 +13,30 @@ from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.imaging import Place
 from cnnlab.loggers import Row
-from cnnlab.losses import DetectionLoss
+from cnnlab.losses import DetectionLoss, NetworkLoss
 from cnnlab.models.box_decoder import BoxDecoder
 from cnnlab.models.decoding import Answers
-from cnnlab.models.detection import create_detector, encoder_of
+from cnnlab.models.detection import create_detector, encoder_of, torchvision_name
 from cnnlab.models.tiles import Tiles, check_tiles, detect_in_tiles
 from cnnlab.objects import Truth
 from cnnlab.outputs import Boxes
 from cnnlab.outputs.table import distinct
-from cnnlab.tasks.classes import ClassTask
+from cnnlab.tasks.classes import EncoderTask
 from cnnlab.tasks.detection_errors import KINDS
 from cnnlab.tasks.object_metrics import ObjectScores
 from cnnlab.tasks.places import place_in_run
 from cnnlab.tasks.steps import Stage
 
 _SCORES = ("ap", "ap50", "average recall", "objects")
+_STATIC_SHARE = 0.35
+_BOX_WEIGHT = 2.0
 _REPEATS = 1000
 """How often the test images are drawn anew for the intervals of mAP."""
 _THRESHOLD = 0.5
 """That of a class without objects in validation."""
 
 
-class Detection(ClassTask):
+class Detection(EncoderTask):
     """Train a network to find objects.
 
     Metrics are COCO's, to its last digit (Lin et al. 2014, arXiv:1405.0312): map is the mean over the classes, and over
@@ -43,12 +45,12 @@ class Detection(ClassTask):
     images. Training measures only the loss.
 
     Args:
-        network: A name for models.detection.create_detector: one_stage_s, one_stage_m, one_stage_l, or a user's import
-            path.
+        network: A name for models.detection.create_detector: one_stage_s, one_stage_m, one_stage_l, one of
+            torchvision's (``cnnlab models --task detection`` lists them), or a user's import path.
         encoder: A timm network as the backbone; the network's own if None.
         num_classes: See ClassTask.
         channels: See VisionTask.
-        weights: The backbone's pretrained weights: see VisionTask.
+        weights: Pretrained weights, of the backbone or of torchvision's whole network: see VisionTask.
         detections: The number of objects that are found in an image, at most.
         nms: Of boxes of one class with a larger IoU, only the one with the highest score is kept; above 0, to 1.
         static_share: See losses.DetectionLoss.
@@ -66,6 +68,8 @@ class Detection(ClassTask):
         InputError: If a name is unknown or an argument is out of range.
     """
 
+    create = staticmethod(create_detector)
+    encoder_of = staticmethod(encoder_of)
     monitor: str = "val/map"
     mode: ClassVar[Literal["min", "max"]] = "max"
     kind: ClassVar[str | None] = "boxes"
@@ -93,8 +97,8 @@ class Detection(ClassTask):
         weights: str | None = None,
         detections: int = 100,
         nms: float = 0.6,
-        static_share: float = 0.35,
-        box_weight: float = 2.0,
+        static_share: float = _STATIC_SHARE,
+        box_weight: float = _BOX_WEIGHT,
         thresholds: list[float] | None = None,
         category_ids: list[int] | None = None,
         tile: int | None = None,
@@ -103,9 +107,7 @@ class Detection(ClassTask):
     ) -> None:
         if thresholds is not None and len(thresholds) != num_classes:
             raise InputError(f"model.thresholds are {len(thresholds)}, expected one for each of {num_classes} classes")
-        if kwargs.get("head") is not None:
-            raise InputError("model.head is for networks that classify images: leave it out")
-        if weights is not None and encoder_of(network, encoder) is None:
+        if weights is not None and encoder_of(network, encoder) is None and torchvision_name(network) is None:
             raise InputError(f"network {network!r} has no backbone that model.weights could be for: leave it out")
         check_tiles(tile, tile_overlap)
         self.detections = detections
@@ -113,24 +115,46 @@ class Detection(ClassTask):
         self._has_thresholds = thresholds is not None
         super().__init__(network=network, num_classes=num_classes, channels=channels, weights=weights, **kwargs)
 
-    @property
-    def backbone(self) -> str:
-        """The encoder, which pretrained weights are for; the network itself if it has no timm encoder."""
-        return encoder_of(self.hparams["network"], self.hparams["encoder"]) or str(self.hparams["network"])
-
     def configure_network(self) -> nn.Module:
-        """Create the network: standardized images to scores and boxes."""
-        hparams = self.hparams
-        settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
-        return create_detector(hparams["network"], self.num_classes, **settings, **(hparams["network_args"] or {}))
+        """Create the network: standardized images to raw outputs.
 
-    def configure_loss(self) -> DetectionLoss:
-        """Scores and boxes."""
-        return DetectionLoss(self.hparams["static_share"], self.hparams["box_weight"])
+        Raises:
+            InputError: If it has masks and the task has none, or the other way round; or if it cannot take tiles.
+        """
+        network, name = super().configure_network(), self.hparams["network"]
+        if hasattr(network, "mask_logits") != self.has_masks:
+            fits = "finds no masks: choose instances_s, _m or _l" if self.has_masks else "is for --model Instances"
+            raise InputError(f"network {name!r} {fits}")
+        if self.hparams["tile"] is not None and getattr(network, "computes_loss", False):
+            raise InputError(f"model.tile is not for network {name!r}, which measures its loss itself: leave it out")
+        return network
 
-    def configure_evaluation_loss(self) -> DetectionLoss:
+    def configure_loss(self) -> DetectionLoss | NetworkLoss:
+        """Scores and boxes; the network's own loss, if it has one.
+
+        Raises:
+            InputError: If arguments of DetectionLoss are given, and the network has a loss of its own.
+        """
+        share, weight = self.hparams["static_share"], self.hparams["box_weight"]
+        if not getattr(self.network, "computes_loss", False):
+            return DetectionLoss(share, weight)
+        for name, value, usual in (("static_share", share, _STATIC_SHARE), ("box_weight", weight, _BOX_WEIGHT)):
+            if value != usual:
+                raise InputError(
+                    f"model.{name} is {value}, but network {self.hparams['network']!r} has a loss of its own: leave it "
+                    "out"
+                )
+        return NetworkLoss()
+
+    def configure_evaluation_loss(self) -> DetectionLoss | NetworkLoss:
         """The same, with the assignment of the end of the training."""
-        return DetectionLoss(0.0, self.hparams["box_weight"])
+        return self.loss if isinstance(self.loss, NetworkLoss) else DetectionLoss(0.0, self.hparams["box_weight"])
+
+    def measured_outputs(self, batch: Batch) -> Any:
+        """The raw outputs; those of a network with a loss of its own contain it."""
+        if isinstance(self.loss, NetworkLoss):
+            return self(batch.images, batch.targets)
+        return super().measured_outputs(batch)
 
     def configure_decoder(self) -> BoxDecoder:
         """Boxes without those that overlap a better one."""
@@ -196,10 +220,10 @@ class Detection(ClassTask):
         """Check that the run has an end.
 
         Raises:
-            InputError: If it has none, and model.static_share is a share of it.
+            InputError: If it has none, and the loss has a share of it: model.static_share.
         """
         super().on_train_start()
-        if not math.isfinite(self._total_steps()):
+        if isinstance(self.loss, DetectionLoss) and not math.isfinite(self._total_steps()):
             raise InputError(
                 "model.static_share is a share of the run, and this one has no end: set trainer.max_epochs or "
                 "trainer.max_steps"
@@ -207,9 +231,9 @@ class Detection(ClassTask):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the loss how much of the run is over."""
-        place = place_in_run(self.trainer, int(self._total_steps()))
-        assert isinstance(self.loss, DetectionLoss)
-        self.loss.place_in_run = place.step / max(place.total, 1)
+        if isinstance(self.loss, DetectionLoss):
+            place = place_in_run(self.trainer, int(self._total_steps()))
+            self.loss.place_in_run = place.step / max(place.total, 1)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics; in training, keep the scores with the best F1 as thresholds."""

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnlab import rle
 from cnnlab.batch import Batch
 from cnnlab.losses.instances import InstanceLoss
-from cnnlab.models.detection import create_detector
 from cnnlab.models.instance_decoder import InstanceDecoder
 from cnnlab.models.instance_detector import grown
 from cnnlab.objects import Truth
@@ -39,12 +38,9 @@ class Instances(Detection):
     def __init__(self, network: str = "instances_m", mask_weight: float = 2.0, nms: float = 0.5, **kwargs: Any) -> None:
         super().__init__(network=network, nms=nms, **kwargs)
 
-    def configure_network(self) -> nn.Module:
-        """Create the network: standardized images to scores, boxes and masks."""
-        hparams = self.hparams
-        settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
-        own = {"detections": self.detections, "nms": self.nms, **(hparams["network_args"] or {})}
-        return create_detector(hparams["network"], self.num_classes, **settings, **own)
+    def network_arguments(self) -> dict[str, Any]:
+        """The network finds the objects itself, since it needs them for their masks."""
+        return {"detections": self.detections, "nms": self.nms, **super().network_arguments()}
 
     def configure_loss(self) -> InstanceLoss:
         """Scores, boxes and masks."""
@@ -67,7 +63,7 @@ class Instances(Detection):
 
     def parts_and_outputs(self, batch: Batch) -> tuple[Tensor, Any]:
         """See Steps; the masks are learned in regions that the loss chooses."""
-        outputs = self(batch.images) if self.training else self.evaluate(batch.images)
+        outputs = self.measured_outputs(batch)
         loss = self.loss if self.training else self.evaluation_loss
         assert isinstance(loss, InstanceLoss)
         regions = loss.regions(outputs, batch.targets)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from cnnlab.batch import Batch
@@ -18,12 +18,12 @@ from cnnlab.models.decoding import Answers, MaskDecoder
 from cnnlab.models.segmentation import create_segmenter, encoder_of, refuse_encoder
 from cnnlab.models.windows import predict_in_windows, split_into_windows
 from cnnlab.outputs import Masks
-from cnnlab.tasks.classes import ClassTask, precision_and_recall, quotient
+from cnnlab.tasks.classes import EncoderTask, precision_and_recall, quotient
 from cnnlab.tasks.metrics import SegmentationScores
 from cnnlab.tasks.steps import Stage
 
 
-class Segmentation(ClassTask):
+class Segmentation(EncoderTask):
     """Train a network to classify each pixel.
 
     Args:
@@ -47,6 +47,8 @@ class Segmentation(ClassTask):
         InputError: If a name is unknown or an argument is out of range.
     """
 
+    create = staticmethod(create_segmenter)
+    encoder_of = staticmethod(encoder_of)
     monitor: str = "val/mean_iou"
     mode: ClassVar[Literal["min", "max"]] = "max"
     kind: ClassVar[str | None] = "masks"
@@ -79,8 +81,6 @@ class Segmentation(ClassTask):
     ) -> None:
         if 0 <= ignore_index < num_classes:
             raise InputError(f"ignore_index is {ignore_index}, which is one of the {num_classes} classes")
-        if kwargs.get("head") is not None:
-            raise InputError("model.head is for networks that classify images: leave it out")
         if encoder_of(network, encoder) is None:
             refuse_encoder(network, encoder, weights)
         weights_given = (loss_args or {}).get("class_weights")
@@ -92,17 +92,6 @@ class Segmentation(ClassTask):
         if window is not None:
             # Raises InputError if the margins leave nothing of a window.
             split_into_windows(window + 1, window, margin, getattr(self.network, "multiple", 1))
-
-    @property
-    def backbone(self) -> str:
-        """The encoder, which pretrained weights are for; the network itself if it has no timm encoder."""
-        return encoder_of(self.hparams["network"], self.hparams["encoder"]) or str(self.hparams["network"])
-
-    def configure_network(self) -> nn.Module:
-        """Create the network: standardized images to logits (B, num_classes, H, W)."""
-        hparams = self.hparams
-        settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
-        return create_segmenter(hparams["network"], self.num_classes, **settings, **(hparams["network_args"] or {}))
 
     def configure_loss(self) -> Callable[[Tensor, Any], Tensor]:
         """The loss by name, of logits (B, num_classes, H, W) and classes (B, H, W)."""

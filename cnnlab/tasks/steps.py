@@ -101,10 +101,14 @@ class Steps(LightningModule):
 
     def parts_and_outputs(self, batch: Batch) -> tuple[Tensor, Any]:
         """The parts (P,) of the loss of a batch, whose sum is the loss, and the raw outputs."""
-        outputs = self(batch.images) if self.training else self.evaluate(batch.images)
+        outputs = self.measured_outputs(batch)
         loss = self.loss if self.training else self.evaluation_loss
         parts = loss.parts(outputs, batch.targets) if isinstance(loss, PartsLoss) else loss(outputs, batch.targets)
         return parts.reshape(-1), outputs
+
+    def measured_outputs(self, batch: Batch) -> Any:
+        """The raw outputs of a batch whose loss is measured."""
+        return self(batch.images) if self.training else self.evaluate(batch.images)
 
     def loss_and_outputs(self, batch: Batch) -> tuple[Tensor, Any]:
         """The loss of a batch, a scalar, and the raw outputs.

@@ -10,6 +10,7 @@ from cnnlab.deploy.prune import prune_channels
 from cnnlab.errors import InputError
 from cnnlab.losses import DetectionLoss
 from cnnlab.models import create_detector, layer_groups
+from cnnlab.models.box_decoder import keep_best
 from cnnlab.models.groups import backbone_prefix
 from cnnlab.objects import Objects
 
@@ -110,3 +111,15 @@ def test_pruning_keeps_the_outputs() -> None:
 def test_settings_that_do_not_fit(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         detector(**settings)
+
+
+def test_the_place_in_a_batch_does_not_change_what_is_suppressed() -> None:
+    """With many classes and images, moved boxes lost so many digits that other ones were suppressed."""
+    generator = torch.Generator().manual_seed(2)
+    corners = 300 * torch.rand(1000, 2, generator=generator)
+    boxes = torch.cat([corners, corners + 20 + 20 * torch.rand(1000, 2, generator=generator)], dim=1)
+    scores, labels = torch.rand(1000, generator=generator), torch.full((1000,), 79)
+    alone = keep_best(boxes[None], scores[None], torch.zeros_like(labels)[None], 0.5)
+    kept = keep_best(boxes.expand(16, -1, -1), scores.expand(16, -1), labels.expand(16, -1), 0.5)
+    assert torch.equal(kept, alone.expand(16, -1))
+    assert 400 < alone.sum() < 700
