@@ -40,8 +40,8 @@ class InstanceLoss(DetectionLoss):
 
     num_parts = 3
 
-    def __init__(self, mask_weight: float = 2.0, **kwargs: float) -> None:
-        super().__init__(**kwargs)  # type: ignore[arg-type]
+    def __init__(self, mask_weight: float = 2.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.mask_weight = mask_weight
 
     def counts(self, targets: Objects) -> Tensor:

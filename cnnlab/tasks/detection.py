@@ -55,6 +55,7 @@ class Detection(EncoderTask):
         nms: Of boxes of one class with a larger IoU, only the one with the highest score is kept; above 0, to 1.
         static_share: See losses.DetectionLoss.
         box_weight: See losses.DetectionLoss.
+        class_weights: A weight of each class in the loss, such as more for rare ones; 1 if None.
         thresholds: For each class the score from which an object is counted and shown; if None, the score with the best
             F1 at an IoU of 0.5 in the latest validation.
         category_ids: COCO's number of each class, from the data; see outputs.Boxes.
@@ -99,6 +100,7 @@ class Detection(EncoderTask):
         nms: float = 0.6,
         static_share: float = _STATIC_SHARE,
         box_weight: float = _BOX_WEIGHT,
+        class_weights: list[float] | None = None,
         thresholds: list[float] | None = None,
         category_ids: list[int] | None = None,
         tile: int | None = None,
@@ -107,6 +109,10 @@ class Detection(EncoderTask):
     ) -> None:
         if thresholds is not None and len(thresholds) != num_classes:
             raise InputError(f"model.thresholds are {len(thresholds)}, expected one for each of {num_classes} classes")
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise InputError(
+                f"model.class_weights are {len(class_weights)}, expected one for each of {num_classes} classes"
+            )
         if weights is not None and encoder_of(network, encoder) is None and torchvision_name(network) is None:
             raise InputError(f"network {network!r} has no backbone that model.weights could be for: leave it out")
         check_tiles(tile, tile_overlap)
@@ -135,11 +141,12 @@ class Detection(EncoderTask):
         Raises:
             InputError: If arguments of DetectionLoss are given, and the network has a loss of its own.
         """
-        share, weight = self.hparams["static_share"], self.hparams["box_weight"]
+        share = self.hparams["static_share"]
         if not getattr(self.network, "computes_loss", False):
-            return DetectionLoss(share, weight)
-        for name, value, usual in (("static_share", share, _STATIC_SHARE), ("box_weight", weight, _BOX_WEIGHT)):
-            if value != usual:
+            return self.detection_loss(share)
+        own = {"static_share": _STATIC_SHARE, "box_weight": _BOX_WEIGHT, "class_weights": None}
+        for name, usual in own.items():
+            if (value := self.hparams[name]) != usual:
                 raise InputError(
                     f"model.{name} is {value}, but network {self.hparams['network']!r} has a loss of its own: leave it "
                     "out"
@@ -148,7 +155,12 @@ class Detection(EncoderTask):
 
     def configure_evaluation_loss(self) -> DetectionLoss | NetworkLoss:
         """The same, with the assignment of the end of the training."""
-        return self.loss if isinstance(self.loss, NetworkLoss) else DetectionLoss(0.0, self.hparams["box_weight"])
+        return self.loss if isinstance(self.loss, NetworkLoss) else self.detection_loss(0.0)
+
+    def detection_loss(self, static_share: float) -> DetectionLoss:
+        """The loss of cnnlab's own networks, with a share of the run in which the assignment is static."""
+        hparams = self.hparams
+        return DetectionLoss(static_share, hparams["box_weight"], class_weights=hparams["class_weights"])
 
     def measured_outputs(self, batch: Batch) -> Any:
         """The raw outputs; those of a network with a loss of its own contain it."""

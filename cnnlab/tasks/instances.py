@@ -42,16 +42,10 @@ class Instances(Detection):
         """The network finds the objects itself, since it needs them for their masks."""
         return {"detections": self.detections, "nms": self.nms, **super().network_arguments()}
 
-    def configure_loss(self) -> InstanceLoss:
+    def detection_loss(self, static_share: float) -> InstanceLoss:
         """Scores, boxes and masks."""
-        hparams = self.hparams
-        return InstanceLoss(
-            hparams["mask_weight"], static_share=hparams["static_share"], box_weight=hparams["box_weight"]
-        )
-
-    def configure_evaluation_loss(self) -> InstanceLoss:
-        """The same, with the assignment of the end of the training."""
-        return InstanceLoss(self.hparams["mask_weight"], static_share=0.0, box_weight=self.hparams["box_weight"])
+        own = {name: self.hparams[name] for name in ("mask_weight", "box_weight", "class_weights")}
+        return InstanceLoss(static_share=static_share, **own)
 
     def configure_decoder(self) -> InstanceDecoder:
         """Objects with masks."""
