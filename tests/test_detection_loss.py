@@ -148,7 +148,7 @@ def test_classes_are_weighted_in_both_parts() -> None:
     torch.testing.assert_close(parts(1, 1), DetectionLoss().parts(raw, targets))
     torch.testing.assert_close(parts(3, 0) + parts(0, 5), parts(3, 5))
     torch.testing.assert_close(parts(3, 0), 3 * parts(1, 0))
-    with pytest.raises(InputError, match="model.class_weights are"):
+    with pytest.raises(InputError, match="class_weights are"):
         DetectionLoss(class_weights=[1.0, -1.0])
 
 
