@@ -94,8 +94,12 @@ class Objects:
         return type(self)(*packed, self.counts[first:end], self.truths[first:end], masks)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Each image's objects as an array: see arrays()."""
-        return iter(self.arrays())
+        """Each image's objects as an array: see arrays(); behind them, if there are masks, their grids (M, S * S)."""
+        if self.masks is None:
+            return iter(self.arrays())
+        grids = torch.split(self.masks.flatten(1).cpu(), self.counts.clamp(min=0).tolist())
+        both = zip(self.arrays(), grids, strict=True)
+        return (np.concatenate([rows, own], axis=1) if len(rows) == len(own) else rows for rows, own in both)
 
     def arrays(self) -> list[npt.NDArray[np.float32]]:
         """Each image's objects, (M, 6) x1, y1, x2, y2, label, crowd; one row of NaN if they are unknown."""

@@ -22,7 +22,7 @@ RESULTS = {
     "test": (
         *("test.json", "errors/test*", "pictures/test_*"),
         *("classes.csv", "confusion_matrix.csv", "reliability.csv", "values.csv", "value_pairs.csv"),
-        *("error_kinds.csv", "precision_recall.csv", "f1.csv"),
+        *("error_kinds.csv", "precision_recall.csv", "f1.csv", "intervals.csv"),
     ),
     "validate": ("validation.json",),
     "report": ("report.html",),

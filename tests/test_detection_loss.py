@@ -137,6 +137,21 @@ def test_iou_of_boxes_without_an_area_is_zero() -> None:
     assert box_iou(empty, empty).tolist() == [[[0, 0], [0, 0]]]
 
 
+def test_classes_are_weighted_in_both_parts() -> None:
+    torch.manual_seed(0)
+    raw = {"logits": torch.randn(1, len(PLACES), 2), "boxes": boxes_around(PLACES), "places": PLACES[None]}
+    targets = objects([[10.0, 10, 30, 30, 0], [32, 32, 60, 60, 1]])
+
+    def parts(*weights: float) -> Tensor:
+        return DetectionLoss(class_weights=weights).parts(raw, targets)
+
+    torch.testing.assert_close(parts(1, 1), DetectionLoss().parts(raw, targets))
+    torch.testing.assert_close(parts(3, 0) + parts(0, 5), parts(3, 5))
+    torch.testing.assert_close(parts(3, 0), 3 * parts(1, 0))
+    with pytest.raises(InputError, match="class_weights are"):
+        DetectionLoss(class_weights=[1.0, -1.0])
+
+
 def test_a_share_out_of_range_is_refused() -> None:
     with pytest.raises(InputError, match=r"model.static_share is 1.5, expected 0 to 1"):
         DetectionLoss(1.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_masks_go_back_to_the_original_image() -> None:
         "regions": np.array([[[10, 10, 50, 50]]], np.float32),
     }
     output = Instances(["a"])
-    (answer,) = output.answers(arrays, ["a.png"], [Place((120, 160), (60, 80))])
+    answer: Any = output.answers(arrays, ["a.png"], [Place((120, 160), (60, 80))])[0]
     assert answer.boxes.tolist() == [[40, 40, 80, 80]]
     bitmap = rle.decode(rle.from_text(answer.texts()[0], (120, 160)))
     rows, columns = np.nonzero(bitmap)
@@ -121,3 +122,22 @@ def test_masks_go_back_to_the_original_image() -> None:
     (unplaced,) = output.answers(arrays, [""], [None])
     assert output.picture(np.zeros((60, 80, 3), np.uint8), unplaced, None).shape == (60, 80, 3)
     assert output.difference(arrays, arrays) == 0
+
+
+def test_true_masks_are_drawn(batch: Batch) -> None:
+    output = Instances(["square", "disk"])
+    for image, target in zip(batch.images, batch.targets, strict=True):
+        pixels = image.permute(1, 2, 0).numpy()
+        drawn = output.drawn(pixels, target)
+        changed = (drawn != pixels).any(axis=2)
+        for box, mask in zip(target[:, :4].round().astype(int), target[:, 6:], strict=True):
+            assert changed[(box[1] + box[3]) // 2, (box[0] + box[2]) // 2]
+            assert len(mask) == 56 * 56
+        assert changed.any() == bool(len(target))
+        assert output.describe(output.answers(nothing(), [""], [None])[0], target)["missed"] == len(target)
+
+
+def nothing() -> dict[str, np.ndarray]:
+    empty = {"boxes": (1, 4), "scores": (1,), "labels": (1,), "masks": (1, 28, 28), "regions": (1, 4)}
+    kinds = {"masks": np.uint8, "labels": np.int64}
+    return {name: np.zeros((1, *shape), kinds.get(name, np.float32)) for name, shape in empty.items()}

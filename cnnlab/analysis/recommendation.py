@@ -15,6 +15,7 @@ from cnnlab.analysis.cost import network_cost
 from cnnlab.analysis.memory import training_memory
 from cnnlab.analysis.meta import build_on_meta
 from cnnlab.errors import InputError
+from cnnlab.models.detection import create_detector
 from cnnlab.models.factory import create_network, preprocessing
 from cnnlab.models.segmentation import create_segmenter
 
@@ -26,6 +27,11 @@ REAL_TIME = 1000 / 30
 
 _CROP = 512
 """Training on larger images takes crops of this height and width."""
+
+_TILE = 640
+"""The recipes' size of images with objects."""
+_FINDING = ("detection", "instances")
+"""Tasks that find objects."""
 
 _Timer = Callable[[str, int], float]
 """A network's name and an image's height and width to milliseconds per image."""
@@ -59,32 +65,45 @@ class Row(NamedTuple):
     applies: Callable[[Requirements], bool]
     networks: tuple[str, ...]
     """In order of preference."""
-    recipe: str | None
-    """None if cnnlab has no such task yet."""
+    recipe: str
     reason: str
 
 
 GUIDE = (
     Row(
+        "instances, fast",
+        lambda requirements: requirements.task == "instances" and _needs_real_time(requirements),
+        ("instances_s",),
+        "instances",
+        "each object has its own mask: a small one-stage detector with a branch for masks (He et al. 2017)",
+    ),
+    Row(
         "instances",
         lambda requirements: requirements.task == "instances",
-        ("Mask R-CNN",),
-        None,
-        "each object has its own mask: a detector with a branch for masks (He et al. 2017)",
+        ("instances_m", "instances_s"),
+        "instances",
+        "each object has its own mask: a one-stage detector with a branch for masks (He et al. 2017)",
     ),
     Row(
         "objects, fast",
         lambda requirements: requirements.task == "detection" and _needs_real_time(requirements),
-        ("SSDlite", "RetinaNet", "FCOS"),
-        None,
-        "one stage: boxes and classes at once, for real time (Liu et al. 2016, Lin et al. 2017)",
+        ("one_stage_s",),
+        "detection",
+        "boxes and classes at once, for real time, on MobileNetV3 (Tian et al. 2019, Howard et al. 2019)",
+    ),
+    Row(
+        "objects, highest accuracy",
+        lambda requirements: requirements.task == "detection" and requirements.accuracy,
+        ("one_stage_l", "one_stage_m"),
+        "detection",
+        "boxes and classes at once, on a ResNet-50 (Tian et al. 2019)",
     ),
     Row(
         "objects",
         lambda requirements: requirements.task == "detection",
-        ("Faster R-CNN", "RetinaNet", "FCOS"),
-        None,
-        "two stages: regions first, then their classes, the more accurate way (Ren et al. 2015)",
+        ("one_stage_m", "one_stage_s"),
+        "detection",
+        "boxes and classes at once, on EfficientNet-Lite0 (Tian et al. 2019)",
     ),
     Row(
         "medical",
@@ -161,9 +180,9 @@ class Recommendation(NamedTuple):
     network: str
     alternatives: tuple[str, ...]
     """Other networks that are possible."""
-    recipe: str | None
-    command: str | None
-    """The command to type; None if cnnlab has no such task yet."""
+    recipe: str
+    command: str
+    """The command to type."""
     reasons: tuple[str, ...]
     multiply_adds: int | None = None
     """Multiply-adds for one image of the network's input size."""
@@ -195,12 +214,10 @@ def recommend(requirements: Requirements, measure_latency: _Timer | None = None)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise InputError(f"{name} is {value}, expected more than 0")
     row = next(row for row in GUIDE if row.applies(requirements))
-    if row.recipe is None:
-        no_task = f"cnnlab has no task for {requirements.task} yet, so there is no command to type"
-        return Recommendation(row.case, row.networks[0], row.networks[1:], None, None, (row.reason, no_task))
     reasons: list[str] = [row.reason]
     segments = requirements.task in ("segmentation", "medical")
-    candidates = [_Candidate(name, requirements, segments) for name in _candidate_names(row, requirements, reasons)]
+    finds = requirements.task in _FINDING
+    candidates = [_Candidate(name, requirements) for name in _candidate_names(row, requirements, reasons)]
     chosen, step = _choose(candidates, requirements, measure_latency, reasons)
     command = ["cnnlab", "fit", "--config", row.recipe, "--data.root", requirements.root]
     if segments:
@@ -210,7 +227,14 @@ def recommend(requirements: Requirements, measure_latency: _Timer | None = None)
             reasons.append(f"images of {requirements.size} pixels: training on crops, prediction window by window")
     else:
         command += ["--model.network", chosen.name]
-        if chosen.size != chosen.own_size:
+        if finds and requirements.size is not None and requirements.size > 2 * _TILE:
+            command += ["--data.size", str(requirements.size), "--model.tile", str(_TILE)]
+            reasons.append(
+                f"images of {requirements.size} pixels: in tiles, so that small objects stay as large as they are"
+            )
+        elif finds and chosen.size != _TILE:
+            command += ["--data.size", str(chosen.size)]
+        elif not finds and chosen.size != chosen.own_size:
             command += ["--data.size", str(chosen.size)]
             reasons.append(f"images of {requirements.size} pixels: at {chosen.size}, pretraining had {chosen.own_size}")
     command += step.flags
@@ -245,6 +269,8 @@ def build_recommended(name: str, task: str) -> nn.Module:
     """
     if task == "classification":
         return create_network(name, 10, 3)
+    if task in _FINDING:
+        return create_detector(name, 10, 3)
     if task == "medical":
         return create_segmenter(name, 10, 3, base=32, attention=True)
     return create_segmenter(name, 10, 3, encoder="tf_efficientnet_lite0")
@@ -253,16 +279,18 @@ def build_recommended(name: str, task: str) -> nn.Module:
 class _Candidate:
     """A network that may be recommended; it is built on the meta device on first access."""
 
-    def __init__(self, name: str, requirements: Requirements, segments: bool) -> None:
+    def __init__(self, name: str, requirements: Requirements) -> None:
         self.name = name
         self._task = requirements.task
-        own = None if segments else preprocessing(name, 3)
+        own = preprocessing(name, 3) if self._task == "classification" else None
         self.own_size = own.size[0] if own is not None else 224
         # A ViT takes a fixed number of tokens.
         fixed = name.startswith("vit_")
         smaller = requirements.size is not None and requirements.size < self.own_size and not fixed
         self.size = max(requirements.size or 0, 32) if smaller else self.own_size
-        if segments:
+        if self._task in _FINDING:
+            self.size = math.ceil(min(requirements.size or _TILE, _TILE) / 32) * 32
+        elif self._task != "classification":
             self.size = min(requirements.size or _CROP, _CROP)
 
     @cached_property
@@ -310,7 +338,7 @@ def _fit_step(candidate: _Candidate, requirements: Requirements, reasons: list[s
     """The recipe's step, or smaller accumulated ones; None if two images do not fit."""
     if requirements.memory is None:
         return _Step(None, [])
-    recipe_batch = 32 if requirements.task == "classification" else 8
+    recipe_batch = {"classification": 32, "detection": 16}.get(requirements.task, 8)
     precision = "bf16-mixed" if requirements.device == "gpu" else "32-true"
     flags = [] if precision == "32-true" else ["--trainer.precision", precision]
     batch = recipe_batch

@@ -12,18 +12,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.figures import contact_sheet
-from cnnlab.imaging import Pixels
-from cnnlab.loggers import write_picture
+from cnnlab.imaging import Pixels, Place
+from cnnlab.loggers import write_marked, write_picture
+from cnnlab.outputs.base import Marks
 from cnnlab.pictures import as_rgb, numpy_answers, numpy_targets
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 
 
 class ValidationPictures(Callback):
-    """Draws the first validation images with truth and prediction, on the first process, for dense predictions.
+    """Draws the first validation images with truth and prediction, on the first process: masks and objects.
 
-    The picture in the run's folder is the latest; wandb and TensorBoard keep one for each validation. The training is
-    not affected: neither weights nor random states change.
+    The picture in the run's folder is the latest; wandb and TensorBoard keep one for each validation, and wandb also
+    gets the objects, which its viewer draws. The training is not affected: neither weights nor random states change.
 
     Args:
         images: The number of images.
@@ -37,10 +38,11 @@ class ValidationPictures(Callback):
             raise InputError(f"callbacks.validation_pictures.images is {images}, expected 1 or more")
         self.images = images
         self._shown: list[tuple[Pixels, str]] = []
+        self._marked: list[tuple[Pixels, dict[str, Marks]]] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with no images."""
-        self._shown = []
+        self._shown, self._marked = [], []
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -49,14 +51,21 @@ class ValidationPictures(Callback):
         missing = self.images - len(self._shown)
         if not missing or not trainer.is_global_zero or trainer.sanity_checking or not isinstance(outputs, Mapping):
             return
-        if not isinstance(pl_module, VisionTask) or pl_module.kind is None or not pl_module.output.dense:
+        if not isinstance(pl_module, VisionTask) or pl_module.kind is None:
+            return
+        if not pl_module.output.dense and not pl_module.output.placed:
             return
         output, shown = pl_module.output, Batch.of(batch).first(missing)
         small = pl_module.decode.compact({name: value[:missing] for name, value in outputs.items()})
-        answers = output.answers(numpy_answers(small), [""] * len(shown), [None] * len(shown))
+        size = (shown.images.shape[-2], shown.images.shape[-1])
+        place = Place(size, size) if output.placed else None
+        answers = output.answers(numpy_answers(small), [""] * len(shown), [place] * len(shown))
         for image, target, answer in zip(shown.images, numpy_targets(shown.targets), answers, strict=True):
             truth = output.known(target)
-            self._shown.append((output.picture(as_rgb(image), answer, truth), output.caption(answer, truth)))
+            pixels = as_rgb(image)
+            self._shown.append((output.picture(pixels, answer, truth), output.caption(answer, truth)))
+            if marks := output.marks(answer, truth):
+                self._marked.append((pixels, marks))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the picture."""
@@ -67,4 +76,7 @@ class ValidationPictures(Callback):
         pictures = [np.moveaxis(pixels, -1, 0) for pixels, _ in self._shown]
         contact_sheet(pictures, [caption for _, caption in self._shown], path, heading, columns=2)
         self._shown = []
-        write_picture(trainer, "val/masks", path, trainer.global_step - 1)
+        write_picture(trainer, "val/predictions", path, trainer.global_step - 1)
+        if self._marked and isinstance(pl_module, VisionTask):
+            images, marks = zip(*self._marked, strict=True)
+            write_marked(trainer, "val/objects", images, marks, pl_module.output.names, trainer.global_step - 1)

@@ -14,6 +14,7 @@ from cnnlab.commands.options import CommandParser
 from cnnlab.commands.tables import add_format_options, show
 from cnnlab.data.listing import list_folder
 from cnnlab.data.mask_files import list_pairs
+from cnnlab.data.objects import list_objects
 from cnnlab.deploy.benchmark import timed
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, LazyImage
@@ -70,15 +71,16 @@ def recommend_command(command: str, arguments: list[str]) -> None:
         cost = f"{recommendation.multiply_adds / 1e9:.2f} G multiply-adds an image"
         print(f"  - {recommendation.network} takes {cost} (cnnlab analyze)")
     print(f"network  {recommendation.network}")
-    if recommendation.command is not None:
-        print(f"command  {recommendation.command}")
+    print(f"command  {recommendation.command}")
 
 
 def _count_images(root: Path, task: str) -> tuple[int, int | None]:
-    """Count the training images, and take the median of their shorter sides in pixels."""
-    if task in ("detection", "instances"):
-        raise InputError(f"cnnlab cannot read data for {task} yet: give --images N instead of --data")
-    samples = (list_folder(root) if task == "classification" else list_pairs(root)).samples
+    """Count the training images, and take the median of their shorter sides in pixels; the longer ones for objects."""
+    finds = task in ("detection", "instances")
+    if finds:
+        samples = list_objects(root, on_error="skip").samples
+    else:
+        samples = (list_folder(root) if task == "classification" else list_pairs(root)).samples
     training = [sample for sample in samples if sample.split in ("", "train")]
     if not training:
         raise InputError(f"{root} has no images for training: --data names the folder that --data.root would")
@@ -86,7 +88,7 @@ def _count_images(root: Path, task: str) -> tuple[int, int | None]:
     sides = []
     for sample in sampled:
         with contextlib.suppress(ImageError):  # cnnlab data check lists the unreadable files.
-            sides.append(min(LazyImage(sample.path).size))
+            sides.append((max if finds else min)(LazyImage(sample.path).size))
     return len(training), int(median(sides)) if sides else None
 
 

@@ -12,6 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from cnnlab.outputs.base import Marks
+
 Row = dict[str, Any]
 """A table's row: column to value; a Path is an image file."""
 
@@ -50,6 +52,57 @@ def write_picture(trainer: Trainer, name: str, path: Path, step: int | None = No
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+
+
+def write_marked(
+    trainer: Trainer,
+    name: str,
+    images: Sequence[Any],
+    marks: Sequence[Mapping[str, Marks]],
+    class_names: Sequence[str],
+    step: int | None = None,
+) -> None:
+    """Log images with boxes and masks that W&B's viewer can switch on and off, if the trainer has its logger.
+
+    Args:
+        trainer: The trainer that has the loggers.
+        name: The images' name in the logger.
+        images: (H, W, 3) uint8 each.
+        marks: Each image's by what they are, such as "prediction".
+        class_names: The classes.
+        step: The optimizer step of the images, 0 for the first; the last step if None.
+    """
+    labels = dict(enumerate(class_names))
+    for logger in trainer.loggers if images else []:
+        if isinstance(logger, WandbLogger):
+            boxes = [
+                {kind: {"box_data": _box_data(one, class_names), "class_labels": labels} for kind, one in each.items()}
+                for each in marks
+            ]
+            shown = {number + 1: text for number, text in labels.items()}
+            masks = [
+                {
+                    kind: {"mask_data": one.mask, "class_labels": {0: "background", **shown}}
+                    for kind, one in each.items()
+                    if one.mask is not None
+                }
+                for each in marks
+            ]
+            logger.log_image(name, list(images), step=step, boxes=boxes, masks=masks)
+
+
+def _box_data(marks: Marks, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    scores: list[float | None] = [None] * len(marks.labels) if marks.scores is None else marks.scores.tolist()
+    return [
+        {
+            "position": dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True)),
+            "domain": "pixel",
+            "class_id": label,
+            "box_caption": class_names[label] if score is None else f"{class_names[label]} {score:.0%}",
+            **({} if score is None else {"scores": {"score": score}}),
+        }
+        for box, label, score in zip(marks.boxes.tolist(), marks.labels.tolist(), scores, strict=True)
+    ]
 
 
 def write_table(trainer: Trainer, name: str, rows: Sequence[Row], step: int | None = None) -> None:

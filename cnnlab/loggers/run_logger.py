@@ -22,7 +22,7 @@ from cnnlab.loggers.metrics_csv import MetricsCsv
 from cnnlab.run import Run
 from cnnlab.writing import write_json
 
-_PICTURES = {"gradcam": "val/gradcam", "validation": "val/masks"}
+_PICTURES = {"gradcam": "val/gradcam", "validation": "val/predictions"}
 """File names of images that have another name in the loggers."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,17 +45,29 @@ class DetectionLoss(PartsLoss):
         box_weight: The weight of the boxes' part.
         radius: How far the places of an object may be from its center at first, in strides.
         candidates: How many places an object gets later, at most.
+        class_weights: K weights of the classes, 0 or more, of both parts; 1 if None. They scale the sums.
 
     Raises:
-        InputError: If static_share is out of range.
+        InputError: If static_share or a weight is out of range.
     """
+
+    class_weights: Tensor | None
 
     num_parts = 2
 
     def __init__(
-        self, static_share: float = 0.35, box_weight: float = 2.0, radius: float = 1.5, candidates: int = 13
+        self,
+        static_share: float = 0.35,
+        box_weight: float = 2.0,
+        radius: float = 1.5,
+        candidates: int = 13,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        if class_weights is not None and not all(0 <= weight < math.inf for weight in class_weights):
+            raise InputError(f"model.class_weights are {list(class_weights)}, expected numbers from 0 on")
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
         if not 0 <= static_share <= 1:
             raise InputError(f"model.static_share is {static_share}, expected 0 to 1")
         self.static_share = static_share
@@ -95,6 +108,9 @@ class DetectionLoss(PartsLoss):
         wanted[image, place, padded.labels[image, number]] = score
         errors = binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         focus = (wanted - logits.sigmoid()).square().detach()
+        if self.class_weights is not None:
+            errors = errors * self.class_weights
+            score = score * self.class_weights[padded.labels[image, number]]
         of_class = (errors * focus * counted[..., None]).sum()
         # Of no places the sum is 0, with gradients of 0, so that all processes have the same gradients.
         misfit = generalized_box_iou_loss(boxes[image, place], padded.boxes[image, number], reduction="none")

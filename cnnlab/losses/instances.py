@@ -30,7 +30,7 @@ class Regions(NamedTuple):
 class InstanceLoss(DetectionLoss):
     """The loss of detection, and the cross-entropy of the pixels of each object's mask, a mean over objects.
 
-    A mask is learned in the predicted box near its object that has the highest score, which is the one that will be found
+    A mask is learned in the predicted box near its object with the highest score, which is the one that will be found
     later; in the true box, if no predicted one is near.
 
     Args:
@@ -40,8 +40,8 @@ class InstanceLoss(DetectionLoss):
 
     num_parts = 3
 
-    def __init__(self, mask_weight: float = 2.0, **kwargs: float) -> None:
-        super().__init__(**kwargs)  # type: ignore[arg-type]
+    def __init__(self, mask_weight: float = 2.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.mask_weight = mask_weight
 
     def counts(self, targets: Objects) -> Tensor:

@@ -57,14 +57,15 @@ class BoxDecoder(Decoder):
         best, index = scores.flatten(1).topk(count, dim=1)
         labels = index % classes
         # Boxes of each class lie in the scores' own order.
-        boxes, place = outputs["boxes"].float(), index // classes
-        boxes = taken(boxes.flatten(1, 2), index) if boxes.ndim == 4 else taken(boxes, place)
+        boxes = outputs["boxes"].float()
+        boxes, place = (boxes.flatten(1, 2), index) if boxes.ndim == 4 else (boxes, index // classes)
+        boxes = taken(boxes, place)
         kept = keep_best(boxes, best, labels, self.iou)
         final, order = (best * kept).topk(min(self.count, count), dim=1)
         # In the order of outputs.Boxes.arrays.
         found = {"boxes": taken(boxes, order), "scores": final, "labels": taken(labels, order)}
         if "windows" in outputs:
-            found["windows"] = taken(taken(outputs["windows"], place), order)
+            found["windows"] = taken(taken(outputs["windows"], index // classes), order)
         return found
 
     def difficulty(self, answers: Answers, targets: Objects) -> Difficulty:
@@ -115,7 +116,7 @@ def keep_best(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tens
     """
     batch, count = scores.shape
     if scores.is_meta:
-        return torch.ones_like(scores)
+        return torch.ones_like(scores)  # Only shapes are asked for, and suppression needs values.
     low = boxes.amin(dim=(1, 2), keepdim=True)
     span = (boxes.amax(dim=(1, 2), keepdim=True) - low).clamp(min=1e-6)
     image = torch.arange(batch, device=boxes.device)[:, None].expand_as(labels)

@@ -25,8 +25,8 @@ class TorchvisionDetectorInfo(NamedTuple):
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of the pretraining on COCO."""
-        mean, std = map(list, self.scale)
-        return Preprocessing((self.side, self.side), 1.0, "bilinear", mean=mean, std=std)
+        mean, std = self.scale
+        return Preprocessing((self.side, self.side), 1.0, "bilinear", list(mean), list(std))
 
 
 TORCHVISION_DETECTORS = {

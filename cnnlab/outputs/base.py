@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,19 @@ from cnnlab.imports import parameters_of
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 """A batch's decoded arrays by name, B first."""
+
+
+class Marks(NamedTuple):
+    """What is marked on an image, for viewers that draw it themselves."""
+
+    boxes: npt.NDArray[Any]
+    """(N, 4) x1, y1, x2, y2 in pixels."""
+    labels: npt.NDArray[Any]
+    """(N,) the numbers of the boxes' classes."""
+    scores: npt.NDArray[Any] | None = None
+    """(N,), 0..1; None for true ones."""
+    mask: npt.NDArray[np.uint8] | None = None
+    """(H, W), one more than the number of each pixel's class; 0 for no object."""
 
 
 class Output(ABC):
@@ -119,6 +132,10 @@ class Output(ABC):
     def picture(self, pixels: Pixels, answer: Any, truth: npt.NDArray[Any] | None) -> Pixels:
         """An image (H, W, 3) with truth and answer drawn on it, side by side; unchanged for most kinds."""
         return pixels
+
+    def marks(self, answer: Any, truth: npt.NDArray[Any] | None) -> dict[str, Marks]:
+        """What a viewer can draw on an image: "prediction", and "truth" if it is known; nothing for most kinds."""
+        return {}
 
     def drawn(self, pixels: Pixels, target: npt.NDArray[Any]) -> Pixels:
         """A training image (H, W, 3) with its target drawn on it; unchanged for most kinds."""

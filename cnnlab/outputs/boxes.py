@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from cnnlab.boxes import iou, matched, seam_groups, suppress
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
-from cnnlab.outputs.base import Arrays, Output
+from cnnlab.outputs.base import Arrays, Marks, Output
 from cnnlab.outputs.near_ties import nearest_objects
 
 _THRESHOLD = 0.5
@@ -210,6 +210,14 @@ class Boxes(Output):
         found = draw_boxes(pixels, answer.boxes[shown], answer.labels[shown], count, self._texts(answer))
         return found if truth is None else np.concatenate([self.drawn(pixels, truth), found], axis=1)
 
+    def marks(self, answer: BoxPrediction, truth: npt.NDArray[Any] | None) -> dict[str, Marks]:
+        """The certain objects, and the true ones."""
+        shown = answer.certain
+        found = {"prediction": Marks(answer.boxes[shown], answer.labels[shown], answer.scores[shown])}
+        if truth is not None:
+            found["truth"] = Marks(truth[:, :4], truth[:, 4].astype(np.int64))
+        return found
+
     def drawn(self, pixels: Pixels, target: npt.NDArray[Any]) -> Pixels:
         """The image with its objects."""
         if self.known(target) is None:
@@ -268,13 +276,13 @@ class Boxes(Output):
         first, second = (_of_image(arrays, i) for arrays in (expected, found))
         return matched(first[0].astype(np.float64), second[0].astype(np.float64), _IOU, (first[2], second[2]))
 
-    def nearest(self, answers: Sequence[Arrays], found: Arrays) -> Arrays:
-        """See Output; object by object."""
-        return nearest_objects(answers, found, self.nms) if "scores" in found else answers[0]
-
     def line(self, answer: BoxPrediction) -> str:
         """How many objects of each class there are."""
         return self._counts(answer.labels[answer.certain], len(self.names)).replace("\n", ", ")
+
+    def nearest(self, answers: Sequence[Arrays], found: Arrays) -> Arrays:
+        """See Output; object by object."""
+        return nearest_objects(answers, found, self.nms) if "scores" in found else answers[0]
 
     def _counts(self, labels: npt.NDArray[np.int64], most: int = 3) -> str:
         counts = np.bincount(labels, minlength=len(self.names))

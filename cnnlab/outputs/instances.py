@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +13,11 @@ from PIL import Image
 
 from cnnlab import rle
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
-from cnnlab.outputs.base import Arrays
+from cnnlab.outputs.base import Arrays, Marks
 from cnnlab.outputs.boxes import Boxes, draw_boxes
 
+_COLUMNS = 6
+"""A truth's columns before the masks: see Boxes."""
 _STRENGTH = 0.45
 """The share of the class's color in an object that is drawn."""
 
@@ -137,6 +140,14 @@ class Instances(Boxes):
         found = self._found(pixels, answer)
         return found if truth is None else np.concatenate([self.drawn(pixels, truth), found], axis=1)
 
+    def marks(self, answer: Any, truth: npt.NDArray[Any] | None) -> dict[str, Marks]:
+        """See Boxes; and the classes of the masks' pixels."""
+        found = super().marks(answer, truth)
+        mask = np.zeros(answer.size, dtype=np.uint8)
+        for number in np.flatnonzero(answer.certain)[::-1].tolist():
+            _window(mask, answer.masks[number])[answer.masks[number].bitmap] = 1 + answer.labels[number] % 255
+        return {**found, "prediction": found["prediction"]._replace(mask=mask)}
+
     def difference(self, expected: Arrays, found: Arrays) -> float:
         """See Boxes; and the largest share of a mask's cells that change sides, in the objects that are matched."""
         worst = super().difference(expected, found)
@@ -150,16 +161,32 @@ class Instances(Boxes):
                     worst = float(np.max([worst, np.mean((first >= 128) != (second >= 128))]))
         return worst
 
+    def drawn(self, pixels: Pixels, target: npt.NDArray[Any]) -> Pixels:
+        """The image with its objects; the target may have their masks as grids over their boxes, behind the box."""
+        if self.known(target) is None or target.shape[1] <= _COLUMNS or not len(target):
+            return super().drawn(pixels, target)
+        side = math.isqrt(target.shape[1] - _COLUMNS)
+        grids = target[:, _COLUMNS:].astype(np.uint8).reshape(-1, side, side)
+        size = (pixels.shape[0], pixels.shape[1])
+        masks = [rle.paste(grid, box, size) for grid, box in zip(grids, target[:, :4].tolist(), strict=True)]
+        return self._draw(pixels, masks, target[:, :4], target[:, 4].astype(np.int64))
+
     def _found(self, pixels: Pixels, answer: Any) -> Pixels:
+        """The image with the certain objects of an answer."""
+        masks = [answer.masks[number] for number in np.flatnonzero(answer.certain).tolist()]
+        return self._draw(pixels, masks, answer.boxes[answer.certain], answer.labels[answer.certain])
+
+    def _draw(
+        self, pixels: Pixels, masks: Sequence[rle.Crop], boxes: npt.NDArray[Any], labels: npt.NDArray[Any]
+    ) -> Pixels:
+        """The image with masks in the colors of their classes, and their boxes."""
         colors = palette(len(self.names)).astype(np.float32)
         drawn = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
-        for number in np.flatnonzero(answer.certain).tolist():
-            mask = answer.masks[number]
+        for mask, label in zip(masks, labels.tolist(), strict=True):
             window = _window(drawn, mask)
             own = mask.bitmap[: window.shape[0], : window.shape[1]]
-            window[own] = window[own] * (1 - _STRENGTH) + colors[answer.labels[number]] * _STRENGTH
-        shown = answer.certain
-        return draw_boxes(np.rint(drawn).astype(np.uint8), answer.boxes[shown], answer.labels[shown], len(self.names))
+            window[own] = window[own] * (1 - _STRENGTH) + colors[label] * _STRENGTH
+        return draw_boxes(np.rint(drawn).astype(np.uint8), boxes, labels, len(self.names))
 
 
 def _union(masks: Sequence[rle.Crop]) -> rle.Crop:

@@ -106,7 +106,11 @@ class EncoderTask(ClassTask):
         """Create the network."""
         hparams = self.hparams
         settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
-        return self.create(hparams["network"], self.num_classes, **settings, **(hparams["network_args"] or {}))
+        return self.create(hparams["network"], self.num_classes, **settings, **self.network_arguments())
+
+    def network_arguments(self) -> dict[str, Any]:
+        """The network's own arguments."""
+        return dict(self.hparams["network_args"] or {})
 
 
 def precision_and_recall(hits: int, predicted: int, true: int) -> Row:

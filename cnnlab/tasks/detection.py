@@ -30,6 +30,8 @@ from cnnlab.tasks.steps import Stage
 _SCORES = ("ap", "ap50", "average recall", "objects")
 _STATIC_SHARE = 0.35
 _BOX_WEIGHT = 2.0
+_REPEATS = 1000
+"""How often the test images are drawn anew for the intervals of mAP."""
 _THRESHOLD = 0.5
 """That of a class without objects in validation."""
 
@@ -53,6 +55,7 @@ class Detection(EncoderTask):
         nms: Of boxes of one class with a larger IoU, only the one with the highest score is kept; above 0, to 1.
         static_share: See losses.DetectionLoss.
         box_weight: See losses.DetectionLoss.
+        class_weights: A weight of each class in the loss, such as more for rare ones; 1 if None.
         thresholds: For each class the score from which an object is counted and shown; if None, the score with the best
             F1 at an IoU of 0.5 in the latest validation.
         category_ids: COCO's number of each class, from the data; see outputs.Boxes.
@@ -77,6 +80,13 @@ class Detection(EncoderTask):
         "mAP by size": ["val/map_small", "val/map_medium", "val/map_large"],
     }
     key_metrics: ClassVar[Sequence[str]] = ("val/map", "test/map", "test/map50")
+    dashboard_pictures: ClassVar[Sequence[str]] = (
+        *("val/predictions", "val/objects", "val/gradcam", "val/errors"),
+        *("test/errors", "test/confusion_matrix"),
+    )
+
+    has_masks: ClassVar[bool] = False
+    """Whether objects are compared by their masks."""
 
     def __init__(
         self,
@@ -90,6 +100,7 @@ class Detection(EncoderTask):
         nms: float = 0.6,
         static_share: float = _STATIC_SHARE,
         box_weight: float = _BOX_WEIGHT,
+        class_weights: list[float] | None = None,
         thresholds: list[float] | None = None,
         category_ids: list[int] | None = None,
         tile: int | None = None,
@@ -98,6 +109,10 @@ class Detection(EncoderTask):
     ) -> None:
         if thresholds is not None and len(thresholds) != num_classes:
             raise InputError(f"model.thresholds are {len(thresholds)}, expected one for each of {num_classes} classes")
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise InputError(
+                f"model.class_weights are {len(class_weights)}, expected one for each of {num_classes} classes"
+            )
         if weights is not None and encoder_of(network, encoder) is None and torchvision_name(network) is None:
             raise InputError(f"network {network!r} has no backbone that model.weights could be for: leave it out")
         check_tiles(tile, tile_overlap)
@@ -106,26 +121,46 @@ class Detection(EncoderTask):
         self._has_thresholds = thresholds is not None
         super().__init__(network=network, num_classes=num_classes, channels=channels, weights=weights, **kwargs)
 
+    def configure_network(self) -> nn.Module:
+        """Create the network: standardized images to raw outputs.
+
+        Raises:
+            InputError: If it has masks and the task has none, or the other way round; or if it cannot take tiles.
+        """
+        network, name = super().configure_network(), self.hparams["network"]
+        if hasattr(network, "mask_logits") != self.has_masks:
+            fits = "finds no masks: choose instances_s, _m or _l" if self.has_masks else "is for --model Instances"
+            raise InputError(f"network {name!r} {fits}")
+        if self.hparams["tile"] is not None and getattr(network, "computes_loss", False):
+            raise InputError(f"model.tile is not for network {name!r}, which measures its loss itself: leave it out")
+        return network
+
     def configure_loss(self) -> DetectionLoss | NetworkLoss:
         """Scores and boxes; the network's own loss, if it has one.
 
         Raises:
-            InputError: If arguments of DetectionLoss, or tiles, are given, and the network has a loss of its own.
+            InputError: If arguments of DetectionLoss are given, and the network has a loss of its own.
         """
-        share, weight = self.hparams["static_share"], self.hparams["box_weight"]
+        share = self.hparams["static_share"]
         if not getattr(self.network, "computes_loss", False):
-            return DetectionLoss(share, weight)
-        for name, usual in (("static_share", _STATIC_SHARE), ("box_weight", _BOX_WEIGHT), ("tile", None)):
-            if self.hparams[name] != usual:
+            return self.detection_loss(share)
+        own = {"static_share": _STATIC_SHARE, "box_weight": _BOX_WEIGHT, "class_weights": None}
+        for name, usual in own.items():
+            if (value := self.hparams[name]) != usual:
                 raise InputError(
-                    f"model.{name} is {self.hparams[name]}, but network {self.hparams['network']!r} has a loss of its "
-                    "own: leave it out"
+                    f"model.{name} is {value}, but network {self.hparams['network']!r} has a loss of its own: leave it "
+                    "out"
                 )
         return NetworkLoss()
 
     def configure_evaluation_loss(self) -> DetectionLoss | NetworkLoss:
         """The same, with the assignment of the end of the training."""
-        return self.loss if isinstance(self.loss, NetworkLoss) else DetectionLoss(0.0, self.hparams["box_weight"])
+        return self.loss if isinstance(self.loss, NetworkLoss) else self.detection_loss(0.0)
+
+    def detection_loss(self, static_share: float) -> DetectionLoss:
+        """The loss of cnnlab's own networks, with a share of the run in which the assignment is static."""
+        hparams = self.hparams
+        return DetectionLoss(static_share, hparams["box_weight"], class_weights=hparams["class_weights"])
 
     def measured_outputs(self, batch: Batch) -> Any:
         """The raw outputs; those of a network with a loss of its own contain it."""
@@ -171,7 +206,8 @@ class Detection(EncoderTask):
         """COCO's scores; none in training."""
         if stage == "train":
             return {}
-        return {"scores": ObjectScores(self.num_classes, max_dets=(1, 10, self.detections))}
+        repeats = _REPEATS if stage == "test" else 0
+        return {"scores": ObjectScores(self.num_classes, (1, 10, self.detections), self.has_masks, repeats)}
 
     def update_metrics(self, metrics: Mapping[str, Metric], answers: Answers, batch: Batch) -> None:
         """Update with each image's objects, in original pixels."""
@@ -236,6 +272,7 @@ class Detection(EncoderTask):
             self.tables[f"{stage}/{name}"].tolist()
             for name in ("by_class", "thresholds", "confusion", "error_kinds", "precision", "f1")
         )
+        intervals = self.tables.get(f"{stage}/intervals")
         names = [*self.class_names, "background"]
         columns = distinct(["truth \\ predicted", *names], "class")
         return {
@@ -248,10 +285,18 @@ class Detection(EncoderTask):
             ],
             "precision_recall": self._curves("recall", precision),
             "f1": self._curves("score", f1),
+            **({} if intervals is None else {"intervals": self._intervals(stage, intervals.tolist())}),
             "error_kinds": [
                 {"kind": name, "gain in mAP, IoU 0.5": _short(gain)} for name, gain in zip(KINDS, kinds, strict=True)
             ],
         }
+
+    def _intervals(self, stage: Stage, ends: list[list[float]]) -> list[Row]:
+        """MAP with the ends of its interval."""
+        return [
+            {"metric": name, "value": _short(self.results[f"{stage}/{name}"]), "low": _short(low), "high": _short(high)}
+            for name, (low, high) in zip(("map", "map50"), ends, strict=True)
+        ]
 
     def _curves(self, across: str, values: list[list[float]]) -> list[Row]:
         """A row for each of 101 places from 0 to 1, with a column for each class."""

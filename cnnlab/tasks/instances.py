@@ -6,20 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
-from torchmetrics import Metric
+from torch import Tensor
 
 from cnnlab import rle
 from cnnlab.batch import Batch
 from cnnlab.losses.instances import InstanceLoss
-from cnnlab.models.detection import create_detector
 from cnnlab.models.instance_decoder import InstanceDecoder
 from cnnlab.models.instance_detector import grown
 from cnnlab.objects import Truth
 from cnnlab.outputs import Instances as InstanceOutput
 from cnnlab.tasks.detection import Detection
-from cnnlab.tasks.object_metrics import ObjectScores
-from cnnlab.tasks.steps import Stage
 
 
 class Instances(Detection):
@@ -36,28 +32,20 @@ class Instances(Detection):
     """
 
     kind: ClassVar[str | None] = "instances"
+    has_masks: ClassVar[bool] = True
     charts: ClassVar[Mapping[str, Sequence[str]]] = {**Detection.charts, "mAP of boxes": ["val/box_map"]}
 
     def __init__(self, network: str = "instances_m", mask_weight: float = 2.0, nms: float = 0.5, **kwargs: Any) -> None:
         super().__init__(network=network, nms=nms, **kwargs)
 
-    def configure_network(self) -> nn.Module:
-        """Create the network: standardized images to scores, boxes and masks."""
-        hparams = self.hparams
-        settings = {name: hparams[name] for name in ("channels", "encoder", "weights", "dropout")}
-        own = {"detections": self.detections, "nms": self.nms, **(hparams["network_args"] or {})}
-        return create_detector(hparams["network"], self.num_classes, **settings, **own)
+    def network_arguments(self) -> dict[str, Any]:
+        """The network finds the objects itself, since it needs them for their masks."""
+        return {"detections": self.detections, "nms": self.nms, **super().network_arguments()}
 
-    def configure_loss(self) -> InstanceLoss:
+    def detection_loss(self, static_share: float) -> InstanceLoss:
         """Scores, boxes and masks."""
-        hparams = self.hparams
-        return InstanceLoss(
-            hparams["mask_weight"], static_share=hparams["static_share"], box_weight=hparams["box_weight"]
-        )
-
-    def configure_evaluation_loss(self) -> InstanceLoss:
-        """The same, with the assignment of the end of the training."""
-        return InstanceLoss(self.hparams["mask_weight"], static_share=0.0, box_weight=self.hparams["box_weight"])
+        own = {name: self.hparams[name] for name in ("mask_weight", "box_weight", "class_weights")}
+        return InstanceLoss(static_share=static_share, **own)
 
     def configure_decoder(self) -> InstanceDecoder:
         """Objects with masks."""
@@ -67,15 +55,9 @@ class Instances(Detection):
         """The objects."""
         return InstanceOutput(self.class_names, *self._settings_of_output())
 
-    def configure_metrics(self, stage: Stage) -> dict[str, Metric]:
-        """COCO's scores; none in training."""
-        if stage == "train":
-            return {}
-        return {"scores": ObjectScores(self.num_classes, max_dets=(1, 10, self.detections), masks=True)}
-
     def parts_and_outputs(self, batch: Batch) -> tuple[Tensor, Any]:
         """See Steps; the masks are learned in regions that the loss chooses."""
-        outputs = self(batch.images) if self.training else self.evaluate(batch.images)
+        outputs = self.measured_outputs(batch)
         loss = self.loss if self.training else self.evaluation_loss
         assert isinstance(loss, InstanceLoss)
         regions = loss.regions(outputs, batch.targets)

@@ -15,6 +15,7 @@ from cnnlab import rle
 from cnnlab.errors import InputError
 from cnnlab.tasks.coco import Evaluation, average_precision, evaluate
 from cnnlab.tasks.detection_errors import confusion_matrix, error_kinds, score_thresholds
+from cnnlab.tasks.object_intervals import map_intervals
 from cnnlab.tasks.overlaps import Detections, Floats, Integers, Truth, gather
 
 _UNSURE = 0.5
@@ -39,6 +40,7 @@ class ObjectScores(Metric):
         num_classes: K.
         max_dets: How many detections of an image and class count; average precision takes the largest number.
         masks: Whether objects are compared by their masks; average precision of boxes is then measured too.
+        repeats: How often the images are drawn anew for intervals, see object_intervals; no intervals if 0.
 
     >>> scores = ObjectScores(1)
     >>> found = {"boxes": np.array([[0, 0, 9, 9], [20, 0, 29, 9]]), "scores": [0.9, 0.8], "labels": [0, 0]}
@@ -51,8 +53,11 @@ class ObjectScores(Metric):
     records: list[Tensor]
     texts: list[Tensor]
 
-    def __init__(self, num_classes: int, max_dets: Sequence[int] = (1, 10, 100), masks: bool = False) -> None:
+    def __init__(
+        self, num_classes: int, max_dets: Sequence[int] = (1, 10, 100), masks: bool = False, repeats: int = 0
+    ) -> None:
         super().__init__()
+        self.repeats = repeats
         self.num_classes = num_classes
         self.max_dets = tuple(max_dets)
         self.masks = masks
@@ -103,7 +108,7 @@ class ObjectScores(Metric):
 
         Tables: by_class (K, 4) AP, AP50, average recall and number of true objects; precision (K, 101) over recall;
         f1 (K, 101) over the threshold; thresholds (K,) with the best F1; confusion (K + 1, K + 1) int64 at these
-        thresholds; error_kinds (6,) as in detection_errors.KINDS.
+        thresholds; error_kinds (6,) as in detection_errors.KINDS; intervals (2, 2) of map and map50, with ``repeats``.
         """
         images = self._images(self.masks)
         evaluation = self._evaluate(images)
@@ -120,6 +125,8 @@ class ObjectScores(Metric):
             "confusion": confusion_matrix(evaluation, np.where(np.isnan(found.best), _UNSURE, found.best)),
             "error_kinds": error_kinds(evaluation),
         }
+        if self.repeats:
+            tables["intervals"] = map_intervals(evaluation, len(images), self.repeats)
         scalars = {name: torch.tensor(value, dtype=torch.float64) for name, value in summary.items()}
         return scalars | {name: torch.from_numpy(table) for name, table in tables.items()}
 

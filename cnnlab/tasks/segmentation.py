@@ -59,7 +59,7 @@ class Segmentation(EncoderTask):
     }
     key_metrics: ClassVar[Sequence[str]] = ("val/mean_iou", "test/mean_iou", "test/dice")
     dashboard_pictures: ClassVar[Sequence[str]] = (
-        *("val/masks", "val/gradcam", "val/errors"),
+        *("val/predictions", "val/gradcam", "val/errors"),
         *("test/errors", "test/confusion_matrix"),
     )
 

@@ -73,7 +73,7 @@ def test_pictures_go_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Image.new("RGB", (20, 10), "red").save(path)
     logger = WandbLogger(save_dir=tmp_path, offline=True, project="tests")
     trainer = Trainer(logger=logger, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
-    write_picture(trainer, "val/masks", path, 7)
+    write_picture(trainer, "val/predictions", path, 7)
     logger.experiment.finish()
     (kept,) = (tmp_path / "wandb").rglob("media/images/val/*.png")
     assert kept.read_bytes() == path.read_bytes()

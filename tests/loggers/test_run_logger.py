@@ -23,10 +23,12 @@ from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError
 
 from cnnlab import recipes
 from cnnlab.errors import InputError
+from cnnlab.imaging import LazyImage
 from cnnlab.loggers import Wandb, dashboard
 from cnnlab.loggers.dashboard import create_dashboard
 from cnnlab.tasks import Classification, Segmentation, VisionTask
 from tests.conftest import TINY, Cnnlab, run_process, start_process
+from tests.data.objects.pictures import write_objects
 
 FLAGS = ("--config", "logger/wandb", "--callbacks.throughput", "false", "--callbacks.gradcam", "false")
 History = dict[int, dict[str, float]]
@@ -289,7 +291,7 @@ def test_a_dashboard_shows_what_runs_log(fit: Cnnlab, cnnlab: Cnnlab, tmp_path: 
     pictures = {path.stem for path in (tmp_path / "R/pictures").glob("*.png")}
     shown = {key for panel in panels for key in panel.get("media_keys") or []}
     assert {"val/errors", "test/errors", "val/gradcam", "test/confusion_matrix"} <= shown
-    files = {"val/masks": "validation", "val/gradcam": "gradcam"}
+    files = {"val/predictions": "validation", "val/gradcam": "gradcam"}
     assert {files.get(key, key.replace("/", "_")) for key in shown} <= pictures
 
 
@@ -375,3 +377,20 @@ def test_whatever_says_that_wandb_s_own_process_has_ended_ends_no_run(
     logger.log_metrics({"a": 2.0}, 1)
     monkeypatch.undo()
     logger.experiment.finish()
+
+
+def test_objects_and_their_masks_are_drawn_by_the_viewer(cnnlab: Cnnlab, tmp_path: Path) -> None:
+    root = write_objects(tmp_path / "photos", {"train": 8, "val": 5, "test": 4})
+    recipe = TINY.with_name("instances.yaml")
+    flags = ("--config", recipe, "--data.root", root, "--run", "R", "--trainer.max_epochs", "1", *FLAGS)
+    assert (done := cnnlab("fit", *flags)).code == 0, done.err
+    (piece,) = pieces(tmp_path / "R")
+    boxes = [
+        json.loads(path.read_text())
+        for path in piece.parent.glob("offline-run-*/files/media/metadata/boxes2D/**/*.json")
+    ]
+    assert boxes
+    assert {box["class_id"] for content in boxes for box in content["box_data"]} <= {0, 1}
+    masks = [LazyImage(str(path)).size for path in piece.parent.glob("offline-run-*/files/media/images/mask/**/*.png")]
+    assert set(masks) == {(64, 64)}
+    assert (tmp_path / "R/pictures/validation.png").is_file()

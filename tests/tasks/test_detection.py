@@ -67,6 +67,9 @@ def test_a_run_is_tested_predicted_explained_exported_and_reported(
     assert measured["test/map"] == pytest.approx(found["map"], abs=1e-5)
     assert measured["test/map50"] == pytest.approx(found["map50"], abs=1e-5)
     assert measured["test/map50"] > 0.2
+    for row in table(trained / "intervals.csv"):
+        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+        assert float(row["value"]) == pytest.approx(measured[f"test/{row['metric']}"], abs=1e-5)
     assert {row["name"] for row in rows} <= set(NAMES)
     assert all(float(row["x2"]) <= 64 and float(row["y2"]) <= 48 for row in rows)
     worst = [row for row in table(trained / "errors/test.csv") if row["kind"] == "worst"]
@@ -217,6 +220,8 @@ def test_a_run_without_an_end_is_refused(objects: Path, cnnlab: Cnnlab) -> None:
         (("--model.network", "one_stage_x"), "there is no network 'one_stage_x' for detection"),
         (("--model.network_args.strides", "[8,32]"), "expected some of [2, 4, 8, 16, 32]"),
         (("--model.network_args.frozen_stages", "99"), "model.network_args.frozen_stages is 99, expected 0 to 5"),
+        (("--model.network", "instances_s"), "network 'instances_s' is for --model Instances"),
+        (("--model.network", "fasterrcnn_resnet50_fpn_v2", "--model.tile", "64"), "model.tile is not for network"),
         (("--model.nms", "0"), "model.nms is 0"),
         (("--model.detections", "0"), "model.detections is 0"),
         (("--model.thresholds", "[0.5]"), "model.thresholds are 1, expected one for each of 2 classes"),

@@ -68,9 +68,9 @@ def test_a_run_is_tested_predicted_explained_exported_and_reported(
             objects / "test" if name == "images" else trained / "results/test/labels"
         )
     with pytest.warns(UserWarning, match="with an empty label file"):
-        again = InstanceFolder(root=str(tmp_path / "again"), class_names=["square", "disk"], size=64, format="yolo")
+        labels = InstanceFolder(root=str(tmp_path / "again"), class_names=["square", "disk"], size=64, format="yolo")
     kept = [row for row in table(trained / "results/test/predictions.csv") if row["certain"] == "1"]
-    assert 0 < len(again.table.labels) <= len(kept)
+    assert 0 < len(labels.table.labels) <= len(kept)
     done = cnnlab("infer", trained / "model.onnx", objects / "test", "--out", "out/predictions.csv", "--verify")
     assert done.code == 0, done.err
     inferred = table(Path("out/predictions.csv"))

@@ -18,6 +18,7 @@ from cnnlab import rle
 from cnnlab.errors import InputError
 from cnnlab.tasks.coco import Detections, Truth, average_precision, evaluate
 from cnnlab.tasks.detection_errors import confusion_matrix, error_kinds, score_thresholds
+from cnnlab.tasks.object_intervals import map_intervals
 from cnnlab.tasks.object_metrics import ObjectScores
 from tests.tasks.coco_oracle import SIDE, images
 
@@ -216,3 +217,22 @@ def test_processes_change_no_digit(counts: tuple[int, ...], masks: bool, tmp_pat
     assert [process.exitcode for process in processes] == [0] * len(parts)
     for rank in range(len(parts)):
         assert same(torch.load(tmp_path / f"{rank}.pt"), wanted)
+
+
+def test_intervals_are_those_of_images_drawn_anew() -> None:
+    """The bootstrap by hand: repeat the images, and score the repetitions."""
+    parts = [images(seed, 2, masks=False) for seed in range(2, 24, 2)]
+    found, true = [one for part in parts for one in part[0]], [one for part in parts for one in part[1]]
+    evaluation = evaluate(found, true, 2)
+    low_high = map_intervals(evaluation, len(found), 30, seed=5)
+    draws = np.random.default_rng(5).multinomial(len(found), np.full(len(found), 1 / len(found)), 30)
+    scores = []
+    for draw in draws:
+        places = np.repeat(np.arange(len(found)), draw).tolist()
+        again = average_precision(evaluate([found[i] for i in places], [true[i] for i in places], 2)).summary
+        scores.append([again["map"], again["map50"]])
+    expected = np.quantile(np.array(scores), [0.025, 0.975], axis=0).T
+    np.testing.assert_allclose(low_high, expected, atol=1e-12)
+    assert (low_high[:, 0] < low_high[:, 1]).all()
+    nothing = evaluate([Detections(np.zeros((0, 4)), [], [])], [Truth(np.zeros((0, 4)), [])], 2)
+    assert np.isnan(map_intervals(nothing, 1, 5)).all()
