@@ -78,14 +78,15 @@ class Boxes(Output):
         self.count = count
         self.nms = nms
         self.category_ids = None if category_ids is None else list(category_ids)
-        self._least = 0.0
+        self.least = 0.0
+        """Objects with lower scores are left out."""
 
     def limited(self, least: float) -> Self:
         """The same answers, with only the objects whose scores are ``least``, 0..1, or more."""
         if not 0 <= least <= 1:
             raise InputError(f"conf is {least}, expected 0 to 1")
         limited = copy(self)
-        limited.thresholds, limited._least = [least] * len(self.names), least
+        limited.thresholds, limited.least = [least] * len(self.names), least
         return limited
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -111,7 +112,7 @@ class Boxes(Output):
         """Each image's objects, in pixels of the original image, clipped to it; those beside it are left out."""
         found = []
         for i, (path, place) in enumerate(zip(paths, places, strict=True)):
-            there = (arrays["scores"][i] > 0) & (arrays["scores"][i] >= self._least)
+            there = (arrays["scores"][i] > 0) & (arrays["scores"][i] >= self.least)
             if place is not None:
                 boxes = to_original(arrays["boxes"][i], place)
                 there &= (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
