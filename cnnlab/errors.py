@@ -70,7 +70,7 @@ def similar(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
     if same := [choice for choice in known if choice.rpartition(".")[2] in meant]:
         return sorted(same, key=lambda choice: choice.rpartition(".")[2] != plain)[:count]
     close = [choice for choice in known if len(plain) > 2 and choice.rpartition(".")[2].startswith(plain)]
-    close = close or difflib.get_close_matches(name, known, n=count, cutoff=0.6)
+    close = list(dict.fromkeys([*close[:1], *difflib.get_close_matches(name, known, n=count, cutoff=0.6), *close]))
     parts = {choice: set(re.split("[._]", choice)) for choice in known if choice not in close}
     longer = [choice for choice, own in parts.items() if own.issuperset(re.split("[._]", name))]
     return [*close, *sorted(longer, key=len)][:count]

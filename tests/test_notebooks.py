@@ -31,5 +31,5 @@ def test_they_have_been_run(text: Path) -> None:
     assert text.with_suffix(".ipynb").stat().st_size < 1_000_000
 
 
-def test_there_are_five() -> None:
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+def test_there_are_six() -> None:
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]

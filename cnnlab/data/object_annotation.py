@@ -171,7 +171,7 @@ class ObjectAnnotation(Annotation):
             before, after = int(crop.bitmap.sum()), int(left.sum())
             if before == after:
                 continue
-            kept[number] = after >= self.least_visible * before
+            kept[number] = after > 0 and after >= self.least_visible * before
             if grids is None or not after:
                 continue
             y, x = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))

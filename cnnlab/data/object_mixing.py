@@ -53,7 +53,7 @@ class ObjectMixing:
     mixup: float = 0.0
     until: float = 0.85
 
-    draws = 12
+    draws = 10
     """The number of uniform random numbers that an image needs."""
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class ObjectMixing:
         Args:
             own: The augmented image, (C, H, W) uint8, and its objects.
             partner: Others, of the same size.
-            numbers: 12, uniform in [0, 1).
+            numbers: 10, uniform in [0, 1).
         """
         wanted, others = numbers[:3], numbers[3:]
         if wanted[0] < self.mosaic:

@@ -19,6 +19,11 @@ from tests.tasks.coco_oracle import summarize, summarize_results
 
 RECIPE = TINY.with_name("detection.yaml")
 
+TWO_STAGE = (
+    *("--model.network", "fasterrcnn_mobilenet_v3_large_320_fpn"),
+    *("--model.encoder", "null", "--model.network_args", "null"),
+)
+
 STOP = """
 import os, signal
 from lightning.pytorch import Callback
@@ -221,7 +226,8 @@ def test_a_run_without_an_end_is_refused(objects: Path, cnnlab: Cnnlab) -> None:
         (("--model.network_args.strides", "[8,32]"), "expected some of [2, 4, 8, 16, 32]"),
         (("--model.network_args.frozen_stages", "99"), "model.network_args.frozen_stages is 99, expected 0 to 5"),
         (("--model.network", "instances_s"), "network 'instances_s' is for --model Instances"),
-        (("--model.network", "fasterrcnn_resnet50_fpn_v2", "--model.tile", "64"), "model.tile is not for network"),
+        ((*TWO_STAGE, "--model.tile", "64"), "model.tile is not for network"),
+        ((*TWO_STAGE, "--model.static_share", "0.1"), "has a loss of its own"),
         (("--model.nms", "0"), "model.nms is 0"),
         (("--model.detections", "0"), "model.detections is 0"),
         (("--model.thresholds", "[0.5]"), "model.thresholds are 1, expected one for each of 2 classes"),

@@ -111,7 +111,9 @@ def test_objects_without_masks_are_refused(objects: Path, tmp_path: Path, cnnlab
 
 @pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_weights(objects: Path, tmp_path: Path) -> None:
-    flags = ("--trainer.max_epochs", "3", "--data.num_workers", "2")
+    mixing = '{"mosaic": 0.5, "copy_paste": 0.5, "mixup": 0.2, "until": 0.7}'
+    flags = ("--trainer.max_epochs", "3", "--data.num_workers", "2", "--data.mixing", mixing)
+    flags = (*flags, "--data.multi_scale", "[0.75, 1.5]")
     assert run_process(*fit(objects, "whole", *flags), cwd=tmp_path).returncode == 0
     (tmp_path / "stopping.py").write_text(
         "import os, signal\nfrom lightning.pytorch import Callback\n\nclass Stop(Callback):\n"
