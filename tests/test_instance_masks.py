@@ -74,6 +74,21 @@ def test_every_parameter_learns_and_no_object_is_no_fault(batch: Batch) -> None:
     assert sorted(names) == sorted(name for name, _ in network.named_parameters())
 
 
+def test_coordinates_keep_their_digits_in_half_precision() -> None:
+    """In bfloat16, 301.25 is 302."""
+    torch.manual_seed(0)
+    network: Any = create_detector("instances_s", 2, encoder="resnet10t", width=16).eval()
+    fine, images = torch.randn(1, 32, 80, 200), torch.zeros(1, dtype=torch.int64)
+    regions = torch.tensor([[301.25, 21.75, 333.5, 55.125]])
+    with torch.no_grad():
+        expected = network.mask_logits(fine.bfloat16().float(), regions, images)
+        found = network.mask_logits(fine.bfloat16(), regions, images)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network.mask_logits(fine.bfloat16(), regions, images)
+    assert torch.equal(found, expected)
+    assert (rounded - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 def test_boxes_are_those_of_the_masks_and_doubtful_masks_come_later() -> None:
     logits = torch.full((1, 2, 28, 28), -20.0)
     logits[0, 0, 7:21, 14:28] = 20.0

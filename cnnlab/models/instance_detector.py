@@ -116,8 +116,9 @@ class InstanceDetector(Detector):
         Returns:
             (R, 28, 28) float32, a grid over each region.
         """
-        rows = torch.cat([images[:, None].to(fine.dtype), regions.to(fine.dtype)], dim=1)
-        cut = roi_align(fine, rows, MASK_SIDE, 1 / self.mask_stride, sampling_ratio=2, aligned=True)
+        # In half precision, coordinates would be off by pixels.
+        rows = torch.cat([images[:, None].float(), regions.float()], dim=1)
+        cut = roi_align(fine.float(), rows, MASK_SIDE, 1 / self.mask_stride, sampling_ratio=2, aligned=True)
         logits: Tensor = self.mask_head(cut)[:, 0].float()
         return logits
 

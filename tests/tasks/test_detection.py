@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import torch
 from PIL import Image
 
 from cnnlab.models.box_decoder import BoxDecoder
-from tests.conftest import TINY, Cnnlab, processes, run_process
+from tests.conftest import TINY, Cnnlab, run_process
 from tests.data.objects.pictures import NAMES, write_objects
 from tests.tasks.coco_oracle import summarize, summarize_results
+from tests.tasks.object_runs import check_interrupted, check_two_processes, table
 
 RECIPE = TINY.with_name("detection.yaml")
 
@@ -23,16 +23,6 @@ TWO_STAGE = (
     *("--model.network", "fasterrcnn_mobilenet_v3_large_320_fpn"),
     *("--model.encoder", "null", "--model.network_args", "null"),
 )
-
-STOP = """
-import os, signal
-from lightning.pytorch import Callback
-
-class Stop(Callback):
-    def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +33,6 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit(objects: Path, run: str, *flags: str) -> tuple[str, ...]:
     return ("fit", "--config", str(RECIPE), "--data.root", str(objects), "--run", run, *flags)
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -173,28 +158,13 @@ def test_the_bare_network_is_exported_and_decoded_by_the_reader(trained: Path, o
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_an_interrupted_run_ends_with_the_same_weights(objects: Path, tmp_path: Path, workers: str) -> None:
     flags = ("--trainer.max_epochs", "3", "--data.num_workers", workers)
-    assert run_process(*fit(objects, "whole", *flags), cwd=tmp_path).returncode == 0
-    (tmp_path / "stopping.py").write_text(STOP)
-    assert run_process(*fit(objects, "R", *flags, "--trainer.callbacks+=stopping.Stop"), cwd=tmp_path).returncode == 143
-    done = run_process("resume", "R", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    whole, again = (
-        torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in ("whole", "R")
-    )
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    check_interrupted(("--config", str(RECIPE), "--data.root", str(objects), *flags), tmp_path)
 
 
 @pytest.mark.slow
 def test_two_processes_measure_the_same(trained: Path, tmp_path: Path) -> None:
     """Torchmetrics' own metric died where a process had fewer images than another."""
-    measured = []
-    for count in (1, 2):
-        done = run_process("test", trained, *processes(count), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        content = json.loads((trained / "test.json").read_text())
-        content.pop("test/loss")
-        measured.append(content)
-    assert measured[0] == measured[1]
+    check_two_processes(trained, tmp_path)
 
 
 def test_training_does_not_decode(objects: Path, cnnlab: Cnnlab, monkeypatch: pytest.MonkeyPatch) -> None:

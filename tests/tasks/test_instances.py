@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cnnlab.data import InstanceFolder
-from tests.conftest import TINY, Cnnlab, processes, run_process
+from tests.conftest import TINY, Cnnlab, run_process
 from tests.data.objects.pictures import write_objects
 from tests.tasks.coco_oracle import summarize
+from tests.tasks.object_runs import check_interrupted, check_two_processes, table
 
 RECIPE = TINY.with_name("instances.yaml")
 
@@ -27,11 +26,6 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit(objects: Path, run: str, *flags: str) -> tuple[str, ...]:
     return ("fit", "--config", str(RECIPE), "--data.root", str(objects), "--run", run, *flags)
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -112,30 +106,13 @@ def test_objects_without_masks_are_refused(objects: Path, tmp_path: Path, cnnlab
 @pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_weights(objects: Path, tmp_path: Path) -> None:
     mixing = '{"mosaic": 0.5, "copy_paste": 0.5, "mixup": 0.2, "until": 0.7}'
-    flags = ("--trainer.max_epochs", "3", "--data.num_workers", "2", "--data.mixing", mixing)
-    flags = (*flags, "--data.multi_scale", "[0.75, 1.5]")
-    assert run_process(*fit(objects, "whole", *flags), cwd=tmp_path).returncode == 0
-    (tmp_path / "stopping.py").write_text(
-        "import os, signal\nfrom lightning.pytorch import Callback\n\nclass Stop(Callback):\n"
-        "    def on_train_batch_end(self, trainer, *args):\n"
-        "        if trainer.global_step == 8:\n            os.kill(os.getpid(), signal.SIGTERM)\n"
+    flags = (
+        *("--trainer.max_epochs", "3", "--data.num_workers", "2"),
+        *("--data.mixing", mixing, "--data.multi_scale", "[0.75, 1.5]"),
     )
-    assert run_process(*fit(objects, "R", *flags, "--trainer.callbacks+=stopping.Stop"), cwd=tmp_path).returncode == 143
-    done = run_process("resume", "R", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    whole, again = (
-        torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in ("whole", "R")
-    )
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    check_interrupted(("--config", str(RECIPE), "--data.root", str(objects), *flags), tmp_path)
 
 
 @pytest.mark.slow
 def test_two_processes_measure_the_same(trained: Path, tmp_path: Path) -> None:
-    measured = []
-    for count in (1, 2):
-        done = run_process("test", trained, *processes(count), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        content = json.loads((trained / "test.json").read_text())
-        content.pop("test/loss")
-        measured.append(content)
-    assert measured[0] == measured[1]
+    check_two_processes(trained, tmp_path)
