@@ -14,6 +14,7 @@ from cnnlab.batch import Batch
 from cnnlab.callbacks.tables import SharedTable, results_of, write_measured
 from cnnlab.data.file_data import FileDataModule
 from cnnlab.figures import CORRECT, WRONG, contact_sheet
+from cnnlab.loggers import announce
 from cnnlab.models.decoding import Answers
 from cnnlab.outputs import AnswerWriter, Output
 from cnnlab.outputs.object_files import check_format, write_objects
@@ -151,9 +152,9 @@ class PredictionTable(Callback):
             return
         self._said += 1
         if self._said <= _LINES:
-            print(f"{path}: {line}")
+            announce(f"{path}: {line}")
         elif self._said == _LINES + 1:
-            print(f"... and so on, in {self._run.predictions}")
+            announce(f"... and so on, in {self._run.predictions}")
 
     def _keep_hardest(self, task: VisionTask, output: Output, answers: Answers, batch: Batch) -> None:
         found = task.decode.difficulty(answers, batch.targets)

@@ -90,9 +90,6 @@ class DetectionLoss(PartsLoss):
             outputs: The raw outputs of models.detector.Detector.
             targets: The objects of B images.
         """
-        return self._of_boxes(outputs, targets)
-
-    def _of_boxes(self, outputs: Mapping[str, Tensor], targets: Objects) -> Tensor:
         logits, boxes = outputs["logits"].float(), outputs["boxes"].float()
         padded, places = targets.padded(), outputs["places"][0]
         with torch.no_grad():

@@ -56,7 +56,7 @@ class InstanceLoss(DetectionLoss):
                 been grown, and region_logits (R, S, S), the masks as grids over them.
             targets: The objects of B images.
         """
-        of_boxes = self._of_boxes(outputs, targets)
+        of_boxes = super().parts(outputs, targets)
         regions, logits = outputs["mask_regions"], outputs["region_logits"].float()
         assert isinstance(regions, Regions)
         assert targets.masks is not None

@@ -88,6 +88,9 @@ def test_parts_that_a_border_has_cut_are_one_object() -> None:
     boxes[3, 1:] = 44, 70, 64
     assert [len(group) for group in seam_groups(boxes, labels, windows)] == [1] * 6
     assert seam_groups(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros((0, 4))) == []
+    # Two that are whole in both tiles are two, however much they overlap: that is for the suppression to decide.
+    whole = np.array([[50.0, 40, 60, 50], [51, 40, 61, 50]])
+    assert len(seam_groups(whole, labels[:2] * 0, windows[:2])) == 2
 
 
 def test_answers_are_joined() -> None:
