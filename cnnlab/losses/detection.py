@@ -30,12 +30,16 @@ class Assignment(NamedTuple):
 
 
 class DetectionLoss(PartsLoss):
-    """The loss of a one-stage detector: quality focal loss of the scores, and GIoU loss of the boxes.
+    """The loss of cnnlab's detectors: quality focal loss of the scores, and GIoU loss of the boxes.
 
     At first an object gets the places near its center, at the stride that fits its size (FCOS, Tian et al. 2019,
     arXiv:1904.01355). Later it gets the places that already answer best for it, by score and IoU (TOOD, Feng et al.
     2021, arXiv:2108.07755); from the beginning, that would leave small and rare objects without any. A place should
     score as high as its box is right (Li et al. 2020, arXiv:2006.04388).
+
+    Of a detector in two stages, the first stage is measured so, with one class. A proposal of the second stage answers
+    for the object that it overlaps most, if their IoU is at least 0.5 (Ren et al. 2015, arXiv:1506.01497); an object
+    without such a proposal gets the one that overlaps it most.
 
     Both parts are sums over all places, divided by the number of objects and images; so a batch without objects has a
     loss, too.
@@ -87,32 +91,60 @@ class DetectionLoss(PartsLoss):
         """The two parts.
 
         Args:
-            outputs: The raw outputs of models.detector.Detector.
+            outputs: The raw outputs of models.detector.Detector or models.two_stage.TwoStageDetector.
             targets: The objects of B images.
         """
-        logits, boxes = outputs["logits"].float(), outputs["boxes"].float()
-        padded, places = targets.padded(), outputs["places"][0]
+        padded, known = targets.padded(), targets.counts >= 0
+        if "proposals" in outputs:
+            kindless = padded._replace(labels=torch.zeros_like(padded.labels))
+            first = {name: outputs[f"proposal_{name}"] for name in ("logits", "boxes", "places")}
+            sums = self._dense_sums(first, kindless, known, None)
+            logits, boxes = outputs["logits"].float(), outputs["boxes"].float()
+            with torch.no_grad():
+                found = assign_by_overlap(outputs["proposals"], boxes, outputs["places"], padded)
+            sums = sums + self._sums(logits, boxes, found, padded, known, self.class_weights)
+        else:
+            sums = self._dense_sums(outputs, padded, known, self.class_weights)
+        return sums / self.counts(targets)[:2].clamp(min=1.0)
+
+    def _dense_sums(
+        self, outputs: Mapping[str, Tensor], objects: Padded, known: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        """The sums of a one-stage detector's two parts: see _sums."""
+        logits, boxes, places = outputs["logits"].float(), outputs["boxes"].float(), outputs["places"][0]
         with torch.no_grad():
             if self.place_in_run < self.static_share:
-                found = assign_static(boxes, places, padded, self.radius)
+                found = assign_static(boxes, places, objects, self.radius)
             else:
-                found = assign_by_quality(logits.sigmoid(), boxes, places, padded, self.candidates)
-            counted = ~found.ignored & (targets.counts >= 0)[:, None]
+                found = assign_by_quality(logits.sigmoid(), boxes, places, objects, self.candidates)
+        return self._sums(logits, boxes, found, objects, known, weights)
+
+    def _sums(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        found: Assignment,
+        objects: Padded,
+        known: Tensor,
+        weights: Tensor | None,
+    ) -> Tensor:
+        """The sums (2,) of the parts over all places, of images whose objects are known (B,)."""
+        counted = ~found.ignored & known[:, None]
         image, place = (found.objects >= 0).nonzero(as_tuple=True)
         number = found.objects[image, place]
         wanted = torch.zeros_like(logits)
         score = found.scores[image, place]
-        wanted[image, place, padded.labels[image, number]] = score
+        wanted[image, place, objects.labels[image, number]] = score
         errors = binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         focus = (wanted - logits.sigmoid()).square().detach()
-        if self.class_weights is not None:
-            errors = errors * self.class_weights
-            score = score * self.class_weights[padded.labels[image, number]]
+        if weights is not None:
+            errors = errors * weights
+            score = score * weights[objects.labels[image, number]]
         of_class = (errors * focus * counted[..., None]).sum()
         # Of no places the sum is 0, with gradients of 0, so that all processes have the same gradients.
-        misfit = generalized_box_iou_loss(boxes[image, place], padded.boxes[image, number], reduction="none")
+        misfit = generalized_box_iou_loss(boxes[image, place], objects.boxes[image, number], reduction="none")
         of_box = self.box_weight * (misfit * score).sum() + 0.0 * boxes.sum()
-        return torch.stack([of_class, of_box]) / self.counts(targets)[:2].clamp(min=1.0)
+        return torch.stack([of_class, of_box])
 
 
 def assign_static(boxes: Tensor, places: Tensor, objects: Padded, radius: float) -> Assignment:
@@ -168,6 +200,26 @@ def assign_by_quality(
     return Assignment(chosen, wanted, _in_crowd(objects, places) & (chosen < 0))
 
 
+def assign_by_overlap(
+    proposals: Tensor, boxes: Tensor, places: Tensor, objects: Padded, least: float = 0.5
+) -> Assignment:
+    """Assign to each object the proposals that overlap it, or at least the one that overlaps it most.
+
+    Args:
+        proposals: (B, R, 4).
+        boxes: (B, R, 4), the boxes that were made of them, whose IoU is the wanted score.
+        places: (B, R, 3), the center of each proposal, and its longer side.
+        objects: The objects.
+        least: The smallest IoU of a proposal and its object.
+    """
+    iou = box_iou(objects.boxes, proposals) * objects.exists[..., None]
+    best = iou.max(dim=-1, keepdim=True)
+    most = torch.zeros_like(iou, dtype=torch.bool).scatter(-1, best.indices, best.values > 0)
+    chosen = _choose(iou.masked_fill((iou < least) & ~most, -torch.inf), largest=True)
+    quality = _iou_of(boxes, objects, chosen) * (chosen >= 0)
+    return Assignment(chosen, quality, _in_crowd(objects, places) & (chosen < 0))
+
+
 def box_iou(first: Tensor, second: Tensor) -> Tensor:
     """The IoU of each pair of boxes, (B, N, 4) and (B, M, 4) to (B, N, M); 0 for boxes without an area.
 
@@ -185,8 +237,8 @@ def _areas(boxes: Tensor) -> Tensor:
 
 
 def _inside(boxes: Tensor, places: Tensor) -> Tensor:
-    """Whether each place lies in each box, (B, M, P)."""
-    point = places[:, :2]
+    """Whether each place (P, 3) or (B, P, 3) lies in each box, (B, M, P)."""
+    point = places[..., None, :, :2]
     return ((point > boxes[:, :, None, :2]) & (point < boxes[:, :, None, 2:])).all(dim=-1)
 
 

@@ -13,6 +13,7 @@ from cnnlab.models.factory import build, create_features
 from cnnlab.models.instance_detector import InstanceDetector
 from cnnlab.models.torchvision_detectors import create_torchvision_detector
 from cnnlab.models.torchvision_table import TORCHVISION_DETECTORS
+from cnnlab.models.two_stage import TwoStageDetector, TwoStageInstanceDetector
 
 
 class DetectorSize(NamedTuple):
@@ -33,9 +34,15 @@ DETECTORS = {
     "one_stage_s": DetectorSize(Detector, "mobilenetv3_small_100", 64, 1),
     "one_stage_m": DetectorSize(Detector, "tf_efficientnet_lite0", 96, 2),
     "one_stage_l": DetectorSize(Detector, "resnet50", 160, 3),
+    "two_stage_s": DetectorSize(TwoStageDetector, "mobilenetv3_small_100", 64, 1),
+    "two_stage_m": DetectorSize(TwoStageDetector, "tf_efficientnet_lite0", 96, 2),
+    "two_stage_l": DetectorSize(TwoStageDetector, "resnet50", 160, 3),
     "instances_s": DetectorSize(InstanceDetector, "mobilenetv3_small_100", 64, 1),
     "instances_m": DetectorSize(InstanceDetector, "tf_efficientnet_lite0", 96, 2),
     "instances_l": DetectorSize(InstanceDetector, "resnet50", 160, 3),
+    "two_stage_instances_s": DetectorSize(TwoStageInstanceDetector, "mobilenetv3_small_100", 64, 1),
+    "two_stage_instances_m": DetectorSize(TwoStageInstanceDetector, "tf_efficientnet_lite0", 96, 2),
+    "two_stage_instances_l": DetectorSize(TwoStageInstanceDetector, "resnet50", 160, 3),
 }
 """cnnlab's networks for detection, by name."""
 

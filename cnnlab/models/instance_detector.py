@@ -73,7 +73,7 @@ class InstanceDetector(Detector):
         self.mask_head = nn.Sequential(*_head_layer(mask_width), *_head_layer(mask_width), last)
         self.select = BoxDecoder(detections, nms)
 
-    output_layers = ("classify", "regress", "mask_head.6")
+    output_layers: tuple[str, ...] = ("classify", "regress", "mask_head.6")
 
     def layer_groups(self) -> dict[str, tuple[str, ...]]:
         """See Detector; the masks' layers are a group before the head."""

@@ -15,7 +15,8 @@ _MULTIPLE = 32
 """Tiles start at multiples of it, and so at places of the coarsest stride."""
 _AT_ONCE = 16
 """Tiles that are processed together."""
-_WITH_BOXES = ("boxes", "found_boxes", "regions")
+_WITH_BOXES = ("boxes", "found_boxes", "regions", "proposals", "proposal_boxes")
+_WITH_CENTERS = ("places", "proposal_places")
 _MAPS = ("fine",)
 """Outputs that are maps of the image."""
 _Raw = Mapping[str, Tensor]
@@ -105,7 +106,7 @@ def detect_in_tiles(network: Callable[[Tensor], Any], images: Tensor, size: int,
         if name in _MAPS:
             joined[name] = _stitched(of_tile, starts, columns, (height, width))
             continue
-        if name in _WITH_BOXES or name == "places":
+        if name in _WITH_BOXES or name in _WITH_CENTERS:
             moves = offsets if name in _WITH_BOXES else F.pad(offsets[:, :2], (0, 1))
             of_tile = of_tile + moves[:, None, None].to(value.dtype)
         joined[name] = of_tile.transpose(0, 1).flatten(1, 2)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection.roi_heads import fastrcnn_loss
-from torchvision.ops import clip_boxes_to_image, roi_align
-from torchvision.ops.poolers import LevelMapper
+from torchvision.ops import clip_boxes_to_image
 
 from cnnlab.models.box_decoder import keep_best
+from cnnlab.models.regions import pool_regions
 from cnnlab.models.torchvision_parts import (
     NO_OBJECT,
     TorchvisionDetector,
@@ -83,23 +82,9 @@ class FasterRCNN(TorchvisionDetector):
     def _pool(self, features: Mapping[str, Tensor], images: Tensor, boxes: Tensor) -> Tensor:
         """The features inside each box, (B R, C, 7, 7)."""
         pooler = self.model.roi_heads.box_roi_pool
-        if not (torch.compiler.is_exporting() or boxes.is_meta):
-            size = (images.shape[-2], images.shape[-1])
-            pooled: Tensor = pooler(features, list(boxes), [size] * len(boxes))
-            return pooled
-        # A file has no branches: each box is pooled from all maps, and the map of its size is chosen.
         maps = [one for name, one in features.items() if name in pooler.featmap_names]
         strides = [images.shape[-2] // one.shape[-2] for one in maps]
-        first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
-        levels = LevelMapper(first, last, pooler.canonical_scale, pooler.canonical_level)([boxes.flatten(0, 1)])
-        number = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None]
-        regions = torch.cat([number.expand(-1, boxes.shape[1], 1), boxes], dim=-1).flatten(0, 1)
-        parts = [
-            roi_align(one, regions, pooler.output_size, 1 / stride, pooler.sampling_ratio)
-            * (levels == level)[:, None, None, None]
-            for level, (one, stride) in enumerate(zip(maps, strides, strict=True))
-        ]
-        return torch.stack(parts).sum(dim=0)
+        return pool_regions(maps, strides, boxes, pooler.output_size[0], pooler.sampling_ratio)
 
     def _answers(
         self, scores: Tensor, shifts: Tensor, proposals: Tensor, there: Tensor, size: tuple[int, int]
