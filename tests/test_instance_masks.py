@@ -13,10 +13,10 @@ from cnnlab import rle
 from cnnlab.batch import Batch
 from cnnlab.data import InstanceFolder
 from cnnlab.imaging import Place
+from cnnlab.losses import DetectionLoss
 from cnnlab.losses.instances import InstanceLoss, Regions, masks_in
 from cnnlab.models import create_detector, layer_groups
 from cnnlab.models.instance_decoder import InstanceDecoder
-from cnnlab.models.instance_detector import grown
 from cnnlab.outputs import Instances
 from tests.data.objects.pictures import write_objects
 
@@ -43,7 +43,8 @@ def test_a_mask_moves_into_another_box() -> None:
     masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
     masks[0, :, :4] = 255
     boxes = torch.tensor([[10.0, 10, 30, 30]])
-    same = Regions(torch.tensor([[10.0, 10, 30, 30], [0, 0, 8, 8]]), torch.zeros(2).long(), torch.tensor([0]))
+    first = torch.zeros(2, dtype=torch.int64)
+    same = Regions(torch.tensor([[10.0, 10, 30, 30], [0, 0, 8, 8]]), first, first, first[:1])
     found = masks_in(masks, boxes, same, 8)
     torch.testing.assert_close(found, masks.float() / 255)
     # Twice as large a region: the object is in its middle, and nothing around it.
@@ -56,13 +57,13 @@ def test_a_mask_moves_into_another_box() -> None:
 def test_every_parameter_learns_and_no_object_is_no_fault(batch: Batch) -> None:
     """Cross-entropy of no masks is NaN (mmdet#2153)."""
     torch.manual_seed(0)
-    network = create_detector("instances_s", 2, encoder="resnet10t", width=16)
-    loss = InstanceLoss()
+    network: Any = create_detector("instances_s", 2, encoder="resnet10t", width=16)
+    loss = InstanceLoss(DetectionLoss())
     for targets in (batch.targets, batch.targets[:1]):
         outputs = network(torch.randn(len(targets), 3, 64, 64))
         regions = loss.regions(outputs, targets)
-        regions = regions._replace(boxes=grown(regions.boxes))
-        logits = network.mask_logits(outputs["fine"], regions.boxes, regions.images)  # type: ignore[operator]
+        regions = regions._replace(boxes=network.mask_regions(regions.boxes))
+        logits = network.mask_logits(outputs, regions.boxes, regions.images, regions.labels)
         assert len(logits) == len(targets.boxes) + 1
         parts = loss.parts({**outputs, "mask_regions": regions, "region_logits": logits}, targets)
         assert parts.shape == (3,)
@@ -81,10 +82,10 @@ def test_coordinates_keep_their_digits_in_half_precision() -> None:
     fine, images = torch.randn(1, 32, 80, 200), torch.zeros(1, dtype=torch.int64)
     regions = torch.tensor([[301.25, 21.75, 333.5, 55.125]])
     with torch.no_grad():
-        expected = network.mask_logits(fine.bfloat16().float(), regions, images)
-        found = network.mask_logits(fine.bfloat16(), regions, images)
+        expected = network.mask_logits({"fine": fine.bfloat16().float()}, regions, images, images)
+        found = network.mask_logits({"fine": fine.bfloat16()}, regions, images, images)
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = network.mask_logits(fine.bfloat16(), regions, images)
+            rounded = network.mask_logits({"fine": fine.bfloat16()}, regions, images, images)
     assert torch.equal(found, expected)
     assert (rounded - expected).abs().max() < 0.05 * expected.abs().max()
 

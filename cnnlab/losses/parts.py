@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from functools import reduce
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class PartsLoss(nn.Module, ABC):
     (sum of mean times count) / (sum of counts).
     """
 
-    num_parts: ClassVar[int] = 1
+    num_parts: int = 1
     """P, the number of parts."""
 
     @abstractmethod

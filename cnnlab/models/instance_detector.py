@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from cnnlab.models.blocks import conv_bn
 from cnnlab.models.box_decoder import BoxDecoder
 from cnnlab.models.detector import Detector
 from cnnlab.models.factory import Encoder
+from cnnlab.models.regions import images_of
 
 MASK_SIDE = 28
 """Height and width of a mask: a grid over the object's region."""
@@ -94,33 +95,43 @@ class InstanceDetector(Detector):
         finest = features[self._fine]
         coarse = F.interpolate(self.mask_coarse(maps[0]), size=finest.shape[-2:], mode="bilinear")
         outputs["fine"] = self.mask_merge(self.mask_lateral(finest) + coarse)
-        return outputs if self.training else outputs | self._found(outputs)
+        return outputs if self.training else outputs | objects_with_masks(self, outputs)
 
-    def _found(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = self.select(outputs)
-        regions = grown(found["boxes"])
-        batch, count = found["scores"].shape
-        images = torch.arange(batch, device=regions.device)[:, None].expand(batch, count)
-        logits = self.mask_logits(outputs["fine"], regions.flatten(0, 1), images.flatten())
-        named = {f"found_{name}": value for name, value in found.items()}
-        return {**named, "regions": regions, "mask_logits": logits.view(batch, count, MASK_SIDE, MASK_SIDE)}
+    def mask_regions(self, boxes: Tensor) -> Tensor:
+        """The regions (..., 4) in which the masks of objects with these boxes (..., 4) are looked for."""
+        return grown(boxes)
 
-    def mask_logits(self, fine: Tensor, regions: Tensor, images: Tensor) -> Tensor:
+    def mask_logits(self, outputs: Mapping[str, Tensor], regions: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """The masks of regions.
 
         Args:
-            fine: (B, mask_width, h, w), from forward().
+            outputs: With fine (B, mask_width, h, w), from forward().
             regions: (R, 4), x1, y1, x2, y2 in pixels of the input.
             images: (R,) int64, the image of each.
+            labels: (R,) int64, the class of each, on which these masks do not depend.
 
         Returns:
             (R, 28, 28) float32, a grid over each region.
         """
         # In half precision, coordinates would be off by pixels.
         rows = torch.cat([images[:, None].float(), regions.float()], dim=1)
-        cut = roi_align(fine.float(), rows, MASK_SIDE, 1 / self.mask_stride, sampling_ratio=2, aligned=True)
+        cut = roi_align(outputs["fine"].float(), rows, MASK_SIDE, 1 / self.mask_stride, sampling_ratio=2, aligned=True)
         logits: Tensor = self.mask_head(cut)[:, 0].float()
         return logits
+
+
+def objects_with_masks(network: Any, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The objects that are found, and their masks: see InstanceDetector.forward.
+
+    Args:
+        network: With select, a BoxDecoder, and InstanceDetector's methods mask_regions and mask_logits.
+        outputs: Its raw outputs.
+    """
+    found: dict[str, Tensor] = network.select(outputs)
+    regions = network.mask_regions(found["boxes"])
+    logits = network.mask_logits(outputs, regions.flatten(0, 1), images_of(regions), found["labels"].flatten())
+    named = {f"found_{name}": value for name, value in found.items()}
+    return {**named, "regions": regions, "mask_logits": logits.unflatten(0, (-1, regions.shape[1]))}
 
 
 def grown(boxes: Tensor) -> Tensor:

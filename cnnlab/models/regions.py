@@ -14,24 +14,25 @@ _CANONICAL = (224, 4)
 """A box of 224 x 224 pixels belongs to the map of stride 2 ** 4 (Lin et al. 2017, arXiv:1612.03144, equation 1)."""
 
 
-def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, side: int, sampling: int = 2) -> Tensor:
+def pool_regions(
+    maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, images: Tensor, side: int, sampling: int = 2
+) -> Tensor:
     """The features inside boxes, as grids.
 
     Args:
         maps: The maps of a pyramid, (B, C, h, w), the finest first.
         strides: Their strides, each twice the one before.
-        boxes: (B, R, 4), x1, y1, x2, y2 in pixels of the input; finite, or else roi_align ends the process.
+        boxes: (R, 4), x1, y1, x2, y2 in pixels of the input; finite, or else roi_align ends the process.
+        images: (R,), the image of each box.
         side: Height and width of a grid.
         sampling: The points, along each axis, that a cell is the mean of.
 
     Returns:
-        (B R, C, side, side) float32: in half precision, coordinates would be off by pixels.
+        (R, C, side, side) float32: in half precision, coordinates would be off by pixels.
     """
-    count = boxes.shape[1]
-    images = torch.arange(boxes.shape[0], device=boxes.device, dtype=torch.float32)[:, None, None]
-    rows = torch.cat([images.expand(-1, count, 1), boxes.float()], dim=-1).flatten(0, 1)
+    rows = torch.cat([images[:, None].float(), boxes.float()], dim=1)
     first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
-    level = LevelMapper(first, last, *_CANONICAL)([boxes.float().flatten(0, 1)])
+    level = LevelMapper(first, last, *_CANONICAL)([boxes.float()])
     branchless = torch.compiler.is_exporting() or boxes.is_meta
     pooled = rows.new_zeros(rows.shape[0], maps[0].shape[1], side, side)
     for place, (one, stride) in enumerate(zip(maps, strides, strict=True)):
@@ -41,3 +42,12 @@ def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, 
         part = roi_align(one.float(), chosen, side, 1 / stride, sampling)
         pooled = pooled + part * own[:, None, None, None] if branchless else pooled.index_put((own,), part)
     return pooled
+
+
+def images_of(boxes: Tensor) -> Tensor:
+    """The image (B R,) int64 of each of the boxes (B, R, 4).
+
+    >>> images_of(torch.zeros(2, 3, 4))
+    tensor([0, 0, 0, 1, 1, 1])
+    """
+    return torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(boxes.shape[:2]).flatten()

@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnlab.errors import InputError
+from cnnlab.imports import parameters_of
 from cnnlab.models.torchvision_one_stage import FCOS, SSD, RetinaNet
 from cnnlab.models.torchvision_parts import TorchvisionDetector
 from cnnlab.models.torchvision_table import TORCHVISION_DETECTORS
-from cnnlab.models.torchvision_two_stage import FasterRCNN
+from cnnlab.models.torchvision_two_stage import FasterRCNN, MaskRCNN
 from cnnlab.models.weights import check_hub, explain_errors, find_weights, is_cached, read_state_dict, requested
 
 _DESIGNS: dict[str, type[TorchvisionDetector]] = {
@@ -18,6 +19,7 @@ _DESIGNS: dict[str, type[TorchvisionDetector]] = {
     "retinanet": RetinaNet,
     "fcos": FCOS,
     "faster_rcnn": FasterRCNN,
+    "mask_rcnn": MaskRCNN,
 }
 _MULTIPLES = {"ssd": 1}
 """To multiples of what images are padded; 32 for other designs, as in torchvision."""
@@ -40,7 +42,8 @@ def create_torchvision_detector(
         weights: Weights of a training on COCO, see weights.find_weights; random initialization if None. The last layers
             are new, unless the weights are for K classes (or K is 80 and they are for COCO).
         fixed_norms: Whether the backbone's batch norms stay as they are; as in torchvision, with weights, if None.
-        **kwargs: Further arguments of torchvision's function, such as ``rpn_post_nms_top_n_test``.
+        **kwargs: Further arguments of torchvision's function, such as ``rpn_post_nms_top_n_test``; and those of
+            torchvision_two_stage.MaskRCNN.
 
     Raises:
         InputError: If it does not take such images or arguments, or if the weights cannot be loaded.
@@ -55,6 +58,7 @@ def create_torchvision_detector(
     info = TORCHVISION_DETECTORS[name]
     design = _DESIGNS[info.design]
     outputs = num_classes + design.first_label
+    own = {key: kwargs.pop(key) for key in sorted(kwargs.keys() & parameters_of(design))}
     model = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=outputs, **kwargs)
     if fixed_norms is None:
         fixed_norms = info.fixed_norms and weights is not None
@@ -63,7 +67,7 @@ def create_torchvision_detector(
         with explain_errors(name, file):
             found = _from_hub(name) if file is None else read_state_dict(file)
             model.load_state_dict(_fitted(found, model, outputs, design.first_label))
-    return design(model, _MULTIPLES.get(info.design, 32), fixed_norms)
+    return design(model, _MULTIPLES.get(info.design, 32), fixed_norms, **own)
 
 
 def published_map(name: str) -> float:
@@ -115,7 +119,7 @@ def _fitted(found: dict[str, Tensor], model: nn.Module, outputs: int, first_labe
 
 def _tells_classes(layer: str) -> bool:
     """Whether a layer's outputs depend on the number of classes."""
-    return "classification_head" in layer or "box_predictor" in layer
+    return any(part in layer for part in ("classification_head", "box_predictor", "mask_fcn_logits"))
 
 
 def _rows(classes: int, wanted: int) -> list[int] | None:

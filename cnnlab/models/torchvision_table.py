@@ -14,7 +14,7 @@ class TorchvisionDetectorInfo(NamedTuple):
     """What is known of one of torchvision's networks for detection without building it."""
 
     design: str
-    """ssd, retinanet, fcos or faster_rcnn: the wrapper in torchvision_one_stage or torchvision_two_stage."""
+    """ssd, retinanet, fcos, faster_rcnn or mask_rcnn: the wrapper in torchvision_one_stage or torchvision_two_stage."""
     side: int
     """The shorter side of the pretraining's images, in pixels."""
     scale: tuple[tuple[float, ...], tuple[float, ...]] = _IMAGENET
@@ -35,6 +35,7 @@ TORCHVISION_DETECTORS = {
     "fasterrcnn_mobilenet_v3_large_fpn": TorchvisionDetectorInfo("faster_rcnn", 800, fixed_norms=True),
     "fasterrcnn_resnet50_fpn_v2": TorchvisionDetectorInfo("faster_rcnn", 800),
     "fcos_resnet50_fpn": TorchvisionDetectorInfo("fcos", 800, fixed_norms=True),
+    "maskrcnn_resnet50_fpn_v2": TorchvisionDetectorInfo("mask_rcnn", 800),
     "retinanet_resnet50_fpn_v2": TorchvisionDetectorInfo("retinanet", 800),
 }
 """torchvision's networks for detection, by name."""

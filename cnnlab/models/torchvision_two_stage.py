@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN: see torchvision_parts.TorchvisionDetector."""
+"""torchvision's Faster R-CNN and Mask R-CNN: see torchvision_parts.TorchvisionDetector."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import clip_boxes_to_image
 
-from cnnlab.models.box_decoder import keep_best
-from cnnlab.models.regions import pool_regions
+from cnnlab.models.box_decoder import BoxDecoder, keep_best
+from cnnlab.models.instance_detector import objects_with_masks
+from cnnlab.models.regions import images_of, pool_regions
 from cnnlab.models.torchvision_parts import (
     NO_OBJECT,
     TorchvisionDetector,
@@ -35,8 +36,20 @@ class FasterRCNN(TorchvisionDetector):
 
     def forward(self, images: Tensor, objects: Objects | None = None) -> dict[str, Tensor]:
         """See TorchvisionDetector."""
-        size = (images.shape[-2], images.shape[-1])
         padded, features = self._features(images)
+        return self._boxes(padded, features, (images.shape[-2], images.shape[-1]), objects)
+
+    def _boxes(
+        self, padded: Tensor, features: Mapping[str, Tensor], size: tuple[int, int], objects: Objects | None
+    ) -> dict[str, Tensor]:
+        """The raw outputs.
+
+        Args:
+            padded: The padded images.
+            features: The maps by name.
+            size: Height and width of the images.
+            objects: Their objects, for the loss.
+        """
         maps = list(features.values())
         objectness, deltas = map(list, self.model.rpn.head(maps))
         objectness = [one.float().permute(0, 2, 3, 1).flatten(1) for one in objectness]
@@ -84,7 +97,8 @@ class FasterRCNN(TorchvisionDetector):
         pooler = self.model.roi_heads.box_roi_pool
         maps = [one for name, one in features.items() if name in pooler.featmap_names]
         strides = [images.shape[-2] // one.shape[-2] for one in maps]
-        return pool_regions(maps, strides, boxes, pooler.output_size[0], pooler.sampling_ratio)
+        side = pooler.output_size[0]
+        return pool_regions(maps, strides, boxes.flatten(0, 1), images_of(boxes), side, pooler.sampling_ratio)
 
     def _answers(
         self, scores: Tensor, shifts: Tensor, proposals: Tensor, there: Tensor, size: tuple[int, int]
@@ -156,6 +170,76 @@ class FasterRCNN(TorchvisionDetector):
             )
             found = self._answers(every, moved, pad_sequence(chosen, batch_first=True), there, size)
         return torch.stack(losses), found
+
+
+class MaskRCNN(FasterRCNN):
+    """Mask R-CNN (He et al. 2017, arXiv:1703.06870): Faster R-CNN, and masks in the boxes that it has found.
+
+    Masks are learned in the boxes that losses.InstanceLoss chooses, in which they will be looked for, instead of the
+    proposals.
+
+    Args:
+        model: torchvision's network.
+        multiple: See TorchvisionDetector.
+        fixed_norms: See TorchvisionDetector.
+        detections: The number of objects of an image, at most.
+        nms: See BoxDecoder.
+    """
+
+    strides = (4, 8, 16, 32)
+    """Those of the maps that masks are cut out of."""
+
+    def __init__(
+        self, model: nn.Module, multiple: int, fixed_norms: bool = False, detections: int = 100, nms: float = 0.5
+    ) -> None:
+        super().__init__(model, multiple, fixed_norms)
+        self.select = BoxDecoder(detections, nms)
+
+    def forward(self, images: Tensor, objects: Objects | None = None) -> dict[str, Tensor]:
+        """See TorchvisionDetector.
+
+        Returns:
+            Also maps_0 to maps_3, of which masks are cut out; and in evaluation what models.instance_detector returns
+            of the objects that are found.
+        """
+        padded, features = self._features(images)
+        outputs = self._boxes(padded, features, (images.shape[-2], images.shape[-1]), objects)
+        outputs |= {f"maps_{name}": features[name] for name in self.model.roi_heads.mask_roi_pool.featmap_names}
+        return outputs if self.training else outputs | objects_with_masks(self, outputs)
+
+    def _box_losses(
+        self,
+        features: Mapping[str, Tensor],
+        images: Tensor,
+        proposals: list[Tensor],
+        targets: list[dict[str, Tensor]],
+        size: tuple[int, int],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        # torchvision asks for masks, though it does not use them to choose proposals.
+        targets = [{**own, "masks": own["labels"]} for own in targets]
+        return super()._box_losses(features, images, proposals, targets, size)
+
+    def mask_regions(self, boxes: Tensor) -> Tensor:
+        """The regions of masks: the boxes themselves."""
+        return boxes
+
+    def mask_logits(self, outputs: Mapping[str, Tensor], regions: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """The masks of regions, (R, 28, 28) float32: see models.instance_detector.InstanceDetector.
+
+        Args:
+            outputs: From forward().
+            regions: (R, 4), x1, y1, x2, y2 in pixels of the input.
+            images: (R,) int64, the image of each.
+            labels: (R,) int64, the class of each: every class has masks of its own.
+        """
+        roi = self.model.roi_heads
+        pooler = roi.mask_roi_pool
+        maps = [outputs[f"maps_{name}"] for name in pooler.featmap_names]
+        cut = pool_regions(maps, self.strides, regions, images, pooler.output_size[0], pooler.sampling_ratio)
+        logits = roi.mask_predictor(roi.mask_head(cut)).float()
+        of_class = (labels + self.first_label)[:, None, None, None].expand(-1, 1, *logits.shape[2:])
+        own: Tensor = logits.gather(1, of_class)[:, 0]
+        return own
 
 
 def _sides(boxes: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from cnnlab.models.box_decoder import keep_best, taken
 from cnnlab.models.detector import Detector
 from cnnlab.models.factory import Encoder
 from cnnlab.models.instance_detector import InstanceDetector
-from cnnlab.models.regions import pool_regions
+from cnnlab.models.regions import images_of, pool_regions
 
 _SIDE = 7
 """Height and width of the grid of features of a proposal."""
@@ -95,7 +95,8 @@ class TwoStageDetector(Detector):
             # roi_align ends the process at a box that is not finite.
             finite = {"logits": first["logits"], "boxes": clip_boxes_to_image(first["boxes"].nan_to_num(), size)}
             proposals, scores = self._proposals(finite)
-        hidden = self.region_layers(pool_regions(maps, self.strides, proposals, _SIDE))
+        pooled = pool_regions(maps, self.strides, proposals.flatten(0, 1), images_of(proposals), _SIDE)
+        hidden = self.region_layers(pooled)
         classes, steps = (
             layer(hidden).float().unflatten(0, (-1, proposals.shape[1]))
             for layer in (self.region_classes, self.region_boxes)

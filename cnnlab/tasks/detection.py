@@ -13,7 +13,7 @@ from cnnlab.batch import Batch
 from cnnlab.errors import InputError
 from cnnlab.imaging import Place
 from cnnlab.loggers import Row
-from cnnlab.losses import DetectionLoss, NetworkLoss
+from cnnlab.losses import DetectionLoss, NetworkLoss, PartsLoss
 from cnnlab.models.box_decoder import BoxDecoder
 from cnnlab.models.decoding import Answers
 from cnnlab.models.detection import create_detector, encoder_of, torchvision_name
@@ -129,42 +129,52 @@ class Detection(EncoderTask):
         """
         network, name = super().configure_network(), self.hparams["network"]
         if hasattr(network, "mask_logits") != self.has_masks:
-            fits = "finds no masks: choose instances_s, _m or _l" if self.has_masks else "is for --model Instances"
+            fits = (
+                "finds no masks: choose one for instances, such as instances_m"
+                if self.has_masks
+                else "is for --model Instances"
+            )
             raise InputError(f"network {name!r} {fits}")
         if self.hparams["tile"] is not None and getattr(network, "computes_loss", False):
             raise InputError(f"model.tile is not for network {name!r}, which measures its loss itself: leave it out")
         return network
 
-    def configure_loss(self) -> DetectionLoss | NetworkLoss:
+    def configure_loss(self) -> PartsLoss:
+        """The loss of objects, with the assignment of a training."""
+        return self.loss_of_objects(self._loss_of_boxes(self.hparams["static_share"]))
+
+    def configure_evaluation_loss(self) -> PartsLoss:
+        """The same, with the assignment of the end of the training."""
+        return self.loss_of_objects(self._loss_of_boxes(0.0))
+
+    def loss_of_objects(self, boxes: PartsLoss) -> PartsLoss:
+        """The whole loss, made of that of scores and boxes."""
+        return boxes
+
+    def _loss_of_boxes(self, static_share: float) -> PartsLoss:
         """Scores and boxes; the network's own loss, if it has one.
 
         Raises:
             InputError: If arguments of DetectionLoss are given, and the network has a loss of its own.
         """
-        share = self.hparams["static_share"]
-        if not getattr(self.network, "computes_loss", False):
-            return self.detection_loss(share)
+        hparams = self.hparams
+        if not self._network_has_loss:
+            return DetectionLoss(static_share, hparams["box_weight"], class_weights=hparams["class_weights"])
         own = {"static_share": _STATIC_SHARE, "box_weight": _BOX_WEIGHT, "class_weights": None}
         for name, usual in own.items():
-            if (value := self.hparams[name]) != usual:
+            if (value := hparams[name]) != usual:
                 raise InputError(
-                    f"model.{name} is {value}, but network {self.hparams['network']!r} has a loss of its own: leave it "
-                    "out"
+                    f"model.{name} is {value}, but network {hparams['network']!r} has a loss of its own: leave it out"
                 )
         return NetworkLoss()
 
-    def configure_evaluation_loss(self) -> DetectionLoss | NetworkLoss:
-        """The same, with the assignment of the end of the training."""
-        return self.loss if isinstance(self.loss, NetworkLoss) else self.detection_loss(0.0)
-
-    def detection_loss(self, static_share: float) -> DetectionLoss:
-        """The loss of cnnlab's own networks, with a share of the run in which the assignment is static."""
-        hparams = self.hparams
-        return DetectionLoss(static_share, hparams["box_weight"], class_weights=hparams["class_weights"])
+    @property
+    def _network_has_loss(self) -> bool:
+        return bool(getattr(self.network, "computes_loss", False))
 
     def measured_outputs(self, batch: Batch) -> Any:
         """The raw outputs; those of a network with a loss of its own contain it."""
-        if isinstance(self.loss, NetworkLoss):
+        if self._network_has_loss:
             return self(batch.images, batch.targets)
         return super().measured_outputs(batch)
 
@@ -235,7 +245,7 @@ class Detection(EncoderTask):
             InputError: If it has none, and the loss has a share of it: model.static_share.
         """
         super().on_train_start()
-        if isinstance(self.loss, DetectionLoss) and not math.isfinite(self._total_steps()):
+        if not self._network_has_loss and not math.isfinite(self._total_steps()):
             raise InputError(
                 "model.static_share is a share of the run, and this one has no end: set trainer.max_epochs or "
                 "trainer.max_steps"
@@ -243,9 +253,10 @@ class Detection(EncoderTask):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the loss how much of the run is over."""
-        if isinstance(self.loss, DetectionLoss):
+        loss = getattr(self.loss, "boxes", self.loss)
+        if isinstance(loss, DetectionLoss):
             place = place_in_run(self.trainer, int(self._total_steps()))
-            self.loss.place_in_run = place.step / max(place.total, 1)
+            loss.place_in_run = place.step / max(place.total, 1)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics; in training, keep the scores with the best F1 as thresholds."""

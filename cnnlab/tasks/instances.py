@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cnnlab import rle
 from cnnlab.batch import Batch
+from cnnlab.losses import PartsLoss
 from cnnlab.losses.instances import InstanceLoss
 from cnnlab.models.instance_decoder import InstanceDecoder
-from cnnlab.models.instance_detector import grown
 from cnnlab.objects import Truth
 from cnnlab.outputs import Instances as InstanceOutput
 from cnnlab.tasks.detection import Detection
@@ -42,10 +42,9 @@ class Instances(Detection):
         """The network finds the objects itself, since it needs them for their masks."""
         return {"detections": self.detections, "nms": self.nms, **super().network_arguments()}
 
-    def detection_loss(self, static_share: float) -> InstanceLoss:
+    def loss_of_objects(self, boxes: PartsLoss) -> InstanceLoss:
         """Scores, boxes and masks."""
-        own = {name: self.hparams[name] for name in ("mask_weight", "box_weight", "class_weights")}
-        return InstanceLoss(static_share=static_share, **own)
+        return InstanceLoss(boxes, self.hparams["mask_weight"])
 
     def configure_decoder(self) -> InstanceDecoder:
         """Objects with masks."""
@@ -60,10 +59,10 @@ class Instances(Detection):
         outputs = self.measured_outputs(batch)
         loss = self.loss if self.training else self.evaluation_loss
         assert isinstance(loss, InstanceLoss)
-        regions = loss.regions(outputs, batch.targets)
-        regions = regions._replace(boxes=grown(regions.boxes))
         network: Any = self.network
-        logits = network.mask_logits(outputs["fine"], regions.boxes, regions.images)
+        regions = loss.regions(outputs, batch.targets)
+        regions = regions._replace(boxes=network.mask_regions(regions.boxes))
+        logits = network.mask_logits(outputs, regions.boxes, regions.images, regions.labels)
         return loss.parts({**outputs, "mask_regions": regions, "region_logits": logits}, batch.targets), outputs
 
     def found(self, answer: Any) -> dict[str, Any]:

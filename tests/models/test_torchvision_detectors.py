@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import maskrcnn_inference
 
 from cnnlab.batch import Batch
 from cnnlab.commands.models import models
@@ -21,10 +23,12 @@ from cnnlab.imaging import EvalTransform
 from cnnlab.losses import NetworkLoss
 from cnnlab.models import create_detector, create_network, layer_groups
 from cnnlab.models.box_decoder import BoxDecoder
+from cnnlab.models.instance_decoder import InstanceDecoder
 from cnnlab.models.torchvision_table import TORCHVISION_DETECTORS
 from cnnlab.objects import Objects
-from cnnlab.outputs import Boxes
+from cnnlab.outputs import Boxes, Instances
 from cnnlab.tasks import Detection
+from cnnlab.tasks import Instances as InstancesTask
 from tests.conftest import Cnnlab
 from tests.data.objects.pictures import write_objects
 
@@ -36,6 +40,7 @@ def names(fast: list[str]) -> list[Any]:
 
 
 CLASSES = 3
+MASKS = "maskrcnn_resnet50_fpn_v2"
 FEWER = {
     **{
         f"rpn_{when}_nms_top_n_{mode}": count
@@ -48,7 +53,7 @@ FEWER = {
 
 
 def settings(name: str) -> dict[str, Any]:
-    return FEWER if name.startswith("faster") else {}
+    return FEWER if "rcnn" in name else {}
 
 
 def side(name: str) -> int:
@@ -145,6 +150,8 @@ def original(network: Any, name: str) -> Any:
     own = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=outputs, **settings(name))
     own.load_state_dict(network.model.state_dict())
     own.transform.image_mean, own.transform.image_std = [0.0] * 3, [1.0] * 3
+    if name == MASKS:  # Its masks have a test of their own.
+        own.roi_heads.mask_head = None
     if "ssd" not in name:
         own.transform.min_size, own.transform.max_size = (size,), size
     return own.eval()
@@ -214,7 +221,8 @@ def test_a_step_gives_every_parameter_a_gradient(name: str, learner: Any) -> Non
     loss = NetworkLoss()(learner(images, targets), targets)
     loss.backward()
     assert loss > 0
-    assert [own for own, p in learner.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    learned = [(own, p.grad) for own, p in learner.named_parameters() if "mask_" not in own]
+    assert [own for own, grad in learned if grad is None or not grad.isfinite().all()] == []
     names = [own for group in layer_groups(learner) for own, _ in group.parameters_of(learner)]
     assert sorted(names) == sorted(own for own, _ in learner.named_parameters())
     assert layer_groups(learner)[-1].name == "head"
@@ -232,7 +240,8 @@ def test_without_objects_and_with_crowds_the_loss_is_finite(name: str, learner: 
         outputs = learner(images, targets)
         NetworkLoss()(outputs, targets).backward()
         assert outputs["losses"].isfinite().all()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.parameters())
+        grads = [p.grad for own, p in learner.named_parameters() if "mask_" not in own]
+        assert all(grad is not None and grad.isfinite().all() for grad in grads)
 
 
 def test_evaluation_gives_the_same_loss_each_time_and_leaves_chance_alone(name: str, network: Any) -> None:
@@ -247,11 +256,38 @@ def test_evaluation_gives_the_same_loss_each_time_and_leaves_chance_alone(name: 
 @pytest.mark.parametrize("named", names(FAST[:1]))
 def test_files_answer_as_the_network(named: str, tmp_path: Path) -> None:
     network, images = detector(named, norms="mobilenet" in named), images_of(named, 5)
-    output = Boxes("abc", count=20, nms=0.5)
-    pipeline = Pipeline(None, network, BoxDecoder(20, 0.5))
+    masks = named == MASKS
+    output = (Instances if masks else Boxes)("abc", count=20, nms=0.5)
+    pipeline = Pipeline(None, network, (InstanceDecoder if masks else BoxDecoder)(20, 0.5))
     path = tmp_path / "network.onnx"
     certificate = export(pipeline, images, path, metadata_of(output, images))
     assert set(certificate["differences"]) == {"1", "2", "5"}
+
+
+@pytest.mark.slow
+def test_masks_are_torchvisions_and_are_learned() -> None:
+    network, images = detector(MASKS, norms=False), images_of(MASKS, 2)
+    with torch.no_grad():
+        found = network(images)
+        roi, features = network.model.roi_heads, network.model.backbone(images)
+        sizes = [(side(MASKS), side(MASKS))] * 2
+        cut = roi.mask_roi_pool(features, list(found["found_boxes"]), sizes)
+        labels = [own + 1 for own in found["found_labels"]]
+        masks = maskrcnn_inference(roi.mask_predictor(roi.mask_head(cut)), labels)
+    torch.testing.assert_close(found["mask_logits"].sigmoid(), torch.stack(masks)[:, :, 0], atol=1e-5, rtol=1e-4)
+    assert found["mask_logits"].std() > 0
+    task = InstancesTask(MASKS, num_classes=CLASSES, network_args=settings(MASKS)).train()
+    targets = objects([[4.0, 4, 40, 40, 0], [50, 20, 90, 80, 2]], [])
+    targets.masks = torch.full((2, 28, 28), 255, dtype=torch.uint8)
+    batch = Batch(torch.randint(0, 255, (2, 3, 128, 128), dtype=torch.uint8), targets, torch.arange(2), ["", ""])
+    parts, _ = task.parts_and_outputs(batch)
+    torch.autograd.backward(parts.sum())
+    assert task.loss_counts(batch).tolist() == [2, 2]
+    grads = {own: p.grad for own, p in task.network.named_parameters() if p.requires_grad}
+    assert [own for own, grad in grads.items() if grad is None or not grad.isfinite().all()] == []
+    assert max(grad.abs().max() for own, grad in grads.items() if "mask_fcn_logits" in own and grad is not None) > 0
+    with pytest.raises(InputError, match="is for --model Instances"):
+        Detection(MASKS, num_classes=CLASSES)
 
 
 def saved(name: str, classes: int, path: Path) -> dict[str, Tensor]:
@@ -274,7 +310,7 @@ def test_weights_of_coco_are_loaded_but_for_the_last_layers(name: str, tmp_path:
     assert all(torch.equal(found[key], weights[key]) for key in same)
     others = set(weights) - same
     assert others
-    assert all("classification_head" in key or "box_predictor" in key for key in others)
+    assert all(re.search("classification_head|box_predictor|mask_fcn_logits", key) for key in others)
     fixed = [own for own, module in network.train().named_modules() if is_fixed(module)]
     assert bool(fixed) == TORCHVISION_DETECTORS[name].fixed_norms
     assert all(own.startswith("model.backbone.") for own in fixed)
