@@ -51,8 +51,8 @@ def models(command: str, arguments: list[str]) -> None:
     if detection:
         notes = [
             f"parameters and multiply-adds: for COCO's {_COCO_CLASSES} classes, and images of this size",
-            "coco map: on val2017 in percent, from the metadata of torchvision's weights",
-            "weights: torchvision's of COCO; for one_stage_s, m and l, those of the backbone",
+            "coco map: of boxes on val2017 in percent, from the metadata of torchvision's weights",
+            "weights: torchvision's of COCO; for cnnlab's own networks, those of the backbone",
         ]
         show(f"{len(names)} networks for detection", [_detector_record(name) for name in names], options, notes)
         return
