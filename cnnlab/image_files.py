@@ -7,7 +7,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,13 @@ class LeftOut:
         if len(names) < MOST_NAMED:
             names.append(Path(path).name)
 
+    def include(self, other: LeftOut) -> None:
+        """Count the files of another listing too."""
+        for kind, count in other._counts.items():
+            self._counts[kind] = self._counts.get(kind, 0) + count
+            names = self._names.setdefault(kind, [])
+            names += other._names[kind][: MOST_NAMED - len(names)]
+
     def __bool__(self) -> bool:
         return bool(self._counts)
 
@@ -105,9 +113,22 @@ def list_images(folder: Path, left_out: LeftOut | None = None, skipped: frozense
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
     others = LeftOut() if left_out is None else left_out
-    found = list(_walk(folder, set(), others, skipped))
+    found = image_paths(folder, others, skipped)
     if left_out is None and others:
         print(f"{folder}: {others}", file=sys.stderr)
+    return [Path(path) for path in found]
+
+
+def image_paths(folder: Path, left_out: LeftOut, skipped: frozenset[str] = frozenset()) -> list[str]:
+    """The paths of all images below a folder that exists, as text: see list_images.
+
+    Args:
+        folder: The folder.
+        left_out: Counts the other files.
+        skipped: See list_images.
+    """
+    found: list[str] = []
+    _walk(str(folder), found, set(), left_out, skipped)
     return found
 
 
@@ -135,39 +156,47 @@ def without_ending(path: Path) -> Path:
     return path.with_suffix("") if has_ending(path.name) else path
 
 
-def _walk(folder: Path, seen: set[Path], left_out: LeftOut, skipped: frozenset[str]) -> Iterator[Path]:
-    if (real := folder.resolve()) in seen:  # A link to a folder that was already read.
+def _walk(folder: str, found: list[str], seen: set[str], left_out: LeftOut, skipped: frozenset[str]) -> None:
+    """Add the paths of the images below a folder: those that lie in it, then those of its folders."""
+    if (real := os.path.realpath(folder)) in seen:  # A link to a folder that was already read.
         return
     seen.add(real)
-    entries = _entries(folder)
-    for entry in entries:
-        if entry.is_dir() or (skipped and os.path.splitext(entry.name)[1].lower() in skipped):  # noqa: PTH122
+    inner = []
+    for entry in _entries(folder):
+        ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+        known = ending in EXTENSIONS and ending not in skipped
+        if known and entry.is_file():
+            found.append(entry.path)
+        elif entry.is_dir():
+            inner.append(entry.path)
+        elif ending in skipped:
             continue
         # A link that leads nowhere is listed, so that reading names it.
-        if has_ending(entry.name) and (entry.is_file() or entry.is_symlink()):
-            yield Path(entry.path)
-        elif not entry.is_file():
-            left_out.add(entry.path, "not a regular file")
-        elif is_image(entry.path):
-            yield Path(entry.path)
+        elif (known and entry.is_symlink()) or (entry.is_file() and is_image(entry.path)):
+            found.append(entry.path)
         else:
-            left_out.add(entry.path)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), seen, left_out, skipped)
+            left_out.add(entry.path, None if entry.is_file() else "not a regular file")
+    for path in inner:
+        _walk(path, found, seen, left_out, skipped)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:
-            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=attrgetter("name"))
     except OSError as error:
         raise InputError(
             f"{shown(folder)}: the folder cannot be read ({error.strerror}): change its permissions"
         ) from error
-    for entry in entries:
-        check_name(entry.path)
+    if not _is_plain("/".join([str(folder), *map(attrgetter("name"), entries)])):
+        for entry in entries:
+            check_name(entry.path)
     return entries
+
+
+def _is_plain(text: str) -> bool:
+    """Whether check_name takes a text."""
+    return text.isascii() and text.isprintable()
 
 
 def check_name(name: str | Path) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -93,6 +93,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         # A killed process may leave an incomplete last line in metrics.csv.
         return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def write_columns(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
+    """Write a table of columns of the same length atomically."""
+    with written_row_by_row(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

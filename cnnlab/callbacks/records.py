@@ -23,7 +23,7 @@ from cnnlab.report import write_report
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.versions import versions
-from cnnlab.writing import write_atomically, write_csv, write_json
+from cnnlab.writing import write_atomically, write_columns, write_csv, write_json
 from cnnlab.yaml_text import dump_yaml
 
 
@@ -136,8 +136,10 @@ class Report(Callback):
 
 
 def _write_manifest(trainer: Trainer, run: Run) -> None:
-    manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
-    if callable(manifest):
+    data = getattr(trainer, "datamodule", None)
+    if isinstance(data, ListedFiles):
+        write_columns(run.manifest, data.manifest_columns())
+    elif callable(manifest := getattr(data, "manifest", None)):
         write_csv(run.manifest, manifest())
 
 

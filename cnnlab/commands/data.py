@@ -12,7 +12,7 @@ from cnnlab.commands.loading import load_config
 from cnnlab.commands.messages import check_new, say
 from cnnlab.data import VisionDataModule
 from cnnlab.data.file_data import FileDataModule
-from cnnlab.data.listing import SPLITS
+from cnnlab.data.samples import SPLITS
 from cnnlab.errors import InputError, nearest
 from cnnlab.pictures import as_rgb, numpy_targets
 from cnnlab.run import Run, choose

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +16,7 @@ from cnnlab.commands.tables import add_format_options, show
 from cnnlab.data.listing import list_folder
 from cnnlab.data.mask_files import list_pairs
 from cnnlab.data.objects import list_objects
+from cnnlab.data.samples import Sample
 from cnnlab.deploy.benchmark import timed
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, LazyImage
@@ -77,6 +79,7 @@ def recommend_command(command: str, arguments: list[str]) -> None:
 def _count_images(root: Path, task: str) -> tuple[int, int | None]:
     """Count the training images, and take the median of their shorter sides in pixels; the longer ones for objects."""
     finds = task in ("detection", "instances")
+    samples: Sequence[Sample]
     if finds:
         samples = list_objects(root, on_error="skip").samples
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -17,7 +17,6 @@ from cnnlab.data.augmentation import Augmentation, InputSpec, NoAugmentation
 from cnnlab.data.base import ClassesMixin, VisionDataModule
 from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import AugmentedFiles, FileDataset
-from cnnlab.data.listing import Sample
 from cnnlab.data.mixing import create_mixing
 from cnnlab.data.object_annotation import ObjectAnnotation
 from cnnlab.data.object_augmentation import ObjectTransform
@@ -26,6 +25,7 @@ from cnnlab.data.objects.listing import ObjectListing, list_objects
 from cnnlab.data.objects.places import read_sizes
 from cnnlab.data.objects.survey import survey_objects
 from cnnlab.data.objects.table import ObjectTable
+from cnnlab.data.samples import Sample, SampleTable
 from cnnlab.errors import InputError
 from cnnlab.image_files import check_name, listed
 from cnnlab.imaging import EvalTransform, ImageSource, fitted_size, height_and_width, resampling
@@ -150,10 +150,10 @@ class BoxFolder(ClassesMixin, FileDataModule):
         without = f"{len(empty):,} images have no objects ({listed(empty, most=3)})" if empty else ""
         return "; ".join(filter(None, (super().describe_targets(), self._found.layout, without)))
 
-    def read_annotations(self, samples: Sequence[Sample]) -> ObjectReader:
+    def read_annotations(self, samples: SampleTable) -> ObjectReader:
         """The reader of the objects."""
-        rows = [sample.objects if sample.split else -1 for sample in samples]
-        paths = [sample.path for sample in samples]
+        known = np.full(len(samples), -1) if samples.objects is None else samples.objects
+        rows, paths = np.where(samples.splits > 0, known, -1).tolist(), list(samples.paths)
         return ObjectReader(self.table, paths, rows, self.hparams["least_visible"], self.MASK_SIDE)
 
     def try_reading(self, sample: Sample) -> None:
@@ -163,7 +163,7 @@ class BoxFolder(ClassesMixin, FileDataModule):
             ImageError: If the image cannot be read, or has another size.
         """
         image = self.open_image(sample.path)
-        self.read_annotations([sample])(0, image)
+        self.read_annotations(SampleTable.of([sample]))(0, image)
         image.read(self.channels)
 
     def inspect_training(self) -> None:
@@ -238,11 +238,15 @@ class BoxFolder(ClassesMixin, FileDataModule):
         found = survey_objects(own, self.class_names, sizes, self._size, names=names)
         return [*super().describe_images(), *found]
 
-    def manifest_row(self, sample: Sample) -> dict[str, str]:
-        """Path, split, group, bytes, sha256, and how many objects of each class there are."""
-        counts = np.bincount(self.table.labels_of(sample.objects), minlength=self.num_classes).tolist()
-        text = ";".join(f"{name} {count}" for name, count in zip(self.class_names, counts, strict=True) if count)
-        return {**super().manifest_row(sample), "objects": text}
+    def target_columns(self, samples: SampleTable) -> dict[str, Iterable[str]]:
+        """How many objects of each class there are."""
+        assert samples.objects is not None
+        return {"objects": [self._counted(row) for row in samples.objects.tolist()]}
+
+    def _counted(self, row: int) -> str:
+        """How many objects of each class an image has, as text."""
+        counts = np.bincount(self.table.labels_of(row), minlength=self.num_classes).tolist()
+        return ";".join(f"{name} {count}" for name, count in zip(self.class_names, counts, strict=True) if count)
 
 
 def _of_parts(augmentation: Augmentation) -> Augmentation:

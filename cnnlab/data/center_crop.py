@@ -10,7 +10,7 @@ from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.cache import ImageCache
 from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import Opener
-from cnnlab.data.listing import SPLITS, SampleIndex
+from cnnlab.data.samples import SPLITS, SampleIndex
 from cnnlab.errors import InputError
 from cnnlab.imaging import Preprocessing, height_and_width, resampling
 

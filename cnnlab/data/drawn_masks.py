@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnlab import rle
-from cnnlab.data.listing import SampleIndex
 from cnnlab.data.mask_files import has_masks
 from cnnlab.data.mask_values import Mask
 from cnnlab.data.objects import ObjectListing, ObjectTable, list_objects
 from cnnlab.data.objects.coco_files import find_jsons
 from cnnlab.data.objects.places import Files
+from cnnlab.data.samples import SampleIndex
 from cnnlab.errors import InputError, nearest
 from cnnlab.image_files import ImageError, listed
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -17,9 +18,11 @@ from cnnlab.data.base import IMAGENET, BatchDataset, cpu_count
 from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
 from cnnlab.data.image_survey import any_deep, describe_images, find_range
 from cnnlab.data.listed_files import ListedFiles
-from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken, unmatched
-from cnnlab.data.manifest import ContentHashes
+from cnnlab.data.listing import find_broken, unmatched
+from cnnlab.data.manifest import ContentNotes
 from cnnlab.data.presets import create_augmentation
+from cnnlab.data.samples import SPLITS, Sample, SampleIndex, SampleTable
+from cnnlab.data.shared import shared
 from cnnlab.errors import InputError
 from cnnlab.image_files import check_name, listed
 from cnnlab.imaging import EvalTransform, LazyImage, list_images
@@ -77,7 +80,7 @@ class FileDataModule(ListedFiles):
         self._tones = check_tones(range, alpha)
 
     @abstractmethod
-    def read_annotations(self, samples: Sequence[Sample]) -> AnnotationReader:
+    def read_annotations(self, samples: SampleTable) -> AnnotationReader:
         """The reader of the annotations of these samples; the targets of samples without a split are unknown."""
 
     @abstractmethod
@@ -125,16 +128,16 @@ class FileDataModule(ListedFiles):
         resumed = self.trainer is not None and self.trainer.ckpt_path is not None
         if self._tones.range is not None or resumed:
             return
-        found = find_range([sample.path for sample in self._divided.of["train"]])
+        found = find_range(self._divided.of["train"].paths)
         if found is not None:
             self._tones, self.hparams["range"] = self._tones._replace(range=found), list(found)
             rank_zero_info(
                 f"images have more than 8 bits: {found[0]:g} becomes black and {found[1]:g} white (data.range)"
             )
 
-    def _compare_tones(self, samples: Sequence[Sample]) -> None:
+    def _compare_tones(self, paths: Sequence[str]) -> None:
         """Say that images have more than 8 bits, if those of the training had not."""
-        if self._tones.range is None and any_deep([sample.path for sample in samples]):
+        if self._tones.range is None and any_deep(paths):
             rank_zero_warn(
                 "images have more than 8 bits, and those of the training had not: the lowest and the highest possible "
                 "value become black and white; say which values do with --data.range"
@@ -167,8 +170,9 @@ class FileDataModule(ListedFiles):
         """
         self.adopt_from_trainer()
         if stage == "predict" and self._predicts_elsewhere:
-            self.predict_set = self._files(samples := self._prediction_samples(), self.eval_transform().open)
-            self._compare_tones(samples)
+            samples = SampleTable.of(self._prediction_samples(), self.root)
+            self.predict_set = self._files(samples, self.eval_transform().open)
+            self._compare_tones(samples.paths)
             return
         used = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, (self.hparams["predict"],))
         self.compare_with_run(used)
@@ -179,7 +183,7 @@ class FileDataModule(ListedFiles):
         if stage == "fit":
             self.inspect_training()
         if stage != "fit":
-            self._compare_tones([sample for split in used for sample in listing.of[split]])
+            self._compare_tones([path for split in used for path in listing.of[split].paths])
         opener = self.opener(listing, used)
         if stage == "fit":
             self.train_set = self.create_train_set(self._split(listing, "train", opener))
@@ -216,17 +220,14 @@ class FileDataModule(ListedFiles):
         return samples
 
     def _split(self, listing: SampleIndex, split: str, opener: Opener) -> FileDataset:
-        if not listing.of[split]:
+        if not len(listing.of[split]):
             raise InputError(f"{self.root} has no images for {split}: {self.split_remedy(split)}")
-        return self._files(listing.of[split], opener)
+        rows = shared(self.rows_of(split).astype(np.int32))
+        return self._files(listing.of[split], opener, ContentNotes(self.contents, rows) if self._is("fit") else None)
 
-    def _files(self, samples: Sequence[Sample], opener: Opener) -> FileDataset:
-        paths = [sample.path for sample in samples]
-        hashes = ContentHashes(len(paths)) if self._is("fit") else None
-        skip = self.hparams["on_error"] == "skip"
-        files = FileDataset(paths, self.read_annotations(samples), self.eval_transform(), opener, hashes, skip)
-        self._read.append(files)
-        return files
+    def _files(self, samples: SampleTable, opener: Opener, notes: ContentNotes | None = None) -> FileDataset:
+        skip, paths = self.hparams["on_error"] == "skip", samples.paths.mapped(shared)
+        return FileDataset(paths, self.read_annotations(samples), self.eval_transform(), opener, notes, skip)
 
     def _eval_loader(
         self, dataset: BatchDataset, place: dict[str, int] | None = None, batch_size: int | None = None

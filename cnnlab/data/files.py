@@ -17,7 +17,7 @@ from cnnlab.batch import Batch
 from cnnlab.data.annotations import Annotation, FixedTarget
 from cnnlab.data.augmentation import Augmentation, InputSpec, as_tensor
 from cnnlab.data.base import BatchDataset
-from cnnlab.data.manifest import ContentHashes
+from cnnlab.data.manifest import ContentNotes
 from cnnlab.data.mixing import Mixing
 from cnnlab.data.samplers import Draw
 from cnnlab.imaging import EvalTransform, ImageError, ImageSource, LazyImage, preprocess
@@ -68,8 +68,8 @@ class FileDataset(BatchDataset):
     transform: EvalTransform
     opener: Opener = LazyImage
     """Opens a file: LazyImage, or a cache."""
-    hashes: ContentHashes | None = None
-    """Takes the hash of each file's content as it is read."""
+    hashes: ContentNotes | None = None
+    """Take the hash of each file's content as it is read."""
     skip: bool = False
     """Leave out files that can no longer be read, instead of raising."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -15,8 +16,9 @@ from torch import Tensor
 from cnnlab.data.base import ClassesMixin
 from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.files import AugmentedFiles, FileDataset, FixedTargets
-from cnnlab.data.listing import Sample, SampleIndex, list_folder, list_table, split_folders
+from cnnlab.data.listing import list_folder, list_table, split_folders
 from cnnlab.data.mixing import create_mixing
+from cnnlab.data.samples import Sample, SampleIndex, SampleTable
 from cnnlab.errors import InputError
 from cnnlab.image_files import check_name, listed, subfolders
 
@@ -92,18 +94,21 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
             rank_zero_warn(note)
         return listing
 
-    def list_samples(self) -> list[Sample]:
+    def list_samples(self) -> Sequence[Sample]:
         """All images, each with its labels."""
         return self._found.samples
 
-    def read_annotations(self, samples: Sequence[Sample]) -> FixedTargets:
+    def read_annotations(self, samples: SampleTable) -> FixedTargets:
         """The classes, (N,) int64 (-1 if unknown), or (N, K) float with multi-label data."""
         number = {name: i for i, name in enumerate(self.class_names)}
-        if not self.multi_label or not any(sample.split for sample in samples):
-            return FixedTargets(torch.tensor([number[s.labels[0]] if s.labels else -1 for s in samples]))
+        if not self.multi_label or not samples.splits.any():
+            if samples.labels is None:
+                return FixedTargets(torch.full((len(samples),), -1))
+            first = torch.tensor([number[labels[0]] if labels else -1 for labels in samples.labels.values])
+            return FixedTargets(first[torch.from_numpy(samples.labels.numbers).long()])
         targets = torch.zeros(len(samples), self.num_classes)
-        for row, sample in zip(targets, samples, strict=True):
-            row[[number[label] for label in sample.labels]] = 1.0
+        names, rows, labels = samples.pairs()
+        targets[rows, np.array([number[name] for name in names], np.int64)[labels]] = 1.0
         return FixedTargets(targets)
 
     def inspect_training(self) -> None:
@@ -138,7 +143,8 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         return list(split_folders(self.root, self._given_names or (), nested=True)[0].values())
 
     def _training_counts(self) -> Counter[str]:
-        return Counter(label for sample in self.listing.of["train"] for label in sample.labels)
+        names, _, labels = self.listing.of["train"].pairs()
+        return Counter(dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True)))
 
     def create_train_set(self, source: FileDataset) -> AugmentedFiles:
         """The training images, augmented and, with ``mixing``, mixed."""
@@ -167,7 +173,9 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         counts = self._training_counts()
         return "training images by class: " + ", ".join(f"{name} {counts[name]}" for name in self.class_names)
 
-    def manifest_row(self, sample: Sample) -> dict[str, str]:
-        """Path, label, split, group, bytes, sha256."""
-        row = super().manifest_row(sample)
-        return {"path": row["path"], "label": ";".join(sample.labels), **row}
+    def target_columns(self, samples: SampleTable) -> dict[str, Iterable[str]]:
+        """The classes."""
+        if samples.labels is None:
+            return {"label": [""] * len(samples)}
+        texts = [";".join(labels) for labels in samples.labels.values]
+        return {"label": map(texts.__getitem__, samples.labels.numbers.tolist())}

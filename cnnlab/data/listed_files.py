@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from cnnlab.data.base import VisionDataModule
-from cnnlab.data.files import FileDataset
-from cnnlab.data.listing import SPLITS, Sample, SampleIndex, find_broken
-from cnnlab.data.manifest import Content, Recollection, Row, file_size, hash_files, read_manifest, recognize
+from cnnlab.data.listing import find_broken
+from cnnlab.data.manifest import Content, ContentHashes, Recollection, Row, file_size, read_manifest, recognize
+from cnnlab.data.samples import SPLITS, Sample, SampleIndex, SampleTable, code_of, split_of
+from cnnlab.data.shared import shared
 from cnnlab.data.splits import select_fold, split_samples
 from cnnlab.errors import InputError
 from cnnlab.image_files import listed
@@ -76,12 +78,10 @@ class ListedFiles(VisionDataModule):
         self._splits = Path(splits) if splits is not None else None
         self.hparams["splits"] = None
         self._broken: dict[str, str] | None = None
-        self._contents: dict[str, Content] = {}
-        self._read: list[FileDataset] = []
         self._said: set[str] = set()
 
     @abstractmethod
-    def list_samples(self) -> list[Sample]:
+    def list_samples(self) -> Sequence[Sample]:
         """All images, each with its split, "" if none is given.
 
         Raises:
@@ -96,16 +96,19 @@ class ListedFiles(VisionDataModule):
             ImageError: If one cannot be read, or does not match the others.
         """
 
-    def manifest_row(self, sample: Sample) -> Row:
-        """A sample's row in the manifest: path, its target, split, group, bytes, sha256 ("" if it is not known yet)."""
-        known = self._contents.get(sample.path) or Content(bytes=file_size(sample.path))
-        content = {"bytes": known.bytes, "sha256": known.sha256}
-        return {"path": sample.name, "split": sample.split, "group": sample.group, **content}
+    def target_columns(self, samples: SampleTable) -> dict[str, Iterable[str]]:
+        """The targets of samples as text, in columns for the manifest."""
+        return {}
 
     @cached_property
-    def samples(self) -> list[Sample]:
-        """All images, as listed by list_samples(), with their names."""
-        return [replace(sample, name=_below(self.root, sample.path)) for sample in self.list_samples()]
+    def samples(self) -> SampleTable:
+        """All images, as listed by list_samples()."""
+        return SampleTable.of(self.list_samples(), self.root).mapped(shared)
+
+    @cached_property
+    def contents(self) -> ContentHashes:
+        """What is known of the contents of all images, in the order of their division."""
+        return ContentHashes(len(self._divided.table))
 
     @cached_property
     def recollection(self) -> Recollection | None:
@@ -128,7 +131,7 @@ class ListedFiles(VisionDataModule):
         )
         if options["folds"] is None:
             return listing
-        start = 0.0 if any(sample.split for sample in self.samples) else options["test_size"]
+        start = 0.0 if self.samples.splits.any() else options["test_size"]
         return select_fold(listing, options["folds"], options["fold"], options["split_seed"], start)
 
     def _is(self, *stages: str) -> bool:
@@ -137,8 +140,20 @@ class ListedFiles(VisionDataModule):
     @property
     def listing(self) -> SampleIndex:
         """All images that can be used, each with its split."""
-        broken = self._broken or {}
-        return SampleIndex([sample for sample in self._divided.samples if sample.path not in broken])
+        if not self._broken:
+            return self._divided
+        return SampleIndex(self._divided.table.take(np.flatnonzero(self._usable())))
+
+    def rows_of(self, split: str) -> npt.NDArray[np.int64]:
+        """The rows of a split's images that can be used, among all that were divided."""
+        return np.flatnonzero(self._usable() & (self._divided.table.splits == code_of(split)))
+
+    def _usable(self) -> npt.NDArray[np.bool_]:
+        """Which of the divided images can be read, as far as is known, (N,)."""
+        table, broken = self._divided.table, self._broken
+        if not broken:
+            return np.ones(len(table), dtype=bool)
+        return np.fromiter((path not in broken for path in table.paths), bool, len(table))
 
     def leave_out_broken(self) -> None:
         """Read all files and leave out those that cannot be read, if on_error is skip."""
@@ -183,11 +198,14 @@ class ListedFiles(VisionDataModule):
             rank_zero_warn(f"{text}, and are left out: {listed(gone)}")
         for text in known.findings():
             rank_zero_warn(text)
-        if other := known.other_targets({sample.path: self.manifest_row(sample) for sample in self._divided.samples}):
+        table = self._divided.table
+        columns = {"path": table.paths.names(), **self.target_columns(table)}
+        if other := known.other_targets(dict(zip(table.paths, _rows(columns), strict=True))):
             rank_zero_warn(f"{len(other):,} images have other targets than in the run: {listed(other)}")
         own = {row["path"] for row in known.rows}
-        others = [s for s in self._divided.samples if not s.split and s.path not in known.of]
-        if new := [sample.name for sample in others if sample.name not in own]:
+        others = table.take(table.rows_of(""))
+        names = zip(others.paths, others.paths.names(), strict=True)
+        if new := [name for path, name in names if path not in known.of and name not in own]:
             rank_zero_warn(f"{len(new):,} images of {self.root} are not the run's, and are left out: {listed(new)}")
 
     @property
@@ -215,50 +233,57 @@ class ListedFiles(VisionDataModule):
             splits.
         """
         self.leave_out_broken()
-        self._hash({sample.path for sample in self.samples})
-        rows = self.manifest()
-        return [row["error"] for row in rows if row["error"]], self.copies()
+        self._read_contents(np.flatnonzero(~self.contents.known()))
+        return list((self._broken or {}).values()), self.copies()
 
     def copies(self) -> list[list[str]]:
         """The names of each image that is in several splits, as far as contents are known."""
-        same: dict[str, list[Sample]] = {}
-        for sample in self.listing.samples:
-            if sample.split and (content := self._contents.get(sample.path)):
-                same.setdefault(content.sha256, []).append(sample)
-        return [[s.name for s in group] for group in same.values() if len({s.split for s in group}) > 1]
+        table = self._divided.table
+        groups = self.contents.equal(np.flatnonzero(self._usable() & (table.splits > 0) & self.contents.known()))
+        return [[table.paths.name(int(row)) for row in group] for group in groups if len(set(table.splits[group])) > 1]
 
     def manifest(self) -> list[Row]:
-        """A row for each image: see manifest_row, and the error if it was left out.
+        """The rows of manifest_columns()."""
+        return list(_rows(self.manifest_columns()))
 
-        If the run of the manifest goes on, its own rows, with the hashes that it has learned.
+    def manifest_columns(self) -> dict[str, Iterable[str]]:
+        """The columns of the manifest, each to be read once, together with the others.
+
+        They are path, targets, split, group, bytes and sha256 ("" if not known yet), and error if an image was left
+        out. If the run of the manifest goes on, its own rows, with the hashes that it has learned.
         """
         if self._continues and self.recollection is not None:
-            learned = {
-                id(row): self._contents[path] for path, row in self.recollection.of.items() if path in self._contents
-            }
-            return [
-                {**row, **(learned[id(row)]._asdict() if id(row) in learned and not row.get("sha256") else {})}
-                for row in self.recollection.rows
-            ]
-        divided = {sample.path: sample for sample in self._divided.samples}
-        broken = self._broken or {}
-        return [
-            {**self.manifest_row(divided[sample.path]), "error": broken.get(sample.path, "")} for sample in self.samples
-        ]
+            return self.recollection.columns(self._known_contents())
+        table, broken = self._divided.table, self._broken or {}
+        sizes, hashes = self.contents.columns()
+        if len(table) <= _FEW:
+            sizes = [own or file_size(path) for own, path in zip(sizes, table.paths, strict=True)]
+        return {
+            "path": table.paths.names(),
+            **self.target_columns(table),
+            "split": map(split_of, table.splits.tolist()),
+            "group": repeat("", len(table)) if table.groups is None else table.groups,
+            "bytes": sizes,
+            "sha256": hashes,
+            "error": (broken.get(path, "") for path in table.paths) if broken else repeat("", len(table)),
+        }
+
+    def _known_contents(self) -> dict[str, Content]:
+        """The contents that are known, by path."""
+        rows, paths = np.flatnonzero(self.contents.known()), self._divided.table.paths
+        return {paths[int(row)]: self.contents.content(int(row)) for row in rows}
 
     def learn_contents(self) -> None:
         """Take the hashes of the files that all processes have read, and say what they show; all processes call it."""
-        for files in self._read:
-            if files.hashes is not None and self.trainer is not None:
-                on_device = files.hashes.table.to(self.trainer.strategy.root_device)
-                files.hashes.table.copy_(self.trainer.strategy.reduce(on_device, reduce_op="max"))
-                self._contents |= {files.paths[index]: content for index, content in files.hashes.known().items()}
+        if self.trainer is not None:
+            on_device = self.contents.table.to(self.trainer.strategy.root_device)
+            self.contents.table.copy_(self.trainer.strategy.reduce(on_device, reduce_op="max"))
         self._say_contents()
 
     def _say_contents(self) -> None:
         """Say what the hashes show, if it has not been said."""
         known = self.recollection
-        if known is not None and (replaced := known.replaced(self._contents)):
+        if known is not None and (replaced := known.replaced(self._known_contents())):
             self._say_once(f"{len(replaced):,} images are not what they were when the run began: {listed(replaced)}")
         if copies := [" = ".join(names[:2]) for names in self.copies()]:
             self._say_once(
@@ -272,24 +297,17 @@ class ListedFiles(VisionDataModule):
 
     def learn_the_rest(self) -> None:
         """Read the files that training has not read, for their hashes, if that takes no longer than an epoch."""
-        rest = {sample.path for sample in self.listing.samples if sample.split} - self._contents.keys()
-        if len(rest) <= max(len(self._contents), _FEW):
-            self._hash(rest)
+        known = self.contents.known()
+        rest = np.flatnonzero(self._usable() & (self._divided.table.splits > 0) & ~known)
+        if len(rest) <= max(int(known.sum()), _FEW):
+            self._read_contents(rest)
             self._say_contents()
 
-    def _hash(self, paths: set[str]) -> None:
-        order = sorted(paths)
-        self._contents |= {
-            path: content for path, content in zip(order, hash_files(order), strict=True) if content.sha256
-        }
+    def _read_contents(self, rows: npt.NDArray[np.int64]) -> None:
+        self.contents.read(self._divided.table.paths.take(rows), rows.tolist())
 
 
-def _below(root: Path, path: str) -> str:
-    """A file's path below the root, with "/".
-
-    >>> _below(Path("photos"), "photos/cat/1.jpg")
-    'cat/1.jpg'
-    """
-    start = f"{root}{os.sep}"
-    name = path[len(start) :] if path.startswith(start) else os.path.relpath(path, root)
-    return name.replace(os.sep, "/")
+def _rows(columns: dict[str, Iterable[str]]) -> Iterator[Row]:
+    """The rows of a table."""
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))

@@ -6,14 +6,19 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from cnnlab.data.packed import Codes
+from cnnlab.data.samples import SPLITS, Paths, Sample, SampleIndex, SampleTable, code_of
 from cnnlab.errors import InputError, nearest
 from cnnlab.image_files import (
     ImageError,
     LeftOut,
     check_name,
+    image_paths,
     is_image,
     list_images,
     listed,
@@ -23,53 +28,12 @@ from cnnlab.image_files import (
 )
 from cnnlab.yaml_text import dump_yaml
 
-SPLITS = ("train", "val", "test")
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
 """The names of the splits' folders, in lower case."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image file and its targets, split and group."""
-
-    path: str
-    labels: tuple[str, ...] = ()
-    """The names of its classes: one, or any number with multi-label data."""
-    split: str = ""
-    """train, val or test; "" if it has not been decided."""
-    group: str = ""
-    """Samples of a group (a patient, a scene) stay in one split."""
-    mask: str = ""
-    """The file of its mask, if it has one."""
-    values: tuple[float, ...] = ()
-    """Its values, if it has any."""
-    stratum: str = ""
-    """Each fold has samples of each stratum and of each class, if there are enough."""
-    name: str = ""
-    """Its path below the root, with "/": a run knows it by this name, wherever the root lies."""
-    objects: int = -1
-    """Its row in the table of its objects, if it has one: see objects.ObjectTable."""
-
-
-@dataclass
-class SampleIndex:
-    """Samples, and the names of the classes in order."""
-
-    samples: list[Sample]
-    class_names: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What the user should know of it, such as the files that were left out."""
-    layout: str = ""
-    """How the files lie, where several ways are possible."""
-    of: dict[str, list[Sample]] = field(init=False)
-    """The samples by split."""
-
-    def __post_init__(self) -> None:
-        self.of = {split: [sample for sample in self.samples if sample.split == split] for split in SPLITS}
 
 
 def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleIndex:
@@ -97,8 +61,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
             f"{first} has no folders, expected one for each class with its images inside"
             + (f" ({loose} images lie in it directly; or give a table of paths and labels: data.csv)" if loose else "")
         )
-    samples: list[Sample] = []
-    left_out = LeftOut()
+    folders: list[tuple[str, str, Path]] = []
     for split, place in places.items():
         present = subfolders(place)
         if strange := sorted(set(present) - set(names)):
@@ -106,17 +69,38 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
                 f"{place / strange[0]}: there is no class {strange[0]!r}, {nearest(strange[0], names)} (the "
                 f"classes are those of {'the checkpoint or data.class_names' if class_names is not None else first})"
             )
-        for name in present:
-            images = list_images(place / name, left_out)
-            if not images and split in ("", "train"):
-                others = f" ({left_out})" if left_out else ""
-                raise InputError(f"{place / name} has no images: remove the folder, or put images into it{others}")
-            samples += [Sample(str(path), (name,), split) for path in images]
+        folders += [(split, name, place / name) for name in present]
         if loose_ones := loose_images(place):
             named = listed(map(_name, loose_ones))
             notes.append(f"{len(loose_ones)} images in {place} are in no class's folder, and left out: {named}")
+    table, left_out = _list_classes(root, folders)
     notes += [f"{root}: {left_out}"] if left_out else []
-    return SampleIndex(samples, names, notes)
+    return SampleIndex(table, names, notes)
+
+
+def _list_classes(root: Path, folders: Sequence[tuple[str, str, Path]]) -> tuple[SampleTable, LeftOut]:
+    """The images of folders, each with its split and class; folders are listed in threads, since disks may be far away.
+
+    Raises:
+        InputError: If a folder for training has no images.
+    """
+
+    def list_one(folder: tuple[str, str, Path]) -> tuple[list[str], LeftOut]:
+        others = LeftOut()
+        return image_paths(folder[2], others), others
+
+    files, counts, left_out = [], [], LeftOut()
+    with ThreadPoolExecutor() as pool:
+        for (split, _, place), (paths, others) in zip(folders, pool.map(list_one, folders), strict=True):
+            left_out.include(others)
+            if not paths and split in ("", "train"):
+                said = f" ({left_out})" if left_out else ""
+                raise InputError(f"{place} has no images: remove the folder, or put images into it{said}")
+            files.append(Paths.of(str(root), paths))
+            counts.append(len(paths))
+    numbers = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
+    splits = np.array([code_of(split) for split, _, _ in folders], np.uint8)[numbers]
+    return SampleTable(Paths.joined(files), splits, Codes([(name,) for _, name, _ in folders], numbers)), left_out
 
 
 def split_folders(

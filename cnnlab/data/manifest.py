@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from cnnlab.data.listing import SPLITS, Sample
+from cnnlab.data.samples import SPLITS, Sample, SampleTable, code_of
 from cnnlab.errors import InputError
 from cnnlab.image_files import listed
 
@@ -34,10 +38,10 @@ class Content(NamedTuple):
 
 
 class ContentHashes:
-    """The content of each file of a data set, from the bytes that its readers read; reader processes share it.
+    """The content of each of many files, from the bytes that are read; reader processes share it.
 
     Args:
-        count: The number of files.
+        count: The number of files, N.
     """
 
     def __init__(self, count: int) -> None:
@@ -45,23 +49,79 @@ class ContentHashes:
         """(N, 44) uint8: SHA-256, number of bytes and CRC-32 of each file; all zero where one has not been read."""
         self.table.share_memory_()  # type: ignore[no-untyped-call]
 
-    def note(self, index: int, content: bytes) -> bool:
+    def note(self, row: int, content: bytes) -> bool:
         """Note the content of a file that was read, and return whether it is that of the first reading."""
         quick = len(content).to_bytes(_COUNT) + zlib.crc32(content).to_bytes(_CRC)
-        first = bytes(self.table[index, _SHA256:].tolist())
-        if any(first):
-            return first == quick
-        self.table[index] = torch.frombuffer(bytearray(hashlib.sha256(content).digest() + quick), dtype=torch.uint8)
+        first = self.table[row].numpy().tobytes()
+        if any(first[-_CRC:]):
+            return first[_SHA256:] == quick
+        if any(first):  # Read for its hash.
+            return first[:_SHA256] == hashlib.sha256(content).digest()
+        self._put(row, hashlib.sha256(content).digest() + quick)
         return True
 
-    def known(self) -> dict[int, Content]:
-        """The contents of the files that have been read, by index."""
-        found = {}
-        for index in self.table.any(dim=1).nonzero()[:, 0].tolist():
-            row = bytes(self.table[index].tolist())
-            count = int.from_bytes(row[_SHA256 : _SHA256 + _COUNT])
-            found[index] = Content(row[:_SHA256].hex(), str(count))
+    def read(self, paths: Sequence[str], rows: Sequence[int]) -> None:
+        """Read files, in threads, and note their contents; those that cannot be read stay unknown.
+
+        Args:
+            paths: The files.
+            rows: The row of each.
+        """
+
+        def read_one(path: str, row: int) -> None:
+            if (content := _content_of(path)).sha256:
+                self._put(row, bytes.fromhex(content.sha256) + int(content.bytes).to_bytes(_COUNT) + bytes(_CRC))
+
+        with ThreadPoolExecutor() as pool:
+            deque(pool.map(read_one, paths, rows), maxlen=0)
+
+    def _put(self, row: int, entry: bytes) -> None:
+        self.table[row] = torch.frombuffer(bytearray(entry), dtype=torch.uint8)
+
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Whether each file has been read, (N,)."""
+        found: npt.NDArray[np.bool_] = self.table.any(dim=1).numpy()
         return found
+
+    def content(self, row: int) -> Content:
+        """The content of a file; empty if it has not been read."""
+        entry = self.table[row].numpy().tobytes()
+        if not any(entry):
+            return Content()
+        return Content(entry[:_SHA256].hex(), str(int.from_bytes(entry[_SHA256 : _SHA256 + _COUNT])))
+
+    def columns(self) -> tuple[list[str], Iterator[str]]:
+        """The number of bytes and the SHA-256 of each file as text, "" if it has not been read."""
+        known, entries = self.known().tolist(), self.table.numpy()
+        counts = np.ascontiguousarray(entries[:, _SHA256 : _SHA256 + _COUNT]).view(">u8")[:, 0].tolist()
+        hashes = (entries[row, :_SHA256].tobytes().hex() if read else "" for row, read in enumerate(known))
+        return [str(count) if read else "" for count, read in zip(counts, known, strict=True)], hashes
+
+    def equal(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Those of these rows that have the same content as another one of them, as groups, the first row's first."""
+        entries = np.ascontiguousarray(self.table.numpy()[rows, :_SHA256]).view(f"V{_SHA256}")[:, 0]
+        # Most differ in their first bytes, which are compared far faster.
+        quick = entries.view(np.uint64).reshape(len(rows), -1)[:, 0] if len(rows) else np.zeros(0, np.uint64)
+        order = np.argsort(quick, kind="stable")
+        same = quick[order][1:] == quick[order][:-1]
+        groups: dict[bytes, list[int]] = {}
+        for place in np.flatnonzero(np.append(same, False) | np.insert(same, 0, False)):
+            groups.setdefault(entries[order[place]].tobytes(), []).append(int(order[place]))
+        found = [rows[sorted(group)] for group in groups.values() if len(group) > 1]
+        return sorted(found, key=lambda group: int(group[0]))
+
+
+class ContentNotes(NamedTuple):
+    """The contents of some of many files, which take what is read of them."""
+
+    hashes: ContentHashes
+    """Those of all files."""
+    rows: npt.NDArray[np.int32]
+    """The row of each of the files, (N,)."""
+
+    def note(self, index: int, content: bytes) -> bool:
+        """See ContentHashes.note."""
+        return self.hashes.note(int(self.rows[index]), content)
 
 
 _SHA256, _COUNT, _CRC = 32, 8, 4
@@ -70,16 +130,16 @@ _SHA256, _COUNT, _CRC = 32, 8, 4
 
 def hash_files(paths: Sequence[str]) -> list[Content]:
     """The content of each file; empty for one that cannot be read."""
-
-    def of(path: str) -> Content:
-        try:
-            with Path(path).open("rb") as file:
-                return Content(hashlib.file_digest(file, "sha256").hexdigest(), str(file.tell()))
-        except OSError:
-            return Content()
-
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(of, paths))
+        return list(pool.map(_content_of, paths))
+
+
+def _content_of(path: str) -> Content:
+    try:
+        with Path(path).open("rb") as file:
+            return Content(hashlib.file_digest(file, "sha256").hexdigest(), str(file.tell()))
+    except OSError:
+        return Content()
 
 
 def file_size(path: str) -> str:
@@ -140,7 +200,7 @@ class Recollection:
         """The number of images of a split that the run knows."""
         return sum(_is_used(row) and row["split"] == split for row in self.rows)
 
-    def with_splits(self, samples: Iterable[Sample]) -> list[Sample]:
+    def with_splits(self, samples: SampleTable) -> SampleTable:
         """The samples with the splits of the run, in the manifest's order, then those that it does not have.
 
         Images that the run does not know keep a validation or test split of their own, since it was not trained on
@@ -149,14 +209,18 @@ class Recollection:
         unknown = "" if self.is_of_the_run else "test"
         copies = {sample.path for sample in self.copies}
         order = {id(row): place for place, row in enumerate(self.rows)}
-        known, others = [], []
-        for sample in samples:
-            if row := self.of.get(sample.path):
-                known.append((order[id(row)], replace(sample, split=row["split"])))
+        splits, known, others = samples.splits.copy(), [], []
+        for place, path in enumerate(samples.paths):
+            if row := self.of.get(path):
+                known.append((order[id(row)], place))
+                splits[place] = code_of(row["split"])
             else:
-                left_out = sample.path in copies or sample.split == "train"
-                others.append(replace(sample, split="" if left_out else sample.split or unknown))
-        return [sample for _, sample in sorted(known, key=lambda pair: pair[0])] + others
+                others.append(place)
+                if path in copies or splits[place] == code_of("train"):
+                    splits[place] = code_of("")
+                elif splits[place] == code_of(""):
+                    splits[place] = code_of(unknown)
+        return samples.with_splits(splits).take(np.array([*(place for _, place in sorted(known)), *others], np.int64))
 
     def findings(self) -> list[str]:
         """What differs from the time when the run began: images with other content, and those that have moved."""
@@ -174,6 +238,15 @@ class Recollection:
         said = {sample.path for sample in self.changed}
         known = [(path, row) for path, row in self.of.items() if path in contents and path not in said]
         return [row["path"] for path, row in known if row.get("sha256", "") not in ("", contents[path].sha256)]
+
+    def columns(self, contents: Mapping[str, Content]) -> dict[str, Iterable[str]]:
+        """The columns of the manifest, with the contents, by path, of those that had none."""
+        learned = {id(row): contents[path] for path, row in self.of.items() if path in contents}
+        rows = [
+            {**row, **(learned[id(row)]._asdict() if id(row) in learned and not row.get("sha256") else {})}
+            for row in self.rows
+        ]
+        return {name: [row.get(name, "") for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
 
     def other_targets(self, rows: Mapping[str, Row]) -> list[str]:
         """The images whose rows, by their paths, have other classes or values than in the run."""

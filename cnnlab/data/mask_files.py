@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from cnnlab.data.listing import Sample, SampleIndex, read_samples, split_folders
+from cnnlab.data.listing import read_samples, split_folders
+from cnnlab.data.samples import Sample, SampleIndex
 from cnnlab.errors import InputError
 from cnnlab.image_files import LeftOut, check_name, list_images, listed, subfolders, without_ending
 

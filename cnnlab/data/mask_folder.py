@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,6 @@ from cnnlab.data.base import ClassesMixin
 from cnnlab.data.drawn_masks import DrawnListing, list_drawn
 from cnnlab.data.file_data import FileDataModule, fill
 from cnnlab.data.files import AugmentedFiles, FileDataset, read_sizes
-from cnnlab.data.listing import Sample
 from cnnlab.data.mask_files import list_pair_table, list_pairs
 from cnnlab.data.mask_survey import (
     MaskSurvey,
@@ -28,6 +27,7 @@ from cnnlab.data.mask_survey import (
     survey_masks,
 )
 from cnnlab.data.mask_values import NO_VALUE, MaskOpener, MaskReader, MaskValues, Value, as_groups, read_mask
+from cnnlab.data.samples import Sample, SampleTable
 from cnnlab.errors import InputError
 from cnnlab.image_files import ImageError, check_name, listed
 from cnnlab.imaging import EvalTransform, Preprocessing, height_and_width, resampling
@@ -198,7 +198,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
         counts, ignored = count_classes(self._survey, paths, self._mask_values, self.num_classes)
         return torch.from_numpy(counts), ignored
 
-    def list_samples(self) -> list[Sample]:
+    def list_samples(self) -> Sequence[Sample]:
         """All images, each with its mask."""
         skip = self.hparams["on_error"] == "skip"
         if self._drawn is not None:
@@ -214,9 +214,9 @@ class MaskFolder(ClassesMixin, FileDataModule):
         """The number of classes and their names, and how the files lie, where several ways are possible."""
         return "; ".join(filter(None, (super().describe_targets(), self._layout)))
 
-    def read_annotations(self, samples: Sequence[Sample]) -> MaskReader:
+    def read_annotations(self, samples: SampleTable) -> MaskReader:
         """The reader of the masks."""
-        masks = [sample.mask for sample in samples]
+        masks = list(samples.masks or [""] * len(samples))
         rare = self.hparams["rare_crops"]
         return MaskReader(masks, self._mask_values, self.ignore_index, rare, self._mask_opener)
 
@@ -233,7 +233,7 @@ class MaskFolder(ClassesMixin, FileDataModule):
         if sample.split and not sample.mask:
             raise ImageError(f"{sample.path}: has no mask")
         image = self.open_image(sample.path)
-        self.read_annotations([sample])(0, image)
+        self.read_annotations(SampleTable.of([sample]))(0, image)
         image.read(self.channels)
 
     def adopt(self, preprocessing: Preprocessing | None) -> None:
@@ -297,6 +297,8 @@ class MaskFolder(ClassesMixin, FileDataModule):
         named = ", ".join(f"{name} {share:.2%}" for name, share in shares)
         return f"training pixels by class: {named}; ignored: {share:.2%} of all"
 
-    def manifest_row(self, sample: Sample) -> dict[str, str]:
-        """Path, split, group, bytes, sha256, mask."""
-        return {**super().manifest_row(sample), "mask": os.path.relpath(sample.mask, self.root) if sample.mask else ""}
+    def target_columns(self, samples: SampleTable) -> dict[str, Iterable[str]]:
+        """The files of the masks."""
+        return {
+            "mask": [os.path.relpath(mask, self.root) if mask else "" for mask in samples.masks or [""] * len(samples)]
+        }

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from cnnlab.data.listing import Sample, SampleIndex
+from cnnlab.data.samples import Sample, SampleIndex, SampleTable, code_of, split_of
 from cnnlab.errors import InputError
 
 _GOLDEN_RATIO = 0.6180339887498949
 """Its multiples, modulo 1, fill 0..1 evenly."""
+_NONE, _TRAIN, _VAL, _TEST = map(code_of, ("", "train", "val", "test"))
 
 
 def place(name: str, seed: int) -> float:
@@ -56,80 +58,109 @@ def split_samples(listing: SampleIndex, val_size: float, test_size: float, seed:
     Raises:
         InputError: If the shares leave no training samples, if a split would be empty, or if a group has two splits.
     """
-    given = {sample.split for sample in listing.samples}
+    table = listing.table
+    given = {split_of(code) for code in np.unique(table.splits).tolist()}
     shares = {"test": test_size if given == {""} else 0.0, "val": val_size if "val" not in given else 0.0}
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         raise InputError(
             f"data.val_size is {val_size} and data.test_size {test_size}, expected shares, below 1 together"
         )
-    samples = _with_their_groups(listing.samples)
-    units: dict[str, list[int]] = {}
-    for i, sample in enumerate(samples):
-        if sample.split in ("", "train"):
-            units.setdefault(_key(sample), []).append(i)
-    divided = _divide({key: place(key, seed) for key in units}, shares)
-    labels = {key: {label for i in members for label in samples[i].labels} for key, members in units.items()}
-    _train_on_each_class(divided, labels)
-    _fill_empty_splits(divided, labels, [split for split, share in shares.items() if share])
-    for key, (split, _) in divided.items():
-        for i in units[key]:
-            samples[i] = replace(samples[i], split=split)
-    found = SampleIndex(samples, listing.class_names)
+    splits = _with_their_groups(table)
+    rows = np.flatnonzero((splits == _NONE) | (splits == _TRAIN))
+    units = _units(table.take(rows))
+    places = np.fromiter((place(key, seed) for key in units.keys), np.float64, len(units.keys))
+    test, both = shares["test"], sum(shares.values())
+    # The shares follow each other from 0, the rest is for training.
+    codes = np.where(places < test, _TEST, np.where(places < both, _VAL, _TRAIN)).astype(np.uint8)
+    _train_on_each_class(codes, places, units)
+    _fill_empty_splits(codes, places, units, [split for split, share in shares.items() if share])
+    splits[rows] = codes[units.of_row]
+    found = SampleIndex(table.with_splits(splits), listing.class_names)
     for split in ("train", *(split for split, share in shares.items() if share)):
-        if units and not found.of[split]:
-            count = sum(map(len, units.values()))
-            groups = f" in {len(units)} groups" if len(units) < count else ""
+        if len(rows) and not (splits == code_of(split)).any():
+            groups = f" in {len(codes)} groups" if len(codes) < len(rows) else ""
             raise InputError(
-                f"{count} images{groups} leave none for {split}: give more {'groups' if groups else 'images'}, or "
+                f"{len(rows)} images{groups} leave none for {split}: give more {'groups' if groups else 'images'}, or "
                 f"another {'data.val_size' if split == 'train' else f'data.{split}_size'}"
             )
     return found
+
+
+class _Units(NamedTuple):
+    """What is divided: groups, and samples without a group."""
+
+    keys: Sequence[str]
+    """The name of each, (U,)."""
+    of_row: npt.NDArray[np.int64]
+    """The unit of each sample, (N,)."""
+    names: Sequence[str]
+    """The names of all labels, sorted."""
+    pairs: npt.NDArray[np.int64]
+    """(L, 2), each unit and each label that one of its samples has."""
+
+
+def _units(samples: SampleTable) -> _Units:
+    names, rows, labels = samples.pairs()
+    of_row: npt.NDArray[np.int64] = np.arange(len(samples))
+    keys: Sequence[str] = list(samples.paths.names())
+    if samples.groups is not None and any(samples.groups):
+        number: dict[str, int] = {}
+        of_row = np.array(
+            [number.setdefault(group or name, len(number)) for group, name in zip(samples.groups, keys, strict=True)]
+        )
+        keys = list(number)
+    pairs = np.stack([of_row[rows], labels], axis=1) if len(rows) else np.zeros((0, 2), np.int64)
+    return _Units(keys, of_row, names, pairs if len(keys) == len(samples) else np.unique(pairs, axis=0))
 
 
 def _key(sample: Sample) -> str:
     return sample.group or sample.name or sample.path
 
 
-def _with_their_groups(samples: Iterable[Sample]) -> list[Sample]:
-    """Give samples without a split the one of their group."""
-    first: dict[str, Sample] = {}
-    for sample in samples:
-        if sample.group and sample.split:
-            other = first.setdefault(sample.group, sample)
-            if other.split != sample.split:
+def _with_their_groups(table: SampleTable) -> npt.NDArray[np.uint8]:
+    """The splits of samples, where those without one get the one of their group."""
+    splits = table.splits.copy()
+    if table.groups is None:
+        return splits
+    first: dict[str, int] = {}
+    for row, group in enumerate(table.groups):
+        if group and splits[row] != _NONE:
+            other = first.setdefault(group, row)
+            if splits[other] != splits[row]:
+                one, two = table[other], table[row]
                 raise InputError(
-                    f"group {sample.group!r} is in two splits: {other.path} in {other.split}, {sample.path} in "
-                    f"{sample.split}: give all images of a group the same split, or another group"
+                    f"group {group!r} is in two splits: {one.path} in {one.split}, {two.path} in {two.split}: give all "
+                    "images of a group the same split, or another group"
                 )
-    return [
-        sample if sample.split or sample.group not in first else replace(sample, split=first[sample.group].split)
-        for sample in samples
-    ]
+    for row, group in enumerate(table.groups):
+        if group in first and splits[row] == _NONE:
+            splits[row] = splits[first[group]]
+    return splits
 
 
-def _divide(places: dict[str, float], shares: dict[str, float]) -> dict[str, tuple[str, float]]:
-    """The split and the place of each unit: the shares follow each other from 0, the rest is for training."""
-    test, both = shares["test"], sum(shares.values())
-    return {key: ("test" if at < test else "val" if at < both else "train", at) for key, at in places.items()}
-
-
-def _train_on_each_class(divided: dict[str, tuple[str, float]], labels: dict[str, set[str]]) -> None:
+def _train_on_each_class(codes: npt.NDArray[np.uint8], places: npt.NDArray[np.float64], units: _Units) -> None:
     """Move the unit with the greatest place to training, for each class that has none there."""
-    trained = {label for key, (split, _) in divided.items() if split == "train" for label in labels[key]}
-    for label in sorted(set().union(*labels.values()) - trained):
-        key = max((at, key) for key, (_, at) in divided.items() if label in labels[key])[1]
-        divided[key] = ("train", divided[key][1])
+    of_unit, labels = units.pairs.T
+    trained = np.unique(labels[codes[of_unit] == _TRAIN])
+    for label in np.setdiff1d(np.arange(len(units.names)), trained).tolist():
+        if (codes[(own := of_unit[labels == label])] != _TRAIN).all() and len(own):
+            codes[max(own.tolist(), key=lambda unit: (places[unit], units.keys[unit]))] = _TRAIN
 
 
-def _fill_empty_splits(divided: dict[str, tuple[str, float]], labels: dict[str, set[str]], wanted: list[str]) -> None:
+def _fill_empty_splits(
+    codes: npt.NDArray[np.uint8], places: npt.NDArray[np.float64], units: _Units, wanted: list[str]
+) -> None:
     """Move a training unit to each split that has none, if possible one whose classes have others."""
-    for split in wanted:
-        own = {key for key, (current, _) in divided.items() if current == "train"}
-        if len(own) < 2 or any(current == split for current, _ in divided.values()):
+    of_unit, labels = units.pairs.T
+    for code in map(code_of, wanted):
+        own = np.flatnonzero(codes == _TRAIN)
+        if len(own) < 2 or (codes == code).any():
             continue
-        counts = Counter(label for key in own for label in labels[key])
-        key = min(own, key=lambda key: (any(counts[label] < 2 for label in labels[key]), divided[key][1], key))
-        divided[key] = (split, divided[key][1])
+        counts = np.bincount(labels[codes[of_unit] == _TRAIN], minlength=len(units.names))
+        alone = np.zeros(len(codes), dtype=bool)
+        alone[of_unit[counts[labels] < 2]] = True
+        unit = min(own.tolist(), key=lambda unit: (bool(alone[unit]), places[unit], units.keys[unit]))
+        codes[unit] = code
 
 
 def folds(samples: Sequence[Sample], count: int, seed: int, start: float = 0.0) -> np.ndarray:
@@ -195,14 +226,13 @@ def select_fold(listing: SampleIndex, count: int, fold: int, seed: int, start: f
     Raises:
         InputError: If there are fewer samples, or groups, than folds.
     """
-    together = [sample for sample in listing.samples if sample.split != "test"]
+    table = listing.table
+    rows = np.flatnonzero(table.splits != _TEST)
+    together = table.take(rows)
     units = len({_key(sample) for sample in together})
     if units < count:
         groups = f" in {units} groups" if units < len(together) else ""
         raise InputError(f"data.folds is {count}, and there are only {len(together)} images{groups} to divide")
-    places = folds(together, count, seed, start)
-    moved = [
-        replace(sample, split="val" if place == fold else "train")
-        for sample, place in zip(together, places, strict=True)
-    ]
-    return SampleIndex([*moved, *listing.of["test"]], listing.class_names)
+    splits = table.splits.copy()
+    splits[rows] = np.where(folds(together, count, seed, start) == fold, _VAL, _TRAIN)
+    return SampleIndex(table.with_splits(splits), listing.class_names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -14,7 +14,8 @@ import torch
 from cnnlab.data.base import VisionDataModule
 from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.files import FixedTargets
-from cnnlab.data.listing import Sample, read_samples, read_table
+from cnnlab.data.listing import read_samples, read_table
+from cnnlab.data.samples import Sample, SampleTable
 from cnnlab.errors import InputError, nearest
 
 _OTHER_COLUMNS = ("path", "split", "group", "bytes", "sha256", "error")
@@ -97,10 +98,9 @@ class ValueTable(CenterCropDataModule):
         return names
 
     def _training_mean_and_std(self) -> tuple[list[float], list[float]]:
-        training = [sample.values for sample in self._divided.of["train"]]
-        if not training:
+        numbers = self._divided.of["train"].values
+        if numbers is None or not len(numbers):
             raise InputError(f"{self.table} has no images for train: {self.split_remedy('train')}")
-        numbers = np.array(training)
         for name, column in zip(self.value_names, numbers.T, strict=True):
             if column.min() == column.max():
                 raise InputError(
@@ -127,10 +127,11 @@ class ValueTable(CenterCropDataModule):
         strata = _strata(samples)
         return [replace(sample, stratum=stratum) for sample, stratum in zip(samples, strata, strict=True)]
 
-    def read_annotations(self, samples: Sequence[Sample]) -> FixedTargets:
+    def read_annotations(self, samples: SampleTable) -> FixedTargets:
         """The values, (N, V) float32, NaN if unknown."""
-        unknown = (math.nan,) * len(self.value_names)
-        return FixedTargets(torch.tensor([sample.values or unknown for sample in samples], dtype=torch.float32))
+        if samples.values is None:
+            return FixedTargets(torch.full((len(samples), len(self.value_names)), math.nan))
+        return FixedTargets(torch.from_numpy(samples.values).float())
 
     def level_gap(self) -> str | None:
         """A message about a gap in the levels of a value; None if there is no gap.
@@ -161,11 +162,11 @@ class ValueTable(CenterCropDataModule):
             for name, numbers in zip(self.value_names, columns, strict=True)
         )
 
-    def manifest_row(self, sample: Sample) -> dict[str, str]:
-        """Path, the values, split, group, bytes, sha256."""
-        row = super().manifest_row(sample)
-        texts = (repr(value).removesuffix(".0") for value in sample.values)
-        return {"path": row["path"], **dict(zip(self.value_names, texts, strict=True)), **row}
+    def target_columns(self, samples: SampleTable) -> dict[str, Iterable[str]]:
+        """The values."""
+        assert samples.values is not None
+        columns = zip(self.value_names, samples.values.T.tolist(), strict=True)
+        return {name: [repr(value).removesuffix(".0") for value in column] for name, column in columns}
 
 
 def _value_columns(row: Mapping[str, str]) -> list[str]:

@@ -165,7 +165,7 @@ def test_a_check_tells_of_objects_and_a_description_of_those_without(root: Path)
     assert data.describe_training().startswith("training objects by class: square ")
     lines = "\n".join(data.describe_images())
     assert "sizes at 64 x 64" in lines
-    assert data.manifest_row(data.listing.of["train"][3])["objects"]
+    assert data.manifest()[3]["objects"]
     assert data.class_names == list(NAMES)
 
 

@@ -16,8 +16,8 @@ from cnnlab.data import CenterCropDataModule, FileDataModule, ImageFolder, MaskF
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import BatchDataset
 from cnnlab.data.files import AugmentedFiles, FixedTargets
-from cnnlab.data.listing import Sample
 from cnnlab.data.samplers import TrainSampler
+from cnnlab.data.samples import Sample
 from cnnlab.errors import InputError
 from cnnlab.imports import parameters_of
 

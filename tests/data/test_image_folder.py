@@ -13,7 +13,7 @@ from PIL import Image
 from cnnlab.batch import Batch
 from cnnlab.data import ImageFolder
 from cnnlab.data.files import FileDataset, FixedTargets
-from cnnlab.data.listing import Sample, SampleIndex
+from cnnlab.data.samples import Sample, SampleIndex, SampleTable
 from cnnlab.data.splits import folds, split_samples
 from cnnlab.errors import InputError
 from cnnlab.imaging import ImageError, Preprocessing
@@ -159,9 +159,9 @@ def test_a_table_says_path_label_split_and_labels(tmp_path: Path) -> None:
         ImageFolder(str(tmp_path), csv=str(table), class_names=["a"], multi_label=True)
     assert several.class_names == ["striped", "wide"]
     by_path = sorted(several.listing.samples, key=lambda sample: sample.path, reverse=True)
-    assert several.read_annotations(by_path).targets.tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert several.read_annotations(SampleTable.of(by_path)).targets.tolist() == [[0, 0], [1, 0], [1, 1]]
     # Images without any label are no images of unknown labels.
-    assert several.read_annotations(by_path[:1]).targets.tolist() == [[0, 0]]
+    assert several.read_annotations(SampleTable.of(by_path[:1])).targets.tolist() == [[0, 0]]
     with pytest.raises(InputError, match=r"line 3: x/spots/00\.jpg has no label"):
         ImageFolder(str(tmp_path), csv=str(table))
     table.write_text("path,label\nx/a.jpg,one\nx/a.jpg,two\n")

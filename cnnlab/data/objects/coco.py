@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnnlab import rle
-from cnnlab.data.listing import Sample
 from cnnlab.data.objects.coco_files import ImageFinder, find_jsons, read_json
 from cnnlab.data.objects.findings import Findings
 from cnnlab.data.objects.places import Files, declared_size, describe_unlisted
 from cnnlab.data.objects.reading import ObjectList, Reading
 from cnnlab.data.objects.shapes import Shape, as_ring
+from cnnlab.data.samples import Sample
 from cnnlab.errors import InputError, nearest
 from cnnlab.image_files import check_name, listed
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnlab.data.listing import Sample
 from cnnlab.data.objects.places import Files, declared_size, describe_unlisted, split_of
 from cnnlab.data.objects.reading import ObjectList, Reading
+from cnnlab.data.samples import Sample
 from cnnlab.errors import InputError
 from cnnlab.image_files import check_name
 

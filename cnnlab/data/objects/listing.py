@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from cnnlab.data.listing import Sample
 from cnnlab.data.objects.checks import build_table
 from cnnlab.data.objects.coco import read_coco
 from cnnlab.data.objects.coco_files import find_jsons
@@ -21,6 +20,7 @@ from cnnlab.data.objects.table import ObjectTable
 from cnnlab.data.objects.voc import read_voc
 from cnnlab.data.objects.yolo import read_yolo
 from cnnlab.data.objects.yolo_config import find_config
+from cnnlab.data.samples import Sample
 from cnnlab.errors import InputError, nearest
 from cnnlab.image_files import check_name, listed, subfolders
 

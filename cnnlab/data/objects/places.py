@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab.data.listing import SPLITS
+from cnnlab.data.samples import SPLITS
 from cnnlab.errors import InputError
 from cnnlab.image_files import EXTENSIONS, LeftOut, check_name, list_images, listed, local_copy
 from cnnlab.imaging import ImageError, LazyImage

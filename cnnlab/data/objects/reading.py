@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab.data.listing import Sample
 from cnnlab.data.objects.findings import Findings
 from cnnlab.data.objects.shapes import Floats, Ints, Shape, Shapes
+from cnnlab.data.samples import Sample
 
 
 class RawObjects(NamedTuple):

@@ -11,7 +11,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from cnnlab.data.listing import Sample, split_folders
+from cnnlab.data.listing import split_folders
 from cnnlab.data.objects.label_files import LabelFiles, check_labeled, describe_negatives
 from cnnlab.data.objects.places import (
     Files,
@@ -24,6 +24,7 @@ from cnnlab.data.objects.places import (
     stem_of,
 )
 from cnnlab.data.objects.reading import ObjectList, Reading
+from cnnlab.data.samples import Sample
 from cnnlab.errors import InputError
 from cnnlab.image_files import LeftOut, listed, subfolders
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cnnlab.data.listing import Sample, split_folders
+from cnnlab.data.listing import split_folders
 from cnnlab.data.objects.label_files import LabelFiles, check_labeled, describe_negatives
 from cnnlab.data.objects.places import Files, by_split, find_images, read_all, read_lines
 from cnnlab.data.objects.reading import ObjectList, RawObjects, Reading
 from cnnlab.data.objects.yolo_config import Config, Resolver, find_config
 from cnnlab.data.objects.yolo_text import LabelText
+from cnnlab.data.samples import Sample
 from cnnlab.errors import InputError
 from cnnlab.image_files import LeftOut, listed, subfolders
 
