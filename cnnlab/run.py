@@ -73,8 +73,8 @@ class Run:
     """The results of a validation by itself."""
     measured = _Place("measured.json")
     """What its results were measured on, in words, by the command: validate, test or predict."""
-    manifest = _Place("manifest.csv")
-    """The image files that a run was trained on: path, label, split, bytes, hash."""
+    plain_manifest = _Place("manifest.csv")
+    packed_manifest = _Place("manifest.csv.gz")
     wandb = _Place("wandb.json")
     """The run's id at Weights & Biases; the folder of the same name beside it has the pieces of offline runs."""
     explanations = _Place("explain")
@@ -95,6 +95,11 @@ class Run:
     """Versions, device and git commit."""
     jobs = _Place("slurm")
     """The folder of its jobs on a cluster: the script, the jobs' ids (jobs.json), and their output."""
+
+    @property
+    def manifest(self) -> Path:
+        """The image files that a run was trained on: path, label, split, bytes, hash; compressed, if there are many."""
+        return self.packed_manifest if self.packed_manifest.is_file() else self.plain_manifest
 
     def table(self, name: str) -> Path:
         """Return the path of a table that a task makes from its test results, such as classes or confusion_matrix."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import math
@@ -11,6 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+
+_COMPRESSION = 3
+"""Of tables; more takes far longer, and saves little."""
 
 
 def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
@@ -40,7 +44,10 @@ def written_row_by_row(path: Path) -> Iterator[TextIO]:
     aside = _aside(path)
     try:
         # File names may contain bytes that are not text.
-        with aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        with (
+            gzip.open(aside, "wb", compresslevel=_COMPRESSION) if path.suffix == ".gz" else aside.open("wb") as content,
+            io.TextIOWrapper(content, encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             yield file
         aside.replace(path)
     finally:
@@ -90,13 +97,20 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a table by its columns; no rows if it is missing."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with open_table(path) as file:
         # A killed process may leave an incomplete last line in metrics.csv.
         return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
+def open_table(path: Path) -> TextIO:
+    """Open a table to read, also a compressed one (.gz)."""
+    if path.suffix == ".gz":
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8", newline="")
+    return path.open(newline="", encoding="utf-8")
+
+
 def write_columns(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
-    """Write a table of columns of the same length atomically."""
+    """Write a table of columns of the same length atomically, compressed if the file's name ends in .gz."""
     with written_row_by_row(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -21,6 +21,7 @@ from cnnlab.data.shared import shared
 from cnnlab.data.splits import select_fold, split_samples
 from cnnlab.errors import InputError
 from cnnlab.image_files import listed
+from cnnlab.run import Run
 
 _FEW = 10_000
 """Files that are read for their hashes at the end of a training, at least."""
@@ -211,7 +212,7 @@ class ListedFiles(VisionDataModule):
     @property
     def _continues(self) -> bool:
         """Whether the run of the manifest itself goes on."""
-        own = Path(self.trainer.default_root_dir) / "manifest.csv" if self.trainer is not None else None
+        own = Run(Path(self.trainer.default_root_dir)).manifest if self.trainer is not None else None
         return own is not None and self._splits is not None and own.resolve() == self._splits.resolve()
 
     def describe_measured(self, stage: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import zlib
 from collections import deque
@@ -20,9 +21,12 @@ import torch
 from cnnlab.data.samples import SPLITS, Sample, SampleTable, code_of
 from cnnlab.errors import InputError
 from cnnlab.image_files import listed
+from cnnlab.writing import open_table
 
 Row = dict[str, str]
 
+MANY = 100_000
+"""Of more images, the manifest is compressed, and has only the beginnings of hashes."""
 _PROBES = 16
 """The number of files whose content is compared before the names of the others are trusted."""
 _NO_TARGETS = ("path", "split", "group", "bytes", "sha256", "error", "mask")
@@ -91,10 +95,14 @@ class ContentHashes:
         return Content(entry[:_SHA256].hex(), str(int.from_bytes(entry[_SHA256 : _SHA256 + _COUNT])))
 
     def columns(self) -> tuple[list[str], Iterator[str]]:
-        """The number of bytes and the SHA-256 of each file as text, "" if it has not been read."""
+        """The number of bytes and the SHA-256 of each file as text, "" if it has not been read.
+
+        Of many files it is the hash's beginning, which tells them apart as well.
+        """
         known, entries = self.known().tolist(), self.table.numpy()
         counts = np.ascontiguousarray(entries[:, _SHA256 : _SHA256 + _COUNT]).view(">u8")[:, 0].tolist()
-        hashes = (entries[row, :_SHA256].tobytes().hex() if read else "" for row, read in enumerate(known))
+        digits = _SHA256 if len(known) <= MANY else _SHORT
+        hashes = (entries[row, :digits].tobytes().hex() if read else "" for row, read in enumerate(known))
         return [str(count) if read else "" for count, read in zip(counts, known, strict=True)], hashes
 
     def equal(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
@@ -126,6 +134,8 @@ class ContentNotes(NamedTuple):
 
 _SHA256, _COUNT, _CRC = 32, 8, 4
 """The bytes of each part of a row."""
+_SHORT = 12
+"""The bytes of a hash in the manifest of many images: two of a million are equal once in 10^17 times."""
 
 
 def hash_files(paths: Sequence[str]) -> list[Content]:
@@ -140,6 +150,11 @@ def _content_of(path: str) -> Content:
             return Content(hashlib.file_digest(file, "sha256").hexdigest(), str(file.tell()))
     except OSError:
         return Content()
+
+
+def is_hash(sha256: str, known: str) -> bool:
+    """Whether a hash is the known one, of which there may be only the beginning, or nothing."""
+    return bool(sha256) and sha256.startswith(known)
 
 
 def file_size(path: str) -> str:
@@ -159,9 +174,9 @@ def read_manifest(path: Path) -> list[Row]:
     if not path.is_file():
         raise InputError(f"data.splits {path}: there is no such file")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with open_table(path) as file:
             rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"data.splits {path} is not a table: {error}") from error
     for line, row in enumerate(rows, start=2):
         if None in row or not row.get("path") or row.get("split") not in ("", *SPLITS):
@@ -237,7 +252,7 @@ class Recollection:
         """The images whose content, by path, is another than the run's, though their size is the same."""
         said = {sample.path for sample in self.changed}
         known = [(path, row) for path, row in self.of.items() if path in contents and path not in said]
-        return [row["path"] for path, row in known if row.get("sha256", "") not in ("", contents[path].sha256)]
+        return [row["path"] for path, row in known if not is_hash(contents[path].sha256, row.get("sha256", ""))]
 
     def columns(self, contents: Mapping[str, Content]) -> dict[str, Iterable[str]]:
         """The columns of the manifest, with the contents, by path, of those that had none."""
@@ -302,8 +317,8 @@ def _of_same_content(samples: list[Sample], named: dict[str, Row]) -> list[Sampl
 
 
 def _differing(samples: list[Sample], named: dict[str, Row]) -> list[Sample]:
-    hashes = hash_files([sample.path for sample in samples])
-    return [s for s, content in zip(samples, hashes, strict=True) if content.sha256 != named[s.name]["sha256"]]
+    pairs = zip(samples, hash_files([sample.path for sample in samples]), strict=True)
+    return [sample for sample, content in pairs if not is_hash(content.sha256, named[sample.name]["sha256"])]
 
 
 def _find_by_content(samples: list[Sample], sizes: dict[str, str], found: Recollection) -> None:
@@ -327,5 +342,5 @@ def _find_by_content(samples: list[Sample], sizes: dict[str, str], found: Recoll
 
 def _is_same_file(sample: Sample, content: str, row: Row) -> bool:
     if row.get("sha256"):
-        return row["sha256"] == content
+        return is_hash(content, row["sha256"])
     return Path(row["path"]).name == Path(sample.name).name  # Its content was not read; name and size are the same.

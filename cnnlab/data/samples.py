@@ -102,9 +102,8 @@ class Paths(Sequence[str]):
         return self._name(self.files[place])
 
     def _name(self, file: str) -> str:
-        path = file[1:] if file.startswith(_ELSEWHERE) else file
-        if path is not file or os.path.isabs(path):  # noqa: PTH117
-            file = os.path.relpath(path, self._root)
+        if file.startswith((_ELSEWHERE, os.sep)):
+            file = os.path.relpath(file.removeprefix(_ELSEWHERE), self._root)
         return file.replace(os.sep, "/")
 
     def mapped(self, function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Paths:

@@ -32,13 +32,14 @@ def place(name: str, seed: int) -> float:
     >>> [round(place(f"cat/{number}.jpg", seed=0), 2) for number in range(1, 5)]
     [0.75, 0.37, 0.98, 0.6]
     """
-    before, number, after = _LAST_NUMBER.fullmatch(name).groups()  # type: ignore[union-attr]
-    text = f"{seed}\0{before}\0{after}".encode(errors="surrogateescape")
-    start = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
-    return (start + int(number or 0) * _GOLDEN) % 2**64 / 2**64
+    last = _LAST_NUMBER.search(name)
+    start, end = last.span() if last else (0, 0)
+    text = f"{seed}\0{name[:start]}\0{name[end:]}".encode(errors="surrogateescape")
+    first = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+    return (first + int(name[start:end] or 0) * _GOLDEN) % 2**64 / 2**64
 
 
-_LAST_NUMBER = re.compile(r"(.*?)(\d*)(\D*)", re.DOTALL)
+_LAST_NUMBER = re.compile(r"\d+(?=\D*\Z)")
 _GOLDEN = round(_GOLDEN_RATIO * 2**64)
 
 
