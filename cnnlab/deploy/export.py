@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cnnlab.deploy.certificate import certificate_of, write_certificate
 from cnnlab.deploy.metadata import KEY, ModelMetadata
 from cnnlab.deploy.runtime import session, session_predict
+from cnnlab.deploy.same_padding import whole_number_padding
 from cnnlab.errors import InputError, TrainingError
 from cnnlab.lock import is_alive
 from cnnlab.outputs import Output
@@ -220,7 +221,8 @@ def differences(
     batches = {str(size): images[:size] for size in BATCHES}
     if other_size:
         height, width = (side * 3 // 4 | 1 for side in images.shape[2:])
-        batches[f"2 of {height}x{width}"] = images[:2, :, :height, :width].contiguous()
+        smaller = images[:, :, :height, :width]
+        batches |= {f"{count} of {height}x{width}": smaller[:count].contiguous() for count in BATCHES[:2]}
     found = {}
     for name, batch in batches.items():
         try:
@@ -274,7 +276,7 @@ def _program(pipeline: Pipeline, example: Tensor, metadata: ModelMetadata) -> An
     if len(example) < 2:
         example = example.expand(2, *example.shape[1:]).contiguous()
     try:
-        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+        with warnings.catch_warnings(action="ignore"), torch.no_grad(), whole_number_padding():
             return torch.export.export(pipeline, (example,), dynamic_shapes=(dynamic,))
     except Exception as error:  # A user's network can cause any error.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
