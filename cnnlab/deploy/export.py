@@ -223,17 +223,31 @@ def differences(
         height, width = (side * 3 // 4 | 1 for side in images.shape[2:])
         smaller = images[:, :, :height, :width]
         batches |= {f"{count} of {height}x{width}": smaller[:count].contiguous() for count in BATCHES[:2]}
-    found = {}
-    for name, batch in batches.items():
-        try:
-            answers, outputs = [torch_predict(pipeline)(batch.numpy())], predict(batch.numpy())
-        except Exception as error:  # Each runtime raises different types.
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"the network, or its file, takes no images of {tuple(batch.shape)}: {reason}") from error
-        found[name] = output.difference(answers[0], outputs)
-        while output.has_ties and found[name] > tolerance and len(answers) < _MOST_ANSWERS:
-            answers.append(torch_predict(_rounded(pipeline, len(answers)))(batch.numpy()))
-            found[name] = output.difference(output.nearest(answers, outputs), outputs)
+    return {name: difference(pipeline, predict, batch, output, tolerance) for name, batch in batches.items()}
+
+
+def difference(pipeline: Pipeline, predict: Predict, batch: Tensor, output: Output, tolerance: float) -> float:
+    """Return the difference between a file's answers to a batch and its network's.
+
+    Args:
+        pipeline: The network.
+        predict: The file's prediction function.
+        batch: (B, C, H, W).
+        output: See differences.
+        tolerance: See differences.
+
+    Raises:
+        InputError: If the network or the file does not take such images.
+    """
+    try:
+        answers, outputs = [torch_predict(pipeline)(batch.numpy())], predict(batch.numpy())
+    except Exception as error:  # Each runtime raises different types.
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the network, or its file, takes no images of {tuple(batch.shape)}: {reason}") from error
+    found = output.difference(answers[0], outputs)
+    while output.has_ties and found > tolerance and len(answers) < _MOST_ANSWERS:
+        answers.append(torch_predict(_rounded(pipeline, len(answers)))(batch.numpy()))
+        found = output.difference(output.nearest(answers, outputs), outputs)
     return found
 
 
