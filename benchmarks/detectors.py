@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnlab.deploy.benchmark import timed
 from cnnlab.deploy.export import FORMATS, Pipeline, Predict, difference, torch_predict
@@ -38,6 +38,20 @@ def call(predict: Predict, images: Tensor, count: int) -> object:
     return predict(images[:count].numpy())
 
 
+def settled(network: nn.Module, images: Tensor) -> nn.Module:
+    """The network in evaluation, with the statistics of some images in its batch norms.
+
+    Untrained ones let the features of deep networks vanish: then all scores are equal, and the order of objects is
+    arbitrary.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # The mean over all batches so far.
+    with torch.no_grad():
+        network.train()(Standardize([0.5] * 3, [0.25] * 3)(images))
+    return network.eval()
+
+
 def measure(options: argparse.Namespace, size: int) -> None:
     """Measure at one size, and print milliseconds an image."""
     torch.manual_seed(0)
@@ -49,7 +63,7 @@ def measure(options: argparse.Namespace, size: int) -> None:
     differences: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.network:
-            network = create_detector(name, options.classes).eval()
+            network = settled(create_detector(name, options.classes), images[:2])
             parameters[name] = sum(parameter.numel() for parameter in network.parameters())
             pipeline = Pipeline(Standardize([0.5] * 3, [0.25] * 3), network, BoxDecoder(output.count, output.nms))
             path = Path(folder) / f"{name}.onnx"
