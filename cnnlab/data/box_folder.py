@@ -108,10 +108,14 @@ class BoxFolder(ClassesMixin, FileDataModule):
     @cached_property
     def _found(self) -> ObjectListing:
         on_error = self.hparams["on_error"]
-        listing = list_objects(self.root, self.csv, self._format, self._given_names, on_error)
+        listing = self.usable(list_objects(self.root, self.csv, self._format, self._given_names, on_error))
         for note in listing.notes:
             rank_zero_warn(note)
         return listing
+
+    def usable(self, found: ObjectListing) -> ObjectListing:
+        """The images whose objects can be learned and measured: all of them."""
+        return found
 
     @property
     def category_ids(self) -> list[int] | None:

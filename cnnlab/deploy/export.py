@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cnnlab.deploy.certificate import certificate_of, write_certificate
 from cnnlab.deploy.metadata import KEY, ModelMetadata
 from cnnlab.deploy.runtime import session, session_predict
+from cnnlab.deploy.same_padding import whole_number_padding
 from cnnlab.errors import InputError, TrainingError
 from cnnlab.lock import is_alive
 from cnnlab.outputs import Output
@@ -220,18 +221,33 @@ def differences(
     batches = {str(size): images[:size] for size in BATCHES}
     if other_size:
         height, width = (side * 3 // 4 | 1 for side in images.shape[2:])
-        batches[f"2 of {height}x{width}"] = images[:2, :, :height, :width].contiguous()
-    found = {}
-    for name, batch in batches.items():
-        try:
-            answers, outputs = [torch_predict(pipeline)(batch.numpy())], predict(batch.numpy())
-        except Exception as error:  # Each runtime raises different types.
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"the network, or its file, takes no images of {tuple(batch.shape)}: {reason}") from error
-        found[name] = output.difference(answers[0], outputs)
-        while output.has_ties and found[name] > tolerance and len(answers) < _MOST_ANSWERS:
-            answers.append(torch_predict(_rounded(pipeline, len(answers)))(batch.numpy()))
-            found[name] = output.difference(output.nearest(answers, outputs), outputs)
+        smaller = images[:, :, :height, :width]
+        batches |= {f"{count} of {height}x{width}": smaller[:count].contiguous() for count in BATCHES[:2]}
+    return {name: difference(pipeline, predict, batch, output, tolerance) for name, batch in batches.items()}
+
+
+def difference(pipeline: Pipeline, predict: Predict, batch: Tensor, output: Output, tolerance: float) -> float:
+    """Return the difference between a file's answers to a batch and its network's.
+
+    Args:
+        pipeline: The network.
+        predict: The file's prediction function.
+        batch: (B, C, H, W).
+        output: See differences.
+        tolerance: See differences.
+
+    Raises:
+        InputError: If the network or the file does not take such images.
+    """
+    try:
+        answers, outputs = [torch_predict(pipeline)(batch.numpy())], predict(batch.numpy())
+    except Exception as error:  # Each runtime raises different types.
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the network, or its file, takes no images of {tuple(batch.shape)}: {reason}") from error
+    found = output.difference(answers[0], outputs)
+    while output.has_ties and found > tolerance and len(answers) < _MOST_ANSWERS:
+        answers.append(torch_predict(_rounded(pipeline, len(answers)))(batch.numpy()))
+        found = output.difference(output.nearest(answers, outputs), outputs)
     return found
 
 
@@ -274,7 +290,7 @@ def _program(pipeline: Pipeline, example: Tensor, metadata: ModelMetadata) -> An
     if len(example) < 2:
         example = example.expand(2, *example.shape[1:]).contiguous()
     try:
-        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+        with warnings.catch_warnings(action="ignore"), torch.no_grad(), whole_number_padding():
             return torch.export.export(pipeline, (example,), dynamic_shapes=(dynamic,))
     except Exception as error:  # A user's network can cause any error.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

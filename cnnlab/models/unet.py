@@ -16,14 +16,15 @@ from cnnlab.models.blocks import check_positive, conv_bn
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column until height and width are multiples of a number.
 
-    The operation runs even if nothing is added, so that an exported network takes any size.
+    The operation runs even if nothing is added, so that an exported network takes any size. The result's sides are
+    computed as quotients times the multiple: so torch.export knows that halves of them are whole.
 
     >>> pad_to_multiple(torch.arange(3.0).view(1, 1, 1, 3), 2)
     tensor([[[[0., 1., 2., 2.],
               [0., 1., 2., 2.]]]])
     """
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    below, right = ((side + multiple - 1) // multiple * multiple - side for side in images.shape[-2:])
+    return F.pad(images, (0, right, 0, below), mode="replicate")
 
 
 def double_conv(inputs: int, outputs: int) -> nn.Sequential:

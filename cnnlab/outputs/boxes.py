@@ -21,6 +21,9 @@ _THRESHOLD = 0.5
 _IOU = 0.5
 """The least IoU of a found box and the object that it stands for."""
 
+_MOVED = 1e-3
+"""How far the place of a row may move by rounding, as a share of its coordinate, or in pixels below 1."""
+
 
 class BoxPrediction(NamedTuple):
     """The objects of an image, those with the highest scores first."""
@@ -58,6 +61,8 @@ class Boxes(Output):
     kind = "boxes"
     arrays: tuple[str, ...] = ("boxes", "scores", "labels")
     raw_arrays: tuple[str, ...] = ("logits", "boxes", "places")
+    raw_row = "places"
+    """The raw array that says what each row of the raw outputs is about."""
     placed = True
     has_ties = True
 
@@ -91,7 +96,7 @@ class Boxes(Output):
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
         """The raw outputs of models.detector.Detector to boxes, as models.box_decoder does it."""
-        scores = 1 / (1 + np.exp(-raw["logits"].astype(np.float32)))
+        scores = sigmoid(raw["logits"])
         batch, _, classes = scores.shape
         found: dict[str, npt.NDArray[Any]] = {
             "boxes": np.zeros((batch, self.count, 4), np.float32),
@@ -249,11 +254,14 @@ class Boxes(Output):
         """The greatest difference of a score, or of a box's side in shares of the box, of objects that are matched.
 
         An object that only one side has counts with its score. Raw outputs are compared number by number, each in
-        shares of itself where it is above 1.
+        shares of itself where it is above 1. Some networks choose their rows by scores, such as Faster R-CNN its
+        proposals, so that rounding may change their order. If the rows differ in their places, decoded objects are
+        compared.
         """
-        if "scores" not in expected:
+        if self._are_rows(expected, found):
             scales = {name: np.maximum(np.abs(value), 1.0) for name, value in expected.items()}
             return super().difference(*({n: each[n] / scales[n] for n in scales} for each in (expected, found)))
+        expected, found = self._decoded(expected), self._decoded(found)
         worst = 0.0
         for i in range(len(expected["scores"])):
             first, second = (_of_image(arrays, i) for arrays in (expected, found))
@@ -283,7 +291,21 @@ class Boxes(Output):
 
     def nearest(self, answers: Sequence[Arrays], found: Arrays) -> Arrays:
         """See Output; object by object."""
-        return nearest_objects(answers, found, self.nms) if "scores" in found else answers[0]
+        if self._are_rows(answers[0], found):
+            return answers[0]
+        return nearest_objects([self._decoded(answer) for answer in answers], self._decoded(found), self.nms)
+
+    def _are_rows(self, expected: Arrays, found: Arrays) -> bool:
+        """Whether both are raw outputs whose rows are about the same places."""
+        if "scores" in expected or "scores" in found:
+            return False
+        if not all(np.isfinite(values).all() for values in (*expected.values(), *found.values())):
+            return True  # Number by number, since none is left out then.
+        first, second = (each[self.raw_row] for each in (expected, found))
+        return first.shape == second.shape and bool((np.abs(first - second) <= _MOVED * np.abs(first).clip(1)).all())
+
+    def _decoded(self, arrays: Arrays) -> Arrays:
+        return arrays if "scores" in arrays else self.decode(arrays)
 
     def _counts(self, labels: npt.NDArray[np.int64], most: int = 3) -> str:
         counts = np.bincount(labels, minlength=len(self.names))
@@ -303,6 +325,17 @@ class Boxes(Output):
         rest = np.setdiff1d(np.arange(len(boxes)), [pair[0] for pair in hits])
         in_crowd = iou(boxes[rest], crowds[:, :4], np.ones(len(crowds), bool)).max(axis=1, initial=0.0) >= _IOU
         return len(hits), len(true) - len(hits), len(rest) - int(in_crowd.sum())
+
+
+def sigmoid(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Logits to 0..1, float32; exactly 0 for those of what is no object.
+
+    >>> sigmoid(np.array([0.0, -1e4])).tolist()
+    [0.5, 0.0]
+    """
+    with np.errstate(over="ignore"):
+        found: npt.NDArray[Any] = 1 / (1 + np.exp(-logits.astype(np.float32)))
+    return found
 
 
 def to_original(boxes: npt.NDArray[np.floating], place: Place) -> npt.NDArray[np.floating]:

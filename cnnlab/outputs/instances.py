@@ -14,7 +14,7 @@ from PIL import Image
 from cnnlab import rle
 from cnnlab.imaging import ImageSource, Pixels, Place, as_png, palette
 from cnnlab.outputs.base import Arrays, Marks
-from cnnlab.outputs.boxes import Boxes, draw_boxes
+from cnnlab.outputs.boxes import Boxes, draw_boxes, sigmoid
 
 _COLUMNS = 6
 """A truth's columns before the masks: see Boxes."""
@@ -62,10 +62,11 @@ class Instances(Boxes):
     kind = "instances"
     arrays = ("boxes", "scores", "labels", "masks", "regions")
     raw_arrays = ("found_boxes", "found_scores", "found_labels", "regions", "mask_logits")
+    raw_row = "regions"
 
     def decode(self, raw: Arrays) -> dict[str, npt.NDArray[Any]]:
         """The raw outputs of models.instance_detector.InstanceDetector, as models.instance_decoder does it."""
-        probabilities = 1 / (1 + np.exp(-raw["mask_logits"].astype(np.float32)))
+        probabilities = sigmoid(raw["mask_logits"])
         inside = probabilities >= 0.5
         area = inside.sum(axis=(2, 3))
         certainty = (probabilities * inside).sum(axis=(2, 3)) / area.clip(1)
@@ -151,8 +152,9 @@ class Instances(Boxes):
     def difference(self, expected: Arrays, found: Arrays) -> float:
         """See Boxes; and the largest share of a mask's cells that change sides, in the objects that are matched."""
         worst = super().difference(expected, found)
-        if "masks" not in expected:
+        if self._are_rows(expected, found):
             return worst
+        expected, found = self._decoded(expected), self._decoded(found)
         for i in range(len(expected["scores"])):
             for a, b in self.pairs(expected, found, i):
                 first, second = (each["masks"][i][n].astype(np.int64) for each, n in ((expected, a), (found, b)))

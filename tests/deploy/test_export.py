@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
+from timm.layers import Conv2dSame, get_same_padding
 from torch import nn
 
 from cnnlab.deploy import export as exporting
@@ -21,13 +23,14 @@ from cnnlab.deploy.certificate import certificate_of, verify
 from cnnlab.deploy.export import DifferenceError, Format, Pipeline, export, load_onnx
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.deploy.runtime import OnnxPredictor
+from cnnlab.deploy.same_padding import same_padding
 from cnnlab.errors import InputError
 from cnnlab.imaging import EvalTransform
 from cnnlab.models.decoding import LabelDecoder, MaskDecoder
 from cnnlab.models.factory import create_network
 from cnnlab.models.simple_cnn import SimpleCNN
 from cnnlab.models.standardize import Standardize
-from cnnlab.models.unet import UNet
+from cnnlab.models.unet import UNet, pad_to_multiple
 from cnnlab.outputs import Labels, Masks
 
 
@@ -93,6 +96,45 @@ def test_a_unet_s_file_takes_any_size(tmp_path: Path) -> None:
             expected = pipeline(images)["probabilities"]
         found = load_onnx(tmp_path / "model.onnx")(images.numpy())["probabilities"]
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+class Padded(nn.Module):
+    """Layers with TensorFlow's padding on images that are padded to a multiple, as detectors have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(Conv2dSame(3, 3, kernel, stride=2) for kernel in (3, 5, 3)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.layers(pad_to_multiple(images, 8))
+        return features.flatten(2).amax(dim=2)
+
+
+def test_tensorflow_s_padding_takes_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector's export for any size took many minutes: each layer's size was a longer expression."""
+    torch.manual_seed(0)
+    pipeline, written = whole(Padded()), []
+    program = exporting._program
+
+    def keep(*arguments: Any) -> Any:
+        written.append(program(*arguments))
+        return written[-1]
+
+    monkeypatch.setattr(exporting, "_program", keep)
+    export(pipeline, pixels(5, 3, 48, 64), tmp_path / "model.onnx", about(classes=3, dynamic_size=True))
+    longest = max(len(str(node.meta["val"].shape)) for node in written[0].graph.nodes if "conv2d" in node.name)
+    assert longest < 80
+    for shape in ((48, 64), (17, 33), (1, 1), (100, 41)):
+        images = pixels(2, 3, *shape)
+        with torch.inference_mode():
+            expected = pipeline(images)["probabilities"]
+        found = load_onnx(tmp_path / "model.onnx")(images.numpy())["probabilities"]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_padding_in_whole_numbers_is_timm_s() -> None:
+    for side, kernel, stride, dilation in itertools.product(range(1, 20), (1, 2, 3, 5), (1, 2, 3, 4), (1, 2)):
+        assert same_padding(side, kernel, stride, dilation) == get_same_padding(side, kernel, stride, dilation)
 
 
 def test_an_example_of_one_image_freezes_no_batch(tmp_path: Path) -> None:

@@ -404,7 +404,7 @@ def test_a_barely_trained_network_goes_through_all_commands(tmp_path: Path, cnnl
     ):
         done = cnnlab(*command)
         assert done.code == 0, done.err
-    for command in (("test", "R"), ("predict", "R"), ("export", "R")):
+    for command in (("test", "R"), ("predict", "R"), ("export", "R"), ("export", "R", "--raw")):
         done = cnnlab(*command)
         assert done.code == 0, done.err
     certificate = json.loads(Path("R/model.onnx.json").read_text())

@@ -65,3 +65,33 @@ def test_several_images_and_further_arrays_stay_together() -> None:
     assert nearest["id"].tolist() == [[1, 0], [0, 0]]
     assert OUTPUT.difference(nearest, found) == 0
     assert OUTPUT.nearest([batch()], batch())["scores"].shape == (1, 0)
+
+
+def rows(*proposals: Any) -> Arrays:
+    """Raw outputs of one image with a row for each proposal: a box and its score."""
+    boxes, scores = (np.array([list(column)], np.float32) for column in zip(*proposals, strict=True))
+    sides = np.stack([boxes[..., 0], boxes[..., 1], boxes[..., 2] - boxes[..., 0]], axis=-1)
+    logits = np.log(scores / (1 - scores))
+    return {"logits": np.stack([logits, np.full_like(logits, -50)], axis=-1), "boxes": boxes, "places": sides}
+
+
+@pytest.mark.parametrize(
+    ("found", "answers", "expected"),
+    [
+        ([OTHER, FIRST], [[FIRST, OTHER]], 0.0),  # The order of nearly equal proposals is not defined.
+        ([FIRST, LAST], [[FIRST, OTHER]], 0.6),
+        ([TWIN, OTHER], [[FIRST, OTHER]], 0.1),
+        ([TWIN, OTHER], [[FIRST, OTHER], [OTHER, TWIN]], 0.0),
+        ([FIRST, (OTHER[0], 0.5)], [[FIRST, OTHER]], 0.405),  # Same rows: logits are compared.
+    ],
+)
+def test_rows_that_a_network_has_chosen_are_sets(found: Any, answers: Any, expected: float) -> None:
+    """Export --raw of a Faster R-CNN was refused where two proposals had nearly equal scores."""
+    assert difference(rows(*found), *[rows(*own) for own in answers]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_number_that_is_not_finite_is_a_difference() -> None:
+    expected, found = rows(FIRST, OTHER), rows(FIRST, OTHER)
+    for name in found:
+        broken = {**found, name: np.full_like(found[name], np.nan)}
+        assert np.isnan(difference(broken, expected))

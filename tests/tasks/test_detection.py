@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnlab.deploy.export import load_onnx
 from cnnlab.models.box_decoder import BoxDecoder
 from tests.conftest import TINY, Cnnlab, run_process
 from tests.data.objects.pictures import NAMES, write_objects
@@ -152,6 +153,18 @@ def test_the_bare_network_is_exported_and_decoded_by_the_reader(trained: Path, o
         sorted(float(row["score"]) for row in table(Path(f"{model}/predictions.csv"))) for model in ("raw", "whole")
     ]
     assert max(scores[0]) == pytest.approx(max(scores[1]), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_file_takes_images_of_any_size_if_asked(trained: Path, cnnlab: Cnnlab) -> None:
+    done = cnnlab("export", trained, "--dynamic_size", "true", "--out", "any.onnx")
+    assert done.code == 0, done.err
+    differences = json.loads(Path("any.onnx.json").read_text())["differences"]
+    assert set(differences) == {"1", "2", "5", "1 of 49x49", "2 of 49x49"}
+    assert max(differences.values()) <= 1e-4
+    found = load_onnx(Path("any.onnx"))(np.zeros((3, 3, 96, 161), dtype=np.uint8))
+    assert found["boxes"].shape == (3, 100, 4)
+    assert np.isfinite(found["boxes"]).all()
 
 
 @pytest.mark.slow

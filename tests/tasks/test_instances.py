@@ -99,8 +99,14 @@ def test_objects_without_masks_are_refused(objects: Path, tmp_path: Path, cnnlab
         (root / f"{name}.json").symlink_to(objects / ("lacking.json" if name == "train" else f"{name}.json"))
     done = cnnlab(*fit(root, "R"))
     assert done.code == 2
-    assert "1 of " in done.err
-    assert "has no mask" in done.err or "have no mask" in done.err
+    assert "objects have only a box and no outline" in done.err
+    assert "--config detection" in done.err
+    with pytest.warns(UserWarning, match="1 images left out, in which 1 objects have only a box"):
+        done = cnnlab(*fit(root, "R", "--data.on_error", "skip", "--trainer.max_epochs", "1"))
+    assert done.code == 0, done.err
+    left_out = {(image["id"], "train") for image in content["images"]}
+    left_out -= {(int(Path(row["path"]).stem), row["split"]) for row in table(Path("R/manifest.csv"))}
+    assert left_out == {(content["annotations"][2]["image_id"], "train")}
 
 
 @pytest.mark.slow
