@@ -1,20 +1,16 @@
-"""Reading of checkpoint files, safely (weights only), and atomic writing of them."""
+"""Reading of checkpoint files, safely (weights only), and what cnnlab adds to them."""
 
 from __future__ import annotations
 
-import errno
-import io
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 import cnnlab
-from cnnlab.errors import InputError, TrainingError
+from cnnlab.errors import InputError
 from cnnlab.imports import parameters_of
-from cnnlab.writing import write_atomically
 
 LINKED = (
     *("channels", "mean", "std"),
@@ -84,32 +80,3 @@ def takes(kind: type, name: str) -> bool:
 
 def _class_path(instance: object) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes Lightning's checkpoint files atomically, and reads them with errors that name the file."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            TrainingError: If it cannot be written; an older file of that name is unchanged.
-        """
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        try:
-            write_atomically(path, buffer.getbuffer())
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            raise TrainingError(
-                f"cannot save {path} ({buffer.getbuffer().nbytes:,} bytes): {error.strerror}; what was saved before "
-                f"is whole. {'Make room' if full else 'Mend this'}, then resume the run"
-            ) from error
-
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint, always with weights_only=True.
-
-        Raises:
-            InputError: See read_checkpoint.
-        """
-        return read_checkpoint(path)

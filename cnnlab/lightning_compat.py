@@ -9,8 +9,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torchmetrics import Metric
+
+
+class DeferringCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, but that another callback may save the file instead.
+
+    There is no public method between the decision to save and the saving.
+    """
+
+    def defers(self, trainer: Trainer, path: str) -> bool:
+        """Whether another callback saves what is to be saved now."""
+        return False
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        if self.defers(trainer, filepath):
+            self._last_global_step_saved = trainer.global_step
+            self._last_checkpoint_saved = filepath
+        else:
+            super()._save_checkpoint(trainer, filepath)
 
 
 def is_accumulating(trainer: Trainer) -> bool:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 _COMPRESSION = 3
 """Of tables; more takes far longer, and saves little."""
@@ -23,11 +23,22 @@ def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: If it cannot be written (a full disk, no permission); the old file is unchanged.
     """
+    with written_aside(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield a file beside the old one, which replaces that once it is complete and on the disk.
+
+    Raises:
+        OSError: See write_atomically.
+    """
     path = Path(path)
     aside = _aside(path)
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -98,7 +98,8 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     reached = len(rows(tmp_path / "R"))
     saved = torch.load(tmp_path / "R/checkpoints/last.ckpt", weights_only=True)["global_step"]
     if signum == signal.SIGKILL:
-        assert reached - saved <= 3
+        # A save each 3 steps; the last one may not have been on the disk yet, but the one before it was.
+        assert reached - saved <= 6
     else:
         assert saved == reached
         assert "go on with: cnnlab resume R" in out

@@ -12,16 +12,18 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 
 from cnnlab.callbacks.monitors import Mode, check_logged, monitored
 from cnnlab.callbacks.records import note
+from cnnlab.checkpoint_io import BackgroundCheckpointIO
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
-from cnnlab.lightning_compat import is_accumulating
+from cnnlab.lightning_compat import DeferringCheckpoint, is_accumulating
 from cnnlab.loggers import announce
 from cnnlab.run import Run
+from cnnlab.strategies import spreads_weights
 from cnnlab.writing import remove_unfinished
 
 # Windows has no SIGUSR1.
@@ -50,10 +52,11 @@ class _Monitoring(Callback):
         super().on_train_epoch_end(trainer, pl_module)
 
 
-class BestCheckpoint(_Monitoring, ModelCheckpoint):
+class BestCheckpoint(_Monitoring, DeferringCheckpoint):
     """Keeps checkpoints/best.ckpt: the weights with the best monitored metric.
 
-    Of equally good weights the later are kept, which have been trained at a lower learning rate.
+    Of equally good weights the later are kept, which have been trained at a lower learning rate. Where LastCheckpoint
+    saves the same step anyway, both are one file.
 
     Args:
         monitor: The metric; the task's own if None.
@@ -67,6 +70,16 @@ class BestCheckpoint(_Monitoring, ModelCheckpoint):
             monitor=monitor, mode=mode or "min", filename="best", save_top_k=1, enable_version_counter=False
         )
         self._mode_given = mode
+        self.deferred: str | None = None
+        """Where LastCheckpoint saves the best weights too, when it saves next."""
+
+    def defers(self, trainer: Trainer, path: str) -> bool:
+        """Whether LastCheckpoint is about to save this step."""
+        last = next((own for own in trainer.checkpoint_callbacks if isinstance(own, LastCheckpoint)), None)
+        if last is None or not last.saves_after_validation(trainer) or _writer(trainer) is None:
+            return False
+        self.deferred = path
+        return True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Set what to monitor, and where to save."""
@@ -189,7 +202,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps checkpoints/last.ckpt, from which a run resumes as if it had never stopped.
 
     It is saved after each epoch, at fixed intervals of steps or minutes, and on an error. It is also saved when Ctrl-C,
-    SIGTERM or SIGUSR1 (SLURM's warning before a job's end) asks the run to stop. The signal sets a flag; the run is
+    SIGTERM or SIGUSR1 (SLURM's warning before a job's end) asks the run to stop. A file is written while the training
+    goes on (checkpoint_io.BackgroundCheckpointIO), but for those that end it. The signal sets a flag; the run is
     saved and stopped at the end of the step, at the same step on all processes. A second Ctrl-C stops at once, and
     loses the steps since the last save. It is saved only between optimizer steps, and after a validation that is due,
     never before it, so that resuming skips nothing.
@@ -197,16 +211,21 @@ class LastCheckpoint(Checkpoint):
     Args:
         every_n_steps: Optimizer steps between saves; None for no saves by steps.
         every_n_minutes: Minutes between saves; None for no saves by time.
+        every_n_epochs: Epochs between saves, 1 or more; the last epoch is always saved.
 
     Raises:
         InputError: If an interval is not above 0.
     """
 
-    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 5.0) -> None:
+    def __init__(
+        self, every_n_steps: int | None = None, every_n_minutes: float | None = 5.0, every_n_epochs: int = 1
+    ) -> None:
         super().__init__()
-        for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
+        intervals = {"n_steps": every_n_steps, "n_minutes": every_n_minutes, "n_epochs": every_n_epochs}
+        for name, value in intervals.items():
             if value is not None and value <= 0:
-                raise InputError(f"callbacks.last.{name} is {value}, expected more than 0")
+                raise InputError(f"callbacks.last.every_{name} is {value}, expected more than 0")
+        self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
         self._signal: int | None = None
@@ -236,21 +255,32 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop if that is due and possible."""
+        """Save and stop if that is due and possible.
+
+        Raises:
+            TrainingError: If a file could not be written meanwhile.
+        """
+        if (writer := _writer(trainer)) is not None:
+            writer.raise_error()
         if is_accumulating(trainer) or _validation_follows(trainer, batch_idx):
             return
         self._save_or_stop(trainer, self._is_due(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save and stop if that is due, after a validation in the middle of an epoch."""
-        if not self._training or is_accumulating(trainer):
-            return
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._save_or_stop(trainer, self._is_due(trainer))
+        if self.saves_after_validation(trainer) and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save_or_stop(trainer, self._is_due(trainer) or _deferred(trainer) is not None)
+
+    def saves_after_validation(self, trainer: Trainer) -> bool:
+        """Whether the state can be saved after this validation, or else after the epoch that ends with it."""
+        return self._training and not is_accumulating(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, and stop if that is due."""
-        self._save_or_stop(trainer, due=True)
+        """Save if that is due, and stop if that is asked for."""
+        epoch = trainer.current_epoch + 1
+        ends = trainer.should_stop or epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        due = ends or epoch % self.every_n_epochs == 0 or _deferred(trainer) is not None
+        self._save_or_stop(trainer, due or self._is_due(trainer))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the steps before an unexpected error, if Lightning can resume from there.
@@ -280,9 +310,15 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the previous signal handlers."""
+        """Restore the previous signal handlers, and wait for what is still being written.
+
+        Raises:
+            TrainingError: If a file cannot be written.
+        """
         self._restore_signals()
         self._training = False
+        if (writer := _writer(trainer)) is not None:
+            writer.wait()
 
     def _take_over_signals(self) -> None:
         if self._replaced:
@@ -315,17 +351,38 @@ class LastCheckpoint(Checkpoint):
         if due or signum:
             self._save(trainer)
         if signum:
+            if (writer := _writer(trainer)) is not None:
+                writer.wait()
             where = f"after step {trainer.global_step}, saved in {Run(Path(trainer.default_root_dir)).last}"
             raise _interruption(trainer, signum, where)
 
     def _save(self, trainer: Trainer) -> None:
-        self._saving = True
+        best, self._saving = _deferred(trainer), True
+        options = None if best is None else {"also": [best.deferred]}
         try:
-            trainer.save_checkpoint(Run(Path(trainer.default_root_dir)).last)
+            trainer.save_checkpoint(Run(Path(trainer.default_root_dir)).last, storage_options=options)
         finally:
             self._saving = False
+        if best is not None:
+            best.deferred = None
+            for logger in trainer.loggers if trainer.is_global_zero else ():
+                logger.after_save_checkpoint(best)
         self._saved_step = trainer.global_step
         self._saved_time = time.monotonic()
+
+
+def _deferred(trainer: Trainer) -> BestCheckpoint | None:
+    """The callback for the best weights, if it leaves it to LastCheckpoint to save them."""
+    best = (one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint))
+    return next((one for one in best if one.deferred is not None), None)
+
+
+def _writer(trainer: Trainer) -> BackgroundCheckpointIO | None:
+    """What writes the files in the background, unless the user has put another in its place."""
+    if spreads_weights(trainer.strategy):  # It writes its files itself.
+        return None
+    found = trainer.strategy.checkpoint_io
+    return found if isinstance(found, BackgroundCheckpointIO) else None
 
 
 def _on_all(trainer: Trainer, due: bool, signum: int | None) -> tuple[bool, int]:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import yaml
 
-from cnnlab.checkpoint import AtomicCheckpointIO, read_checkpoint, takes
+from cnnlab.checkpoint import read_checkpoint, takes
+from cnnlab.checkpoint_io import write_checkpoint
 from cnnlab.commands.loading import load_cnnlab_run
 from cnnlab.commands.messages import say, summary
 from cnnlab.commands.options import CommandParser
@@ -157,7 +158,7 @@ def _pruned(
     for name in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
         content.pop(name, None)
     start, overlay = folder / f"start-{step}.ckpt", folder / f"pruned-{step}.yaml"
-    AtomicCheckpointIO().save_checkpoint(content, start)
+    write_checkpoint(content, start)
     write_json(overlay, {"model": {"init_args": {"pruned": removed}}})
     return ["--config", str(overlay), "--model.init_from", str(start), *options]
 

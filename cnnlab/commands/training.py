@@ -27,7 +27,8 @@ import cnnlab.data
 import cnnlab.tasks
 from cnnlab import callbacks, recipes
 from cnnlab.callbacks.slots import SLOTS
-from cnnlab.checkpoint import LINKED, AtomicCheckpointIO
+from cnnlab.checkpoint import LINKED
+from cnnlab.checkpoint_io import BackgroundCheckpointIO
 from cnnlab.commands import COMMANDS
 from cnnlab.commands.arguments import (
     CheckpointInfo,
@@ -277,7 +278,7 @@ class VisionCLI(LightningCLI):
         """Create the trainer, with the run's folder, its callbacks and its metrics.csv."""
         config = {**self.config_init[self.subcommand].trainer}
         config["default_root_dir"] = str(self.plan.run.folder)
-        plugins = [*_as_list(config["plugins"]), AtomicCheckpointIO()]
+        plugins = [*_as_list(config["plugins"]), BackgroundCheckpointIO()]
         if config["sync_batchnorm"]:
             plugins.append(callbacks.SyncNorm())
         own = next((plugin for plugin in plugins if isinstance(plugin, ClusterEnvironment)), cluster_environment())

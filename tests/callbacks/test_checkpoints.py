@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from cnnlab.callbacks import BestCheckpoint, EarlyStop, ExactResume, FiniteLoss, LastCheckpoint
+from cnnlab.checkpoint_io import BackgroundCheckpointIO
 from cnnlab.errors import InputError, InterruptionError, TrainingError
 from cnnlab.tasks import Classification
 from tests.tasks.test_classification import data, task, trainer
@@ -306,3 +307,56 @@ def test_of_equally_good_weights_the_later_are_kept(
     own = Trainer(default_root_dir=tmp_path, logger=False, accelerator="cpu", enable_checkpointing=False)
     kept = [best.check_monitor_top_k(own, torch.tensor(score)) for score in (worse, 0.5, better)]
     assert [bool(one) for one in kept] == [False, True, True]
+
+
+class Written(BackgroundCheckpointIO):
+    """Counts what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths: list[list[str]] = []
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        also = (storage_options or {}).get("also", ())
+        self.paths.append([f"{Path(one).stem} {checkpoint['global_step']}" for one in (path, *also)])
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+
+def test_the_best_and_the_last_weights_are_written_once(tmp_path: Path, mnist_root: Path) -> None:
+    """Two files of 282 MB were serialized and flushed one after another, for 4.7 s between epochs of 3.7 s."""
+    writer, best = Written(), BestCheckpoint(monitor="train/loss", mode="max")
+    fit(tmp_path, mnist_root, [best, LastCheckpoint()], max_epochs=3, plugins=[writer])
+    # The loss of training falls: the first epoch's is the largest.
+    assert writer.paths == [["last 8", "best 8"], ["last 16"], ["last 24"]]
+    assert not (tmp_path / "checkpoints/best.ckpt").samefile(tmp_path / "checkpoints/last.ckpt")
+    assert load(tmp_path, "best")["global_step"] == 8
+    assert load(tmp_path, "best")["callbacks"]["BestCheckpoint"]["best_model_score"] == best.best_model_score
+
+
+def test_the_best_weights_within_an_epoch_are_kept(tmp_path: Path, mnist_root: Path) -> None:
+    writer = Written()
+    run = fit(
+        tmp_path, mnist_root, [BestCheckpoint(), LastCheckpoint()], max_epochs=1, val_check_interval=4, plugins=[writer]
+    )
+    assert run.global_step == 8
+    assert writer.paths[0] == ["last 4", "best 4"]
+    assert {path for paths in writer.paths for path in paths} >= {"last 8"}
+
+
+def test_the_best_weights_are_saved_alone_where_nothing_else_saves_them(tmp_path: Path, mnist_root: Path) -> None:
+    alone, accumulated = Written(), Written()
+    fit(tmp_path / "a", mnist_root, [BestCheckpoint()], max_epochs=1, plugins=[alone])
+    assert alone.paths == [["best 8"]]
+    # In the middle of an accumulated group, a run cannot be resumed.
+    callbacks: list[Callback] = [BestCheckpoint(), LastCheckpoint()]
+    settings: dict[str, Any] = {"val_check_interval": 3, "accumulate_grad_batches": 2, "plugins": [accumulated]}
+    fit(tmp_path / "b", mnist_root, callbacks, max_epochs=1, **settings)
+    assert accumulated.paths[0] == ["best 1"]
+
+
+def test_epochs_between_saves(tmp_path: Path, mnist_root: Path) -> None:
+    writer = Written()
+    fit(tmp_path, mnist_root, [LastCheckpoint(every_n_epochs=2)], max_epochs=5, plugins=[writer])
+    assert writer.paths == [["last 16"], ["last 32"], ["last 40"]]
+    with pytest.raises(InputError, match=r"every_n_epochs is 0"):
+        LastCheckpoint(every_n_epochs=0)
