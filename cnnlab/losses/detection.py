@@ -207,7 +207,8 @@ def assign_by_overlap(
 
     Args:
         proposals: (B, R, 4).
-        boxes: (B, R, 4), the boxes that were made of them, whose IoU is the wanted score.
+        boxes: (B, R, 4), the boxes that were made of them. The wanted score is their IoU, or that of the proposals where it
+            is larger: a box that has lost its object has to find it again.
         places: (B, R, 3), the center of each proposal, and its longer side.
         objects: The objects.
         least: The smallest IoU of a proposal and its object.
@@ -216,7 +217,7 @@ def assign_by_overlap(
     best = iou.max(dim=-1, keepdim=True)
     most = torch.zeros_like(iou, dtype=torch.bool).scatter(-1, best.indices, best.values > 0)
     chosen = _choose(iou.masked_fill((iou < least) & ~most, -torch.inf), largest=True)
-    quality = _iou_of(boxes, objects, chosen) * (chosen >= 0)
+    quality = torch.maximum(_iou_of(boxes, objects, chosen), _iou_of(proposals, objects, chosen)) * (chosen >= 0)
     return Assignment(chosen, quality, _in_crowd(objects, places) & (chosen < 0))
 
 

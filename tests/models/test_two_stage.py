@@ -106,6 +106,9 @@ def test_a_proposal_answers_for_the_object_that_it_overlaps() -> None:
     # The third has an IoU of a third only, but no other one overlaps its object; nothing overlaps the last object.
     assert found.objects.tolist() == [[0, -1, 1, -1]]
     assert found.scores[0, :3].tolist() == [1, 0, 0.5]
+    # A box that has lost its object would never be learned again: its weight would be 0, and its score too.
+    lost = assign_by_overlap(proposals, boxes + 200, places, padded)
+    assert lost.scores[0, :3].tolist() == pytest.approx([0.8, 0, 1 / 3])
     crowd = objects([[0.0, 0, 10, 10, 0]], crowd=True).padded()
     places[0, 0, :2] = 5
     ignored = assign_by_overlap(proposals, boxes, places + torch.tensor([[[0.0], [90], [90], [90]]]), crowd)
