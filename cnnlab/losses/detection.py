@@ -207,8 +207,8 @@ def assign_by_overlap(
 
     Args:
         proposals: (B, R, 4).
-        boxes: (B, R, 4), the boxes that were made of them. The wanted score is their IoU, or that of the proposals where it
-            is larger: a box that has lost its object has to find it again.
+        boxes: (B, R, 4), the boxes that were made of them. The wanted score is their IoU, or that of the proposals if
+            that is larger: a box that has lost its object has to find it again.
         places: (B, R, 3), the center of each proposal, and its longer side.
         objects: The objects.
         least: The smallest IoU of a proposal and its object.

@@ -18,6 +18,8 @@ from cnnlab.tasks.detection_errors import confusion_matrix, error_kinds, score_t
 from cnnlab.tasks.object_intervals import map_intervals
 from cnnlab.tasks.overlaps import Detections, Floats, Integers, Truth, gather
 
+_USUAL = 100
+"""The objects of an image and class that COCO counts."""
 _UNSURE = 0.5
 """The threshold, in the confusion matrix, of a class that has no best one."""
 _HEADER = 6
@@ -104,7 +106,8 @@ class ObjectScores(Metric):
         """The scores, float64 on the CPU; NaN where there are no true objects.
 
         Scalars: map, map50, map75, map_small, map_medium, map_large, ar1, ar10, ar100 (as max_dets says), ar_small,
-        ar_medium, ar_large; with masks also box_map, box_map50 and box_map75.
+        ar_medium, ar_large; with masks also box_map, box_map50 and box_map75. With ``repeats`` and more than 100 objects
+        an image also map_max100, map50_max100 and map75_max100, of the 100 best of each image and class, as COCO counts.
 
         Tables: by_class (K, 4) AP, AP50, average recall and number of true objects; precision (K, 101) over recall;
         f1 (K, 101) over the threshold; thresholds (K,) with the best F1; confusion (K + 1, K + 1) int64 at these
@@ -127,12 +130,15 @@ class ObjectScores(Metric):
         }
         if self.repeats:
             tables["intervals"] = map_intervals(evaluation, len(images), self.repeats)
+        if self.repeats and self.max_dets[-1] > _USUAL:
+            usual = average_precision(self._evaluate(images, (_USUAL,))).summary
+            summary |= {f"{name}_max{_USUAL}": usual[name] for name in ("map", "map50", "map75")}
         scalars = {name: torch.tensor(value, dtype=torch.float64) for name, value in summary.items()}
         return scalars | {name: torch.from_numpy(table) for name, table in tables.items()}
 
-    def _evaluate(self, images: Sequence[Image]) -> Evaluation:
+    def _evaluate(self, images: Sequence[Image], max_dets: tuple[int, ...] | None = None) -> Evaluation:
         found, true = [image[0] for image in images], [image[1] for image in images]
-        return evaluate(found, true, self.num_classes, self.max_dets)
+        return evaluate(found, true, self.num_classes, max_dets or self.max_dets)
 
     def _record(
         self, index: int, found: Mapping[str, Any], true: Mapping[str, Any]

@@ -236,3 +236,21 @@ def test_intervals_are_those_of_images_drawn_anew() -> None:
     assert (low_high[:, 0] < low_high[:, 1]).all()
     nothing = evaluate([Detections(np.zeros((0, 4)), [], [])], [Truth(np.zeros((0, 4)), [])], 2)
     assert np.isnan(map_intervals(nothing, 1, 5)).all()
+
+
+def test_more_than_100_objects_are_also_measured_as_coco_counts() -> None:
+    draw = np.random.default_rng(0)
+    corners = draw.uniform(0, 900, (150, 2))
+    true = {"boxes": np.concatenate([corners, corners + 30], axis=1), "labels": np.zeros(150, np.int64)}
+    scores = draw.random(150)
+    found = {"boxes": true["boxes"] + draw.normal(0, 2, (150, 4)), "scores": scores, "labels": true["labels"]}
+    best = np.argsort(-scores)[:100]
+    results = {}
+    for name, most, chosen in (("all", 300, slice(None)), ("fewer", 100, best)):
+        metric = ObjectScores(1, max_dets=(1, 10, most), repeats=3)
+        metric.update([{key: value[chosen] for key, value in found.items()}], [true], [0])
+        results[name] = metric.compute()
+    assert results["all"]["map_max100"] == results["fewer"]["map"]
+    assert results["all"]["map50_max100"] == results["fewer"]["map50"]
+    assert results["all"]["map"] > results["fewer"]["map"] + 0.1
+    assert "map_max100" not in results["fewer"]
