@@ -72,13 +72,20 @@ def _dispatch(arguments: list[str]) -> int:
     if first not in COMMANDS:
         raise InputError(f"there is no command {first!r}: {nearest(first, COMMANDS)} (cnnlab --help lists them)")
     command = COMMANDS[first]
-    module, _, name = command.function.partition(":")
-    function = getattr(importlib.import_module(module if "." in module else f"cnnlab.commands.{module}"), name)
+    if command.first is not None:
+        _function(command.first)(first, arguments[1:])
+    function = _function(command.function)
     if command.raw:
         function(first, arguments[1:])
     else:
         _call(function, f"cnnlab {first}", arguments[1:])
     return 0
+
+
+def _function(path: str) -> Any:
+    """The function of module:name, whose module is in cnnlab.commands or has a whole import path."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module if "." in module else f"cnnlab.commands.{module}"), name)
 
 
 def _call(function: Any, name: str, arguments: list[str]) -> None:

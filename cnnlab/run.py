@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cnnlab.checkpoint import read_header
 from cnnlab.errors import InputError
 from cnnlab.results import replacing, results_folder, set_aside
 
@@ -161,6 +160,8 @@ class Run:
         found = [path for path in (self.last, self.best) if path.is_file()]
         if not found:
             raise InputError(self._without_checkpoint("nothing to resume"))
+        from cnnlab.checkpoint import read_header  # Imports torch.
+
         return max(found, key=lambda path: int(read_header(path)["global_step"]))
 
     def _without_checkpoint(self, what: str) -> str:

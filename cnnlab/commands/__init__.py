@@ -15,14 +15,21 @@ class Command(NamedTuple):
     raw: bool = False
     """Whether the function takes the command's name and its arguments unparsed, as commands with configurations do;
     else jsonargparse makes the arguments from the function's signature."""
+    first: str | None = None
+    """A function of the same arguments, which checks what it can before the other one's libraries are imported."""
+
+
+def _of_runs(purpose: str) -> Command:
+    """A command of LightningCLI."""
+    return Command(purpose, "training:run_command", raw=True, first="arguments:check_places")
 
 
 COMMANDS = {
-    "fit": Command("train a network: cnnlab fit --config mnist", "training:run_command", raw=True),
-    "resume": Command("go on with an interrupted run: cnnlab resume RUN", "training:run_command", raw=True),
-    "validate": Command("measure on the validation set: cnnlab validate RUN", "training:run_command", raw=True),
-    "test": Command("measure on the test set: cnnlab test RUN", "training:run_command", raw=True),
-    "predict": Command("write a table of predictions: cnnlab predict RUN", "training:run_command", raw=True),
+    "fit": _of_runs("train a network: cnnlab fit --config mnist"),
+    "resume": _of_runs("go on with an interrupted run: cnnlab resume RUN"),
+    "validate": _of_runs("measure on the validation set: cnnlab validate RUN"),
+    "test": _of_runs("measure on the test set: cnnlab test RUN"),
+    "predict": _of_runs("write a table of predictions: cnnlab predict RUN"),
     "crossval": Command("train a network a fold: cnnlab crossval --config C --folds 5", "crossval:crossval", raw=True),
     "data": Command("look at training images, or check all: cnnlab data show|check --config C", "data:data", raw=True),
     "explain": Command("draw what a network looks at: cnnlab explain RUN IMAGES...", "explain:explain", raw=True),

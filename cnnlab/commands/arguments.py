@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from cnnlab import recipes
-from cnnlab.checkpoint import LINKED, read_header
 from cnnlab.errors import InputError
 from cnnlab.migration import modern_config, modern_flags
 from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
@@ -96,6 +95,17 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     if request.resume not in ("never", "auto"):
         raise InputError(f"--resume is {request.resume!r}, expected never or auto")
     return request
+
+
+def check_places(command: str, arguments: list[str]) -> None:
+    """Check at once what needs no library: whether recipes, configurations and the run exist.
+
+    Raises:
+        InputError: See parse_request; or if there is no such run or checkpoint.
+    """
+    request = parse_request(command, arguments)
+    if command != "fit" and request.target is not None and not Path(request.target).exists():
+        find(request.target)
 
 
 def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -317,6 +327,8 @@ def _plan_named_checkpoint(request: Request, run: Run, name: str) -> tuple[Run, 
 
 
 def _read(path: Path) -> CheckpointInfo:
+    from cnnlab.checkpoint import LINKED, read_header  # Imports torch, which check_places does without.
+
     checkpoint = read_header(path)
     about = checkpoint["cnnlab"]
     model, data = checkpoint.get("hyper_parameters", {}), checkpoint.get("datamodule_hyper_parameters", {})

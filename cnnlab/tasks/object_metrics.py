@@ -106,8 +106,9 @@ class ObjectScores(Metric):
         """The scores, float64 on the CPU; NaN where there are no true objects.
 
         Scalars: map, map50, map75, map_small, map_medium, map_large, ar1, ar10, ar100 (as max_dets says), ar_small,
-        ar_medium, ar_large; with masks also box_map, box_map50 and box_map75. With ``repeats`` and more than 100 objects
-        an image also map_max100, map50_max100 and map75_max100, of the 100 best of each image and class, as COCO counts.
+        ar_medium, ar_large; with masks also box_map, box_map50 and box_map75. With ``repeats`` and more than 100
+        objects an image also map_max100, map50_max100 and map75_max100, of the 100 best of each image and class, as
+        COCO counts.
 
         Tables: by_class (K, 4) AP, AP50, average recall and number of true objects; precision (K, 101) over recall;
         f1 (K, 101) over the threshold; thresholds (K,) with the best F1; confusion (K + 1, K + 1) int64 at these

@@ -657,3 +657,19 @@ def completion_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command("completion", "bash"), capture_output=True, text=True, check=True)
     path.write_text(done.stdout)
     return path
+
+
+def test_what_is_not_there_is_said_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    """A wrong name of a run was answered after the seconds that torch and lightning take to import."""
+    code = "import sys; from cnnlab.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    for arguments in (
+        ["test", "nowhere"],
+        ["predict", "nowhere"],
+        ["resume", "nowhere"],
+        ["fit", "--config", "nothing"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == ["2", "False"], done.stderr
+        assert "nowhere" in done.stderr or "nothing" in done.stderr
