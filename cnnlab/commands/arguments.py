@@ -101,11 +101,15 @@ def check_places(command: str, arguments: list[str]) -> None:
     """Check at once what needs no library: whether recipes, configurations and the run exist.
 
     Raises:
-        InputError: See parse_request; or if there is no such run or checkpoint.
+        InputError: If one does not.
     """
-    request = parse_request(command, arguments)
-    if command != "fit" and request.target is not None and not Path(request.target).exists():
-        find(request.target)
+    for name, value in pairwise(arguments):
+        if name in ("--config", "-c"):
+            recipes.resolve(value)
+    if command != "fit" and len(arguments) == 1 and not arguments[0].startswith("-"):
+        path = Path(arguments[0])
+        if not path.exists():
+            find(path)
 
 
 def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
