@@ -48,33 +48,33 @@ class LeftOut:
     """The files that a listing has left out: counted by kind, and a few of them named."""
 
     def __init__(self) -> None:
-        self._names: dict[str, list[str]] = {}
-        self._counts: dict[str, int] = {}
+        self.names: dict[str, list[str]] = {}
+        self.counts: dict[str, int] = {}
 
     def add(self, path: str | Path, kind: str | None = None) -> None:
         """Count a file; its kind is its ending if None."""
         ending = Path(path).suffix.lower()
         kind = kind or (f"with {ending}" if ending else "with no ending")
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        names = self._names.setdefault(kind, [])
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        names = self.names.setdefault(kind, [])
         if len(names) < MOST_NAMED:
             names.append(Path(path).name)
 
     def include(self, other: LeftOut) -> None:
         """Count the files of another listing too."""
-        for kind, count in other._counts.items():
-            self._counts[kind] = self._counts.get(kind, 0) + count
-            names = self._names.setdefault(kind, [])
-            names += other._names[kind][: MOST_NAMED - len(names)]
+        for kind, count in other.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            names = self.names.setdefault(kind, [])
+            names += other.names[kind][: MOST_NAMED - len(names)]
 
     def __bool__(self) -> bool:
-        return bool(self._counts)
+        return bool(self.counts)
 
     def __str__(self) -> str:
-        total = sum(self._counts.values())
-        kinds = (f"{count:,} {kind} ({listed(self._names[kind], count)})" for kind, count in self._counts.items())
+        total = sum(self.counts.values())
+        kinds = (f"{count:,} {kind} ({listed(self.names[kind], count)})" for kind, count in self.counts.items())
         verb, them = ("file is no image", "it is one") if total == 1 else ("files are no images", "they are")
-        heif = f"; {_HEIF_REMEDY}" if self._counts.keys() & {f"with {ending}" for ending in _HEIF_ENDINGS} else ""
+        heif = f"; {_HEIF_REMEDY}" if self.counts.keys() & {f"with {ending}" for ending in _HEIF_ENDINGS} else ""
         return (
             f"{total:,} {verb} that can be opened here, and left out: {', '.join(sorted(kinds))}: if {them}, "
             f"convert to PNG or JPEG{heif}"

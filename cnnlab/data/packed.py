@@ -31,8 +31,8 @@ class Strings(Sequence[str]):
         ends: npt.NDArray[np.int64],
         rows: npt.NDArray[np.int32] | None = None,
     ) -> None:
-        self._buffer = buffer
-        self._ends = ends
+        self.buffer = buffer
+        self.ends = ends
         self._rows = rows
 
     @classmethod
@@ -47,12 +47,12 @@ class Strings(Sequence[str]):
     @classmethod
     def joined(cls, parts: Sequence[Strings]) -> Strings:
         """The texts of several lists that were packed with of()."""
-        starts = np.cumsum([0, *(len(part._buffer) for part in parts)]).tolist()
-        ends = [part._ends + start for part, start in zip(parts, starts, strict=False)]
-        return cls(np.concatenate([part._buffer for part in parts]), np.concatenate(ends))
+        starts = np.cumsum([0, *(len(part.buffer) for part in parts)]).tolist()
+        ends = [part.ends + start for part, start in zip(parts, starts, strict=False)]
+        return cls(np.concatenate([part.buffer for part in parts]), np.concatenate(ends))
 
     def __len__(self) -> int:
-        return len(self._ends if self._rows is None else self._rows)
+        return len(self.ends if self._rows is None else self._rows)
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -62,27 +62,27 @@ class Strings(Sequence[str]):
         if isinstance(place, slice):
             return self.take(np.arange(len(self))[place])
         row = range(len(self))[place] if self._rows is None else int(self._rows[place])
-        start = int(self._ends[row - 1]) if row else 0
-        return str(self._buffer[start : self._ends[row]].tobytes(), *_CODING)
+        start = int(self.ends[row - 1]) if row else 0
+        return str(self.buffer[start : self.ends[row]].tobytes(), *_CODING)
 
     def __iter__(self) -> Iterator[str]:
         for first in range(0, len(self), _AT_ONCE):
             some = slice(first, first + _AT_ONCE)
             rows = np.arange(len(self))[some] if self._rows is None else self._rows[some]
-            stops = self._ends[rows]
-            starts = np.where(rows > 0, self._ends[rows - 1], 0)
+            stops = self.ends[rows]
+            starts = np.where(rows > 0, self.ends[rows - 1], 0)
             for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-                yield str(self._buffer[start:stop].data, *_CODING)
+                yield str(self.buffer[start:stop].data, *_CODING)
 
     def take(self, places: Rows) -> Strings:
         """The texts at these places (N,), of the same buffer."""
         rows = places if self._rows is None else self._rows[places]
-        return Strings(self._buffer, self._ends, rows.astype(np.int32))
+        return Strings(self.buffer, self.ends, rows.astype(np.int32))
 
     def mapped(self, function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Strings:
         """The same texts, whose arrays have gone through a function that returns equal ones."""
         rows = None if self._rows is None else function(self._rows)
-        return Strings(function(self._buffer), function(self._ends), rows)
+        return Strings(function(self.buffer), function(self.ends), rows)
 
 
 class Codes(Generic[_Value]):

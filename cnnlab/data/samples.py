@@ -52,15 +52,15 @@ class Paths(Sequence[str]):
     """
 
     def __init__(self, root: str, files: Strings) -> None:
-        self._root = root
-        self._start = "" if root == os.curdir else os.path.join(root, "")  # noqa: PTH118
+        self.root = root
+        self.start = "" if root == os.curdir else os.path.join(root, "")  # noqa: PTH118
         self.files = files
 
     @classmethod
     def of(cls, root: str, paths: Iterable[str]) -> Paths:
         """Pack paths."""
         own = cls(root, Strings.of(()))
-        start = own._start
+        start = own.start
         own.files = Strings.of(
             path[len(start) :] if path.startswith(start) else f"{_ELSEWHERE}{path}" for path in paths
         )
@@ -69,7 +69,7 @@ class Paths(Sequence[str]):
     @classmethod
     def joined(cls, parts: Sequence[Paths]) -> Paths:
         """The paths of several lists, all below one root."""
-        return cls(parts[0]._root, Strings.joined([part.files for part in parts]))
+        return cls(parts[0].root, Strings.joined([part.files for part in parts]))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -80,14 +80,14 @@ class Paths(Sequence[str]):
     def __getitem__(self, place: slice) -> Paths: ...
     def __getitem__(self, place: int | slice) -> str | Paths:
         if isinstance(place, slice):
-            return Paths(self._root, self.files[place])
+            return Paths(self.root, self.files[place])
         return self._whole(self.files[place])
 
     def __iter__(self) -> Iterator[str]:
         return map(self._whole, self.files)
 
     def _whole(self, file: str) -> str:
-        return file[1:] if file.startswith(_ELSEWHERE) else f"{self._start}{file}"
+        return file[1:] if file.startswith(_ELSEWHERE) else f"{self.start}{file}"
 
     def names(self) -> Iterator[str]:
         """Each file's path below the root, with "/"."""
@@ -103,16 +103,16 @@ class Paths(Sequence[str]):
 
     def _name(self, file: str) -> str:
         if file.startswith((_ELSEWHERE, os.sep)):
-            file = os.path.relpath(file.removeprefix(_ELSEWHERE), self._root)
+            file = os.path.relpath(file.removeprefix(_ELSEWHERE), self.root)
         return file.replace(os.sep, "/")
 
     def mapped(self, function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Paths:
         """The same paths: see Strings.mapped."""
-        return Paths(self._root, self.files.mapped(function))
+        return Paths(self.root, self.files.mapped(function))
 
     def take(self, rows: Rows) -> Paths:
         """The paths of these rows."""
-        return Paths(self._root, self.files.take(rows))
+        return Paths(self.root, self.files.take(rows))
 
 
 _Column = TypeVar("_Column")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.layers import padding
 
 
 def same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> Any:
@@ -32,6 +32,11 @@ def same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> Any:
 @contextmanager
 def whole_number_padding() -> Iterator[None]:
     """Let timm's layers use same_padding."""
+    # A network of timm has imported it; for others it would take a second.
+    padding: Any = sys.modules.get("timm.layers.padding")
+    if padding is None:
+        yield
+        return
     before = padding.get_same_padding
     padding.get_same_padding = same_padding
     try:

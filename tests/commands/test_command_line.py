@@ -673,3 +673,10 @@ def test_what_is_not_there_is_said_before_anything_heavy_is_imported(tmp_path: P
         )
         assert done.stdout.split() == ["2", "False"], done.stderr
         assert "nowhere" in done.stderr or "nothing" in done.stderr
+
+
+def test_training_imports_neither_timm_nor_wandb_before_they_are_needed() -> None:
+    """Timm takes a second, and imports wandb, whose temporary folder a forked process would share."""
+    code = "import sys, cnnlab.commands.training; print([name for name in ('timm', 'wandb') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
