@@ -103,8 +103,9 @@ def check_places(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: If one does not.
     """
-    for name, value in pairwise(arguments):
-        if name in ("--config", "-c"):
+    for name, following in pairwise([*arguments, ""]):
+        key, equals, own = name.partition("=")
+        if key in ("--config", "-c") and (value := own if equals else following):
             recipes.resolve(value)
     if command != "fit" and len(arguments) == 1 and not arguments[0].startswith("-"):
         path = Path(arguments[0])

@@ -101,8 +101,8 @@ class ContentHashes:
         """
         known, entries = self.known().tolist(), self.table.numpy()
         counts = np.ascontiguousarray(entries[:, _SHA256 : _SHA256 + _COUNT]).view(">u8")[:, 0].tolist()
-        digits = _SHA256 if len(known) <= MANY else _SHORT
-        hashes = (entries[row, :digits].tobytes().hex() if read else "" for row, read in enumerate(known))
+        kept = _kept(len(known))
+        hashes = (entries[row, :kept].tobytes().hex() if read else "" for row, read in enumerate(known))
         return [str(count) if read else "" for count, read in zip(counts, known, strict=True)], hashes
 
     def equal(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
@@ -136,6 +136,11 @@ _SHA256, _COUNT, _CRC = 32, 8, 4
 """The bytes of each part of a row."""
 _SHORT = 12
 """The bytes of a hash in the manifest of many images: two of a million are equal once in 10^17 times."""
+
+
+def _kept(count: int) -> int:
+    """The bytes of each hash in the manifest of so many images."""
+    return _SHA256 if count <= MANY else _SHORT
 
 
 def hash_files(paths: Sequence[str]) -> list[Content]:
@@ -256,7 +261,12 @@ class Recollection:
 
     def columns(self, contents: Mapping[str, Content]) -> dict[str, Iterable[str]]:
         """The columns of the manifest, with the contents, by path, of those that had none."""
-        learned = {id(row): contents[path] for path, row in self.of.items() if path in contents}
+        digits = 2 * _kept(len(self.rows))
+        learned = {
+            id(row): contents[path]._replace(sha256=contents[path].sha256[:digits])
+            for path, row in self.of.items()
+            if path in contents
+        }
         rows = [
             {**row, **(learned[id(row)]._asdict() if id(row) in learned and not row.get("sha256") else {})}
             for row in self.rows

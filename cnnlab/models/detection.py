@@ -91,7 +91,7 @@ def create_detector(
     size = DETECTORS[name]
     features = create_features(size.encoder if encoder is None else encoder, channels, weights)
     settings = {"width": size.width, "depth": size.depth, **kwargs}
-    return build(name, size.kind, features, num_classes, channels, **settings)
+    return build(name, size.kind, features, num_classes, channels=channels, **settings)
 
 
 def encoder_of(name: str, encoder: str | None) -> str | None:

@@ -15,7 +15,7 @@ from cnnlab.models.blocks import conv_bn
 from cnnlab.models.box_decoder import BoxDecoder
 from cnnlab.models.detector import Detector
 from cnnlab.models.factory import Encoder
-from cnnlab.models.regions import images_of
+from cnnlab.models.regions import image_numbers
 
 MASK_SIDE = 28
 """Height and width of a mask: a grid over the object's region."""
@@ -56,7 +56,7 @@ class InstanceDetector(Detector):
         nms: float = 0.5,
         **kwargs: Any,
     ) -> None:
-        super().__init__(features, num_classes, channels, strides, **kwargs)
+        super().__init__(features, num_classes, channels=channels, strides=strides, **kwargs)
         if mask_stride not in features.strides or mask_stride > strides[0]:
             raise InputError(
                 f"model.network_args.mask_stride is {mask_stride}, expected one of {features.strides}, up to "
@@ -129,7 +129,7 @@ def objects_with_masks(network: Any, outputs: Mapping[str, Tensor]) -> dict[str,
     """
     found: dict[str, Tensor] = network.select(outputs)
     regions = network.mask_regions(found["boxes"])
-    logits = network.mask_logits(outputs, regions.flatten(0, 1), images_of(regions), found["labels"].flatten())
+    logits = network.mask_logits(outputs, regions.flatten(0, 1), image_numbers(regions), found["labels"].flatten())
     named = {f"found_{name}": value for name, value in found.items()}
     return {**named, "regions": regions, "mask_logits": logits.unflatten(0, (-1, regions.shape[1]))}
 

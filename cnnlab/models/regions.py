@@ -44,10 +44,10 @@ def pool_regions(
     return pooled
 
 
-def images_of(boxes: Tensor) -> Tensor:
+def image_numbers(boxes: Tensor) -> Tensor:
     """The image (B R,) int64 of each of the boxes (B, R, 4).
 
-    >>> images_of(torch.zeros(2, 3, 4))
+    >>> image_numbers(torch.zeros(2, 3, 4))
     tensor([0, 0, 0, 1, 1, 1])
     """
     return torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(boxes.shape[:2]).flatten()

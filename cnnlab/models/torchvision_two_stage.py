@@ -13,7 +13,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from cnnlab.models.box_decoder import BoxDecoder, keep_best
 from cnnlab.models.instance_detector import objects_with_masks
-from cnnlab.models.regions import images_of, pool_regions
+from cnnlab.models.regions import image_numbers, pool_regions
 from cnnlab.models.torchvision_parts import (
     NO_OBJECT,
     TorchvisionDetector,
@@ -65,11 +65,14 @@ class FasterRCNN(TorchvisionDetector):
         if objects is None:
             return outputs
         with _same_choice(padded, not self.training):
-            targets = targets_of(objects, self.first_label)
+            targets = self._targets(objects)
             first = self._proposal_losses(torch.cat(objectness, dim=1), torch.cat(deltas, dim=1), anchors, targets)
             chosen = [own[known] for own, known in zip(proposals, there, strict=True)]
             second, found = self._box_losses(features, padded, chosen, targets, size)
         return {**(outputs or found), "losses": first + second}
+
+    def _targets(self, objects: Objects) -> list[dict[str, Tensor]]:
+        return targets_of(objects, self.first_label)
 
     def _propose(
         self, objectness: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], size: tuple[int, int]
@@ -98,7 +101,7 @@ class FasterRCNN(TorchvisionDetector):
         maps = [one for name, one in features.items() if name in pooler.featmap_names]
         strides = [images.shape[-2] // one.shape[-2] for one in maps]
         side = pooler.output_size[0]
-        return pool_regions(maps, strides, boxes.flatten(0, 1), images_of(boxes), side, pooler.sampling_ratio)
+        return pool_regions(maps, strides, boxes.flatten(0, 1), image_numbers(boxes), side, pooler.sampling_ratio)
 
     def _answers(
         self, scores: Tensor, shifts: Tensor, proposals: Tensor, there: Tensor, size: tuple[int, int]
@@ -207,17 +210,9 @@ class MaskRCNN(FasterRCNN):
         outputs |= {f"maps_{name}": features[name] for name in self.model.roi_heads.mask_roi_pool.featmap_names}
         return outputs if self.training else outputs | objects_with_masks(self, outputs)
 
-    def _box_losses(
-        self,
-        features: Mapping[str, Tensor],
-        images: Tensor,
-        proposals: list[Tensor],
-        targets: list[dict[str, Tensor]],
-        size: tuple[int, int],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _targets(self, objects: Objects) -> list[dict[str, Tensor]]:
         # torchvision asks for masks, though it does not use them to choose proposals.
-        targets = [{**own, "masks": own["labels"]} for own in targets]
-        return super()._box_losses(features, images, proposals, targets, size)
+        return [{**own, "masks": own["labels"]} for own in super()._targets(objects)]
 
     def mask_regions(self, boxes: Tensor) -> Tensor:
         """The regions of masks: the boxes themselves."""

@@ -15,7 +15,7 @@ from cnnlab.models.box_decoder import keep_best, taken
 from cnnlab.models.detector import Detector
 from cnnlab.models.factory import Encoder
 from cnnlab.models.instance_detector import InstanceDetector
-from cnnlab.models.regions import images_of, pool_regions
+from cnnlab.models.regions import image_numbers, pool_regions
 
 _SIDE = 7
 """Height and width of the grid of features of a proposal."""
@@ -35,8 +35,6 @@ class TwoStageDetector(Detector):
     Args:
         features: See Detector.
         num_classes: See Detector.
-        channels: See Detector.
-        strides: See Detector.
         proposals: The number of proposals of an image, the same in training.
         proposal_nms: Of proposals with a larger IoU, only the one with the highest score is kept; above 0, to 1.
         hidden: The width of the two layers of the second stage.
@@ -53,8 +51,6 @@ class TwoStageDetector(Detector):
         self,
         features: Encoder,
         num_classes: int,
-        channels: int = 3,
-        strides: Sequence[int] = (8, 16, 32),
         proposals: int = 300,
         proposal_nms: float = 0.7,
         hidden: int = 256,
@@ -64,7 +60,7 @@ class TwoStageDetector(Detector):
         check_positive(num_classes=num_classes, proposals=proposals, hidden=hidden)
         if not 0 < proposal_nms <= 1:
             raise InputError(f"model.network_args.proposal_nms is {proposal_nms}, expected above 0, to 1")
-        super().__init__(features, 1, channels, strides, dropout=dropout, **kwargs)
+        super().__init__(features, 1, dropout=dropout, **kwargs)
         width = self.classify.in_channels
         self.proposals = proposals
         self.proposal_nms = proposal_nms
@@ -95,7 +91,7 @@ class TwoStageDetector(Detector):
             # roi_align ends the process at a box that is not finite.
             finite = {"logits": first["logits"], "boxes": clip_boxes_to_image(first["boxes"].nan_to_num(), size)}
             proposals, scores = self._proposals(finite)
-        pooled = pool_regions(maps, self.strides, proposals.flatten(0, 1), images_of(proposals), _SIDE)
+        pooled = pool_regions(maps, self.strides, proposals.flatten(0, 1), image_numbers(proposals), _SIDE)
         hidden = self.region_layers(pooled)
         classes, steps = (
             layer(hidden).float().unflatten(0, (-1, proposals.shape[1]))

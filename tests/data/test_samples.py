@@ -21,6 +21,7 @@ from cnnlab.data.samples import Paths, Sample, SampleTable
 from cnnlab.data.shared import shared
 from cnnlab.data.splits import place, split_samples
 from cnnlab.run import Run
+from cnnlab.writing import write_columns
 from tests.conftest import Cnnlab, write_photos
 
 TEXTS = ["", "a", "kätzchen", "b" * 300, "猫", "\udcff", "a"]
@@ -152,6 +153,9 @@ def test_classes_and_splits_are_not_left_empty() -> None:
             continue
         divided = split_samples(_index(samples), 0.2, 0.2, seed=0).table
         assert {sample.split for sample in divided} == {"train", "val", "test"}
+        of_class = {label: {s.group or s.path for s in samples if s.labels == (label,)} for label in set(labels)}
+        if min(map(len, of_class.values())) >= 3:  # Two may be needed to fill the other splits.
+            assert {sample.labels[0] for sample in divided if sample.split == "train"} == set(labels)
         for group in ("g", "h"):
             assert len({sample.split for sample in divided if sample.group == group}) <= 1
 
@@ -191,6 +195,13 @@ def test_the_manifest_of_many_images_is_compressed_and_known_again(
     rows = manifest.read_manifest(run.manifest)
     assert len(rows) == 24
     assert {len(row["sha256"]) for row in rows} == {24}
+    # A run that goes on learns the rest of the hashes, in the same form.
+    unread = {name: [row[name] for row in rows] for name in rows[0]}
+    unread["sha256"][:2] = ["", ""]
+    write_columns(run.manifest, unread)
+    resumed = cnnlab("resume", str(tmp_path / "R"), "--trainer.max_epochs", "2")
+    assert resumed.code == 0, resumed.err
+    assert manifest.read_manifest(run.manifest) == rows
     # Renamed images are known by the beginnings of their hashes.
     moved = tmp_path / "p/spots/renamed.jpg"
     (tmp_path / "p/spots/00.jpg").rename(moved)

@@ -19,7 +19,7 @@ from cnnlab.losses import DetectionLoss
 from cnnlab.losses.detection import assign_by_overlap
 from cnnlab.models import create_detector, layer_groups
 from cnnlab.models.instance_decoder import InstanceDecoder
-from cnnlab.models.regions import images_of, pool_regions
+from cnnlab.models.regions import image_numbers, pool_regions
 from cnnlab.models.tiles import Tiles
 from cnnlab.outputs import Instances
 from tests.models.test_detector import objects
@@ -55,7 +55,7 @@ def test_features_are_pooled_as_torchvision_does() -> None:
         larger = boxes * factor
         pooler = MultiScaleRoIAlign(list(named), 7, 2)
         expected = pooler(named, list(larger), [(64, 96)] * 2)
-        found = pool_regions(maps, [4, 8, 16], larger.flatten(0, 1), images_of(larger), 7)
+        found = pool_regions(maps, [4, 8, 16], larger.flatten(0, 1), image_numbers(larger), 7)
         torch.testing.assert_close(found, expected)
 
 
