@@ -140,7 +140,9 @@ def test_a_box_that_is_no_number_does_not_end_the_process() -> None:
     network = detector().eval()
     images = torch.randn(1, 3, 64, 64)
     images[0, 0, 0, 0] = torch.nan
-    assert network(images)["boxes"].shape == (1, 84, 4)
+    outputs = network(images)
+    assert outputs["boxes"].shape == (1, 84, 4)
+    assert outputs["proposals"].isfinite().all()
 
 
 def test_pruning_keeps_the_outputs() -> None:
