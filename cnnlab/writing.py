@@ -106,11 +106,16 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a table by its columns; no rows if it is missing."""
+    return list(csv_rows(path))
+
+
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Read a table row by row: see read_csv."""
     if not path.is_file():
-        return []
+        return
     with open_table(path) as file:
         # A killed process may leave an incomplete last line in metrics.csv.
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+        yield from (row for row in csv.DictReader(file) if None not in row.values())
 
 
 def open_table(path: Path) -> TextIO:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from cnnlab.callbacks.tables import results_of, write_measured
 from cnnlab.checkpoint import make_portable
-from cnnlab.data import manifest
+from cnnlab.data import contents
 from cnnlab.data.listed_files import ListedFiles
 from cnnlab.figures import confusion_matrix
 from cnnlab.loggers import RunLogger, write_picture, write_table
@@ -139,7 +139,7 @@ class Report(Callback):
 def _write_manifest(trainer: Trainer, run: Run) -> None:
     data = getattr(trainer, "datamodule", None)
     if isinstance(data, ListedFiles):
-        columns, many = data.manifest_columns(), len(data.samples) > manifest.MANY
+        columns, many = data.manifest_columns(), len(data.samples) > contents.MANY
         write_columns(run.packed_manifest if many else run.plain_manifest, columns)
         (run.plain_manifest if many else run.packed_manifest).unlink(missing_ok=True)
     elif callable(rows := getattr(data, "manifest", None)):

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import IMAGENET, BatchDataset, cpu_count
+from cnnlab.data.contents import ContentNotes
 from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
 from cnnlab.data.image_survey import any_deep, describe_images, find_range
 from cnnlab.data.listed_files import ListedFiles
 from cnnlab.data.listing import find_broken, unmatched
-from cnnlab.data.manifest import ContentNotes
 from cnnlab.data.presets import create_augmentation
 from cnnlab.data.samples import SPLITS, Sample, SampleIndex, SampleTable
 from cnnlab.data.shared import shared

@@ -17,7 +17,7 @@ from cnnlab.batch import Batch
 from cnnlab.data.annotations import Annotation, FixedTarget
 from cnnlab.data.augmentation import Augmentation, InputSpec, as_tensor
 from cnnlab.data.base import BatchDataset
-from cnnlab.data.manifest import ContentNotes
+from cnnlab.data.contents import ContentNotes
 from cnnlab.data.mixing import Mixing
 from cnnlab.data.samplers import Draw
 from cnnlab.imaging import EvalTransform, ImageError, ImageSource, LazyImage, preprocess

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -14,8 +14,9 @@ import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from cnnlab.data.base import VisionDataModule
+from cnnlab.data.contents import ContentHashes, file_sizes
 from cnnlab.data.listing import find_broken
-from cnnlab.data.manifest import Content, ContentHashes, Recollection, Row, file_size, read_manifest, recognize
+from cnnlab.data.manifest import Recollection, read_manifest, recognize
 from cnnlab.data.samples import SPLITS, Sample, SampleIndex, SampleTable, code_of, split_of
 from cnnlab.data.shared import shared
 from cnnlab.data.splits import select_fold, split_samples
@@ -122,11 +123,17 @@ class ListedFiles(VisionDataModule):
             return None
         return recognize(self.samples, read_manifest(self._splits), by_name=self.results_source is None)
 
+    @property
+    def _remembers(self) -> bool:
+        """Whether the manifest divides the images."""
+        known = self.recollection
+        return known is not None and (known.is_of_the_run or not self._is("fit"))
+
     @cached_property
     def _divided(self) -> SampleIndex:
         options, known = self.hparams, self.recollection
-        if known is not None and (known.is_of_the_run or not self._is("fit")):
-            return SampleIndex(known.with_splits(self.samples))
+        if known is not None and self._remembers:
+            return SampleIndex(known.with_splits())
         listing = split_samples(
             SampleIndex(self.samples), options["val_size"], options["test_size"], options["split_seed"]
         )
@@ -134,6 +141,12 @@ class ListedFiles(VisionDataModule):
             return listing
         start = 0.0 if self.samples.splits.any() else options["test_size"]
         return select_fold(listing, options["folds"], options["fold"], options["split_seed"], start)
+
+    @property
+    def _places(self) -> npt.NDArray[np.int64]:
+        """The place of each divided image among all that are listed, (N,)."""
+        known = self.recollection
+        return np.arange(len(self.samples)) if known is None or not self._remembers else known.order
 
     def _is(self, *stages: str) -> bool:
         return self.trainer is not None and self.trainer.state.fn in stages
@@ -178,19 +191,19 @@ class ListedFiles(VisionDataModule):
         if not known.is_of_the_run:
             if self._is("fit") and self._continues:
                 raise InputError(
-                    f"{self.root} has none of the run's {len(known.rows):,} images ({self._splits}): name their folder "
-                    "with --data.root, or begin a new run"
+                    f"{self.root} has none of the run's {len(known.manifest):,} images ({self._splits}): name their "
+                    "folder with --data.root, or begin a new run"
                 )
             if self._is("fit"):
                 rank_zero_info(f"the images of {self.root} are not those of the checkpoint's run, and are divided anew")
                 return
-            trained = [sample.name for sample in self._divided.of["train"]]
+            trained = list(self._divided.of["train"].paths.names())
             left_out = f"; {len(trained):,} that the run has seen are left out: {listed(trained)}" if trained else ""
-            same = f" ({len(known.changed):,} of them have names of the run's)" if known.changed else ""
+            same = f" ({len(known.changed):,} of them have names of the run's)" if len(known.changed) else ""
             rank_zero_info(f"the images of {self.root} are not those of the run{same}{left_out}")
             return
         if gone := known.gone(used):
-            total = sum(map(known.count, used))
+            total = sum(map(known.manifest.count, used))
             text = f"{len(gone):,} of the run's {total:,} images for {' and '.join(used)} are not in {self.root}"
             if self._is("fit", "validate", "test") and self.hparams["on_error"] == "raise":
                 raise InputError(
@@ -201,12 +214,9 @@ class ListedFiles(VisionDataModule):
             rank_zero_warn(text)
         table = self._divided.table
         columns = {"path": table.paths.names(), **self.target_columns(table)}
-        if other := known.other_targets(dict(zip(table.paths, _rows(columns), strict=True))):
+        if other := known.other_targets(columns):
             rank_zero_warn(f"{len(other):,} images have other targets than in the run: {listed(other)}")
-        own = {row["path"] for row in known.rows}
-        others = table.take(table.rows_of(""))
-        names = zip(others.paths, others.paths.names(), strict=True)
-        if new := [name for path, name in names if path not in known.of and name not in own]:
+        if new := known.new():
             rank_zero_warn(f"{len(new):,} images of {self.root} are not the run's, and are left out: {listed(new)}")
 
     @property
@@ -223,7 +233,7 @@ class ListedFiles(VisionDataModule):
         count, known = len(self.listing.of[split]), self.recollection
         total = len(self._divided.of[split])
         if known is not None and known.is_of_the_run:
-            total = max(total, known.count(split))
+            total = max(total, known.manifest.count(split))
         return f"{count:,} of {total:,} images of split {split} of {self.root.absolute().name}"
 
     def check(self) -> tuple[list[str], list[list[str]]]:
@@ -243,9 +253,10 @@ class ListedFiles(VisionDataModule):
         groups = self.contents.equal(np.flatnonzero(self._usable() & (table.splits > 0) & self.contents.known()))
         return [[table.paths.name(int(row)) for row in group] for group in groups if len(set(table.splits[group])) > 1]
 
-    def manifest(self) -> list[Row]:
+    def manifest(self) -> list[dict[str, str]]:
         """The rows of manifest_columns()."""
-        return list(_rows(self.manifest_columns()))
+        columns = self.manifest_columns()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def manifest_columns(self) -> dict[str, Iterable[str]]:
         """The columns of the manifest, each to be read once, together with the others.
@@ -254,11 +265,12 @@ class ListedFiles(VisionDataModule):
         out. If the run of the manifest goes on, its own rows, with the hashes that it has learned.
         """
         if self._continues and self.recollection is not None:
-            return self.recollection.columns(self._known_contents())
+            return self.recollection.manifest.with_contents(self.contents, self.recollection.rows[self._places])
         table, broken = self._divided.table, self._broken or {}
         sizes, hashes = self.contents.columns()
         if len(table) <= _FEW:
-            sizes = [own or file_size(path) for own, path in zip(sizes, table.paths, strict=True)]
+            there = ("" if size < 0 else str(size) for size in file_sizes(table.paths).tolist())
+            sizes = [own or size for own, size in zip(sizes, there, strict=True)]
         return {
             "path": table.paths.names(),
             **self.target_columns(table),
@@ -268,11 +280,6 @@ class ListedFiles(VisionDataModule):
             "sha256": hashes,
             "error": (broken.get(path, "") for path in table.paths) if broken else repeat("", len(table)),
         }
-
-    def _known_contents(self) -> dict[str, Content]:
-        """The contents that are known, by path."""
-        rows, paths = np.flatnonzero(self.contents.known()), self._divided.table.paths
-        return {paths[int(row)]: self.contents.content(int(row)) for row in rows}
 
     def learn_contents(self) -> None:
         """Take the hashes of the files that all processes have read, and say what they show; all processes call it."""
@@ -284,7 +291,7 @@ class ListedFiles(VisionDataModule):
     def _say_contents(self) -> None:
         """Say what the hashes show, if it has not been said."""
         known = self.recollection
-        if known is not None and (replaced := known.replaced(self._known_contents())):
+        if known is not None and (replaced := known.replaced(self.contents, self._places)):
             self._say_once(f"{len(replaced):,} images are not what they were when the run began: {listed(replaced)}")
         if copies := [" = ".join(names[:2]) for names in self.copies()]:
             self._say_once(
@@ -306,9 +313,3 @@ class ListedFiles(VisionDataModule):
 
     def _read_contents(self, rows: npt.NDArray[np.int64]) -> None:
         self.contents.read(self._divided.table.paths.take(rows), rows.tolist())
-
-
-def _rows(columns: dict[str, Iterable[str]]) -> Iterator[Row]:
-    """The rows of a table."""
-    for row in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, row, strict=True))

@@ -4,174 +4,94 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from cnnlab.data.samples import SPLITS, Sample, SampleTable, code_of
+from cnnlab.data.contents import ContentHashes, file_sizes, hash_bytes, hash_files, is_hash
+from cnnlab.data.packed import Codes, Rows, Strings, places_in
+from cnnlab.data.samples import SPLITS, SampleTable, code_of
 from cnnlab.errors import InputError
 from cnnlab.image_files import listed
 from cnnlab.writing import open_table
 
-Row = dict[str, str]
-
-MANY = 100_000
-"""Of more images, the manifest is compressed, and has only the beginnings of hashes."""
+_AT_ONCE = 65_536
+"""Rows that are read together."""
 _PROBES = 16
 """The number of files whose content is compared before the names of the others are trusted."""
 _NO_TARGETS = ("path", "split", "group", "bytes", "sha256", "error", "mask")
+_DIFFERENT = ("path", "bytes", "sha256", "mask")
+"""The columns in which most rows differ."""
 
 
-class Content(NamedTuple):
-    """What one reading of a file has found."""
-
-    sha256: str = ""
-    """In hexadecimal, "" if the file could not be read."""
-    bytes: str = ""
-    """How many, as text."""
-
-
-class ContentHashes:
-    """The content of each of many files, from the bytes that are read; reader processes share it.
+class Manifest:
+    """The table of a manifest, packed.
 
     Args:
-        count: The number of files, N.
+        columns: Its columns by name, of equal length; path and split among them.
+
+    Raises:
+        ValueError: If a number of bytes is none.
     """
 
-    def __init__(self, count: int) -> None:
-        self.table = torch.zeros(count, _SHA256 + _COUNT + _CRC, dtype=torch.uint8)
-        """(N, 44) uint8: SHA-256, number of bytes and CRC-32 of each file; all zero where one has not been read."""
-        self.table.share_memory_()  # type: ignore[no-untyped-call]
+    def __init__(self, columns: Mapping[str, Strings | Codes[str]]) -> None:
+        self.columns = dict(columns)
+        paths, splits = columns["path"], columns["split"]
+        assert isinstance(paths, Strings)
+        assert isinstance(splits, Codes)
+        self.paths = paths
+        self.splits = np.array([code_of(split) for split in splits.values], np.uint8)[splits.numbers]
+        """(N,), see SampleTable.splits."""
+        sizes = columns.get("bytes")
+        self.sizes = (
+            np.full(len(paths), -1)
+            if sizes is None
+            else np.fromiter((int(size) if size else -1 for size in sizes), np.int64, len(paths))
+        )
+        """(N,), the bytes of each file; -1 where they are not known."""
+        hashes = columns.get("sha256")
+        self.hashes = hashes if isinstance(hashes, Strings) else Strings.of([""] * len(paths))
+        """SHA-256 of each file or its beginning, in hexadecimal; "" where it is not known."""
 
-    def note(self, row: int, content: bytes) -> bool:
-        """Note the content of a file that was read, and return whether it is that of the first reading."""
-        quick = len(content).to_bytes(_COUNT) + zlib.crc32(content).to_bytes(_CRC)
-        first = self.table[row].numpy().tobytes()
-        if any(first[-_CRC:]):
-            return first[_SHA256:] == quick
-        if any(first):  # Read for its hash.
-            return first[:_SHA256] == hashlib.sha256(content).digest()
-        self._put(row, hashlib.sha256(content).digest() + quick)
-        return True
+    def __len__(self) -> int:
+        return len(self.paths)
 
-    def read(self, paths: Sequence[str], rows: Sequence[int]) -> None:
-        """Read files, in threads, and note their contents; those that cannot be read stay unknown.
+    @cached_property
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Whether each image was used, not left out with an error, (N,)."""
+        errors = self.columns.get("error")
+        return np.ones(len(self), bool) if errors is None else np.fromiter((not e for e in errors), bool, len(self))
+
+    def count(self, split: str) -> int:
+        """The number of images of a split that were used."""
+        return int((self.used & (self.splits == code_of(split))).sum())
+
+    def with_contents(self, hashes: ContentHashes, rows: Rows) -> dict[str, Iterable[str]]:
+        """The columns, with what is known now of the files whose content was not known.
 
         Args:
-            paths: The files.
-            rows: The row of each.
+            hashes: Contents of files.
+            rows: The row of each of those files, (F,); -1 for a file that has none.
         """
-
-        def read_one(path: str, row: int) -> None:
-            if (content := _content_of(path)).sha256:
-                self._put(row, bytes.fromhex(content.sha256) + int(content.bytes).to_bytes(_COUNT) + bytes(_CRC))
-
-        with ThreadPoolExecutor() as pool:
-            deque(pool.map(read_one, paths, rows), maxlen=0)
-
-    def _put(self, row: int, entry: bytes) -> None:
-        self.table[row] = torch.frombuffer(bytearray(entry), dtype=torch.uint8)
-
-    def known(self) -> npt.NDArray[np.bool_]:
-        """Whether each file has been read, (N,)."""
-        found: npt.NDArray[np.bool_] = self.table.any(dim=1).numpy()
-        return found
-
-    def content(self, row: int) -> Content:
-        """The content of a file; empty if it has not been read."""
-        entry = self.table[row].numpy().tobytes()
-        if not any(entry):
-            return Content()
-        return Content(entry[:_SHA256].hex(), str(int.from_bytes(entry[_SHA256 : _SHA256 + _COUNT])))
-
-    def columns(self) -> tuple[list[str], Iterator[str]]:
-        """The number of bytes and the SHA-256 of each file as text, "" if it has not been read.
-
-        Of many files it is the hash's beginning, which tells them apart as well.
-        """
-        known, entries = self.known().tolist(), self.table.numpy()
-        counts = np.ascontiguousarray(entries[:, _SHA256 : _SHA256 + _COUNT]).view(">u8")[:, 0].tolist()
-        kept = _kept(len(known))
-        hashes = (entries[row, :kept].tobytes().hex() if read else "" for row, read in enumerate(known))
-        return [str(count) if read else "" for count, read in zip(counts, known, strict=True)], hashes
-
-    def equal(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-        """Those of these rows that have the same content as another one of them, as groups, the first row's first."""
-        entries = np.ascontiguousarray(self.table.numpy()[rows, :_SHA256]).view(f"V{_SHA256}")[:, 0]
-        # Most differ in their first bytes, which are compared far faster.
-        quick = entries.view(np.uint64).reshape(len(rows), -1)[:, 0] if len(rows) else np.zeros(0, np.uint64)
-        order = np.argsort(quick, kind="stable")
-        same = quick[order][1:] == quick[order][:-1]
-        groups: dict[bytes, list[int]] = {}
-        for place in np.flatnonzero(np.append(same, False) | np.insert(same, 0, False)):
-            groups.setdefault(entries[order[place]].tobytes(), []).append(int(order[place]))
-        found = [rows[sorted(group)] for group in groups.values() if len(group) > 1]
-        return sorted(found, key=lambda group: int(group[0]))
+        places = np.flatnonzero(hashes.known() & (rows >= 0))
+        places = places[~self.hashes.filled()[rows[places]]]
+        if not len(places):
+            return dict(self.columns)
+        sizes, texts = ["" if size < 0 else str(size) for size in self.sizes.tolist()], list(self.hashes)
+        for place in places.tolist():
+            content, row = hashes.content(place), int(rows[place])
+            sizes[row], texts[row] = content.bytes, content.sha256[: 2 * hash_bytes(len(self))]
+        return {**self.columns, "bytes": sizes, "sha256": texts}
 
 
-class ContentNotes(NamedTuple):
-    """The contents of some of many files, which take what is read of them."""
-
-    hashes: ContentHashes
-    """Those of all files."""
-    rows: npt.NDArray[np.int32]
-    """The row of each of the files, (N,)."""
-
-    def note(self, index: int, content: bytes) -> bool:
-        """See ContentHashes.note."""
-        return self.hashes.note(int(self.rows[index]), content)
-
-
-_SHA256, _COUNT, _CRC = 32, 8, 4
-"""The bytes of each part of a row."""
-_SHORT = 12
-"""The bytes of a hash in the manifest of many images: two of a million are equal once in 10^17 times."""
-
-
-def _kept(count: int) -> int:
-    """The bytes of each hash in the manifest of so many images."""
-    return _SHA256 if count <= MANY else _SHORT
-
-
-def hash_files(paths: Sequence[str]) -> list[Content]:
-    """The content of each file; empty for one that cannot be read."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(_content_of, paths))
-
-
-def _content_of(path: str) -> Content:
-    try:
-        with Path(path).open("rb") as file:
-            return Content(hashlib.file_digest(file, "sha256").hexdigest(), str(file.tell()))
-    except OSError:
-        return Content()
-
-
-def is_hash(sha256: str, known: str) -> bool:
-    """Whether a hash is the known one, of which there may be only the beginning, or nothing."""
-    return bool(sha256) and sha256.startswith(known)
-
-
-def file_size(path: str) -> str:
-    """The bytes of a file as text, "" if it is missing."""
-    try:
-        return str(Path(path).stat().st_size)
-    except OSError:
-        return ""
-
-
-def read_manifest(path: Path) -> list[Row]:
-    """The rows of a manifest.
+def read_manifest(path: Path) -> Manifest:
+    """Read the table of a manifest.
 
     Raises:
         InputError: If there is no such file, or if it is not a manifest.
@@ -180,177 +100,226 @@ def read_manifest(path: Path) -> list[Row]:
         raise InputError(f"data.splits {path}: there is no such file")
     try:
         with open_table(path) as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.reader(file)
+            names = next(reader, [])
+            parts: dict[str, list[Strings | Codes[str]]] = {name: [] for name in names}
+            for some in _parts(reader, names, path):
+                for name, texts in zip(names, zip(*some, strict=True), strict=True):
+                    parts[name].append(Strings.of(texts) if name in _DIFFERENT else Codes.of(texts))
     except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"data.splits {path} is not a table: {error}") from error
-    for line, row in enumerate(rows, start=2):
-        if None in row or not row.get("path") or row.get("split") not in ("", *SPLITS):
-            raise InputError(f"{path}, line {line}: expected a path and a split (train, val, test or nothing)")
-    return rows
+    return Manifest({name: _joined(name, of_name) for name, of_name in parts.items()})
 
 
-@dataclass
+def _joined(name: str, parts: Iterable[Strings | Codes[str]]) -> Strings | Codes[str]:
+    if name in _DIFFERENT:
+        return Strings.joined([Strings.of(()), *(part for part in parts if isinstance(part, Strings))])
+    return Codes.joined(part for part in parts if isinstance(part, Codes))
+
+
+def _parts(reader: Iterator[list[str]], names: list[str], path: Path) -> Iterator[list[list[str]]]:
+    """The rows of a manifest, many at once.
+
+    Raises:
+        InputError: If a row is none of a manifest, or if there are two columns of one name.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    if {"path", "split"} - places.keys() or len(places) < len(names):
+        raise InputError(f"data.splits {path} is no manifest: it has the columns {', '.join(names) or 'of nothing'}")
+    first, size = 2, places.get("bytes")
+    while some := list(islice(reader, _AT_ONCE)):
+        for line, row in enumerate(some, start=first):
+            if not row:
+                continue
+            if len(row) != len(names) or not row[places["path"]] or row[places["split"]] not in ("", *SPLITS):
+                raise InputError(f"{path}, line {line}: expected a path and a split (train, val, test or nothing)")
+            if size is not None and not (row[size].isdecimal() or not row[size]):
+                raise InputError(f"{path}, line {line}: {row[size]!r} is no number of bytes")
+        first += len(some)
+        yield [row for row in some if row]
+
+
+@dataclass(eq=False)
 class Recollection:
-    """What a run's manifest says of the images that are there now."""
+    """What a run's manifest says of the images that are there now: N of them."""
 
-    rows: list[Row]
-    """The manifest's rows."""
+    manifest: Manifest
+    samples: SampleTable
+    """The images that are listed now."""
     there: int
-    """The number of images that are there."""
-    of: dict[str, Row] = field(default_factory=dict)
-    """The row of each image that was recognized, by its path now; a row is of one image at most."""
-    moved: list[Sample] = field(default_factory=list)
-    """Images with the content of one of the run's, under another name."""
-    copies: list[Sample] = field(default_factory=list)
-    """Images with the content of one of the run's that is there too."""
-    changed: list[Sample] = field(default_factory=list)
-    """Images under the name of one of the run's, with other content."""
+    """The number of those whose files exist."""
+    named: npt.NDArray[np.int64]
+    """The manifest's row of each image's name, (N,), -1 if it has none."""
+    rows: npt.NDArray[np.int64]
+    """The manifest's row of each image that was recognized, (N,), -1 for others; a row is of one image at most."""
+    moved: npt.NDArray[np.int64]
+    """The places of images with the content of one of the run's, under another name."""
+    copies: npt.NDArray[np.int64]
+    """The places of images with the content of one of the run's that is there too."""
+    changed: npt.NDArray[np.int64]
+    """The places of images under the name of one of the run's, with other content."""
 
     @property
     def is_of_the_run(self) -> bool:
         """Whether half of the run's images are there, or nearly all that are there are the run's."""
-        return len(self.of) > 0 and (2 * len(self.of) >= len(self.rows) or len(self.of) >= 0.9 * self.there)
+        found = int((self.rows >= 0).sum())
+        return found > 0 and (2 * found >= len(self.manifest) or found >= 0.9 * self.there)
 
     def gone(self, splits: Iterable[str]) -> list[str]:
         """The names of the run's images of these splits that are not there; those it left out are not counted."""
-        found, wanted = {id(row) for row in self.of.values()}, set(splits)
-        return [row["path"] for row in self.rows if _is_used(row) and row["split"] in wanted and id(row) not in found]
+        found = np.zeros(len(self.manifest), bool)
+        found[self.rows[self.rows >= 0]] = True
+        wanted = np.isin(self.manifest.splits, [code_of(split) for split in splits])
+        return list(self.manifest.paths.take(np.flatnonzero(self.manifest.used & wanted & ~found)))
 
-    def count(self, split: str) -> int:
-        """The number of images of a split that the run knows."""
-        return sum(_is_used(row) and row["split"] == split for row in self.rows)
+    @cached_property
+    def order(self) -> npt.NDArray[np.int64]:
+        """The places of all images: the run's in the manifest's order, then those that it does not have, (N,)."""
+        return np.argsort(np.where(self.rows >= 0, self.rows, len(self.manifest)), kind="stable")
 
-    def with_splits(self, samples: SampleTable) -> SampleTable:
-        """The samples with the splits of the run, in the manifest's order, then those that it does not have.
+    def with_splits(self) -> SampleTable:
+        """The images with the splits of the run, in ``order``.
 
         Images that the run does not know keep a validation or test split of their own, since it was not trained on
         them. Where the images are not the run's, all that it does not know are for testing if they have no split.
         """
-        unknown = "" if self.is_of_the_run else "test"
-        copies = {sample.path for sample in self.copies}
-        order = {id(row): place for place, row in enumerate(self.rows)}
-        splits, known, others = samples.splits.copy(), [], []
-        for place, path in enumerate(samples.paths):
-            if row := self.of.get(path):
-                known.append((order[id(row)], place))
-                splits[place] = code_of(row["split"])
-            else:
-                others.append(place)
-                if path in copies or splits[place] == code_of("train"):
-                    splits[place] = code_of("")
-                elif splits[place] == code_of(""):
-                    splits[place] = code_of(unknown)
-        return samples.with_splits(splits).take(np.array([*(place for _, place in sorted(known)), *others], np.int64))
+        own, trained, none = self.samples.splits, code_of("train"), code_of("")
+        splits = np.where(own == none, code_of("" if self.is_of_the_run else "test"), own)
+        splits[own == trained] = none
+        splits[self.copies] = none
+        known = self.rows >= 0
+        splits[known] = self.manifest.splits[self.rows[known]]
+        return self.samples.with_splits(splits.astype(np.uint8)).take(self.order)
+
+    def new(self) -> list[str]:
+        """The names of the images that are not the run's, and that no split of their own keeps."""
+        strange = (self.rows < 0) & (self.named < 0)
+        unused = self.with_splits().splits == code_of("")
+        return self._names(self.order[unused & strange[self.order]])
 
     def findings(self) -> list[str]:
         """What differs from the time when the run began: images with other content, and those that have moved."""
         found = []
-        if self.changed:
-            names = listed([sample.name for sample in self.changed])
+        if len(self.changed):
+            names = listed(self._names(self.changed))
             found.append(f"{len(self.changed):,} images are not what they were when the run began: {names}")
-        if self.moved:
-            names = listed([f"{self.of[sample.path]['path']} is {sample.name}" for sample in self.moved])
+        if len(self.moved):
+            before = self.manifest.paths.take(self.rows[self.moved])
+            pairs = zip(before, self._names(self.moved), strict=True)
+            names = listed([f"{own} is {name}" for own, name in pairs])
             found.append(f"{len(self.moved):,} images have moved, and are known by their content: {names}")
         return found
 
-    def replaced(self, contents: Mapping[str, Content]) -> list[str]:
-        """The images whose content, by path, is another than the run's, though their size is the same."""
-        said = {sample.path for sample in self.changed}
-        known = [(path, row) for path, row in self.of.items() if path in contents and path not in said]
-        return [row["path"] for path, row in known if not is_hash(contents[path].sha256, row.get("sha256", ""))]
+    def _names(self, places: Rows) -> list[str]:
+        return list(self.samples.paths.take(places).names())
 
-    def columns(self, contents: Mapping[str, Content]) -> dict[str, Iterable[str]]:
-        """The columns of the manifest, with the contents, by path, of those that had none."""
-        digits = 2 * _kept(len(self.rows))
-        learned = {
-            id(row): contents[path]._replace(sha256=contents[path].sha256[:digits])
-            for path, row in self.of.items()
-            if path in contents
-        }
-        rows = [
-            {**row, **(learned[id(row)]._asdict() if id(row) in learned and not row.get("sha256") else {})}
-            for row in self.rows
-        ]
-        return {name: [row.get(name, "") for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
+    def replaced(self, hashes: ContentHashes, places: Rows) -> list[str]:
+        """The images whose content is another than the run's, though their size is the same.
 
-    def other_targets(self, rows: Mapping[str, Row]) -> list[str]:
-        """The images whose rows, by their paths, have other classes or values than in the run."""
-        found = []
-        for path, now in rows.items():
-            row = self.of.get(path, {})
-            names = [name for name in now if name in row and name not in _NO_TARGETS and now[name] != row[name]]
-            found += [f"{now['path']} ({row[name]}, now {now[name]})" for name in names]
+        Args:
+            hashes: Contents of files, F of them.
+            places: The place of each of those files among the samples, (F,).
+        """
+        rows = self.rows[places]
+        looked = hashes.known() & (rows >= 0) & ~np.isin(places, self.changed)
+        looked[looked] = self.manifest.hashes.filled()[rows[looked]]
+        files = np.flatnonzero(looked)
+        known = zip(files.tolist(), self.manifest.hashes.take(rows[files]), strict=True)
+        other = [int(rows[file]) for file, own in known if not is_hash(hashes.content(file).sha256, own)]
+        return list(self.manifest.paths.take(np.array(other, np.int64)))
+
+    def other_targets(self, columns: Mapping[str, Iterable[str]]) -> list[str]:
+        """The images whose columns, in ``order``, have other classes or values than in the run."""
+        rows = self.rows[self.order]
+        known, found = np.flatnonzero(rows >= 0), []
+        names = [name for name in columns if name in self.manifest.columns and name not in _NO_TARGETS]
+        # The images that the run knows come first.
+        before = zip(*(self.manifest.columns[name].take(rows[known]) for name in names), strict=True)
+        now = zip(columns["path"], *(columns[name] for name in names), strict=True)
+        for own, (path, *targets) in zip(before, now, strict=False):
+            pairs = zip(own, targets, strict=True)
+            found += [f"{path} ({old}, now {new})" for old, new in pairs if old != new]
         return found
 
 
-def _is_used(row: Row) -> bool:
-    return not row.get("error")
-
-
-def recognize(samples: Sequence[Sample], rows: list[Row], by_name: bool) -> Recollection:
+def recognize(samples: SampleTable, manifest: Manifest, by_name: bool) -> Recollection:
     """Recognize a run's images by their names, and by their content where names do not tell.
 
     Args:
-        samples: The images that are there.
-        rows: The manifest's rows.
+        samples: The images that are listed.
+        manifest: What the run remembers.
         by_name: Whether an image of another content is still the run's if its name is. If false, the images may be
             others that happen to have the same names.
     """
-    sizes = {sample.path: file_size(sample.path) for sample in samples}
-    samples = [sample for sample in samples if sizes[sample.path]]  # A table may name files that are gone.
-    found = Recollection(rows, len(samples))
-    named = {row["path"]: row for row in rows}
-    same = [s for s in samples if s.name in named and named[s.name].get("bytes", "") in ("", sizes[s.path])]
-    found.of = {sample.path: named[sample.name] for sample in _of_same_content(same, named)}
-    _find_by_content([sample for sample in samples if sample.path not in found.of], sizes, found)
-    copies = {sample.path for sample in found.copies}
-    taken = {id(row) for row in found.of.values()}
-    found.changed = [
-        sample
-        for sample in samples
-        if sample.path not in found.of and sample.path not in copies and id(named.get(sample.name)) not in taken
-        if sample.name in named
-    ]
+    named = places_in(manifest.paths, samples.paths.names())
+    sizes = file_sizes(samples.paths)
+    there = sizes >= 0  # A table may name files that are gone.
+    before = manifest.sizes[named] if len(manifest) else np.full(len(samples), -1)
+    alike = np.flatnonzero(there & (named >= 0) & ((before < 0) | (before == sizes)))
+    same = _of_same_content(samples, alike, manifest, named)
+    rows = np.full(len(samples), -1)
+    rows[same] = named[same]
+    moved, copies = _find_by_content(samples, np.flatnonzero(there & (rows < 0)), sizes, manifest, rows)
+    taken = np.zeros(len(manifest) + 1, bool)  # The last one is that of images without a name.
+    taken[rows] = True
+    taken[-1] = False
+    others = there & (rows < 0) & (named >= 0) & ~taken[named]
+    others[copies] = False
+    changed = np.flatnonzero(others)
     if by_name:
-        found.of |= {sample.path: named[sample.name] for sample in found.changed}
-    return found
+        rows[changed] = named[changed]
+    return Recollection(manifest, samples, int(there.sum()), named, rows, moved, copies, changed)
 
 
-def _of_same_content(samples: list[Sample], named: dict[str, Row]) -> list[Sample]:
+def _of_same_content(samples: SampleTable, places: Rows, manifest: Manifest, named: Rows) -> Rows:
     """Those that have the content of their row; if some do, as far as was compared, all are trusted."""
-    hashed = [sample for sample in samples if named[sample.name].get("sha256")]
-    probes = hashed[:: max(1, len(hashed) // _PROBES)]
-    if _differing(probes, named):
-        differing = {sample.path for sample in _differing(hashed, named)}
-        return [sample for sample in samples if sample.path not in differing]
-    return samples
+    hashed = places[manifest.hashes.filled()[named[places]]]
+
+    def differing(looked: Rows) -> list[int]:
+        contents = hash_files(list(samples.paths.take(looked)))
+        known = manifest.hashes.take(named[looked])
+        triples = zip(looked.tolist(), contents, known, strict=True)
+        return [place for place, content, own in triples if not is_hash(content.sha256, own)]
+
+    if differing(hashed[:: max(1, len(hashed) // _PROBES)]):
+        return places[~np.isin(places, differing(hashed))]
+    return places
 
 
-def _differing(samples: list[Sample], named: dict[str, Row]) -> list[Sample]:
-    pairs = zip(samples, hash_files([sample.path for sample in samples]), strict=True)
-    return [sample for sample, content in pairs if not is_hash(content.sha256, named[sample.name]["sha256"])]
+def _find_by_content(
+    samples: SampleTable, places: Rows, sizes: Rows, manifest: Manifest, rows: Rows
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Recognize moved and renamed images, whose rows are filled in, and copies.
 
+    Args:
+        samples: All images.
+        places: Those that were not recognized by their names.
+        sizes: The bytes of all images.
+        manifest: What the run remembers.
+        rows: The manifest's row of each image, -1 for those that were not recognized.
 
-def _find_by_content(samples: list[Sample], sizes: dict[str, str], found: Recollection) -> None:
-    """Recognize moved and renamed images, and copies."""
-    of_size: dict[str, list[Row]] = {}
-    for row in found.rows:
-        if row.get("bytes"):
-            of_size.setdefault(row["bytes"], []).append(row)
-    taken = {id(row) for row in found.of.values()}
-    candidates = [sample for sample in samples if sizes[sample.path] in of_size]
-    for sample, content in zip(candidates, hash_files([s.path for s in candidates]), strict=True):
-        same = [row for row in of_size[sizes[sample.path]] if _is_same_file(sample, content.sha256, row)]
-        free = [row for row in same if id(row) not in taken]
+    Returns:
+        The places of the moved ones, and those of copies.
+    """
+    places = places[np.isin(sizes[places], manifest.sizes)]
+    of_size: dict[int, list[int]] = {}
+    for row in np.flatnonzero(np.isin(manifest.sizes, sizes[places])).tolist():
+        of_size.setdefault(int(manifest.sizes[row]), []).append(row)
+    taken, moved, copies = set(rows[rows >= 0].tolist()), [], []
+    paths = list(samples.paths.take(places))
+    for place, path, content in zip(places.tolist(), paths, hash_files(paths), strict=True):
+        same = [row for row in of_size[int(sizes[place])] if _is_same_file(path, content.sha256, manifest, row)]
+        free = [row for row in same if row not in taken]
         if free:
-            found.of[sample.path] = free[0]
-            taken.add(id(free[0]))
-            found.moved.append(sample)
+            rows[place] = free[0]
+            taken.add(free[0])
+            moved.append(place)
         elif same:
-            found.copies.append(sample)
+            copies.append(place)
+    return np.array(moved, np.int64), np.array(copies, np.int64)
 
 
-def _is_same_file(sample: Sample, content: str, row: Row) -> bool:
-    if row.get("sha256"):
-        return is_hash(content, row["sha256"])
-    return Path(row["path"]).name == Path(sample.name).name  # Its content was not read; name and size are the same.
+def _is_same_file(path: str, content: str, manifest: Manifest, row: int) -> bool:
+    if known := manifest.hashes[row]:
+        return is_hash(content, known)
+    return Path(manifest.paths[row]).name == Path(path).name  # Its content was not read; name and size are the same.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -54,13 +54,18 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends if self._rows is None else self._rows)
 
+    def filled(self) -> npt.NDArray[np.bool_]:
+        """Whether each text has any characters, (N,)."""
+        found = np.diff(self.ends, prepend=0) > 0
+        return found if self._rows is None else found[self._rows]
+
     @overload
     def __getitem__(self, place: int) -> str: ...
     @overload
     def __getitem__(self, place: slice) -> Strings: ...
     def __getitem__(self, place: int | slice) -> str | Strings:
         if isinstance(place, slice):
-            return self.take(np.arange(len(self))[place])
+            return self.take(np.arange(*place.indices(len(self))))
         row = range(len(self))[place] if self._rows is None else int(self._rows[place])
         start = int(self.ends[row - 1]) if row else 0
         return str(self.buffer[start : self.ends[row]].tobytes(), *_CODING)
@@ -85,6 +90,20 @@ class Strings(Sequence[str]):
         return Strings(function(self.buffer), function(self.ends), rows)
 
 
+def places_in(texts: Strings, wanted: Iterable[str]) -> npt.NDArray[np.int64]:
+    """The place of each wanted text among the texts, (N,), the last one if there are several; -1 if there is none."""
+    known = np.fromiter(map(hash, texts), np.int64, len(texts))
+    order = np.argsort(known, kind="stable")
+    known, found, reader = known[order], [np.zeros(0, np.int64)], iter(wanted)
+    while some := list(islice(reader, _AT_ONCE)):
+        last = np.searchsorted(known, np.fromiter(map(hash, some), np.int64, len(some)), side="right") - 1
+        places = order[last] if len(known) else last
+        there = texts.take(np.maximum(places, 0)) if len(known) else repeat("\0")
+        same = np.fromiter((own == other for own, other in zip(some, there, strict=False)), bool, len(some))
+        found.append(np.where(same, places, -1))
+    return np.concatenate(found)
+
+
 class Codes(Generic[_Value]):
     """A column of which many values are equal: each value once, and its number for each row.
 
@@ -103,6 +122,16 @@ class Codes(Generic[_Value]):
         known: dict[_Value, int] = {}
         numbers = np.fromiter((known.setdefault(value, len(known)) for value in rows), np.int32)
         return cls(list(known), numbers)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Codes[_Value]]) -> Codes[_Value]:
+        """The rows of several columns, one after another."""
+        known: dict[_Value, int] = {}
+        numbers = [np.zeros(0, np.int32)]
+        for part in parts:
+            places = [known.setdefault(value, len(known)) for value in part.values]
+            numbers.append(np.array(places, np.int32)[part.numbers])
+        return cls(list(known), np.concatenate(numbers))
 
     def __getitem__(self, row: int) -> _Value:
         return self.values[int(self.numbers[row])]

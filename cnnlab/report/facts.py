@@ -15,7 +15,7 @@ import yaml
 
 from cnnlab.errors import InputError
 from cnnlab.run import Run, flat
-from cnnlab.writing import read_csv
+from cnnlab.writing import csv_rows, read_csv
 
 Table = list[dict[str, str]]
 Series = list[tuple[int, float]]
@@ -71,9 +71,9 @@ class Facts:
         These are the contents of the image files, or, for data that are no files, the settings that name and divide
         them. None if neither is known.
         """
-        rows = [row for row in read_csv(self.run.manifest) if row.get("split") == split]
-        if rows:
-            return frozenset(row.get("sha256") or row.get("path", "") for row in rows)
+        rows = (row for row in csv_rows(self.run.manifest) if row.get("split") == split)
+        if images := frozenset(row.get("sha256") or row.get("path", "") for row in rows):
+            return images
         names = ("data", "data.root", "data.csv", "data.val_size", "data.test_size", "data.split_seed")
         own = tuple(str(self.config.get(name)) for name in names if split == "val" or name != "data.val_size")
         return own if "data" in self.config else None

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch.multiprocessing
 
-from cnnlab.data import ImageFolder, manifest
+from cnnlab.data import ImageFolder, contents
 from cnnlab.data.listing import list_folder
 from cnnlab.data.packed import Codes, Strings
 from cnnlab.data.samples import Paths, Sample, SampleTable
 from cnnlab.data.shared import shared
 from cnnlab.data.splits import place, split_samples
 from cnnlab.run import Run
-from cnnlab.writing import write_columns
+from cnnlab.writing import read_csv, write_columns
 from tests.conftest import Cnnlab, write_photos
 
 TEXTS = ["", "a", "kätzchen", "b" * 300, "猫", "\udcff", "a"]
@@ -178,7 +178,7 @@ def _index(samples: list[Sample]) -> Any:
 def test_equal_contents_are_found(tmp_path: Path) -> None:
     for number, content in enumerate([b"a", b"b", b"a", b"", b"b", b"a"]):
         (tmp_path / str(number)).write_bytes(content)
-    hashes = manifest.ContentHashes(8)
+    hashes = contents.ContentHashes(8)
     hashes.read([str(tmp_path / str(number)) for number in range(6)], range(1, 7))
     assert hashes.known().tolist() == [False, *[True] * 6, False]
     groups = hashes.equal(np.arange(1, 7))
@@ -196,7 +196,7 @@ def test_the_manifest_of_many_images_is_compressed_and_known_again(
     cnnlab: Cnnlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A million images took 164 MB."""
-    monkeypatch.setattr(manifest, "MANY", 5)
+    monkeypatch.setattr(contents, "MANY", 5)
     write_photos(tmp_path / "p", {"": 8})
     conf = Path(__file__).parents[1] / "conf/image_folder.yaml"
     arguments = ("--data.root", str(tmp_path / "p"), "--trainer.max_epochs", "1", "--data.size", "16")
@@ -205,7 +205,7 @@ def test_the_manifest_of_many_images_is_compressed_and_known_again(
     run = Run(tmp_path / "R")
     assert run.manifest == run.packed_manifest
     assert not run.plain_manifest.exists()
-    rows = manifest.read_manifest(run.manifest)
+    rows = read_csv(run.manifest)
     assert len(rows) == 24
     assert {len(row["sha256"]) for row in rows} == {24}
     # A run that goes on learns the rest of the hashes, in the same form.
@@ -214,7 +214,7 @@ def test_the_manifest_of_many_images_is_compressed_and_known_again(
     write_columns(run.manifest, unread)
     resumed = cnnlab("resume", str(tmp_path / "R"), "--trainer.max_epochs", "2")
     assert resumed.code == 0, resumed.err
-    assert manifest.read_manifest(run.manifest) == rows
+    assert read_csv(run.manifest) == rows
     # Renamed images are known by the beginnings of their hashes.
     moved = tmp_path / "p/spots/renamed.jpg"
     (tmp_path / "p/spots/00.jpg").rename(moved)
