@@ -7,6 +7,18 @@ from typing import Any
 
 import yaml
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C is ten times as fast, where PyYAML was built with it."""
+
+
+def load_yaml(text: str) -> Any:
+    """Return the content of YAML, plain values only.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML.
+    """
+    return yaml.load(text, Loader=_LOADER)
+
 
 class _TextDumper(yaml.SafeDumper):
     """Quotes each text that some parser of YAML would read as a number: PyYAML itself writes 1e3 plainly."""

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -25,7 +24,7 @@ from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.versions import versions
 from cnnlab.writing import write_atomically, write_columns, write_csv, write_json
-from cnnlab.yaml_text import dump_yaml
+from cnnlab.yaml_text import dump_yaml, load_yaml
 
 
 class RunRecords(Callback):
@@ -50,7 +49,7 @@ class RunRecords(Callback):
             rank_zero_info(f"results of the weights so far are in {aside}")
         config = None
         if self.config is not None:
-            config = _with_what_was_found(yaml.safe_load(self.config), trainer, pl_module)
+            config = _with_what_was_found(load_yaml(self.config), trainer, pl_module)
             write_atomically(run.config, dump_yaml(config).encode())
         now = {**environment(), "device": str(trainer.strategy.root_device), "processes": trainer.world_size}
         if isinstance(pl_module, VisionTask):

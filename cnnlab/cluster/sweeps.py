@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cnnlab.errors import InputError, nearest
-from cnnlab.yaml_text import dump_yaml
+from cnnlab.yaml_text import dump_yaml, load_yaml
 
 _KEYS = ("value", "values", "probabilities", "min", "max", "distribution", "q", "mu", "sigma", "a", "b", "parameters")
 
@@ -31,7 +31,7 @@ def sweep_points(file: Path, count: int | None, most: int) -> list[dict[str, str
         InputError: If the file is not a sweep, if a parameter cannot be sampled, or if there are too many points.
     """
     try:
-        sweep = yaml.safe_load(file.read_text(encoding="utf-8"))
+        sweep = load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--sweep {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -16,6 +16,7 @@ from cnnlab import recipes
 from cnnlab.errors import InputError
 from cnnlab.migration import modern_config, modern_flags
 from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
+from cnnlab.yaml_text import load_yaml
 
 _TAKE_CLASSES = r"--(model|data|callbacks\.\w+|trainer\.(callbacks|logger|plugins|strategy|profiler))"
 """The flags whose value may be the import path of a class."""
@@ -97,20 +98,53 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     return request
 
 
+OF_FILES = tuple(f"cnnlab.data.{name}" for name in ("BoxFolder", "ImageFolder", "InstanceFolder", "MaskFolder"))
+"""Data that are read from the folder data.root; others may make it."""
+
+
 def check_places(command: str, arguments: list[str]) -> None:
-    """Check at once what needs no library: whether recipes, configurations and the run exist.
+    """Check at once what needs no library: whether recipes, configurations, the run and the data's files exist.
 
     Raises:
         InputError: If one does not.
     """
+    configs: list[str] = []
+    named: list[tuple[str, Path]] = []
     for name, following in pairwise([*arguments, ""]):
         key, equals, own = name.partition("=")
         if key in ("--config", "-c") and (value := own if equals else following):
-            recipes.resolve(value)
+            configs.append(recipes.resolve(value))
+        elif key in ("--data.root", "--data.csv") and (value := own if equals else following):
+            named.append((key.removeprefix("--"), Path(value).expanduser()))
     if command != "fit" and len(arguments) == 1 and not arguments[0].startswith("-"):
         path = Path(arguments[0])
         if not path.exists():
             find(path)
+    if named and command == "fit" and _lists_files(configs, arguments):
+        _check_data(dict(named))
+
+
+def _lists_files(configs: list[str], arguments: list[str]) -> bool:
+    """Whether the data of a command line are files that must be there."""
+    classes = class_paths_of("data", [part for config in configs for part in ("--config", config)])
+    return [*classes, *class_paths_of("data", _without_configs(arguments))][-1:] in [[name] for name in OF_FILES]
+
+
+def _without_configs(arguments: list[str]) -> list[str]:
+    value: str | None = ""
+    while value is not None:
+        value, arguments = take_option("--config", arguments)
+    return arguments
+
+
+def _check_data(named: dict[str, Path]) -> None:
+    """Raise InputError if the folder or the table of the data is not there."""
+    table = named.get("data.csv")
+    if table is not None and not table.exists():
+        raise InputError(f"data.csv {table}: there is no such file")
+    root = named.get("data.root")
+    if root is not None and table is None and not root.exists():
+        raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")
 
 
 def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -186,14 +220,14 @@ def config_flags(configs: Iterable[str]) -> list[str]:
 
 def _content(config: str) -> dict[str, Any]:
     text = config if config.startswith("{") else Path(config).read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text) or {}
+    content: dict[str, Any] = load_yaml(text) or {}
     return content
 
 
 def _readable(config: str) -> str:
     """Check that a file is YAML with keys, and return its name; jsonargparse would not say which of several is not."""
     try:
-        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        content = load_yaml(Path(config).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {config} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

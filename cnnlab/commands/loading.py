@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from cnnlab.checkpoint import read_checkpoint
@@ -19,6 +18,7 @@ from cnnlab.errors import InputError
 from cnnlab.models.weights import architecture_only
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
+from cnnlab.yaml_text import load_yaml
 
 
 def load_config(arguments: list[str]) -> tuple[LightningModule, LightningDataModule, Run | None]:
@@ -107,7 +107,7 @@ class ConfigOnlyCLI(VisionCLI):
     @property
     def settings(self) -> dict[str, Any]:
         """The resolved configuration."""
-        settings: dict[str, Any] = yaml.safe_load(self._resolved)
+        settings: dict[str, Any] = load_yaml(self._resolved)
         return settings
 
     def before_instantiate_classes(self) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from cnnlab.checkpoint import read_checkpoint, takes
 from cnnlab.checkpoint_io import write_checkpoint
@@ -28,7 +27,7 @@ from cnnlab.lock import locked
 from cnnlab.run import Run
 from cnnlab.tasks import VisionTask
 from cnnlab.writing import write_atomically, write_json
-from cnnlab.yaml_text import dump_yaml
+from cnnlab.yaml_text import dump_yaml, load_yaml
 
 _UNFINISHED = ".pruning"
 """The file in a new run's folder until it is finished."""
@@ -177,7 +176,7 @@ def _train(
         error.exit_code = status
         raise error
     # The run has its own weights and list of images; the files that it started from are about to be deleted.
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    config = load_yaml(run.config.read_text(encoding="utf-8"))
     config["model"]["init_args"]["init_from"] = None
     if "splits" in config["data"]["init_args"]:
         config["data"]["init_args"]["splits"] = None

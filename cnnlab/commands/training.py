@@ -14,7 +14,6 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import set_dumper
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -49,7 +48,7 @@ from cnnlab.models.weights import architecture_only
 from cnnlab.run import flat, global_rank
 from cnnlab.strategies import spreads_weights
 from cnnlab.tasks.handshake import check_kinds, introduce
-from cnnlab.yaml_text import dump_yaml
+from cnnlab.yaml_text import dump_yaml, load_yaml
 
 # Also for --print_config, whose text is given to --config again.
 set_dumper("yaml", dump_yaml)
@@ -259,7 +258,8 @@ class VisionCLI(LightningCLI):
                 )
         if self.plan.checkpoint is not None and global_rank() == 0:
             # The weights that a run started from do not describe its current state.
-            own = {name: value for name, value in kept.items() if name not in (*self._told_names(), "init_from")}
+            told = {*self._told_names(), "init_from"}
+            own = {name: value for name, value in kept.items() if name not in told}
             settings = getattr(self.datamodule, "hparams", {})
             for line in differences(hparams, own, "model") + differences(settings, self.plan.checkpoint.data, "data"):
                 say(line)
@@ -341,7 +341,7 @@ class VisionCLI(LightningCLI):
         except ArgumentError:
             # The recipe is not complete without the other files.
             return {"name": name, "changes": None}
-        before, now = (flat(yaml.safe_load(text)) for text in (self._dump(alone[arguments[0]]), self._resolved))
+        before, now = (flat(load_yaml(text)) for text in (self._dump(alone[arguments[0]]), self._resolved))
         changes = {key: [before.get(key), now.get(key)] for key in {**before, **now} if before.get(key) != now.get(key)}
         return {"name": name, "changes": changes}
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -21,6 +20,7 @@ from cnnlab.lightning_compat import has_wandb_ended
 from cnnlab.loggers.metrics_csv import MetricsCsv
 from cnnlab.run import Run
 from cnnlab.writing import write_json
+from cnnlab.yaml_text import load_yaml
 
 _PICTURES = {"gradcam": "val/gradcam", "validation": "val/predictions"}
 """File names of images that have another name in the loggers."""
@@ -232,7 +232,7 @@ class Wandb(RunLogger, WandbLogger):
         """Log the images in the run's folder and its values before a step; if None, all, and its configuration."""
         run = Run(self._folder)
         if before is None and run.config.is_file():
-            self.log_hyperparams(yaml.safe_load(run.config.read_text(encoding="utf-8")))
+            self.log_hyperparams(load_yaml(run.config.read_text(encoding="utf-8")))
         for row in MetricsCsv(run.metrics).read():
             if before is not None and int(row["step"]) >= before:
                 break

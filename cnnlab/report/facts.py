@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from cnnlab.errors import InputError
 from cnnlab.run import Run, flat
 from cnnlab.writing import csv_rows, read_csv
+from cnnlab.yaml_text import load_yaml
 
 Table = list[dict[str, str]]
 Series = list[tuple[int, float]]
@@ -40,7 +40,7 @@ class Facts:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration, by dotted keys."""
-        return flat(yaml.safe_load(self.config_text) or {})
+        return flat(load_yaml(self.config_text) or {})
 
     @cached_property
     def config_text(self) -> str:

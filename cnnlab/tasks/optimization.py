@@ -39,15 +39,11 @@ class Optimization(LightningModule):
 
     def check_optimization(self) -> None:
         """Raise InputError if there is no such optimizer or rule, or if a hyperparameter is out of range."""
-        from timm.optim import list_optimizers
-
         hparams = self.hparams
         for name in ("lr", "weight_decay"):
             if hparams[name] < 0:
                 raise InputError(f"model.{name} is {hparams[name]}, expected 0 or more")
-        known = [str(known) for known in list_optimizers()]
-        if hparams["optimizer"].lower() not in known:
-            raise InputError(f"there is no optimizer {hparams['optimizer']!r}: {nearest(hparams['optimizer'], known)}")
+        _check_name(hparams["optimizer"])
         if hparams["layer_decay"] is not None and not 0 < hparams["layer_decay"] <= 1:
             raise InputError(f"model.layer_decay is {hparams['layer_decay']}, expected above 0, to 1")
         rule = hparams["lr_scaling"]
@@ -276,3 +272,15 @@ def _groups(network: nn.Module, weight_decay: float, rates: Mapping[str, float])
         if others:
             groups.append({"params": others, "weight_decay": 0.0, "name": f"{layers.name}/norms and biases", **shared})
     return groups
+
+
+def _check_name(optimizer: str) -> None:
+    """Raise InputError if there is no such optimizer."""
+    if optimizer.lower() in _FUSED_OPTIMIZERS:
+        return
+    # timm's import takes a third of a second, and the common names are known without it.
+    from timm.optim import list_optimizers
+
+    known = [str(name) for name in list_optimizers()]
+    if optimizer.lower() not in known:
+        raise InputError(f"there is no optimizer {optimizer!r}: {nearest(optimizer, known)}")

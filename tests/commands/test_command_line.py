@@ -10,10 +10,12 @@ import pytest
 import torch
 import yaml
 
-from cnnlab import recipes
+from cnnlab import data, recipes
 from cnnlab.callbacks.slots import SLOTS
 from cnnlab.commands import COMMANDS
+from cnnlab.commands.arguments import OF_FILES
 from cnnlab.data import Shapes
+from cnnlab.data.listed_files import ListedFiles
 from cnnlab.errors import InputError
 from cnnlab.tasks import Classification
 from tests.conftest import TINY, Cnnlab, command
@@ -662,17 +664,23 @@ def completion_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_not_there_is_said_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     """A wrong name of a run was answered after the seconds that torch and lightning take to import."""
     code = "import sys; from cnnlab.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
-    for arguments in (
+    for words in (
         ["test", "nowhere"],
         ["predict", "nowhere"],
         ["resume", "nowhere"],
         ["fit", "--config", "nothing"],
+        ["fit", "--config", "image_folder", "--data.root", "nowhere"],
+        ["fit", "--config=detection", "--data.root=nowhere"],
+        ["fit", "--config", "segmentation", "--data.root", ".", "--data.csv", "nowhere.csv"],
+        ["fit", "--config", "mnist", "--data", "cnnlab.data.ImageFolder", "--data.root", "nowhere"],
+        ["slurm", "status", "nowhere"],
+        ["slurm", "--nodes", "none", "--", "fit", "--config", "nothing"],
     ):
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert done.stdout.split() == ["2", "False"], done.stderr
-        assert "nowhere" in done.stderr or "nothing" in done.stderr
+        assert "nowhere" in done.stderr or "nothing" in done.stderr or "none" in done.stderr
 
 
 def test_training_imports_neither_timm_nor_wandb_before_they_are_needed() -> None:
@@ -680,3 +688,10 @@ def test_training_imports_neither_timm_nor_wandb_before_they_are_needed() -> Non
     code = "import sys, cnnlab.commands.training; print([name for name in ('timm', 'wandb') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_data_that_must_be_there_are_known_without_torch() -> None:
+    kinds = [kind for name in data.__all__ if isinstance(kind := getattr(data, name), type)]
+    files = {f"cnnlab.data.{kind.__name__}" for kind in kinds if issubclass(kind, ListedFiles)}
+    tables = {"cnnlab.data.FileDataModule", "cnnlab.data.ValueTable"}  # A table may name files elsewhere.
+    assert set(OF_FILES) == files - tables
