@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cnnlab.batch import Batch
+from cnnlab.callbacks.pace import Pace
 from cnnlab.errors import InputError
 from cnnlab.filmstrips import add_frame, stack_strips
 from cnnlab.imaging import Pixels, overlay_heatmap
@@ -51,7 +52,7 @@ class GradCamSnapshots(Callback):
     Args:
         images: The number of images, evenly spaced over the validation set.
         every_n_epochs: Epochs between frames. If None, after the first epoch and ten times in a run; after epochs 1, 2,
-            4, 8, ... if the run's length is given in steps.
+            4, 8, ... if the run's length is given in steps; and fewer where they would take too long: see pace.Pace.
         method: A name in interpret.METHODS.
         layer: The layer whose activations are used, by its name in the network; interpret.default_layer if None.
 
@@ -75,10 +76,12 @@ class GradCamSnapshots(Callback):
         self._cam: CamMethod | None = None
         self._shown: list[_Shown] = []
         self._off = False
+        self._pace = Pace()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layer before anything has been trained."""
         self._off = not isinstance(pl_module, VisionTask) or pl_module.kind is None
+        self._pace.start()
         if spreads_weights(trainer.strategy) and not self._off:
             # A forward pass on one process would wait for the others.
             self._off = True
@@ -100,6 +103,11 @@ class GradCamSnapshots(Callback):
         if self._off or not first or not trainer.is_global_zero or not self._is_due(trainer):
             return
         assert isinstance(pl_module, VisionTask)
+        with self._pace.timed():
+            self._add_frames(trainer, pl_module)
+
+    def _add_frames(self, trainer: Trainer, pl_module: VisionTask) -> None:
+        """Add a frame to each strip; if there can be none, say why and draw no more."""
         folder = Run(Path(trainer.default_root_dir)).pictures
         try:
             if self._cam is None:
@@ -121,9 +129,9 @@ class GradCamSnapshots(Callback):
         epoch, length = trainer.current_epoch + 1, trainer.max_epochs
         if self.every_n_epochs is not None:
             return epoch == 1 or epoch % self.every_n_epochs == 0
-        if length is None or length < 0:
-            return epoch & (epoch - 1) == 0
-        return epoch == 1 or epoch % math.ceil(length / 10) == 0
+        endless = length is None or length < 0
+        due = epoch & (epoch - 1) == 0 if endless else epoch == 1 or epoch % math.ceil((length or 0) / 10) == 0
+        return due and self._pace.allows(trainer)
 
     def _draw(self, shown: _Shown, epoch: int, folder: Path, task: VisionTask) -> Path:
         """Add a frame to one image's strip."""
