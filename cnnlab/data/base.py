@@ -169,9 +169,11 @@ class VisionDataModule(LightningDataModule):
         drop_last: Leave out the last, incomplete batch of a training epoch (other samples each time, since the order
             changes); it is kept if it is the only one.
         seed: Decides order and augmentation, together with epoch and index; the run's seed if None.
+        eval_batch_size: Samples per process and step in validation, test and prediction, which need less memory;
+            batch_size if None.
 
     Raises:
-        InputError: If batch_size or num_workers is out of range.
+        InputError: If batch_size, eval_batch_size or num_workers is out of range.
     """
 
     train_set: BatchDataset
@@ -195,16 +197,23 @@ class VisionDataModule(LightningDataModule):
     """Where the data come from if they are not the run's own, for its results; the command line sets it."""
 
     def __init__(
-        self, batch_size: int = 128, num_workers: int = 0, drop_last: bool = True, seed: int | None = None
+        self,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        seed: int | None = None,
+        eval_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         # Includes the arguments of subclasses: the same data can be created again from a checkpoint.
         self.save_hyperparameters(logger=False)
-        if batch_size < 1:
-            raise InputError(f"data.batch_size is {batch_size}, expected 1 or more")
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if size is not None and size < 1:
+                raise InputError(f"data.{name} is {size}, expected 1 or more")
         if num_workers < 0:
             raise InputError(f"data.num_workers is {num_workers}, expected 0 or more")
         self.batch_size = batch_size
+        self._eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.drop_last = drop_last
         # Lightning's seed_everything stores the run's seed here, also for the processes that it starts.
@@ -359,6 +368,11 @@ class VisionDataModule(LightningDataModule):
         if stage == "fit":
             self._resumed = (0, 0)
 
+    @property
+    def eval_batch_size(self) -> int:
+        """Samples per process and step in evaluation; batch_size may change after the module was made."""
+        return self._eval_batch_size or self.batch_size
+
     def whole(self, dataset: BatchDataset) -> DataLoader[Any]:
         """All samples of an evaluation data set, in order, on this process alone."""
         return self._eval_loader(dataset, {"rank": 0, "world_size": 1})
@@ -366,7 +380,8 @@ class VisionDataModule(LightningDataModule):
     def _eval_loader(
         self, dataset: BatchDataset, place: dict[str, int] | None = None, batch_size: int | None = None
     ) -> DataLoader[Any]:
-        sampler = EvalSampler(len(dataset), batch_size or self.batch_size, **(place or self._place()))
+        size = batch_size or self.eval_batch_size
+        sampler = EvalSampler(len(dataset), size, **(place or self._place()))
         return self._loader(dataset if all(sampler.batches) else WithEmptyBatches(dataset), sampler)
 
     def samples_of_run(self, size: int) -> float:

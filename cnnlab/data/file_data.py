@@ -233,7 +233,7 @@ class FileDataModule(ListedFiles):
         self, dataset: BatchDataset, place: dict[str, int] | None = None, batch_size: int | None = None
     ) -> DataLoader[Any]:
         one_size = self.eval_transform().size is not None or (isinstance(dataset, FileDataset) and dataset.has_one_size)
-        return super()._eval_loader(dataset, place, batch_size or (self.batch_size if one_size else 1))
+        return super()._eval_loader(dataset, place, batch_size or (self.eval_batch_size if one_size else 1))
 
     def check(self) -> tuple[list[str], list[list[str]]]:
         """Read all files: see ListedFiles.check."""

@@ -221,9 +221,8 @@ class Recollection:
             places: The place of each of those files among the samples, (F,).
         """
         rows = self.rows[places]
-        looked = hashes.known() & (rows >= 0) & ~np.isin(places, self.changed)
-        looked[looked] = self.manifest.hashes.filled()[rows[looked]]
-        files = np.flatnonzero(looked)
+        known_before = np.append(self.manifest.hashes.filled(), False)[rows]  # The last one is that of row -1.
+        files = np.flatnonzero(hashes.known() & known_before & ~np.isin(places, self.changed))
         known = zip(files.tolist(), self.manifest.hashes.take(rows[files]), strict=True)
         other = [int(rows[file]) for file, own in known if not is_hash(hashes.content(file).sha256, own)]
         return list(self.manifest.paths.take(np.array(other, np.int64)))

@@ -128,6 +128,19 @@ def test_images_elsewhere_are_predicted_without_the_data(root: Path, tmp_path: P
     assert batch.paths == [str(other / "x.png")]
 
 
+def test_evaluation_may_take_larger_batches(photos: Path) -> None:
+    data = ImageFolder(str(photos), size=16, batch_size=2, eval_batch_size=5, num_workers=0)
+    data.setup("fit")
+    data.setup("test")
+    assert len(next(iter(data.train_dataloader()))) == 2
+    for loader, dataset in ((data.val_dataloader(), data.val_set), (data.test_dataloader(), data.test_set)):
+        sizes = [len(batch) for batch in loader]
+        assert sizes[0] == min(5, len(dataset))
+        assert sum(sizes) == len(dataset)
+    with pytest.raises(InputError, match="eval_batch_size is 0"):
+        ImageFolder(str(photos), eval_batch_size=0)
+
+
 def test_an_empty_split_says_the_remedy(root: Path) -> None:
     data = made(root, test_size=0)
     with pytest.raises(InputError, match="has no images for test: add images"):
