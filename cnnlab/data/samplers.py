@@ -117,18 +117,18 @@ class TrainSampler(Sampler[list[Draw]]):
         """Yield lists of (epoch, index, seen), a batch each."""
         epoch = 0 if self.repeat_first else self.epoch
         if self.weights is None:
-            order = permutation(self.seed, epoch, self.size)
-            occasions = np.full(self.size, epoch)
+            order, again = permutation(self.seed, epoch, self.size), None
         else:
             order = weighted_choice(self.seed, epoch, self.weights)
-            occasions = epoch + _AGAIN * _repetition(order)
+            again = _repetition(order)
         first = self._resumed[1] if self.epoch == self._resumed[0] else 0
         count = self.batches_left(self.epoch) if first else len(self)
         for start in range(first, first + count * self.step_size, self.step_size):
-            together = np.arange(self.size)[start : start + self.step_size]
+            together = np.arange(start, min(start + self.step_size, self.size))
             mine = np.array_split(together, self.world_size)[self.rank]
+            times = [epoch] * len(mine) if again is None else (epoch + _AGAIN * again[mine]).tolist()
             seen = [epoch * self.size + start] * len(mine)
-            yield list(zip(occasions[mine].tolist(), order[mine].tolist(), seen, strict=True))
+            yield list(zip(times, order[mine].tolist(), seen, strict=True))
 
 
 def _repetition(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
