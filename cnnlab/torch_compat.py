@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # There is no public name for tensors with a shape and without values, except those on the meta device.
@@ -35,3 +36,8 @@ def tree_leaves(values: Any) -> list[Any]:
     leaves: list[Any] = []
     map_aggregate(values, leaves.append)
     return leaves
+
+
+def has_bf16_units() -> bool:
+    """Whether the processor computes in bfloat16: the public torch.cpu.get_capabilities is newer than PyTorch 2.11."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
