@@ -57,7 +57,7 @@ class AutoPrecision(Callback):
         if self.choice.precision in MIXED:
             _set_precision(trainer, self.choice.precision)
         if self.choice.float32_matmul is not None:
-            vars(trainer)["float32_matmul_precision"] = self.choice.float32_matmul
+            torch.set_float32_matmul_precision(self.choice.float32_matmul)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the reason in environment.json."""

@@ -35,17 +35,23 @@ class VisionTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.has_precision_plugin = _has_precision(kwargs.get("plugins"))
-        if precision == "auto" and not self.has_precision_plugin:
-            kwargs["callbacks"] = [*as_list(kwargs.get("callbacks")), AutoPrecision()]
+        self._float32_matmul_precision = float32_matmul_precision
+        self._auto = AutoPrecision() if precision == "auto" and not self.has_precision_plugin else None
+        if self._auto is not None:
+            kwargs["callbacks"] = [*as_list(kwargs.get("callbacks")), self._auto]
         super().__init__(precision=None if precision == "auto" else precision, **kwargs)
-        self.float32_matmul_precision = float32_matmul_precision
-        """Also what AutoPrecision has chosen; kept in config.yaml and in checkpoints."""
         if self.strategy.root_device.type == "cuda":
             if float32_matmul_precision is not None:
                 torch.set_float32_matmul_precision(float32_matmul_precision)
             elif precision != "auto" and global_rank() == 0:
                 for line in float32_hint(Device.of(self.strategy.root_device), str(self.precision)):
                     say(line)
+
+    @property
+    def float32_matmul_precision(self) -> str | None:
+        """The given one, or what auto has chosen; kept in config.yaml and in checkpoints."""
+        chosen = None if self._auto is None or self._auto.choice is None else self._auto.choice.float32_matmul
+        return self._float32_matmul_precision or chosen
 
 
 def kept_precision(checkpoint: CheckpointInfo, plugins: Any) -> str | None:

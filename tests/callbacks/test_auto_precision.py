@@ -296,3 +296,16 @@ def test_each_fold_trains_in_the_precision_of_the_first(
     assert cnnlab("crossval", "--config", TINY_PHOTOS, "--folds", "3", "--run", "C").code == 0
     chosen = ["--trainer.precision", "bf16-mixed"]
     assert [arguments[:2] == chosen for arguments in fits] == [False, True, True]
+
+
+def test_the_precision_of_matrix_products_is_kept_and_set_on_gpus_only(
+    fit: Cnnlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor it would change the numbers of a run that came from a GPU."""
+    called: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", called.append)
+    assert fit(*QUIET, "--trainer.max_epochs=1", "--trainer.float32_matmul_precision", "high").code == 0
+    assert yaml.safe_load((tmp_path / "R/config.yaml").read_text())["trainer"]["float32_matmul_precision"] == "high"
+    about = read_checkpoint(tmp_path / "R/checkpoints/last.ckpt")["cnnlab"]
+    assert about["trainer"] == {"precision": "32-true", "float32_matmul_precision": "high"}
+    assert not called
