@@ -24,7 +24,7 @@ from cnnlab.precision import Trial
 from cnnlab.run import Run
 from cnnlab.tasks import Classification
 from cnnlab.writing import write_json
-from tests.conftest import TINY, TINY_PHOTOS, Cnnlab, run_process
+from tests.conftest import TINY, TINY_PHOTOS, Cnnlab, processes, run_process
 from tests.data.objects.pictures import write_objects
 
 QUIET = [f"--callbacks.{name}=false" for name in ("gradcam", "errors", "validation_pictures")]
@@ -178,13 +178,7 @@ def test_all_processes_take_what_the_first_one_chose(tmp_path: Path, mnist_root:
         "    def on_train_start(self, trainer, pl_module):\n"
         "        print(f'process {trainer.global_rank} trains in {trainer.precision}', flush=True)\n"
     )
-    flags = [
-        "--trainer.max_epochs=1",
-        "--trainer.devices=2",
-        "--trainer.strategy=ddp",
-        "--trainer.callbacks",
-        "own.Say",
-    ]
+    flags = ["--trainer.max_epochs=1", "--trainer.callbacks", "own.Say", *processes(2)]
     done = run_process("fit", "--config", TINY, "--data.root", mnist_root, "--run", "R", *AUTO, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "process 0 trains in bf16-mixed" in done.stdout
