@@ -13,10 +13,12 @@ from torch import nn
 from cnnlab.torch_compat import (
     FakeTensorMode,
     TorchDispatchMode,
+    compile_if_possible,
     has_bf16_units,
     is_mutable,
     steps_scaled,
     tree_leaves,
+    uncompile,
     view_base,
 )
 
@@ -85,3 +87,28 @@ def test_a_processor_says_whether_it_has_units_for_bf16() -> None:
         pytest.skip("only Linux on x86 lists what its processor can do in a file")
     flags = listed.read_text().split()
     assert has_bf16_units() == bool({"avx512_bf16", "amx_tile"} & set(flags))
+
+
+def test_a_network_is_uncompiled() -> None:
+    network = nn.Linear(2, 2)
+    compiled: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(1)
+        return graph
+
+    network.compile(backend=backend)
+    uncompile(network)
+    network(torch.zeros(1, 2))
+    assert not compiled
+
+
+def test_a_network_runs_where_nothing_compiles_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a compiler for C++."""
+    monkeypatch.setattr("torch._dynamo.config.suppress_errors", False)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    images = torch.rand(1, 1, 5, 5)
+    plain = network(images)
+    compile_if_possible(network)
+    assert torch.equal(network(images), plain)

@@ -1,5 +1,6 @@
 """Callbacks: each connects a run to one task around it, such as saving or drawing."""
 
+from cnnlab.callbacks.auto_compile import AutoCompile
 from cnnlab.callbacks.auto_precision import AutoPrecision
 from cnnlab.callbacks.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from cnnlab.callbacks.error_gallery import ErrorGallery
@@ -19,6 +20,7 @@ from cnnlab.callbacks.weights import ExponentialMovingAverage, Sparsity
 from cnnlab.strategies import SyncNorm
 
 __all__ = [
+    "AutoCompile",
     "AutoPrecision",
     "BatchSizeSearch",
     "BestCheckpoint",

@@ -310,7 +310,7 @@ class VisionCLI(LightningCLI):
         records = callbacks.RunRecords(self._resolved, self._recipe()) if fitting else callbacks.RunRecords()
         always: list[Callback] = [] if trial else [records]
         if fitting:
-            always += [callbacks.ExactResume(), callbacks.FiniteLoss()]
+            always += [callbacks.ExactResume(), callbacks.FiniteLoss(), callbacks.AutoCompile()]
         if config["enable_progress_bar"] is not False:
             if sys.stdout.isatty():
                 always.append(RichProgressBar(refresh_rate=10))
