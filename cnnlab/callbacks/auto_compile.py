@@ -49,7 +49,9 @@ class AutoCompile(Callback):
         self._decided = False
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been measured and done."""
+        """What has been measured and done; nothing for other values of model.compile."""
+        if self._decided and self._plain is None:
+            return {}
         return {"plain": self._plain, "compiled": self._compiled, "decided": self._decided}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

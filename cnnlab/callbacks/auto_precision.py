@@ -91,20 +91,19 @@ def try_steps(trainer: Trainer, task: LightningModule, clock: Clock = time.perf_
         return "only tasks and data of cnnlab can be tried in bf16-mixed"
     if spreads_weights(trainer.strategy):
         return "weights that processes share cannot be tried in bf16-mixed"
-    steps = expected_steps(trainer, data)
-    if steps < FEWEST_STEPS:
-        return f"{steps:,.0f} {'step is' if steps == 1 else 'steps are'} too few to try bf16-mixed"
-    draws = [(0, index, 0) for index in range(min(data.batch_size, len(data.train_set)))]
 
     def read(count: int) -> Batch:
-        return Batch.of(data.train_set.__getitems__(draws[:count]))
+        return Batch.of(data.train_set.__getitems__([(0, index, 0) for index in range(count)]))
 
     try:
+        steps, images = expected_steps(trainer, data), min(data.batch_size, len(data.train_set))
+        if steps < FEWEST_STEPS:
+            return f"{steps:,.0f} {'step is' if steps == 1 else 'steps are'} too few to try bf16-mixed"
         with isolate_rng(include_cuda=False), _silence():
             # The copy refers to the same trainer, which cannot be copied.
             probe = copy.deepcopy(task, {id(trainer): trainer})
             probe.setup("fit")
-            return _measure(probe.train(), read, len(draws), clock)
+            return _measure(probe.train(), read, images, clock)
     except Exception as error:  # Training is to fail by itself, or not at all, whatever the trial met.
         return f"bf16-mixed could not be tried ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_type_hints
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.plugins.precision import Precision
 
 from cnnlab.callbacks import AutoPrecision
@@ -40,7 +41,7 @@ class VisionTrainer(Trainer):
         if self._auto is not None:
             kwargs["callbacks"] = [*as_list(kwargs.get("callbacks")), self._auto]
         super().__init__(precision=None if precision == "auto" else precision, **kwargs)
-        if self.strategy.root_device.type == "cuda":
+        if isinstance(self.accelerator, CUDAAccelerator):
             if float32_matmul_precision is not None:
                 torch.set_float32_matmul_precision(float32_matmul_precision)
             elif precision != "auto" and global_rank() == 0:
