@@ -26,12 +26,12 @@ from cnnlab.tasks import VisionTask
 
 FEWEST_STEPS = 200
 """A run of fewer optimizer steps is not worth a trial."""
-_STEP_SECONDS = 0.5
+_STEP_SECONDS = 0.3
 """About how long a step of the trial may take; one of a large batch takes a part of it."""
 _FEWEST_IMAGES = 8
-_ROUNDS = (3, 30)
+_ROUNDS = (5, 30)
 """At least and at most so many measured steps in each precision."""
-_SECONDS = 2.0
+_SECONDS = 3.0
 """After this time, no more steps are measured than the fewest."""
 
 Clock = Callable[[], float]
