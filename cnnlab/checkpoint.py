@@ -57,16 +57,25 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
-def make_portable(checkpoint: dict[str, Any], task: object, data: object | None) -> None:
-    """Add the classes of task and data to a checkpoint, under the key "cnnlab", and keep only their hyperparameters.
+def make_portable(checkpoint: dict[str, Any], task: object, data: object | None, trainer: Any) -> None:
+    """Add what creates task and data again to a checkpoint, under the key "cnnlab"; keep only their hyperparameters.
 
     Lightning also saves hyperparameters of their base classes, which the classes themselves do not accept. The
     checkpoint is changed in place, before it is written.
+
+    Args:
+        checkpoint: Lightning's checkpoint.
+        task: Its task.
+        data: Its data module.
+        trainer: Its trainer, whose precision is kept.
     """
     about: dict[str, Any] = {"version": cnnlab.__version__, "task": _class_path(task)}
     if data is not None:
         provided = data.provided() if hasattr(data, "provided") else LINKED
         about |= {"data": _class_path(data), "provided": list(provided)}
+    about["trainer"] = {"precision": str(trainer.precision)}
+    if (matmul := getattr(trainer, "float32_matmul_precision", None)) is not None:
+        about["trainer"]["float32_matmul_precision"] = matmul
     checkpoint["cnnlab"] = about
     for key, owner in (("hyper_parameters", task), ("datamodule_hyper_parameters", data)):
         if key in checkpoint:

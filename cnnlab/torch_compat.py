@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 # There is no public name for tensors with a shape and without values, except those on the meta device.
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode
@@ -35,3 +36,22 @@ def tree_leaves(values: Any) -> list[Any]:
     leaves: list[Any] = []
     map_aggregate(values, leaves.append)
     return leaves
+
+
+def has_bf16_units() -> bool:
+    """Whether the processor computes in bfloat16: the public torch.cpu.get_capabilities is newer than PyTorch 2.11."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def compile_if_possible(network: nn.Module) -> None:
+    """Compile a network in place; what cannot be compiled runs as it is.
+
+    There is no public name for the second half: without a C++ compiler, for example, a compiled network fails.
+    """
+    torch._dynamo.config.suppress_errors = True
+    network.compile()
+
+
+def uncompile(network: nn.Module) -> None:
+    """Undo ``network.compile()``, for which there is no public method."""
+    network._compiled_call_impl = None

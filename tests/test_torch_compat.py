@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from cnnlab.torch_compat import FakeTensorMode, TorchDispatchMode, is_mutable, steps_scaled, tree_leaves, view_base
+from cnnlab.torch_compat import (
+    FakeTensorMode,
+    TorchDispatchMode,
+    compile_if_possible,
+    has_bf16_units,
+    is_mutable,
+    steps_scaled,
+    tree_leaves,
+    uncompile,
+    view_base,
+)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -66,3 +78,37 @@ def test_leaves_of_nested_values() -> None:
     leaves = tree_leaves(((a, [b, {"key": a}], None), {"other": 3}))
     assert [leaf is wanted for leaf, wanted in zip(leaves, [a, b, a, None, 3], strict=True)] == [True] * 5
     assert len(tree_leaves(torch.ones(2, 3).max(0))) == 2
+
+
+def test_a_processor_says_whether_it_has_units_for_bf16() -> None:
+    """As Linux does, where it is the system."""
+    listed = Path("/proc/cpuinfo")
+    if not listed.is_file() or platform.machine() != "x86_64":
+        pytest.skip("only Linux on x86 lists what its processor can do in a file")
+    flags = listed.read_text().split()
+    assert has_bf16_units() == bool({"avx512_bf16", "amx_tile"} & set(flags))
+
+
+def test_a_network_is_uncompiled() -> None:
+    network = nn.Linear(2, 2)
+    compiled: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(1)
+        return graph
+
+    network.compile(backend=backend)
+    uncompile(network)
+    network(torch.zeros(1, 2))
+    assert not compiled
+
+
+def test_a_network_runs_where_nothing_compiles_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a compiler for C++."""
+    monkeypatch.setattr("torch._dynamo.config.suppress_errors", False)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    images = torch.rand(1, 1, 5, 5)
+    plain = network(images)
+    compile_if_possible(network)
+    assert torch.equal(network(images), plain)

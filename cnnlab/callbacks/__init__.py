@@ -1,5 +1,7 @@
 """Callbacks: each connects a run to one task around it, such as saving or drawing."""
 
+from cnnlab.callbacks.auto_compile import AutoCompile
+from cnnlab.callbacks.auto_precision import AutoPrecision
 from cnnlab.callbacks.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from cnnlab.callbacks.error_gallery import ErrorGallery
 from cnnlab.callbacks.exact_resume import ExactResume
@@ -18,6 +20,8 @@ from cnnlab.callbacks.weights import ExponentialMovingAverage, Sparsity
 from cnnlab.strategies import SyncNorm
 
 __all__ = [
+    "AutoCompile",
+    "AutoPrecision",
     "BatchSizeSearch",
     "BestCheckpoint",
     "EarlyStop",

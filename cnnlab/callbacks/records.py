@@ -72,7 +72,7 @@ class RunRecords(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the classes of task and data to the checkpoint, if the task is not cnnlab's and has not added them."""
         if "cnnlab" not in checkpoint:
-            make_portable(checkpoint, pl_module, getattr(trainer, "datamodule", None))
+            make_portable(checkpoint, pl_module, getattr(trainer, "datamodule", None), trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write validation.json if the command was validate."""
@@ -170,12 +170,18 @@ def _draw_matrix(trainer: Trainer, pl_module: LightningModule, stage: str, step:
 
 
 def _with_what_was_found(config: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """Return the configuration with the learning rate and batch size that a search before the training has found."""
+    """Return the configuration with what was found before the training: learning rate, batch size, precision."""
     data = getattr(trainer, "datamodule", None)
     for part, owner, name in (("model", pl_module, "lr"), ("data", data, "batch_size")):
         settings = (config.get(part) or {}).get("init_args") or {}
         if name in settings and owner is not None and name in owner.hparams:
             settings[name] = owner.hparams[name]
+    settings = config.get("trainer") or {}
+    if settings.get("precision") == "auto":
+        # A plugin for precision is in the configuration too, and excludes a name.
+        settings["precision"] = None if getattr(trainer, "has_precision_plugin", False) else str(trainer.precision)
+    if (matmul := getattr(trainer, "float32_matmul_precision", None)) is not None:
+        settings["float32_matmul_precision"] = matmul
     return config
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor
 
+from cnnlab.callbacks.auto_compile import AutoCompile
 from cnnlab.callbacks.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from cnnlab.callbacks.error_gallery import ErrorGallery
 from cnnlab.callbacks.exact_resume import ExactResume
@@ -84,4 +85,4 @@ def default_callbacks() -> list[Callback]:
     ['RunRecords', 'ExactResume', 'FiniteLoss', 'BestCheckpoint']
     """
     slots = [slot.callback() for slot in SLOTS.values() if slot.default]
-    return [RunRecords(), ExactResume(), FiniteLoss(), *slots]
+    return [RunRecords(), ExactResume(), FiniteLoss(), *slots, AutoCompile()]

@@ -376,5 +376,7 @@ def _read(path: Path) -> CheckpointInfo:
     config = {"model": {"class_path": about["task"], "init_args": own}}
     if "data" in about:
         config["data"] = {"class_path": about["data"], "init_args": data}
+    if "trainer" in about:  # Not in older versions.
+        config["trainer"] = about["trainer"]
     manifest = Run(path.absolute().parent.parent).manifest
     return CheckpointInfo(checkpoint["global_step"], model, data, config, path, manifest)

@@ -8,6 +8,8 @@ import math
 import statistics
 from pathlib import Path
 
+import yaml
+
 from cnnlab.commands.arguments import parse_request, take_option
 from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
@@ -67,7 +69,8 @@ def _train_folds(folder: Path, count: int, options: list[str]) -> None:
     runs = [Run(folder / f"fold-{fold}") for fold in range(count)]
     for fold, run in enumerate(runs):
         if not (run.validation.is_file() and _predictions(run).is_file()):
-            _train(run, [*options, "--data.folds", str(count), "--data.fold", str(fold)])
+            own = [*options, "--data.folds", str(count), "--data.fold", str(fold)]
+            _train(run, [*(_precision_of(runs[0]) if fold else []), *own])
     results = [json.loads(run.validation.read_text()) for run in runs]
     table = {
         name: {"mean": statistics.fmean(values), "standard_deviation": _deviation(values), "folds": values}
@@ -117,6 +120,12 @@ def _train(run: Run, options: list[str]) -> None:
             )
             error.exit_code = status
             raise error
+
+
+def _precision_of(run: Run) -> list[str]:
+    """The flags for the precision that a fold has chosen: the others take it too, and differ by their images only."""
+    precision = yaml.safe_load(run.config.read_text(encoding="utf-8")).get("trainer", {}).get("precision")
+    return [] if precision is None else ["--trainer.precision", str(precision)]
 
 
 def _predictions(run: Run) -> Path:

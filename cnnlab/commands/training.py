@@ -40,6 +40,7 @@ from cnnlab.commands.arguments import (
 )
 from cnnlab.commands.launch import check_processes, cluster_environment, explain_refusals, refuse_strategy
 from cnnlab.commands.messages import differences, explain_parser_error, say, summary
+from cnnlab.commands.trainer import VisionTrainer, as_list, kept_precision
 from cnnlab.errors import CnnlabError, InputError, InterruptionError
 from cnnlab.imports import by_path, parameters_of
 from cnnlab.lock import is_held, locked
@@ -77,8 +78,15 @@ _QUIET = (
     r".*treespec, LeafSpec.*",
 )
 
-_NOISY_LOGGERS = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
-_NO_NEWS = ("Tip:", "`weights_only` was not set", "to estimate number of stepping batches", "TPU available: False")
+_NOISY_LOGGERS = (
+    *("pytorch.utilities.rank_zero", "pytorch.trainer.connectors.checkpoint_connector"),
+    "fabric.utilities.rank_zero",
+)
+_NO_NEWS = (
+    *("Tip:", "`weights_only` was not set", "to estimate number of stepping batches", "TPU available: False"),
+    # VisionTrainer says which option that is.
+    "torch.set_float32_matmul_precision",
+)
 
 
 class VisionCLI(LightningCLI):
@@ -97,6 +105,7 @@ class VisionCLI(LightningCLI):
                 datamodule_class=LightningDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
+                trainer_class=VisionTrainer,
                 save_config_callback=None,
                 seed_everything_default=0,
                 # cnnlab's own samplers are already distributed, and never padded.
@@ -278,13 +287,15 @@ class VisionCLI(LightningCLI):
         """Create the trainer, with the run's folder, its callbacks and its metrics.csv."""
         config = {**self.config_init[self.subcommand].trainer}
         config["default_root_dir"] = str(self.plan.run.folder)
-        plugins = [*_as_list(config["plugins"]), BackgroundCheckpointIO()]
+        plugins = [*as_list(config["plugins"]), BackgroundCheckpointIO()]
         if config["sync_batchnorm"]:
             plugins.append(callbacks.SyncNorm())
         own = next((plugin for plugin in plugins if isinstance(plugin, ClusterEnvironment)), cluster_environment())
         plugins += [own] if own is not None and own not in plugins else []
         config["plugins"] = plugins
-        loggers = [] if isinstance(config["logger"], bool) else _as_list(config["logger"])
+        if config["precision"] == "auto" and self.plan.checkpoint is not None:
+            config["precision"] = kept_precision(self.plan.checkpoint, plugins)
+        loggers = [] if isinstance(config["logger"], bool) else as_list(config["logger"])
         if self.subcommand in ("validate", "predict"):
             # They write files, and would start an empty piece of an offline run.
             loggers = [logger for logger in loggers if not isinstance(logger, RunLogger)]
@@ -299,7 +310,7 @@ class VisionCLI(LightningCLI):
         records = callbacks.RunRecords(self._resolved, self._recipe()) if fitting else callbacks.RunRecords()
         always: list[Callback] = [] if trial else [records]
         if fitting:
-            always += [callbacks.ExactResume(), callbacks.FiniteLoss()]
+            always += [callbacks.ExactResume(), callbacks.FiniteLoss(), callbacks.AutoCompile()]
         if config["enable_progress_bar"] is not False:
             if sys.stdout.isatty():
                 always.append(RichProgressBar(refresh_rate=10))
@@ -307,7 +318,7 @@ class VisionCLI(LightningCLI):
                 config["enable_progress_bar"] = False
                 always.append(callbacks.EpochLines())
         slots = self._slots(trial)
-        config["callbacks"] = [*_as_list(config["callbacks"]), *always, *slots]
+        config["callbacks"] = [*as_list(config["callbacks"]), *always, *slots]
         if not any(isinstance(callback, Checkpoint) for callback in config["callbacks"]):
             # Else Lightning adds its own.
             config["enable_checkpointing"] = False
@@ -388,7 +399,7 @@ def run_command(command: str, arguments: list[str]) -> None:
     for message in _QUIET:
         warnings.filterwarnings("ignore", message)
     for name in _NOISY_LOGGERS:
-        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_news)
+        logging.getLogger(f"lightning.{name}").addFilter(_is_news)
     request = parse_request(command, arguments)
     decided = plan(request)
     try:
@@ -476,9 +487,3 @@ def _subclasses(kind: type) -> list[type]:
 
 def _same_path(one: Any, other: Any) -> bool:
     return one == other or (one is not None and other is not None and Path(one).resolve() == Path(other).resolve())
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -68,7 +68,8 @@ class VisionTask(Steps, Optimization, StartingWeights):
         schedule: The learning-rate schedule: constant, cosine, onecycle, step or plateau (see tasks.schedules).
         warmup: The share of the run in which the learning rate rises; the schedule's default if None.
         schedule_args: Further arguments of the schedule.
-        compile: Compile the network with torch.compile; checkpoints keep the plain names.
+        compile: Compile the network with torch.compile; checkpoints keep the plain names. "auto" does so after some
+            steps of a long training, if it saves time (callbacks.AutoCompile).
         channels_last: Keep images and convolutions in channels_last memory format, which is faster for convolutions.
         init_from: A checkpoint whose weights training starts from. (To continue a run, resume it.)
 
@@ -114,7 +115,7 @@ class VisionTask(Steps, Optimization, StartingWeights):
         schedule: str = "cosine",
         warmup: float | None = None,
         schedule_args: dict[str, Any] | None = None,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
         channels_last: bool = True,
         init_from: str | None = None,
     ) -> None:
@@ -145,7 +146,7 @@ class VisionTask(Steps, Optimization, StartingWeights):
         checkpoint_stages_of(self.network, checkpoint_stages or [])
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        if compile:
+        if compile is True:
             self.network.compile()
         self.decode = self.configure_decoder()
         self.prepare_steps()

@@ -223,7 +223,7 @@ class Optimization(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add to the checkpoint what is needed to create this task, and its data, again."""
-        make_portable(checkpoint, self, getattr(self.trainer, "datamodule", None))
+        make_portable(checkpoint, self, getattr(self.trainer, "datamodule", None), self.trainer)
         checkpoint["cnnlab"]["lr_factor"] = self._lr_factor()
         total = self._total_steps() if self.trainer.state.fn == "fit" else math.inf
         if math.isfinite(total):
