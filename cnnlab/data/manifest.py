@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import os
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cnnlab import tree
 from cnnlab.data.samples import SPLITS, Sample, SampleTable, code_of
 from cnnlab.errors import InputError
 from cnnlab.image_files import listed
@@ -151,9 +153,9 @@ def hash_files(paths: Sequence[str]) -> list[Content]:
 
 def _content_of(path: str) -> Content:
     try:
-        with Path(path).open("rb") as file:
-            return Content(hashlib.file_digest(file, "sha256").hexdigest(), str(file.tell()))
-    except OSError:
+        with tree.open(path) as file:
+            return Content(hashlib.file_digest(file, "sha256").hexdigest(), str(file.seek(0, os.SEEK_END)))
+    except (OSError, InputError):
         return Content()
 
 
@@ -165,7 +167,7 @@ def is_hash(sha256: str, known: str) -> bool:
 def file_size(path: str) -> str:
     """The bytes of a file as text, "" if it is missing."""
     try:
-        return str(Path(path).stat().st_size)
+        return str(tree.size(path))
     except OSError:
         return ""
 

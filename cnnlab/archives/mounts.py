@@ -1,0 +1,184 @@
+"""Which archives stand for which folders, and which archive a path leads into."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cnnlab.archives.archive import Archive
+from cnnlab.archives.members import ArchiveError
+from cnnlab.archives.tar_files import compressed_remedy
+
+PathLike = str | os.PathLike[str]
+
+ENDINGS = (".tar", ".zip")
+COMPRESSED = re.compile(r"(.+)\.(?:tar\.(?:gz|bz2|xz|zst|lzma|Z)|tgz|tbz2?|txz)", re.IGNORECASE)
+_SHARD = re.compile(r"(.+)[-_](\d{5,})")
+_MARKS = (".tar", ".zip", ".tgz", ".TAR", ".ZIP")
+"""One of these is in the names of a folder if an archive is."""
+
+
+@dataclass
+class Archives:
+    """The archives in a folder on a disk."""
+
+    folders: dict[str, str] = field(default_factory=dict)
+    """The file's name of each archive that stands for a folder, by the folder's."""
+    compressed: dict[str, str] = field(default_factory=dict)
+    """The same for archives that cannot be read in place."""
+    shards: list[str] = field(default_factory=list)
+    """The file names of shards, in order."""
+
+
+_mounts: dict[str, Archive] = {}
+"""The archives that were used, by the absolute path of the folder that each stands for."""
+_archives: dict[tuple[str, ...], Archive] = {}
+_locks: defaultdict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
+_seen: dict[str, tuple[int, Archives]] = {}
+"""The archives of folders, with the time of the folder's last change."""
+
+
+class Place(NamedTuple):
+    """A place in an archive."""
+
+    archive: Archive
+    inner: str
+    """The path below the archive, with "/"; "" is the archive itself."""
+
+    @property
+    def row(self) -> int | None:
+        """The row of a file, None if there is none at this place."""
+        return self.archive.index.find(self.inner)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether there is a folder at this place."""
+        return self.archive.index.has_folder(self.inner)
+
+
+def sort_out(folder: str, names: Iterable[str]) -> Archives:
+    """The archives among the names in a folder.
+
+    Raises:
+        ArchiveError: If two would be the same folder or shard, if shards are of several names, or if one is missing.
+    """
+    found, stems = Archives(), dict[str, dict[int, str]]()
+    for name in names:
+        stem, ending = os.path.splitext(name)
+        if name.startswith("."):
+            continue
+        if (packed := COMPRESSED.fullmatch(name)) is not None:
+            found.compressed[packed[1]] = name
+        elif ending.lower() in ENDINGS and (shard := _SHARD.fullmatch(stem)) is not None:
+            own = stems.setdefault(shard[1], {})
+            _refuse_two(folder, own.get(int(shard[2])), name)
+            own[int(shard[2])] = name
+        elif ending.lower() in ENDINGS:
+            _refuse_two(folder, found.folders.get(stem), name)
+            found.folders[stem] = name
+    if len(stems) > 1:
+        first, second = (next(iter(shards.values())) for shards in list(stems.values())[:2])
+        raise ArchiveError(
+            f"{folder} has the shards {first} and {second}: if both are of one folder, give them one name and other "
+            f"numbers; if each is of its own, move them into {join(folder, next(iter(stems)))} and so on"
+        )
+    for shards in stems.values():
+        numbers = sorted(shards)
+        if gaps := sorted(set(range(numbers[0], numbers[-1])) - shards.keys()):
+            raise ArchiveError(
+                f"{folder} has the shards {shards[numbers[0]]} to {shards[numbers[-1]]} without number {gaps[0]}: put "
+                "it back, or number them without gaps"
+            )
+        found.shards = [shards[number] for number in numbers]
+    return found
+
+
+def _refuse_two(folder: str, known: str | None, name: str) -> None:
+    if known is not None:
+        raise ArchiveError(f"{join(folder, known)} and {name} would be the same folder or shard: remove or rename one")
+
+
+def find_known(path: PathLike) -> Place | None:
+    """A file in an archive that was used before; None if there is none, whatever else there is."""
+    if not _mounts:
+        return None
+    full = at = os.path.abspath(path)
+    while True:
+        if (archive := _mounts.get(at)) is not None:
+            place = Place(archive, full[len(at) :].strip(os.sep).replace(os.sep, "/"))
+            return None if place.row is None else place
+        above = os.path.dirname(at)
+        if above == at:
+            return None
+        at = above
+
+
+def discover(path: PathLike) -> Place | None:
+    """Find the archive that a path leads into, whether it was used before or not; None if it leads into none."""
+    at, inner = os.path.abspath(path), list[str]()
+    while True:
+        try:
+            mode = os.stat(at).st_mode
+            break
+        except (OSError, ValueError):
+            at, name = os.path.split(at)
+            if not name:
+                return None
+            inner.insert(0, name)
+    folder, file = os.path.split(at)
+    if stat.S_ISREG(mode):
+        if COMPRESSED.fullmatch(file):
+            raise ArchiveError(
+                f"{path if not inner else at}: {compressed_remedy(os.fspath(path) if not inner else at)}"
+            )
+        is_archive = os.path.splitext(file)[1].lower() in ENDINGS
+        return Place(mount(at, folder, [file]), "/".join(inner)) if is_archive else None
+    if not stat.S_ISDIR(mode) or not inner:
+        return None
+    archives = _archives_of(at)
+    if (own := archives.folders.get(inner[0])) is not None:
+        return Place(mount(join(at, inner[0]), at, [own]), "/".join(inner[1:]))
+    if (own := archives.compressed.get(inner[0])) is not None:
+        raise ArchiveError(f"{join(at, own)}: {compressed_remedy(join(at, own))}")
+    return Place(mount(at, at, archives.shards), "/".join(inner)) if archives.shards else None
+
+
+def _archives_of(folder: str) -> Archives:
+    """The archives in a folder on a disk, as long as it does not change."""
+    changed = os.stat(folder).st_mtime_ns
+    if (known := _seen.get(folder)) is None or known[0] != changed:
+        try:
+            likely = filter(may_have_archives, os.listdir(folder))
+            known = changed, sort_out(folder, [name for name in likely if os.path.isfile(join(folder, name))])
+        except OSError:
+            known = changed, Archives()
+        _seen[folder] = known
+    return known[1]
+
+
+def mount(at: PathLike, folder: PathLike, files: Sequence[str]) -> Archive:
+    """The archive of these files in a folder, as they are now, which stands for the folder ``at``."""
+    full = os.path.abspath(folder)
+    paths = tuple(join(full, file) for file in files)
+    with _locks[paths]:
+        known = _archives.get(paths)
+        if known is None or not known.is_current():
+            known = _archives[paths] = Archive(paths)
+    _mounts[os.path.abspath(at)] = known
+    return known
+
+
+def may_have_archives(names: str) -> bool:
+    """Whether an archive may be among names, which are joined to one text; this is quick."""
+    return any(mark in names for mark in _MARKS)
+
+
+def join(folder: PathLike, name: str) -> str:
+    """The path of a name in a folder."""
+    return os.path.join(folder, name)
