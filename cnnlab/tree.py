@@ -94,7 +94,7 @@ def _with_archives(folder: str, own: Sequence[os.DirEntry[str]]) -> Sequence[os.
         if entry.name not in archives.shards
     ]
     if archives.shards:
-        members = list(_members(Place(mount(folder, folder, archives.shards), ""), folder))
+        members = list(_members(Place.of(mount(folder, folder, archives.shards), ""), folder))
         if both := sorted({entry.name for entry in found} & {entry.name for entry in members}):
             raise ArchiveError(
                 f"{join(folder, both[0])} is in the shards {archives.shards[0]}, ... and beside them: remove one"
@@ -210,9 +210,9 @@ def stamp(path: PathLike) -> tuple[int, int]:
             return status.st_size, status.st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             place = discover(path)
-            if place is None or place.row is None:
+            if place is None:
                 raise
-    return place.archive.stamp(place.row or 0)
+    return place.archive.stamp(_row(place, path))
 
 
 def read_bytes(path: PathLike) -> bytes:
@@ -223,17 +223,17 @@ def read_bytes(path: PathLike) -> bytes:
         OSError: If there is none, or if it cannot be read.
         ArchiveError: If it is in an archive that has changed, or damaged.
     """
-    if (content := _packed(find_known(path))) is not None:
-        return content
+    if (place := find_known(path)) is not None:
+        return _read(place, path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise NotRegularError(errno.EINVAL, "is no regular file", os.fspath(path))
         with builtins.open(path, "rb", buffering=0) as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
-        if (content := _packed(discover(path))) is not None:
-            return content
-        raise
+        if (place := discover(path)) is None:
+            raise
+    return _read(place, path)
 
 
 def read_text(path: PathLike) -> str:
@@ -255,9 +255,14 @@ def open(path: PathLike) -> io.BufferedReader | io.BytesIO:
     return io.BytesIO(read_bytes(path))
 
 
-def _packed(place: Place | None) -> bytes | None:
-    """The content of a member, None if there is none."""
-    return place.archive.read(row) if place is not None and (row := place.row) is not None else None
+def _read(place: Place, path: PathLike) -> bytes:
+    return place.archive.read(_row(place, path))
+
+
+def _row(place: Place, path: PathLike) -> int:
+    if place.row is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    return place.row
 
 
 def _members(place: Place, folder: str) -> Iterator[Entry]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from cnnlab.archives.index import Index, Part, TwiceError, pack_index, read_index
-from cnnlab.archives.members import IN_TAR, SPECIAL, ArchiveError, Member, read_exactly
+from cnnlab.archives.members import IN_TAR, SPECIAL, ZIP_DEFLATED, ZIP_STORED, ArchiveError, Member, read_exactly
 from cnnlab.archives.tar_files import BLOCK, tar_members
 from cnnlab.archives.zip_files import read_zip_member, zip_members
 from cnnlab.writing import write_atomically
@@ -53,23 +53,19 @@ class Archive:
         Raises:
             ArchiveError: If the archive has changed, or if the member is damaged or no file.
         """
-        member, part = self.index.member(row), self.index.part(row)
-        path = self.paths[part]
-        where = f"in {path} at offset {member.offset:,}"
-        if member.how == SPECIAL:
-            raise ArchiveError(f"{where}: is a link, a device or a sparse file: put the file itself into the archive")
-        if (now := Part.of(path)) != self.index.parts[part]:
+        member, number = self.index.member(row), self.index.part(row)
+        path, part = self.paths[number], self.index.parts[number]
+        now = os.stat(path)
+        if (now.st_size, now.st_mtime_ns, now.st_ino) != part[1:]:
             raise ArchiveError(
-                f"in {path}, which has changed since it was listed ({self.index.parts[part].size:,} bytes, now "
-                f"{now.size:,}): put that back, or begin a new run"
+                f"in {path}, which has changed since it was listed ({part.size:,} bytes, now {now.st_size:,}): put "
+                "that back, or begin a new run"
             )
         try:
-            file = _open(path, now)
-            return (
-                _read_tar_member(file.number, member) if member.how == IN_TAR else read_zip_member(file.number, member)
-            )
+            file = _open(path, part.node, part.changed)
+            return _READERS[member.how](file.number, member)
         except ArchiveError as error:
-            raise ArchiveError(f"{where}: {error}") from error
+            raise ArchiveError(f"in {path} at offset {member.offset:,}: {error}") from error
 
 
 def _read_tar_member(file: int, member: Member) -> bytes:
@@ -77,6 +73,18 @@ def _read_tar_member(file: int, member: Member) -> bytes:
     if len(content) < BLOCK + member.size or zlib.crc32(content[:BLOCK]) != member.check:
         raise ArchiveError("the header is another than when it was listed: put that archive back, or begin a new run")
     return content[BLOCK:]
+
+
+def _refuse(file: int, member: Member) -> bytes:
+    raise ArchiveError("is a link, a device or a sparse file: put the file itself into the archive")
+
+
+_READERS = {
+    IN_TAR: _read_tar_member,
+    ZIP_STORED: read_zip_member,
+    ZIP_DEFLATED: read_zip_member,
+    SPECIAL: _refuse,
+}
 
 
 class _File:
@@ -91,7 +99,7 @@ class _File:
 
 
 @lru_cache(_MOST_OPEN)
-def _open(path: str, part: Part) -> _File:
+def _open(path: str, node: int, changed: int) -> _File:
     """An open file; another one if it was replaced. Reading moves no position, so forked processes may share it."""
     return _File(path)
 

@@ -28,6 +28,8 @@ _COLUMNS = (
 _AFTER = b"0"
 """The byte after "/": what is in a folder has a name between FOLDER/ and FOLDER0."""
 _LONGEST_HEAD = 1 << 22
+_STEP = 64
+"""Of so many names one is at hand as an object, so that a search takes few steps."""
 _CODING = "utf-8", "surrogateescape"
 
 
@@ -88,6 +90,7 @@ class Index:
         self._ends = columns["ends"]
         self._part, self._how = columns["parts"], columns["how"]
         self._names = view[start:]
+        self._few = [self._name(row) for row in range(0, self._count, _STEP)]
 
     def __len__(self) -> int:
         return self._count
@@ -97,7 +100,9 @@ class Index:
 
     def _row(self, name: bytes, low: int = 0) -> int:
         """The row of the first name that is not before this one."""
-        return bisect_left(range(self._count), name, low, key=self._name)
+        first = (bisect_left(self._few, name) - 1) * _STEP
+        low, high = max(low, first, 0), min(first + _STEP + 1, self._count)
+        return bisect_left(range(self._count), name, low, max(low, high), key=self._name)
 
     def find(self, name: str) -> int | None:
         """The row of a file, None if there is none of this name."""

@@ -51,10 +51,13 @@ class Place(NamedTuple):
     inner: str
     """The path below the archive, with "/"; "" is the archive itself."""
 
-    @property
-    def row(self) -> int | None:
-        """The row of a file, None if there is none at this place."""
-        return self.archive.index.find(self.inner)
+    row: int | None
+    """The row of the file at this place, None if there is none."""
+
+    @classmethod
+    def of(cls, archive: Archive, inner: str) -> Place:
+        """The place of a path below an archive."""
+        return cls(archive, inner, archive.index.find(inner))
 
     @property
     def is_folder(self) -> bool:
@@ -111,7 +114,7 @@ def find_known(path: PathLike) -> Place | None:
     full = at = os.path.abspath(path)
     while True:
         if (archive := _mounts.get(at)) is not None:
-            place = Place(archive, full[len(at) :].strip(os.sep).replace(os.sep, "/"))
+            place = Place.of(archive, full[len(at) :].strip(os.sep).replace(os.sep, "/"))
             return None if place.row is None else place
         above = os.path.dirname(at)
         if above == at:
@@ -138,15 +141,15 @@ def discover(path: PathLike) -> Place | None:
                 f"{path if not inner else at}: {compressed_remedy(os.fspath(path) if not inner else at)}"
             )
         is_archive = os.path.splitext(file)[1].lower() in ENDINGS
-        return Place(mount(at, folder, [file]), "/".join(inner)) if is_archive else None
+        return Place.of(mount(at, folder, [file]), "/".join(inner)) if is_archive else None
     if not stat.S_ISDIR(mode) or not inner:
         return None
     archives = _archives_of(at)
     if (own := archives.folders.get(inner[0])) is not None:
-        return Place(mount(join(at, inner[0]), at, [own]), "/".join(inner[1:]))
+        return Place.of(mount(join(at, inner[0]), at, [own]), "/".join(inner[1:]))
     if (own := archives.compressed.get(inner[0])) is not None:
         raise ArchiveError(f"{join(at, own)}: {compressed_remedy(join(at, own))}")
-    return Place(mount(at, at, archives.shards), "/".join(inner)) if archives.shards else None
+    return Place.of(mount(at, at, archives.shards), "/".join(inner)) if archives.shards else None
 
 
 def _archives_of(folder: str) -> Archives:

@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -128,9 +128,9 @@ def pack_files(
     aside = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    shards = _Shards(aside, most, form)
     try:
         checks = []
-        shards = _Shards(aside, most, form)
         for name, path in files:
             content = read(path)
             shards.add(name, content)
@@ -146,6 +146,8 @@ def pack_files(
         aside.replace(out)
         return Packed(len(files), len(shards.paths), sum((out / path.name).stat().st_size for path in shards.paths))
     finally:
+        with suppress(OSError, ValueError):  # After another error, whose shard is removed.
+            shards.close()
         shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -170,11 +172,11 @@ class _Shards:
     def close(self) -> None:
         if self._writer is None or self._file is None:
             return
-        self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._writer = self._file = None
+        writer, file, self._writer, self._file = self._writer, self._file, None, None
+        with file:
+            writer.close()
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextmanager
