@@ -83,11 +83,8 @@ def entries(folder: PathLike) -> Sequence[os.DirEntry[str] | Entry]:
 
 def _with_archives(folder: str, own: Sequence[os.DirEntry[str]]) -> Sequence[os.DirEntry[str] | Entry]:
     """The entries of a folder on a disk, in which archives stand for folders, and shards for their members."""
-    archives = sort_out(folder, [entry.name for entry in own if entry.is_file()])
-    real = {entry.name for entry in own if entry.is_dir()}
-    if real:  # A download beside what was unpacked.
-        archives.compressed = {}
-    stands_for = {file: name for name, file in (archives.folders | archives.compressed).items() if name not in real}
+    archives = sort_out(folder, own)
+    stands_for = {file: name for name, file in (archives.folders | archives.compressed).items()}
     found: list[os.DirEntry[str] | Entry] = [
         Entry(name, join(folder, name), FOLDER, entry.name) if (name := stands_for.get(entry.name)) else entry
         for entry in own
@@ -109,13 +106,14 @@ def check_one_reading(folder: PathLike) -> None:
     Raises:
         ArchiveError: If archives stand beside folders, or look like shards.
     """
-    found = entries(folder)
+    found = [entry for entry in entries(folder) if not entry.name.startswith(".")]
     packed = sorted(entry.path for entry in found if isinstance(entry, Entry) and entry.source)
-    real = sorted(entry.path for entry in found if entry.path not in packed and entry.is_dir() and entry.name[0] != ".")
-    if packed and real:
+    unused = [entry.path for entry in found if entry.name.lower().endswith(ENDINGS) and not entry.is_dir()]
+    real = sorted(entry.path for entry in found if entry.is_dir() and entry.path not in packed)
+    if real and (packed or unused):
         raise ArchiveError(
-            f"{packed[0]} is an archive, and {real[0]} a folder: if the archive is a class, unpack it; if it is none, "
-            "move it elsewhere"
+            f"{(packed + unused)[0]} is an archive, and {real[0]} a folder: if the archive is a class, unpack it; if it "
+            "is none, move it elsewhere"
         )
     series = defaultdict[str, list[str]](list)
     for path in packed:

@@ -51,8 +51,9 @@ def test_shards_are_the_content_of_their_folder_whatever_they_are_called(tmp_pat
     found = image_paths(tmp_path / "r", LeftOut())
     assert [str(Path(path).relative_to(tmp_path / "r")) for path in found] == [name for name, _ in FILES]
     assert [tree.read_bytes(path) for path in found] == [content for _, content in FILES]
-    (tmp_path / "r/b").mkdir()
-    with pytest.raises(ValueError, match=r"r/b is in the shards part_000007\.tar, \.\.\. and beside them: remove one"):
+    (tmp_path / "r/a.txt").write_text("x")
+    write_tar(tmp_path / "r/part_000009.tar", [("a.txt", b"x")])
+    with pytest.raises(ValueError, match=r"r/a\.txt is in the shards part_000007\.tar, \.\.\. and beside them: remove"):
         tree.entries(tmp_path / "r")
 
 
@@ -73,10 +74,14 @@ def test_an_archive_among_images_or_folders_is_left_out_as_before(tmp_path: Path
         path.write_bytes(content)
     write_zip(tmp_path / "r/a/all.zip")
     write_tar(tmp_path / "r/other.tar")
+    write_tar(tmp_path / "r/b/backup_20240101.tar")
+    write_tar(tmp_path / "r/b/backup_20240707.tar")
+    write_tar(tmp_path / "r/b/twice.tar")
+    write_zip(tmp_path / "r/b/twice.zip")
     write_tar(tmp_path / "r/more.tar.gz", mode="w:gz")
     left_out = LeftOut()
     assert len(image_paths(tmp_path / "r", left_out)) == 8
-    assert left_out.counts == {"with .gz": 1, "with .tar": 1, "with .zip": 1}
+    assert left_out.counts == {"with .gz": 1, "with .tar": 4, "with .zip": 2}
     (tmp_path / "r/folder.tar").mkdir()
     assert subfolders(tmp_path / "r") == ["a", "b", "folder.tar", "other"]
 

@@ -9,6 +9,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 from cnnlab.archives.archive import Archive
@@ -20,6 +22,23 @@ PathLike = str | os.PathLike[str]
 ENDINGS = (".tar", ".zip")
 COMPRESSED = re.compile(r"(.+)\.(?:tar\.(?:gz|bz2|xz|zst|lzma|Z)|tgz|tbz2?|txz)", re.IGNORECASE)
 _SHARD = re.compile(r"(.+)[-_](\d{5,})")
+_NOTES = (
+    "",
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".yaml",
+    ".yml",
+    ".md",
+    ".xml",
+    ".names",
+    ".html",
+    ".pdf",
+    ".md5",
+    ".sha256",
+)
+"""Endings of files that may lie beside shards."""
 _MARKS = (".tar", ".zip", ".tgz", ".TAR", ".ZIP")
 """One of these is in the names of a folder if an archive is."""
 
@@ -33,7 +52,9 @@ class Archives:
     compressed: dict[str, str] = field(default_factory=dict)
     """The same for archives that cannot be read in place."""
     shards: list[str] = field(default_factory=list)
-    """The file names of shards, in order."""
+    """The file names of shards, in order; none if images or folders lie beside them."""
+    real: set[str] = field(default_factory=set)
+    """The folders that are there."""
 
 
 _mounts: dict[str, Archive] = {}
@@ -65,46 +86,50 @@ class Place(NamedTuple):
         return self.archive.index.has_folder(self.inner)
 
 
-def sort_out(folder: str, names: Iterable[str]) -> Archives:
-    """The archives among the names in a folder.
+def sort_out(folder: str, entries: Iterable[os.DirEntry[str]]) -> Archives:
+    """The archives among the entries of a folder on a disk.
 
     Raises:
-        ArchiveError: If two would be the same folder or shard, if shards are of several names, or if one is missing.
+        ArchiveError: If there are only shards, but of several names, or if one is missing or there twice.
     """
-    found, stems = Archives(), dict[str, dict[int, str]]()
-    for name in names:
-        stem, ending = os.path.splitext(name)
+    found, stems, alone = Archives(), defaultdict[str, list[tuple[int, str]]](list), True
+    for entry in sorted(entries, key=attrgetter("name")):
+        name, (stem, ending) = entry.name, os.path.splitext(entry.name)
         if name.startswith("."):
             continue
-        if (packed := COMPRESSED.fullmatch(name)) is not None:
+        if entry.is_dir():
+            found.real.add(name)
+        elif (packed := COMPRESSED.fullmatch(name)) is not None:
             found.compressed[packed[1]] = name
         elif ending.lower() in ENDINGS and (shard := _SHARD.fullmatch(stem)) is not None:
-            own = stems.setdefault(shard[1], {})
-            _refuse_two(folder, own.get(int(shard[2])), name)
-            own[int(shard[2])] = name
+            stems[shard[1]].append((int(shard[2]), name))
         elif ending.lower() in ENDINGS:
-            _refuse_two(folder, found.folders.get(stem), name)
-            found.folders[stem] = name
+            found.folders.setdefault(stem, name)
+        else:
+            alone = alone and ending.lower() in _NOTES
+    for name in found.real:
+        found.folders.pop(name, None)
+    if found.real:  # A download beside what was unpacked.
+        found.compressed = {}
+    elif alone and stems:
+        found.shards = _in_order(folder, stems)
+    return found
+
+
+def _in_order(folder: str, stems: dict[str, list[tuple[int, str]]]) -> list[str]:
+    """The names of shards by their numbers, if they are of one folder."""
     if len(stems) > 1:
-        first, second = (next(iter(shards.values())) for shards in list(stems.values())[:2])
+        first, second = (shards[0][1] for shards in list(stems.values())[:2])
         raise ArchiveError(
             f"{folder} has the shards {first} and {second}: if both are of one folder, give them one name and other "
             f"numbers; if each is of its own, move them into {join(folder, next(iter(stems)))} and so on"
         )
-    for shards in stems.values():
-        numbers = sorted(shards)
-        if gaps := sorted(set(range(numbers[0], numbers[-1])) - shards.keys()):
-            raise ArchiveError(
-                f"{folder} has the shards {shards[numbers[0]]} to {shards[numbers[-1]]} without number {gaps[0]}: put "
-                "it back, or number them without gaps"
-            )
-        found.shards = [shards[number] for number in numbers]
-    return found
-
-
-def _refuse_two(folder: str, known: str | None, name: str) -> None:
-    if known is not None:
-        raise ArchiveError(f"{join(folder, known)} and {name} would be the same folder or shard: remove or rename one")
+    shards = sorted(next(iter(stems.values())))
+    for (number, name), (other, following) in pairwise(shards):
+        if other != number + 1:
+            what = f"without number {number + 1}: put it back" if other > number else "of one number: remove one"
+            raise ArchiveError(f"{folder} has the shards {name} and {following} {what}, or number them without gaps")
+    return [name for _, name in shards]
 
 
 def find_known(path: PathLike) -> Place | None:
@@ -157,8 +182,8 @@ def _archives_of(folder: str) -> Archives:
     changed = os.stat(folder).st_mtime_ns
     if (known := _seen.get(folder)) is None or known[0] != changed:
         try:
-            likely = filter(may_have_archives, os.listdir(folder))
-            known = changed, sort_out(folder, [name for name in likely if os.path.isfile(join(folder, name))])
+            with os.scandir(folder) as found:
+                known = changed, sort_out(folder, found)
         except OSError:
             known = changed, Archives()
         _seen[folder] = known

@@ -246,10 +246,10 @@ REFUSED: list[tuple[Callable[[Path], Path], str]] = [
     (compressed_tgz_in_root, r"r/train\.tgz: is compressed, .*: cnnlab data pack \S*r/train\.tgz FOLDER"),
     (compressed_without_saying, r"p\.tar: is compressed \(gzip\), .*: unpack"),
     (folder_and_archive, r"r/train is a folder, and train\.tar beside it is an archive of the same name"),
-    (tar_and_zip, r"r/train\.\w+ and train\.\w+ would be the same folder or shard: remove or rename"),
+    (tar_and_zip, r"r/train is a folder, and train\.zip beside it is an archive of the same name"),
     (archive_beside_classes, r"r/backup is an archive, and \S+r/a a folder: if the archive is a class, unpack it"),
     (shards_of_two_names, r"the shards \S+-00000\.tar and \S+-00000\.tar: if both are of one .* move them into"),
-    (a_shard_is_missing, r"has the shards shard-00000\.tar to shard-00003\.tar without number 2: put it back"),
+    (a_shard_is_missing, r"has the shards shard-00001\.tar and shard-00003\.tar without number 2: put it back"),
     (shards_or_classes, r"r/part-0 is an archive with folders, called like others: .*\(shard-00000\); .*call it part0"),
 ]  # fmt: skip
 
