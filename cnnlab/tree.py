@@ -108,12 +108,13 @@ def check_one_reading(folder: PathLike) -> None:
     """
     found = [entry for entry in entries(folder) if not entry.name.startswith(".")]
     packed = sorted(entry.path for entry in found if isinstance(entry, Entry) and entry.source)
-    unused = [entry.path for entry in found if entry.name.lower().endswith(ENDINGS) and not entry.is_dir()]
+    files = [entry for entry in found if not isinstance(entry, Entry) and entry.name.lower().endswith(ENDINGS)]
+    unused = [entry.path for entry in files if not entry.is_dir()]
     real = sorted(entry.path for entry in found if entry.is_dir() and entry.path not in packed)
     if real and (packed or unused):
         raise ArchiveError(
-            f"{(packed + unused)[0]} is an archive, and {real[0]} a folder: if the archive is a class, unpack it; if it "
-            "is none, move it elsewhere"
+            f"{(packed + unused)[0]} is an archive, and {real[0]} a folder: if the archive is a class, unpack it; if "
+            "it is none, move it elsewhere"
         )
     series = defaultdict[str, list[str]](list)
     for path in packed:

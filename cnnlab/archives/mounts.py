@@ -22,22 +22,7 @@ PathLike = str | os.PathLike[str]
 ENDINGS = (".tar", ".zip")
 COMPRESSED = re.compile(r"(.+)\.(?:tar\.(?:gz|bz2|xz|zst|lzma|Z)|tgz|tbz2?|txz)", re.IGNORECASE)
 _SHARD = re.compile(r"(.+)[-_](\d{5,})")
-_NOTES = (
-    "",
-    ".txt",
-    ".csv",
-    ".tsv",
-    ".json",
-    ".yaml",
-    ".yml",
-    ".md",
-    ".xml",
-    ".names",
-    ".html",
-    ".pdf",
-    ".md5",
-    ".sha256",
-)
+_NOTES = frozenset({"", ".txt", ".md", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml", ".names", ".html", ".pdf"})
 """Endings of files that may lie beside shards."""
 _MARKS = (".tar", ".zip", ".tgz", ".TAR", ".ZIP")
 """One of these is in the names of a folder if an archive is."""
