@@ -30,6 +30,7 @@ from cnnlab.archives.mounts import (
     mount,
     sort_out,
 )
+from cnnlab.archives.tar_files import compression
 
 _NUMBERED = re.compile(r"(.+)[-_]\d+")
 
@@ -179,8 +180,11 @@ def is_file(path: PathLike) -> bool:
 
 
 def is_compressed(path: PathLike) -> bool:
-    """Whether a file's name is that of a compressed tar, which cannot be read in place."""
-    return COMPRESSED.fullmatch(os.path.basename(path)) is not None
+    """Whether a file is a compressed tar by its name, or compressed by its content; it cannot be read in place."""
+    if COMPRESSED.fullmatch(os.path.basename(path)) is not None:
+        return True
+    with builtins.open(path, "rb") as file:
+        return bool(compression(file.read(8)))
 
 
 def exists(path: PathLike) -> bool:

@@ -21,7 +21,7 @@ _COLUMNS = (
     ("stored", "q"),
     ("sizes", "q"),
     ("checks", "I"),
-    ("parts", "H"),
+    ("parts", "I"),
     ("how", "B"),
 )
 """The columns and the types of their items, as in array; the names follow, in the order of their bytes."""

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from cnnlab.archives.archive import Archive
 from cnnlab.archives.members import ArchiveError
+from cnnlab.archives.mounts import COMPRESSED
 from cnnlab.archives.tar_files import BLOCK
 
 _MODE = 0o644
@@ -197,7 +198,8 @@ def decompressed(path: Path, aside: Path) -> Iterator[Path]:
         raise ArchiveError(f"{path}: is compressed in a way that is not known here (gzip, bzip2, xz are): unpack it")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    place = aside / f"{path.name.split('.tar')[0].removesuffix(path.suffix)}.tar"
+    named = COMPRESSED.fullmatch(path.name)
+    place = aside / f"{named[1] if named else path.stem}.tar"
     try:
         try:
             with opener(path) as source, place.open("wb") as target:

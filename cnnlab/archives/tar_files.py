@@ -87,12 +87,15 @@ def _check_header(block: bytes, path: str, offset: int) -> None:
         right = False
     if right:
         return
-    if not offset:
-        for magic, name in _COMPRESSED.items():
-            if block.startswith(magic):
-                raise ArchiveError(f"{path}: {compressed_remedy(path, name)}")
+    if not offset and (how := compression(block)):
+        raise ArchiveError(f"{path}: {compressed_remedy(path, how)}")
     what = "is no tar" if not offset else f"is broken: at offset {offset:,} is no header"
     raise ArchiveError(f"{path}: {what}: pack the folder anew, or fetch the file again")
+
+
+def compression(start: bytes) -> str:
+    """How a file that starts with these bytes is compressed, "" if it is not."""
+    return next((how for magic, how in _COMPRESSED.items() if start.startswith(magic)), "")
 
 
 def compressed_remedy(path: str, how: str = "") -> str:
@@ -139,7 +142,8 @@ def _extension(kind: bytes, content: bytes, path: str, offset: int) -> dict[str,
             content = content[length:].lstrip(b"\0")
             if length <= 0:
                 raise ValueError(length)
-        int(found.get("size", 0))
+        if int(found.get("size", 0)) < 0:
+            raise ValueError(found["size"])
     except (ValueError, IndexError) as error:
         raise ArchiveError(f"{path}: the header at offset {offset:,} is broken: pack the folder anew") from error
     return found

@@ -47,7 +47,7 @@ def zip_members(file: int, path: str) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(path) as content:
             infos = content.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
         raise ArchiveError(
             f"{path}: is no whole zip ({error}; it has {total:,} bytes): fetch or pack it again"
         ) from error

@@ -25,6 +25,7 @@ def pack(arguments: list[str]) -> None:
     """
     asked = _parser().parse_own(arguments)
     root, out, most = Path(asked.root), Path(asked.out), read_size(asked.size)
+    out = out if out.name not in ("", "..") else out.resolve()
     if asked.format not in FORMATS:
         raise InputError(f"--format is {asked.format!r}: {nearest(asked.format, FORMATS)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -73,7 +74,9 @@ def _parser() -> CommandParser:
         prog="cnnlab data pack",
         description="Pack the files of a folder into shards of a size, which are read in place, as that folder.",
     )
-    parser.add_argument("root", metavar="ROOT", help="the folder, or an archive, also a compressed tar")
+    parser.add_argument(
+        "root", metavar="ROOT", help="the folder, or an archive, also a compressed tar; hidden files are left out"
+    )
     parser.add_argument("out", metavar="OUT", help="the new folder: OUT/shard-00000.tar and so on")
     parser.add_argument("--size", default="1GB", metavar="BYTES", help="of a shard at most: 500MB, 1GB (1GB)")
     parser.add_argument("--format", default="tar", metavar="NAME", help=f"{' or '.join(FORMATS)} (tar)")

@@ -155,3 +155,12 @@ def test_a_shard_that_reads_back_otherwise_is_not_kept(
     assert "No space left on device; make room there" in done.err
     assert not (tmp_path / "o").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_tar_that_is_compressed_without_saying_is_packed_too(cnnlab: Cnnlab, root: Path, tmp_path: Path) -> None:
+    """Its error tells to pack it."""
+    with tarfile.open(tmp_path / "q.tar", "w:gz") as tar:
+        tar.add(root, ".")
+    assert cnnlab("data", "pack", "q.tar", "one").code == 0
+    assert cnnlab("data", "pack", root, "two").code == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
