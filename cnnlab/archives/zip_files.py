@@ -73,7 +73,7 @@ def zip_members(file: int, path: str) -> Iterator[Member]:
                 f"{path}: {name!r} ({where}) is compressed by {how}, expected stored or deflate: unpack it, or pack "
                 "it anew"
             )
-        if info.header_offset + _HEADER.size + info.compress_size > total:
+        if info.header_offset < 0 or info.header_offset + _HEADER.size + info.compress_size > total:
             raise ArchiveError(f"{path}: is cut, {name!r} ({where}) ends after {total:,} bytes: fetch or pack it again")
         how = SPECIAL if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode) else info.compress_type
         yield Member(name, info.header_offset, info.compress_size, info.file_size, info.CRC, how)
