@@ -3,7 +3,7 @@
 Makes folders of 1,000 classes with links to a few real images, and trains a small network on them in a process of its
 own. Files of a million names take some minutes to make; they are kept in --folder.
 
-    python benchmarks/scale.py [--counts 1000 10000 100000 1000000] [--workers 2] [--folder DIR]
+    python benchmarks/scale.py [--counts 1000 10000 100000 1000000] [--workers 2] [--folder DIR] [--archive]
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback
 from PIL import Image
+
+from cnnlab.archives.pack import pack_files
+from cnnlab.image_files import LeftOut, files_below
 
 CLASSES = 1000
 LINKS = 30_000
@@ -73,6 +76,15 @@ def make(folder: Path, count: int) -> Path:
     return root
 
 
+def pack(root: Path) -> Path:
+    """The same images in one tar, with an index."""
+    out = root.with_name(f"{root.name}-tar")
+    if not out.exists():
+        files = files_below(root, LeftOut())
+        pack_files(files, lambda path: Path(path).read_bytes(), out, 1 << 50, "tar", lambda: None)
+    return out
+
+
 def measure(root: Path, workers: int) -> dict[str, Any]:
     """Train a few steps, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -105,12 +117,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--archive", action="store_true", help="one tar instead of the files; its index is made before")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "cnnlab-scale")
     options = parser.parse_args()
     columns = ("images", "fifth step", "whole run", "main process", "a worker's own", "manifest")
     print("".join(f"{name:>16}" for name in columns))
     for count in options.counts:
-        found = measure(make(options.folder, count), options.workers)
+        root = make(options.folder, count)
+        found = measure(pack(root) if options.archive else root, options.workers)
         private = max((worker["private"] for worker in found["workers"]), default=0)
         sizes = (found["main"]["resident"], private, found["manifest"])
         times = "".join(f"{found[name]:14.1f} s" for name in ("seconds", "whole"))

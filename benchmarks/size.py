@@ -68,7 +68,7 @@ def main() -> None:
     print(f"{'processes':>12} {'images':>14} {'their hashes':>14} {'summed in':>14}")
     for processes in asked.processes:
         gathered = [count for count in asked.images if count <= MOST_GATHERED]
-        multiprocessing.spawn(_reduce, (processes, free_port(), gathered), nprocs=processes)
+        multiprocessing.spawn(_reduce, (processes, free_port(), gathered), nprocs=processes)  # type: ignore[attr-defined,no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from cnnlab import tree
 from cnnlab.errors import InputError
 
 _ENDINGS = (
@@ -70,13 +71,17 @@ class LeftOut:
     def __bool__(self) -> bool:
         return bool(self.counts)
 
+    def counted(self) -> str:
+        """How many there are of each kind, with names."""
+        kinds = (f"{count:,} {kind} ({listed(self.names[kind], count)})" for kind, count in self.counts.items())
+        return ", ".join(sorted(kinds))
+
     def __str__(self) -> str:
         total = sum(self.counts.values())
-        kinds = (f"{count:,} {kind} ({listed(self.names[kind], count)})" for kind, count in self.counts.items())
         verb, them = ("file is no image", "it is one") if total == 1 else ("files are no images", "they are")
         heif = f"; {_HEIF_REMEDY}" if self.counts.keys() & {f"with {ending}" for ending in _HEIF_ENDINGS} else ""
         return (
-            f"{total:,} {verb} that can be opened here, and left out: {', '.join(sorted(kinds))}: if {them}, "
+            f"{total:,} {verb} that can be opened here, and left out: {self.counted()}: if {them}, "
             f"convert to PNG or JPEG{heif}"
         )
 
@@ -110,7 +115,7 @@ def list_images(folder: Path, left_out: LeftOut | None = None, skipped: frozense
     Raises:
         InputError: If the folder does not exist, if a folder cannot be read, or if a file name is not UTF-8.
     """
-    if not folder.is_dir():
+    if not tree.is_dir(folder):
         raise InputError(f"there is no folder {folder}")
     others = LeftOut() if left_out is None else left_out
     found = image_paths(folder, others, skipped)
@@ -132,13 +137,54 @@ def image_paths(folder: Path, left_out: LeftOut, skipped: frozenset[str] = froze
     return found
 
 
+def files_below(folder: Path, left_out: LeftOut) -> list[tuple[str, str]]:
+    """All files below a folder, images and others, without hidden ones: the name below it and the path of each.
+
+    Args:
+        folder: The folder; links are followed, and each folder is read once.
+        left_out: Counts what is no regular file, and archives beside images.
+
+    Returns:
+        Sorted by name.
+
+    Raises:
+        InputError: If a folder cannot be read, if a name is not UTF-8, or if a link leads nowhere.
+    """
+    found: list[str] = []
+    _walk_all(str(folder), found, set(), left_out)
+    start = len(os.path.join(folder, ""))  # noqa: PTH118
+    return sorted((path[start:].replace(os.sep, "/"), path) for path in found)
+
+
+def _walk_all(folder: str, found: list[str], seen: set[str], left_out: LeftOut) -> None:
+    if (real := os.path.realpath(folder)) in seen:
+        return
+    seen.add(real)
+    entries = _entries(folder)
+    has_images = any(has_ending(entry.name) for entry in entries)
+    for entry in entries:
+        source = entry.source if isinstance(entry, tree.Entry) else ""
+        if source and has_images:
+            left_out.add(source)
+        elif entry.is_dir():
+            _walk_all(entry.path, found, seen, left_out)
+        elif entry.is_file():
+            found.append(entry.path)
+        elif entry.is_symlink():
+            raise InputError(f"{entry.path}: the link leads nowhere: mend or remove it")
+        else:
+            left_out.add(entry.path, "not a regular file")
+
+
 def subfolders(folder: Path) -> list[str]:
     """The names of a folder's folders that are not hidden, sorted.
 
     Raises:
-        InputError: If the folder cannot be read.
+        InputError: If the folder cannot be read, or if something else stands for a folder that is there.
     """
-    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+    found = _entries(folder)
+    tree.check_names(folder, found)
+    return [entry.name for entry in found if entry.is_dir()]
 
 
 def loose_images(folder: Path) -> list[Path]:
@@ -161,12 +207,14 @@ def _walk(folder: str, found: list[str], seen: set[str], left_out: LeftOut, skip
     if (real := os.path.realpath(folder)) in seen:  # A link to a folder that was already read.
         return
     seen.add(real)
-    inner = []
+    before, inner, archives = len(found), [], []
     for entry in _entries(folder):
         ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
         known = ending in EXTENSIONS and ending not in skipped
         if known and entry.is_file():
             found.append(entry.path)
+        elif isinstance(entry, tree.Entry) and entry.source:
+            archives.append(entry)
         elif entry.is_dir():
             inner.append(entry.path)
         elif ending in skipped:
@@ -176,14 +224,20 @@ def _walk(folder: str, found: list[str], seen: set[str], left_out: LeftOut, skip
             found.append(entry.path)
         else:
             left_out.add(entry.path, None if entry.is_file() else "not a regular file")
+    if inner or len(found) > before:
+        for entry in archives:
+            left_out.add(entry.source)
+    else:
+        inner = [entry.path for entry in archives]
     for path in inner:
         _walk(path, found, seen, left_out, skipped)
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+def _entries(folder: str | Path) -> Sequence[os.DirEntry[str] | tree.Entry]:
     try:
-        with os.scandir(folder) as found:
-            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=attrgetter("name"))
+        entries = sorted(
+            (entry for entry in tree.entries(folder) if not entry.name.startswith(".")), key=attrgetter("name")
+        )
     except OSError as error:
         raise InputError(
             f"{shown(folder)}: the folder cannot be read ({error.strerror}): change its permissions"
@@ -222,7 +276,7 @@ def shown(path: str | Path) -> str:
 def is_image(path: str) -> bool:
     """Whether a file's content is of a format that can be opened here, whatever its name."""
     try:
-        with Image.open(path, formats=_formats(path)):
+        with tree.open(path) as file, Image.open(file, formats=_formats(path)):
             return True
     except Exception:  # Pillow's plugins raise many types.
         return False
@@ -237,9 +291,10 @@ def collect_images(names: Iterable[str | Path]) -> list[Path]:
     names = list(names)
     found: list[Path] = []
     for path in map(Path, names):
-        if not path.is_dir():
+        is_folder = tree.is_dir(path)
+        if not is_folder:
             check_name(path)
-        found += list_images(path) if path.is_dir() else [path]
+        found += list_images(path) if is_folder else [path]
     if not found:
         raise InputError(f"there is no image in {', '.join(map(str, names))}")
     return found
@@ -259,10 +314,10 @@ def open_file(path: str | Path) -> OpenedFile:
     Raises:
         Exception: Of many types, if it is missing, no regular file, or of no known format: see explain.
     """
-    place = local_copy(path)
-    if not place.is_file() and place.exists():
-        raise ImageError(f"{path}: is no regular file")
-    content = place.read_bytes()
+    try:
+        content = tree.read_bytes(local_copy(path))
+    except tree.NotRegularError as error:
+        raise ImageError(f"{path}: is no regular file") from error
     return OpenedFile(Image.open(io.BytesIO(content), formats=_formats(path)), content)
 
 
@@ -291,11 +346,13 @@ def explain(path: str | Path, error: Exception) -> ImageError:
         return error
     if isinstance(error, FileNotFoundError):
         return ImageError(f"{shown(path)}: there is no such file")
+    if isinstance(error, InputError):
+        return ImageError(f"{shown(path)}: {error}")
     if isinstance(error, Image.DecompressionBombError):
         return ImageError(
             f"{path}: too large to be read safely ({error}): make it smaller, or set PIL.Image.MAX_IMAGE_PIXELS"
         )
-    if Path(path).is_file() and Path(path).stat().st_size == 0:
+    if tree.is_file(path) and tree.size(path) == 0:
         return ImageError(f"{path}: the file is empty (0 bytes)")
     if isinstance(error, UnidentifiedImageError):
         heif = f"; {_HEIF_REMEDY}" if Path(path).suffix.lower() in _HEIF_ENDINGS and not _HAS_HEIF else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from cnnlab import recipes
+from cnnlab import recipes, tree
 from cnnlab.errors import InputError
 from cnnlab.migration import modern_config, modern_flags
 from cnnlab.run import Run, choose, find, global_rank, is_restarted_job
@@ -143,7 +143,7 @@ def _check_data(named: dict[str, Path]) -> None:
     if table is not None and not table.exists():
         raise InputError(f"data.csv {table}: there is no such file")
     root = named.get("data.root")
-    if root is not None and table is None and not root.exists():
+    if root is not None and table is None and not root.exists() and not tree.exists(root):
         raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")
 
 

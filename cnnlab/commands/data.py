@@ -1,4 +1,4 @@
-"""cnnlab data show, cnnlab data check."""
+"""cnnlab data show, cnnlab data check, cnnlab data pack."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cnnlab.batch import Batch
 from cnnlab.commands.arguments import parse_request, take_option
 from cnnlab.commands.loading import load_config
 from cnnlab.commands.messages import check_new, say
+from cnnlab.commands.packing import pack
 from cnnlab.data import VisionDataModule
 from cnnlab.data.file_data import FileDataModule
 from cnnlab.data.samples import SPLITS
@@ -24,19 +25,21 @@ _MOST = 32
 _USAGE = """\
 usage: cnnlab data show RUN|--config C [OPTIONS OF fit] [--out FILE]
        cnnlab data check RUN|--config C [OPTIONS OF fit]
+       cnnlab data pack ROOT OUT [--size 1GB] [--format tar|zip]
 
 show writes a contact sheet of a training batch, augmented and with its labels: RUN/pictures/batch.png, where
 RUN is a new folder runs/data-NAME-TIME for a --config.
-check reads all image files: it names those that cannot be read, and those that stand in more than one split."""
+check reads all image files: it names those that cannot be read, and those that stand in more than one split.
+pack puts all files of a folder into a few shards, which are read in place: --data.root OUT instead of ROOT."""
 
 
 def data(command: str, arguments: list[str]) -> None:
-    """Run data show or data check.
+    """Run data show, data check or data pack.
 
     Raises:
         InputError: If an argument is not valid, the data cannot be used, or the check finds broken or repeated images.
     """
-    actions = {"show": _show, "check": _check}
+    actions = {"show": _show, "check": _check, "pack": pack}
     if not arguments or arguments[0] in ("-h", "--help") or {"-h", "--help"} & set(arguments[1:]):
         print(_USAGE)
         return

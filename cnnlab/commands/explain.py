@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from cnnlab import tree
 from cnnlab.batch import Batch
 from cnnlab.callbacks.gradcam import draw_explanation, shrunk
 from cnnlab.commands.loading import load_run
@@ -123,7 +124,7 @@ def _images(asked: list[str], number: int, data: VisionDataModule) -> tuple[list
         return [batch.images[0] for batch in batches], [f"validation {place}" for place in places], truths
     paths = collect_images(asked)
     for path in paths:
-        if not path.is_file():
+        if not tree.is_file(path):
             raise InputError(f"there is no image {path}")
     return [data.read_image(str(path)) for path in paths], [path.name for path in paths], [None] * len(paths)
 

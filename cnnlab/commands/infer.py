@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from cnnlab.commands.options import CommandParser
+from cnnlab.commands.progress import progress
 from cnnlab.deploy.certificate import verify
 from cnnlab.deploy.runtime import PROVIDERS, OnnxPredictor
 from cnnlab.errors import InputError
@@ -49,7 +46,7 @@ def infer(command: str, arguments: list[str]) -> None:
     if asked.out is None:
         write_atomically(out.with_name("source.txt"), source.encode())
     broken: dict[str, str] = {}
-    with written_row_by_row(out) as file, _progress(len(paths)) as advance:
+    with written_row_by_row(out) as file, progress("images", len(paths)) as advance:
         writer = csv.writer(file, lineterminator="\n")
         answers = AnswerWriter(
             output,
@@ -93,22 +90,3 @@ def _parser() -> CommandParser:
     parser.add_argument("--verify", action="store_true", help="refuse a file that its certificate was not made for")
     parser.add_argument("--overlays", action="store_true", help="draw masks over the images, too")
     return parser
-
-
-@contextmanager
-def _progress(count: int) -> Iterator[Any]:
-    """Show a progress bar in a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-    except ImportError:  # Prediction needs only NumPy, Pillow and ONNX Runtime.
-        yield lambda: None
-        return
-
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("images", total=count)
-        yield lambda: progress.advance(bar)

@@ -176,7 +176,9 @@ def _data_folder(cli: ConfigOnlyCLI) -> Path:
     if root is None or not getattr(getattr(cli.datamodule, "val_set", None), "paths", ()):
         name = type(cli.datamodule).__name__
         raise InputError(f"--copy-data: {name} has no image files that are read repeatedly; leave it out")
-    return Path(root).absolute()
+    if not (folder := Path(root).absolute()).exists():
+        raise InputError(f"--copy-data copies a folder or a file, and {root} is inside one: name that with --data.root")
+    return folder
 
 
 def _torchrun_line(options: Options, job: cluster.Job) -> str:

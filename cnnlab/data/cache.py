@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cnnlab import tree
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.errors import InputError
 from cnnlab.imaging import LazyImage, Pixels, Tones, cover_size, resize
@@ -126,8 +127,8 @@ class ImageCache:
         own = [] if self._tones == Tones() else [self._tones]
         digest = hashlib.sha256(repr([*self._spec[:2], *self._spec[3:5], *own]).encode())
         for path in self._place:
-            status = Path(path).stat()
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            size, changed = tree.stamp(path)
+            digest.update(f"{path}\0{size}\0{changed}\n".encode())
         return digest.hexdigest()[:24]
 
 

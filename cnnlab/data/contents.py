@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from cnnlab import tree
+from cnnlab.errors import InputError
 
 MANY = 100_000
 """Of more images, the manifest is compressed, and has only the beginnings of hashes."""
@@ -141,9 +143,9 @@ def hash_files(paths: Sequence[str]) -> list[Content]:
 
 def _content_of(path: str) -> Content:
     try:
-        with Path(path).open("rb") as file:
-            return Content(hashlib.file_digest(file, "sha256").hexdigest(), str(file.tell()))
-    except OSError:
+        with tree.open(path) as file:
+            return Content(hashlib.file_digest(file, "sha256").hexdigest(), str(file.seek(0, os.SEEK_END)))
+    except (OSError, InputError):
         return Content()
 
 
@@ -162,6 +164,6 @@ def file_sizes(paths: Sequence[str]) -> npt.NDArray[np.int64]:
 
 def _size_of(path: str) -> int:
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - a path object would take as long again
+        return tree.size(path)
     except OSError:
         return -1

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cnnlab import rle
+from cnnlab import rle, tree
 from cnnlab.data.mask_files import has_masks
 from cnnlab.data.mask_values import Mask
 from cnnlab.data.objects import ObjectListing, ObjectTable, list_objects
@@ -93,7 +93,7 @@ def list_drawn(
     Raises:
         InputError: See objects.list_objects; or if objects have no outlines, or the first name is a category's.
     """
-    if not root.is_dir() or has_masks(root) or not find_jsons(root, Files()):
+    if not tree.is_dir(root) or has_masks(root) or not find_jsons(root, Files()):
         return None
     found = list_objects(root, format="coco", on_error=on_error)
     names = [BACKGROUND, *found.class_names] if class_names is None else list(class_names)

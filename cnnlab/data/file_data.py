@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cnnlab import tree
 from cnnlab.data.augmentation import InputSpec
 from cnnlab.data.base import IMAGENET, BatchDataset, cpu_count
 from cnnlab.data.contents import ContentNotes
@@ -209,7 +210,8 @@ class FileDataModule(ListedFiles):
         """The image, or the images of a folder, to predict."""
         place = Path(self.hparams["predict"])
         check_name(place)
-        samples = [Sample(str(path), name=path.name) for path in ([place] if place.is_file() else list_images(place))]
+        paths = [place] if tree.is_file(place) and not tree.is_dir(place) else list_images(place)
+        samples = [Sample(str(path), name=path.name) for path in paths]
         if self.hparams["on_error"] == "skip":
             broken = find_broken(samples, self.try_reading)
             for text in broken.values():

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from cnnlab import tree
 from cnnlab.data.base import ClassesMixin
 from cnnlab.data.center_crop import CenterCropDataModule
 from cnnlab.data.files import AugmentedFiles, FileDataset, FixedTargets
@@ -129,7 +130,7 @@ class ImageFolder(ClassesMixin, CenterCropDataModule):
         said = f"{self.csv or self.root} has one class, {name!r}: nothing can be learned from one"
         if self.csv is not None:
             return f"{said}: add images of another class"
-        inner = next(path for place in (*self._splits_of_root(), self.root) if (path := place / name).is_dir())
+        inner = next(path for place in (*self._splits_of_root(), self.root) if tree.is_dir(path := place / name))
         of_split = inner.parent != self.root
         while len(below := subfolders(inner)) == 1:
             inner = inner / below[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnlab import tree
 from cnnlab.data.packed import Codes
 from cnnlab.data.samples import SPLITS, Paths, Sample, SampleIndex, SampleTable, code_of
 from cnnlab.errors import InputError, nearest
@@ -47,7 +49,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
         InputError: If there is no such folder or no class in it, if a class is empty in training, if training
             does not have a class of another split, or if it is not clear whether a folder is a split or a class.
     """
-    if not root.is_dir():
+    if not tree.is_dir(root):
         raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")
     found, notes = split_folders(root, class_names or (), nested=True)
     places = found or {"": root}
@@ -63,6 +65,7 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> SampleI
         )
     folders: list[tuple[str, str, Path]] = []
     for split, place in places.items():
+        tree.check_one_reading(place)
         present = subfolders(place)
         if strange := sorted(set(present) - set(names)):
             raise InputError(
@@ -164,9 +167,9 @@ def unmatched(samples: Sequence[Sample]) -> tuple[list[str], LeftOut, list[Path]
     strange = LeftOut()
     others: list[Path] = []
     for folder, names in named.items():
-        there = {path.name: path for path in loose_images(folder)} if folder.is_dir() else {}
+        there = {path.name: path for path in loose_images(folder)} if tree.is_dir(folder) else {}
         for file in (folder / name for name in sorted(names - there.keys())):
-            if not local_copy(file).exists():
+            if not tree.exists(local_copy(file)):
                 missing.append(str(file))
             elif not is_image(str(local_copy(file))):
                 strange.add(file)
@@ -210,13 +213,12 @@ def read_table(table: Path, needed: Sequence[str], root: Path = Path()) -> list[
     Raises:
         InputError: If the file or a required column is missing, if it has no rows, or if a path is in two of them.
     """
-    if not table.is_file():
+    if not tree.is_file(table):
         raise InputError(f"data.csv {table}: there is no such file")
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = list(reader)
+        reader = csv.DictReader(io.StringIO(tree.read_text(table), newline=""))
+        columns = reader.fieldnames or []
+        rows = list(reader)
     except UnicodeDecodeError as error:
         raise InputError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
     for name in needed:

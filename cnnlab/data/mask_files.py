@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from cnnlab import tree
 from cnnlab.data.listing import read_samples, split_folders
 from cnnlab.data.samples import Sample, SampleIndex
 from cnnlab.errors import InputError
@@ -79,7 +80,7 @@ def has_masks(root: Path) -> bool:
 
 def _places(root: Path) -> tuple[list[_Place], list[str], str]:
     """The places of images and masks; notes about other folders; and the layout, unless it is the first one."""
-    if not root.is_dir():
+    if not tree.is_dir(root):
         raise InputError(f"there is no folder {root}: name the one that holds images and masks with --data.root")
     if (pair := _two_folders(root)) is not None:
         images, masks = pair
@@ -123,7 +124,7 @@ def _files(place: _Place, left_out: LeftOut) -> tuple[list[Path], dict[Path, lis
     """The images of a place, and its masks by their relative paths without ending."""
     images = list_images(place.images, left_out)
     if place.images != place.masks:
-        masks = list_images(place.masks, left_out) if place.masks.is_dir() else []
+        masks = list_images(place.masks, left_out) if tree.is_dir(place.masks) else []
     else:
         masks = [path for path in images if without_ending(path).name.endswith(_ENDINGS[1:])]
         images = [path for path in images if not without_ending(path).name.endswith(_ENDINGS[1:])]

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cnnlab import tree
 from cnnlab.deploy.metadata import ModelMetadata
 from cnnlab.errors import InputError, nearest
 from cnnlab.imaging import ImageError, InMemoryImage, Pixels, Place, collect_images, preprocess
@@ -226,7 +227,7 @@ def _provider(name: str) -> str:
 def _each(images: Iterable[Source]) -> Iterator[Source]:
     """Yield each image, and those of a folder in order."""
     for image in images:
-        if isinstance(image, (str, Path)) and Path(image).is_dir():
+        if isinstance(image, (str, Path)) and tree.is_dir(image):
             yield from collect_images([image])
         else:
             yield image

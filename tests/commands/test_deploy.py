@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnlab.commands.infer import _progress
+from cnnlab.commands.progress import progress
 from cnnlab.data import MNIST
 from cnnlab.data.base import Subset
 from cnnlab.deploy.certificate import verify
@@ -398,14 +398,14 @@ def test_a_bar_is_drawn_for_a_terminal_and_left_out_where_there_is_no_rich(monke
     monkeypatch.setattr(sys, "stderr", seen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-    with _progress(3) as advance:
+    with progress("images", 3) as advance:
         for _ in range(3):
             advance()
     assert "3/3" in seen.getvalue()
     silent = Terminal()
     monkeypatch.setattr(sys, "stderr", silent)
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    with _progress(3) as advance:
+    with progress("images", 3) as advance:
         advance()
     assert not silent.getvalue()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cnnlab import tree
 from cnnlab.data.objects.places import Files, by_split, split_of
 from cnnlab.errors import InputError
 
@@ -32,7 +32,7 @@ def find_jsons(root: Path, files: Files) -> dict[str, Path]:
         InputError: If it is not clear which counts.
     """
     found: dict[str, list[Path]] = {}
-    folders = {name: split_of(name) for name in files.names(str(root)) if (root / name).is_dir()}
+    folders = {name: split_of(name) for name in files.names(str(root)) if tree.is_dir(root / name)}
     inside = [(root / name, split) for name, split in sorted(folders.items()) if split is not None]
     for folder, split in [(root, None), (root / "annotations", None), *inside]:
         names = files.with_ending(str(folder), ".json")
@@ -52,10 +52,10 @@ def find_jsons(root: Path, files: Files) -> dict[str, Path]:
 def _is_coco(path: Path) -> bool:
     """Whether a file names images and categories."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(b'"images"') >= 0 and content.find(b'"categories"') >= 0
-    except (OSError, ValueError):  # ValueError: an empty file.
+        content = tree.read_bytes(path)
+    except OSError:
         return False
+    return b'"images"' in content and b'"categories"' in content
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -64,8 +64,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If it is broken.
     """
+    text = tree.read_bytes(path)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON: {str(error)[:200]}") from error
     if not isinstance(content, dict):
@@ -97,7 +98,7 @@ class ImageFinder:
     def __init__(self, root: Path, split: str, json_path: Path, files: Files) -> None:
         self._files = files
         inside = sorted(files.names(str(root)))
-        own = [name for name in inside if split and split_of(name) == split and (root / name).is_dir()]
+        own = [name for name in inside if split and split_of(name) == split and tree.is_dir(root / name)]
         images = [name for name in inside if name.lower() in ("images", "image", "data")]
         both = [
             f"{a}/{b}" for a in images for b in sorted(files.names(str(root / a))) if split and split_of(b) == split

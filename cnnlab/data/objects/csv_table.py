@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnnlab import tree
 from cnnlab.data.objects.places import Files, declared_size, describe_unlisted, split_of
 from cnnlab.data.objects.reading import ObjectList, Reading
 from cnnlab.data.samples import Sample
@@ -147,12 +149,11 @@ class _Reader:
 
 def _rows(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and each row with its line."""
-    if not table.is_file():
+    if not tree.is_file(table):
         raise InputError(f"data.csv {table}: there is no such file")
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if any(row)]
+        reader = csv.reader(io.StringIO(tree.read_text(table), newline=""))
+        rows = [(reader.line_num, row) for row in reader if any(row)]
     except UnicodeDecodeError as error:
         raise InputError(f"{table} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
     except csv.Error as error:

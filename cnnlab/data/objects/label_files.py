@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from cnnlab import tree
 from cnnlab.data.objects.places import Files, stem_of
 from cnnlab.errors import InputError
 from cnnlab.image_files import listed
@@ -108,7 +109,7 @@ class LabelFiles:
             for name in sorted(self._files.names(above)):
                 if name.lower() in self._label_folders:
                     path = os.path.join(above if place else "", name, *parts[place + 1 :])  # noqa: PTH118
-                    if os.path.isdir(path):  # noqa: PTH112
+                    if tree.is_dir(path):
                         return [path]
         return []
 

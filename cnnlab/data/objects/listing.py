@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from cnnlab import tree
 from cnnlab.data.objects.checks import build_table
 from cnnlab.data.objects.coco import read_coco
 from cnnlab.data.objects.coco_files import find_jsons
@@ -73,7 +74,7 @@ def list_objects(
             raise.
     """
     files = Files()
-    if not root.is_dir():
+    if not tree.is_dir(root):
         raise InputError(f"there is no folder {root}: name the one that holds images and annotations with --data.root")
     reading = _read(find_format(root, csv, format, files), root, csv, class_names, files)
     for name in reading.names:

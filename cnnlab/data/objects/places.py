@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cnnlab import tree
 from cnnlab.data.samples import SPLITS
 from cnnlab.errors import InputError
 from cnnlab.image_files import EXTENSIONS, LeftOut, check_name, list_images, listed, local_copy
@@ -46,7 +47,9 @@ class Files:
         """The names in a folder, none if there is no such folder."""
         if folder not in self._names:
             try:
-                self._names[folder] = frozenset(os.listdir(folder))  # noqa: PTH208
+                self._names[folder] = tree.names(folder)
+            except InputError:
+                raise
             except (OSError, ValueError):  # ValueError: a zero byte in its name.
                 self._names[folder] = frozenset()
         return self._names[folder]
@@ -88,7 +91,7 @@ def describe_unlisted(paths: Sequence[str], files: Files) -> list[str]:
             ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
             if ending in EXTENSIONS:
                 others.append(f"{folder}/{name}")
-            elif ending not in ENDINGS and not name.startswith(".") and os.path.isfile(f"{folder}/{name}"):  # noqa: PTH113
+            elif ending not in ENDINGS and not name.startswith(".") and tree.is_file(f"{folder}/{name}"):
                 left_out.add(name)
     notes = [f"{len(others):,} images are not listed, and left out: {listed(others, most=3)}"] if others else []
     return notes + ([str(left_out)] if left_out else [])
@@ -101,7 +104,7 @@ def read_lines(path: Path) -> list[str]:
         InputError: If it cannot be read, is not UTF-8, or has control characters.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = tree.read_text(path).splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
     except OSError as error:
@@ -129,8 +132,7 @@ def read_all(paths: Sequence[str]) -> list[bytes | OSError]:
         found: list[bytes | OSError] = []
         for path in chunk:
             try:
-                with local_copy(path).open("rb", buffering=0) as file:
-                    found.append(file.read())
+                found.append(tree.read_bytes(local_copy(path)))
             except OSError as error:
                 found.append(error)
         return found

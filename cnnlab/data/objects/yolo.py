@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from cnnlab import tree
 from cnnlab.data.listing import split_folders
 from cnnlab.data.objects.label_files import LabelFiles, check_labeled, describe_negatives
 from cnnlab.data.objects.places import Files, by_split, find_images, read_all, read_lines
@@ -124,7 +125,7 @@ def _list_config(config: Config, files: Files, left_out: LeftOut) -> _Images:
                 continue
             if place is None:
                 raise InputError(f"{config.path}: {split} is {entry}, and there is no such folder or list: correct it")
-            paths = find_images(place, left_out) if place.is_dir() else resolver.read_list(place)
+            paths = find_images(place, left_out) if tree.is_dir(place) else resolver.read_list(place)
             for path in paths:
                 if (other := of.get(path, split)) != split:
                     raise InputError(
@@ -134,7 +135,7 @@ def _list_config(config: Config, files: Files, left_out: LeftOut) -> _Images:
                     again.append(path)
                     continue
                 of[path] = split
-                if not place.is_dir() and not files.has(path):
+                if not tree.is_dir(place) and not files.has(path):
                     missing.append(len(samples))
                 samples.append(Sample(path, split=split))
     if again:
@@ -159,7 +160,7 @@ def _read_names(root: Path, labels: LabelFiles) -> list[str]:
     places = [root / name for name in _NAMES_FILES]
     places += [Path(folder) / "classes.txt" for folder in labels.folders]
     for path in places:
-        if path.is_file():
+        if tree.is_file(path):
             return read_lines(path)
     return []
 

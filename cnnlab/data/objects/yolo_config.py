@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from cnnlab import tree
 from cnnlab.data.objects.places import Files, read_lines
 from cnnlab.errors import InputError
 
@@ -34,7 +35,8 @@ def find_config(root: Path) -> Config | None:
     Raises:
         InputError: If it is broken, or if there are several and none is called data.yaml.
     """
-    files = sorted(path for path in root.glob("*.y*ml") if path.suffix in (".yaml", ".yml") and path.is_file())
+    found = [root / name for name in Files().names(str(root)) if name.endswith((".yaml", ".yml"))]
+    files = sorted(path for path in found if tree.is_file(path))
     for path in files:
         if path.stem == "data":
             return read_config(path)
@@ -59,7 +61,7 @@ def read_config(path: Path) -> Config:
         InputError: If it is no YAML, or if names and nc contradict each other.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)  # Makes only texts.
+        content = yaml.load(tree.read_text(path), Loader=yaml.BaseLoader)  # Makes only texts.
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict):
@@ -110,7 +112,7 @@ class Resolver:
         self._files = files
         self._root = config.path.parent
         self._base = self._root / config.base
-        if not self._base.is_dir():
+        if not tree.is_dir(self._base):
             self.notes.append(f"{config.path}: there is no path {config.base}, so paths start from {self._root}")
             self._base = self._root
 
@@ -121,8 +123,8 @@ class Resolver:
             InputError: If the path leads outside, and the same one without ../ exists as well.
         """
         literal = Path(os.path.normpath(self._base / text))
-        others = [path for path in self._variants(text) if path.exists() and path != literal]
-        if not literal.exists():
+        others = [path for path in self._variants(text) if tree.exists(path) and path != literal]
+        if not tree.exists(literal):
             if others:
                 self.notes.append(f"{self._config.path}: {text} is taken as {others[0]}")
             return others[0] if others else None
