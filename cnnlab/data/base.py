@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import math
-import multiprocessing
 import os
-import signal
-import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from cnnlab.batch import Batch
 from cnnlab.checkpoint import LINKED
 from cnnlab.data.augmentation import as_tensor
+from cnnlab.data.loaders import StepPlan, TrainLoader, cpu_count, identity_collate, init_worker_signals
 from cnnlab.data.samplers import EvalSampler, TrainSampler
 from cnnlab.errors import InputError
 from cnnlab.image_files import listed
@@ -34,6 +30,9 @@ _MOST_CLASSES = 20
 """How many classes are named at the start."""
 _KNOWN = tuple(name for name in LINKED if name not in ("channels", "mean", "std"))
 """Attributes that a user's data module may have without naming them in PROVIDES."""
+
+_FIRST_WORKERS, _MOST_WORKERS = 8, 64
+"""How many processes read if nobody says how many: at first, and at most."""
 
 IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
 """Mean and std of ImageNet's pixels, by the number of channels; used unless a pretrained network has its own."""
@@ -108,54 +107,6 @@ class ClassesMixin:
         return f"{self.num_classes} classes, {names}"
 
 
-class _Steps(NamedTuple):
-    """How the batches of an epoch belong to optimizer steps."""
-
-    batches: int
-    """The batches of a step; the last step of an epoch may have fewer."""
-    first: int
-    """The number of the first batch."""
-    end: int
-    """The batches of the whole epoch."""
-    counts: Callable[[Batch], Tensor]
-    """What the loss counts in a batch: see VisionTask.loss_counts."""
-
-    def size_at(self, place: int) -> int:
-        """The batches of the step that begins with this batch."""
-        return min(self.batches - place % self.batches, self.end - place)
-
-
-class _StepLoader(DataLoader[Any]):
-    """A loader that reads the batches of an optimizer step together, so that each knows what all of them count.
-
-    Args:
-        *args: DataLoader's arguments.
-        steps: How the batches belong to steps; asked for each epoch.
-        **kwargs: DataLoader's arguments.
-    """
-
-    def __init__(self, *args: Any, steps: Callable[[], _Steps | None], **kwargs: Any) -> None:
-        self._steps = steps
-        super().__init__(*args, **kwargs)
-
-    def __iter__(self) -> Any:
-        batches, steps = super().__iter__(), self._steps()
-        return batches if steps is None else self._by_steps(batches, steps)
-
-    @staticmethod
-    def _by_steps(batches: Iterator[Any], steps: _Steps) -> Iterator[Batch]:
-        place = steps.first
-        while step := [Batch.of(batch) for batch in islice(batches, steps.size_at(place))]:
-            counts = torch.stack([steps.counts(batch) for batch in step]).sum(dim=0)
-            yield from (batch.replace(group_counts=counts) for batch in step)
-            place += len(step)
-
-
-def identity_collate(batch: Any) -> Any:
-    """The collate function of a BatchDataset, whose items are whole batches already."""
-    return batch
-
-
 class VisionDataModule(LightningDataModule):
     """Images and their targets for the stages of a run.
 
@@ -165,7 +116,8 @@ class VisionDataModule(LightningDataModule):
 
     Args:
         batch_size: Samples per process and step, 1 or greater.
-        num_workers: Processes that read ahead; 0 reads in the training process.
+        num_workers: Processes that read ahead; 0 reads in the training process. If None, up to 8, and then more for
+            training that waits for images, as far as there are processors.
         drop_last: Leave out the last, incomplete batch of a training epoch (other samples each time, since the order
             changes); it is kept if it is the only one.
         seed: Decides order and augmentation, together with epoch and index; the run's seed if None.
@@ -199,7 +151,7 @@ class VisionDataModule(LightningDataModule):
     def __init__(
         self,
         batch_size: int = 128,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         drop_last: bool = True,
         seed: int | None = None,
         eval_batch_size: int | None = None,
@@ -210,11 +162,11 @@ class VisionDataModule(LightningDataModule):
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if size is not None and size < 1:
                 raise InputError(f"data.{name} is {size}, expected 1 or more")
-        if num_workers < 0:
+        if num_workers is not None and num_workers < 0:
             raise InputError(f"data.num_workers is {num_workers}, expected 0 or more")
         self.batch_size = batch_size
         self._eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
+        self.num_workers = min(_FIRST_WORKERS, cpu_count()) if num_workers is None else num_workers
         self.drop_last = drop_last
         # Lightning's seed_everything stores the run's seed here, also for the processes that it starts.
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
@@ -287,7 +239,8 @@ class VisionDataModule(LightningDataModule):
         sampler = self.create_train_sampler()
         sampler.resume_at(*self._resumed, self._limit(sampler))
         self._train_sampler = sampler
-        return self._loader(self.train_set, sampler, partial(_StepLoader, steps=self._steps_of))
+        kind = partial(TrainLoader, plan=self._steps_of, most_workers=self._most_workers)
+        return self._loader(self.train_set, sampler, kind)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches in order."""
@@ -354,14 +307,14 @@ class VisionDataModule(LightningDataModule):
         limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
         return min(limit, len(sampler)) if isinstance(limit, int) else int(limit * len(sampler))
 
-    def _steps_of(self) -> _Steps | None:
+    def _steps_of(self) -> StepPlan | None:
         """How the batches of the coming epoch belong to steps; None if each is a step, or for a user's own task."""
         sampler, trainer = self._train_sampler, self.trainer
         counts = getattr(getattr(trainer, "lightning_module", None), "loss_counts", None)
         if trainer is None or sampler is None or counts is None or trainer.accumulate_grad_batches == 1:
             return None
         whole = self._limit(sampler)
-        return _Steps(trainer.accumulate_grad_batches, whole - sampler.batches_left(sampler.epoch), whole, counts)
+        return StepPlan(trainer.accumulate_grad_batches, whole - sampler.batches_left(sampler.epoch), whole, counts)
 
     def teardown(self, stage: str) -> None:
         """Forget the position of a resumed run: another fit starts from the beginning."""
@@ -403,6 +356,13 @@ class VisionDataModule(LightningDataModule):
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     @property
+    def _most_workers(self) -> int:
+        """The largest number of readers: those asked for, or each process's part of this machine's processors."""
+        if self.hparams["num_workers"] is not None or self.trainer is None:
+            return self.num_workers
+        return min(max(1, cpu_count() // self.trainer.num_devices), _MOST_WORKERS) if self.num_workers else 0
+
+    @property
     def _train_size(self) -> int:
         return len(self.train_set) if hasattr(self, "train_set") else 1
 
@@ -416,36 +376,10 @@ class VisionDataModule(LightningDataModule):
             dataset,
             batch_sampler=sampler,
             collate_fn=identity_collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=_init_worker_signals,
+            num_workers=(workers := min(self.num_workers, self._most_workers)),
+            persistent_workers=workers > 0,
+            worker_init_fn=init_worker_signals,
             pin_memory=torch.cuda.is_available(),
             # A separate generator: creating an iterator must not advance the one that dropout uses.
             generator=torch.Generator().manual_seed(self.seed),
         )
-
-
-def _init_worker_signals(worker: int) -> None:
-    """Let a scheduler's signal to all processes stop the training process, but not its workers.
-
-    The training process can so finish its step and save. A worker ends with it: see _end_workers.
-    """
-    if sys.platform == "win32":
-        return
-    for signum in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
-
-
-@atexit.register
-def _end_workers() -> None:
-    """Kill the workers of iterators that are still open, as after an error: Python would wait for them forever."""
-    workers = [child for child in multiprocessing.active_children() if child.daemon]
-    if workers and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error for each.
-    for worker in workers:
-        worker.kill()
-
-
-def cpu_count() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

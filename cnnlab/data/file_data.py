@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from cnnlab import tree
 from cnnlab.data.augmentation import InputSpec
-from cnnlab.data.base import IMAGENET, BatchDataset, cpu_count
+from cnnlab.data.base import IMAGENET, BatchDataset
 from cnnlab.data.contents import ContentNotes
 from cnnlab.data.files import AnnotationReader, AugmentedFiles, FileDataset, Opener
 from cnnlab.data.image_survey import any_deep, describe_images, find_range
@@ -47,7 +47,7 @@ class FileDataModule(ListedFiles):
         alpha: What a fourth channel does that a file calls alpha: blend (the image is laid on white), or drop (the
             channel is ignored, as for near infrared beside red, green and blue).
         batch_size: Samples per process and step, 1 or greater.
-        num_workers: Processes that read ahead; the number of processors, up to 8, if None.
+        num_workers: See VisionDataModule.
         **kwargs: See ListedFiles.
 
     Raises:
@@ -73,8 +73,7 @@ class FileDataModule(ListedFiles):
         num_workers: int | None = None,
         **kwargs: Any,
     ) -> None:
-        workers = min(8, cpu_count()) if num_workers is None else num_workers
-        super().__init__(root=root, batch_size=batch_size, num_workers=workers, **kwargs)
+        super().__init__(root=root, batch_size=batch_size, num_workers=num_workers, **kwargs)
         self.channels = channels
         self.mean, self.std = IMAGENET[channels]
         self.augmentation = create_augmentation(augment, augment_args, self.ANNOTATIONS)
