@@ -1,12 +1,14 @@
 """One GPU: how fast ``cnnlab fit`` trains, beside the barest compiled loop and timm's training step.
 
 All three train the same network, in bfloat16, channels_last, compiled, on the same images, which lie on the GPU: what
-is compared is the loop, not the reading. The figures are medians of --rounds times --steps steps: images a second, and
-which share that is of the barest loop's and of the GPU's matrix throughput (what a product of two 8192 x 8192 matrices
-in bfloat16 reaches on it; a step's operations are counted by torch). With --cifar also: CIFAR-10 from memory, and
+is compared is the loop, not the reading. With --files also: the same training from so many JPEG files, which readers
+decode and augment; its first epoch is left out. The figures are medians of --rounds times --steps steps: images a
+second, and which share that is of the barest loop's and of the GPU's matrix throughput (what a product of two 8192 x
+8192 matrices in bfloat16 reaches on it; a step's operations are counted by torch). With --cifar also: CIFAR-10 from memory, and
 whether it reaches 94 %, in which time.
 
-    python -m benchmarks.gpu [--networks resnet50 convnext_tiny] [--batch 256] [--size 224] [--cifar DIR]
+    python -m benchmarks.gpu [--networks resnet50 convnext_tiny] [--batch 256] [--size 224] [--files 12000]
+        [--cifar DIR]
 
 Without a GPU it says so, and measures nothing; --device cpu runs it all the same, to see that it works.
 """
@@ -15,8 +17,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +31,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.peers import CLASSES, make
+from cnnlab.data import ImageFolder
 from cnnlab.data.in_memory import InMemoryDataModule
 from cnnlab.models.factory import create_network
 from cnnlab.tasks import Classification
@@ -65,6 +71,25 @@ class Clock(Callback):
             if batch_idx + 1 > self.steps:
                 self.seconds.append(now - self.since)
             self.since = now
+
+
+class EpochClock(Callback):
+    """Seconds of so many steps, from the first to the last step of each epoch but the first."""
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self.steps = steps
+        self.device = device
+        self.seconds: list[float] = []
+        self.since = 0.0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Look at the clock after the first and the last step."""
+        if batch_idx == 0:
+            wait(self.device)
+            self.since = time.perf_counter()
+        elif batch_idx + 1 == trainer.num_training_batches and trainer.current_epoch:
+            wait(self.device)
+            self.seconds.append((time.perf_counter() - self.since) / batch_idx * self.steps)
 
 
 def wait(device: torch.device) -> None:
@@ -129,20 +154,34 @@ def fitted(name: str, images: Tensor, targets: Tensor, options: argparse.Namespa
     clock = Clock(options.steps, images.device)
     count = options.steps * (options.rounds + 1)
     loader = DataLoader(SameBatch(pixels, targets, count), batch_size=None)
-    trainer = Trainer(
-        accelerator="gpu" if images.is_cuda else "cpu",
+    trainer_of(options, 1, clock).fit(Classification(name, 1000, compile=True), loader)
+    return clock.seconds
+
+
+def from_files(name: str, folder: Path, options: argparse.Namespace) -> list[float]:
+    """The same from image files."""
+    clock = EpochClock(options.steps, torch.device(options.device))
+    data = ImageFolder(str(folder), size=options.size, batch_size=options.batch)
+    task = Classification(name, data.num_classes, compile=True)
+    trainer_of(options, options.rounds + 1, clock, limit_val_batches=0).fit(task, datamodule=data)
+    return clock.seconds
+
+
+def trainer_of(options: argparse.Namespace, epochs: int, clock: Callback, **kwargs: Any) -> Trainer:
+    """Lightning's trainer without anything beside the steps."""
+    return Trainer(
+        accelerator="gpu" if options.device == "cuda" else "cpu",
         devices=1,
         precision="bf16-mixed",
-        max_epochs=1,
+        max_epochs=epochs,
         logger=False,
         callbacks=[clock],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        **kwargs,
     )
-    trainer.fit(Classification(name, 1000, compile=True), loader)
-    return clock.seconds
 
 
 def operations(name: str, images: Tensor) -> float:
@@ -229,6 +268,33 @@ def cifar(root: Path, options: argparse.Namespace) -> None:
     print(f"CIFAR-10: {accuracy:.2%} on the test set after {seconds:.0f} s; 94 % is {reached}")
 
 
+def compare(name: str, files: Path | None, peak: float, options: argparse.Namespace) -> None:
+    """Print a row of the table for each loop.
+
+    Args:
+        name: The network.
+        files: The folder of image files; None to leave them out.
+        peak: The GPU's operations a second.
+        options: The command line's.
+    """
+    images = torch.rand(options.batch, 3, options.size, options.size, device=options.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    targets = torch.randint(1000, (options.batch,), device=options.device)
+    loops = {kind: partial(run, name, images, targets, options) for kind, run in LOOPS.items()}
+    if files is not None:
+        loops["cnnlab fit from files"] = partial(from_files, name, files, options)
+    work = operations(name, images[:2]) / 2
+    barest = None
+    for kind, run in loops.items():
+        torch._dynamo.reset()
+        speed = options.batch * options.steps / statistics.median(run())
+        barest = barest or speed
+        print(f"| {name} | {kind} | {speed:.1f} | {speed / barest:.3f} | {speed * work / peak:.1%} |", flush=True)
+
+
+LOOPS = {"barest": bare, "timm's step": timms, "cnnlab fit": fitted}
+
+
 def main() -> None:
     """Measure, where there is a GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -238,6 +304,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--matrix", type=int, default=8192)
+    parser.add_argument("--files", type=int, default=0, help="image files to train on, besides")
     parser.add_argument("--cifar", type=Path, help="the folder that holds cifar-10-batches-py")
     parser.add_argument("--cifar_epochs", type=int, default=30)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -250,17 +317,11 @@ def main() -> None:
     peak = matrix_throughput(device, options.matrix)
     print(f"matrix product: {peak / 1e12:.2f} TFLOP/s\n\n| network | loop | images/s | of the barest | of the GPU |")
     print("|---|---|---|---|---|")
-    for name in options.networks:
-        images = torch.rand(options.batch, 3, options.size, options.size, device=device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        targets = torch.randint(1000, (options.batch,), device=device)
-        work = operations(name, images[:2]) / 2
-        barest = None
-        for kind, run in (("barest", bare), ("timm's step", timms), ("cnnlab fit", fitted)):
-            torch._dynamo.reset()
-            speed = options.batch * options.steps / statistics.median(run(name, images, targets, options))
-            barest = barest or speed
-            print(f"| {name} | {kind} | {speed:.1f} | {speed / barest:.3f} | {speed * work / peak:.1%} |", flush=True)
+    with tempfile.TemporaryDirectory() as files:
+        if options.files:
+            make(Path(files), options.files, CLASSES)
+        for name in options.networks:
+            compare(name, Path(files) if options.files else None, peak, options)
     if options.cifar is not None:
         cifar(options.cifar, options)
 
