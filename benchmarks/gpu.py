@@ -4,8 +4,8 @@ All three train the same network, in bfloat16, channels_last, compiled, on the s
 is compared is the loop, not the reading. With --files also: the same training from so many JPEG files, which readers
 decode and augment; its first epoch is left out. The figures are medians of --rounds times --steps steps: images a
 second, and which share that is of the barest loop's and of the GPU's matrix throughput (what a product of two 8192 x
-8192 matrices in bfloat16 reaches on it; a step's operations are counted by torch). With --cifar also: CIFAR-10 from memory, and
-whether it reaches 94 %, in which time.
+8192 matrices in bfloat16 reaches on it; a step's operations are counted by torch). With --cifar also: CIFAR-10 from
+memory, and whether it reaches 94 %, in which time.
 
     python -m benchmarks.gpu [--networks resnet50 convnext_tiny] [--batch 256] [--size 224] [--files 12000]
         [--cifar DIR]

@@ -213,14 +213,33 @@ KILLS = int(os.environ.get("CNNLAB_KILLS", "5"))
 """Kills in the test; make drill sets 30."""
 
 
+def unfinished_files(folder: Path) -> list[Path]:
+    """What is being written beside the checkpoints, or was when its writer was killed."""
+    return [path for path in folder.iterdir() if path.name not in ("last.ckpt", "best.ckpt")]
+
+
+def stop_within_a_write(process: Any, folder: Path) -> None:
+    """Stop a process at a moment at which it writes a checkpoint."""
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        if unfinished_files(folder):
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.05)
+            if unfinished_files(folder):
+                return
+            process.send_signal(signal.SIGCONT)
+
+
 @pytest.mark.timeout(120 + 40 * KILLS)
 def test_kills_at_random_moments_cost_no_checkpoint(tmp_path: Path, mnist_root: Path) -> None:
-    """A run that is killed repeatedly ends with the weights of an uninterrupted one."""
+    """A run that is killed repeatedly ends with the weights of an uninterrupted one; also while it writes them."""
     flags = ["--trainer.max_epochs", str(4 * KILLS), "--callbacks.last.every_n_steps", "1", "--callbacks.ema", "true"]
     fit = ["fit", "--config", str(TINY), "--data.root", str(mnist_root), *flags, "--trainer.enable_progress_bar=false"]
     checkpoints = tmp_path / "R/checkpoints"
-    dice = random.Random()
-    for _ in range(KILLS):
+    dice, unfinished = random.Random(), 0
+    for number in range(KILLS):
         begun = len(rows(tmp_path / "R"))
         process = start_process(*fit, "--run", "R", "--resume", "auto", cwd=tmp_path)
         deadline = time.monotonic() + 120
@@ -229,12 +248,16 @@ def test_kills_at_random_moments_cost_no_checkpoint(tmp_path: Path, mnist_root: 
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(dice.uniform(0, 1))
+        if number % 2:
+            stop_within_a_write(process, checkpoints)
         process.send_signal(signal.SIGKILL)
         done = process.finish(60)
         assert done.returncode == -signal.SIGKILL, done.stderr
+        unfinished += bool(unfinished_files(checkpoints))
         for name in ("last.ckpt", "best.ckpt"):
             if (checkpoints / name).exists():
                 read_checkpoint(checkpoints / name)
+    assert unfinished >= KILLS // 2
     for arguments in ([*fit, "--run", "R", "--resume", "auto"], [*fit, "--run", "whole"]):
         done = run_process(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
