@@ -88,8 +88,9 @@ def _function(path: str) -> Any:
     """The function of module:name, whose module is in cnnlab.commands or has a whole import path."""
     module, _, name = path.partition(":")
     module = module if "." in module else f"cnnlab.commands.{module}"
-    if module not in sys.modules and gc.isenabled():
-        # Looking for garbage takes a fourth of the time of large imports, and finds none.
+    if module not in sys.modules and "torch" not in sys.modules:
+        # Looking for garbage takes a fourth of the time of large imports, and finds none. Where torch is there already,
+        # as in a notebook, freezing would keep what nobody uses.
         gc.disable()
         try:
             importlib.import_module(module)
