@@ -120,7 +120,8 @@ def check_places(command: str, arguments: list[str]) -> None:
         path = Path(arguments[0])
         if not path.exists():
             find(path)
-    if named and command == "fit" and _lists_files(configs, arguments):
+    trains = command == "fit" and not {"--print_config", "-h", "--help"} & set(arguments)
+    if named and trains and _lists_files(configs, arguments):
         _check_data(dict(named))
 
 
