@@ -47,7 +47,8 @@ def commands(folder: Path, network: str) -> dict[str, list[str]]:
     Image.new("L", (28, 28)).save(image)
     first = ["--trainer.callbacks+", "startup.FirstImage"]
     return {
-        IMPORT: [sys.executable, "-c", "import torch, lightning.pytorch"],
+        # Without the second in which Python takes them apart again.
+        IMPORT: [sys.executable, "-c", "import os, torch, lightning.pytorch; os._exit(0)"],
         "cnnlab --help": [*CNNLAB, "--help"],
         "cnnlab export --help": [*CNNLAB, "export", "--help"],
         "cnnlab slurm status RUN": [*CNNLAB, "slurm", "status", str(run)],
