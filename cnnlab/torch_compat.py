@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 # There is no public name for the base class of dispatch modes; PyTorch's documentation imports it from here.
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils.data import DataLoader
 
 
 def is_mutable(operation: Any) -> bool:
@@ -41,6 +42,13 @@ def tree_leaves(values: Any) -> list[Any]:
 def has_bf16_units() -> bool:
     """Whether the processor computes in bfloat16: the public torch.cpu.get_capabilities is newer than PyTorch 2.11."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End the workers of a loader that keeps them, so that its next epoch starts others: there is no public way."""
+    if (end := getattr(loader._iterator, "_shutdown_workers", None)) is not None:
+        end()
+    loader._iterator = None
 
 
 def compile_if_possible(network: nn.Module) -> None:

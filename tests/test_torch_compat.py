@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from cnnlab.torch_compat import (
     FakeTensorMode,
     TorchDispatchMode,
     compile_if_possible,
+    end_workers,
     has_bf16_units,
     is_mutable,
     steps_scaled,
@@ -112,3 +115,16 @@ def test_a_network_runs_where_nothing_compiles_it(monkeypatch: pytest.MonkeyPatc
     plain = network(images)
     compile_if_possible(network)
     assert torch.equal(network(images), plain)
+
+
+def test_the_workers_of_a_loader_end() -> None:
+    loader = DataLoader(TensorDataset(torch.arange(8)), batch_size=2, num_workers=1, persistent_workers=True)
+    before = {child.pid for child in multiprocessing.active_children()}
+    first = [batch[0].tolist() for batch in loader]
+    workers = [child for child in multiprocessing.active_children() if child.pid not in before]
+    assert len(workers) == 1
+    end_workers(loader)
+    assert not workers[0].is_alive()
+    assert [batch[0].tolist() for batch in loader] == first
+    end_workers(loader)
+    end_workers(loader)

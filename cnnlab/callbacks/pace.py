@@ -16,8 +16,7 @@ class Pace:
     """Keeps the time for pictures small: ten seconds of a run, and beyond these a fiftieth of its time."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._spent = 0.0
+        self.start()
 
     def start(self) -> None:
         """The run begins."""

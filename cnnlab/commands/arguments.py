@@ -68,8 +68,11 @@ def parse_request(command: str, arguments: list[str]) -> Request:
     Raises:
         InputError: If an option lacks its value or has an unknown one, or if a recipe does not exist.
     """
-    request = Request(command)
-    rest = modern_flags(arguments)
+    return _split(command, modern_flags(arguments))
+
+
+def _split(command: str, arguments: list[str]) -> Request:
+    request, rest = Request(command), list(arguments)
     if rest and not rest[0].startswith("-"):
         request.target = rest.pop(0)
         if command == "predict" and rest and not rest[0].startswith("-"):
@@ -108,44 +111,28 @@ def check_places(command: str, arguments: list[str]) -> None:
     Raises:
         InputError: If one does not.
     """
-    configs: list[str] = []
-    named: list[tuple[str, Path]] = []
-    for name, following in pairwise([*arguments, ""]):
-        key, equals, own = name.partition("=")
-        if key in ("--config", "-c") and (value := own if equals else following):
-            configs.append(recipes.resolve(value))
-        elif key in ("--data.root", "--data.csv") and (value := own if equals else following):
-            named.append((key.removeprefix("--"), Path(value).expanduser()))
-    if command != "fit" and len(arguments) == 1 and not arguments[0].startswith("-"):
-        path = Path(arguments[0])
-        if not path.exists():
-            find(path)
-    trains = command == "fit" and not {"--print_config", "-h", "--help"} & set(arguments)
-    if named and trains and _lists_files(configs, arguments):
-        _check_data(dict(named))
-
-
-def _lists_files(configs: list[str], arguments: list[str]) -> bool:
-    """Whether the data of a command line are files that must be there."""
-    classes = class_paths_of("data", [part for config in configs for part in ("--config", config)])
-    return [*classes, *class_paths_of("data", _without_configs(arguments))][-1:] in [[name] for name in OF_FILES]
-
-
-def _without_configs(arguments: list[str]) -> list[str]:
-    value: str | None = ""
-    while value is not None:
-        value, arguments = take_option("--config", arguments)
-    return arguments
-
-
-def _check_data(named: dict[str, Path]) -> None:
-    """Raise InputError if the folder or the table of the data is not there."""
-    table = named.get("data.csv")
-    if table is not None and not table.exists():
+    request = _split(command, arguments)
+    target = None if command == "fit" or request.resume != "never" else request.target
+    if target is not None and not Path(target).exists():
+        find(target)
+    classes = class_paths_of("data", request.options)
+    if command != "fit" or request.asks_only or not classes or classes[-1] not in OF_FILES:
+        return
+    table, root = (_last("--data." + name, request.flags) for name in ("csv", "root"))
+    if table is not None and not Path(table).expanduser().exists():
         raise InputError(f"data.csv {table}: there is no such file")
-    root = named.get("data.root")
-    if root is not None and table is None and not root.exists() and not tree.exists(root):
+    if root is not None and table is None and not tree.exists(Path(root).expanduser()):
         raise InputError(f"there is no folder {root}: name the one that holds your images with --data.root")
+
+
+def _last(name: str, flags: list[str]) -> str | None:
+    """The value of an option; the last one counts."""
+    found: list[str] = []
+    value, rest = take_option(name, flags)
+    while value is not None:
+        found.append(value)
+        value, rest = take_option(name, rest)
+    return found[-1] if found else None
 
 
 def take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -8,8 +8,6 @@ import math
 import statistics
 from pathlib import Path
 
-import yaml
-
 from cnnlab.commands.arguments import parse_request, take_option
 from cnnlab.commands.messages import say, summary
 from cnnlab.commands.processes import run_cnnlab
@@ -18,6 +16,7 @@ from cnnlab.lock import locked
 from cnnlab.outputs.table import distinct
 from cnnlab.run import Run, choose
 from cnnlab.writing import write_json, written_row_by_row
+from cnnlab.yaml_text import load_yaml
 
 _USAGE = """\
 usage: cnnlab crossval --config C [--folds K] [--run DIR] [OPTIONS OF fit]
@@ -124,7 +123,7 @@ def _train(run: Run, options: list[str]) -> None:
 
 def _precision_of(run: Run) -> list[str]:
     """The flags for the precision that a fold has chosen: the others take it too, and differ by their images only."""
-    precision = yaml.safe_load(run.config.read_text(encoding="utf-8")).get("trainer", {}).get("precision")
+    precision = load_yaml(run.config.read_text(encoding="utf-8")).get("trainer", {}).get("precision")
     return [] if precision is None else ["--trainer.precision", str(precision)]
 
 

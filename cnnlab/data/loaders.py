@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnlab.batch import Batch
 from cnnlab.loggers import announce
+from cnnlab.torch_compat import end_workers
 
 _MOST_WAITING = 0.05
 """The share of an epoch that training may wait for images before it gets more readers."""
@@ -57,30 +58,27 @@ class TrainLoader(DataLoader[Any]):
         self, dataset: Dataset[Any], *, plan: Callable[[], StepPlan | None], most_workers: int, **kwargs: Any
     ) -> None:
         super().__init__(dataset, **kwargs)
-        self._arguments = kwargs
         self._plan = plan
         self._most = most_workers
-        self._source: DataLoader[Any] = DataLoader(dataset, **kwargs)
         self._waited = self._passed = 0.0
 
     def __iter__(self) -> Any:
         self._add_workers()
-        batches, plan = self._timed(iter(self._source)), self._plan()
+        batches, plan = self._timed(super().__iter__()), self._plan()
         return batches if plan is None else self._by_steps(batches, plan)
 
     def _add_workers(self) -> None:
         """Take more readers if the last epoch has waited for images."""
         share = self._waited / self._passed if self._passed else 0.0
         self._waited = self._passed = 0.0
-        workers = self._source.num_workers
-        more = min(2 * workers, self._most)
-        if share <= _MOST_WAITING or more <= workers:
+        more = min(2 * self.num_workers, self._most)
+        if share <= _MOST_WAITING or more <= self.num_workers:
             return
         announce(
-            f"training has waited for images in {share:.0%} of the last epoch: {more} readers instead of {workers}"
+            f"training waited for images in {share:.0%} of the last epoch: {more} readers instead of {self.num_workers}"
         )
-        # The readers of the loader before end with it.
-        self._source = DataLoader(self.dataset, **{**self._arguments, "num_workers": more})
+        end_workers(self)
+        self.num_workers = more
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches; how long each is waited for is counted, but for the first one."""

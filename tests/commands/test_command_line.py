@@ -666,12 +666,13 @@ def test_what_is_not_there_is_said_before_anything_heavy_is_imported(tmp_path: P
     code = "import sys; from cnnlab.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
     for words in (
         ["test", "nowhere"],
-        ["predict", "nowhere"],
+        ["predict", "nowhere", "--data.batch_size", "4"],
         ["resume", "nowhere"],
         ["fit", "--config", "nothing"],
         ["fit", "--config", "image_folder", "--data.root", "nowhere"],
         ["fit", "--config=detection", "--data.root=nowhere"],
         ["fit", "--config", "segmentation", "--data.root", ".", "--data.csv", "nowhere.csv"],
+        ["fit", "-c", "instances", "--data.root", ".", "--data.root", "nowhere"],
         ["fit", "--config", "mnist", "--data", "cnnlab.data.ImageFolder", "--data.root", "nowhere"],
         ["slurm", "status", "nowhere"],
         ["slurm", "--nodes", "none", "--", "fit", "--config", "nothing"],
@@ -696,3 +697,13 @@ def test_the_data_that_must_be_there_are_known_without_torch() -> None:
     # Two are bases; a table may name files elsewhere; Shapes draws its images.
     others = {"FileDataModule", "CenterCropDataModule", "ValueTable", "Shapes"}
     assert {path.rpartition(".")[2] for path in OF_FILES} == names - others
+
+
+@pytest.mark.parametrize(("before", "frozen"), [("", True), ("import torch; ", False)])
+def test_only_the_imports_of_a_process_s_command_are_frozen(before: str, frozen: bool) -> None:
+    """A process that ran many commands kept what each of them had left, gigabytes after a while."""
+    code = f"{before}import gc; from cnnlab.cli import main; main(['analyze', 'no_network'])"
+    code += "; print(gc.get_freeze_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (int(done.stdout.split()[-1]) > 100_000) == frozen
+    assert "no_network" in done.stderr

@@ -1,3 +1,4 @@
+import multiprocessing
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -5,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import Dataset, Sampler
 
 from cnnlab.batch import Batch
@@ -87,3 +89,20 @@ def test_readers_are_those_asked_for_or_a_part_of_the_processors(photos: Any, mo
         data.trainer = trainer
         found[asked] = data.train_dataloader().num_workers
     assert found == {None: 4, 0: 0, 3: 3}
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # This machine may have fewer processors.
+def test_readers_end_where_lightning_ends_them() -> None:
+    """Readers that Lightning does not find would stay until the process ends."""
+    loader = _loader(0.05, most=2)
+    before = {child.pid for child in multiprocessing.active_children()}
+
+    def readers() -> int:
+        return len({child.pid for child in multiprocessing.active_children()} - before)
+
+    assert len(list(loader)) == 6
+    assert readers() == 1
+    assert len(list(loader)) == 6
+    assert readers() == 2  # The one of the first epoch has ended.
+    CombinedLoader(loader).reset()
+    assert readers() == 0
