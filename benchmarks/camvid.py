@@ -29,6 +29,7 @@ IGNORED = 11
 # About the inverse root of each class's share of the pixels.
 WEIGHTS = [0.6, 0.5, 2.5, 0.5, 1.1, 0.8, 4.0, 2.2, 1.1, 3.0, 3.5]
 SHARED = [
+    *("--trainer.precision", "32-true"),
     *("--model.loss_args.class_weights", json.dumps(WEIGHTS)),
     *("--data.augment", "light", "--data.augment_args", '{"scale": [0.5, 1.0]}'),
 ]

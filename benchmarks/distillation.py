@@ -50,13 +50,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
     if options.mnist is not None:
-        root = ["--data.root", str(options.mnist)]
+        root = ["--trainer.precision", "32-true", "--data.root", str(options.mnist)]
         teacher = options.out / "mnist-teacher"
         print(f"teacher: {accuracy(teacher, ['--config', 'mnist', *root])[0]:.2%}")
         student = ["--config", "distillation", *root, "--trainer.max_epochs", str(options.epochs)]
         compare("mnist", student, teacher, options.out, options.seeds)
     if options.photos is not None:
-        root = ["--data.root", str(options.photos), "--data.size", "128"]
+        root = ["--trainer.precision", "32-true", "--data.root", str(options.photos), "--data.size", "128"]
         teacher = options.out / "photos-teacher"
         weights = options.out / "weights"
         fetch_weights(weights)

@@ -56,6 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     fetch_weights(options.out / "weights")
     shared = [
+        *("--trainer.precision", "32-true"),
         *("--data.root", options.data, "--data.size", str(options.size)),
         *("--model.weights", str(options.out / "weights"), "--trainer.max_epochs", str(options.epochs)),
     ]

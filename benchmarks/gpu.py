@@ -73,14 +73,8 @@ class Clock(Callback):
             self.since = now
 
 
-class EpochClock(Callback):
+class EpochClock(Clock):
     """Seconds of so many steps, from the first to the last step of each epoch but the first."""
-
-    def __init__(self, steps: int, device: torch.device) -> None:
-        self.steps = steps
-        self.device = device
-        self.seconds: list[float] = []
-        self.since = 0.0
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look at the clock after the first and the last step."""
