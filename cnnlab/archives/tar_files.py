@@ -1,23 +1,19 @@
-"""The members of a tar without compression, from its headers: ustar, GNU and PAX (POSIX.1-2001, pax)."""
+"""The members of a tar without compression, from its headers."""
 
 from __future__ import annotations
 
 import os
 import sys
+import tarfile
 import zlib
 from collections.abc import Iterator
 
 from cnnlab.archives.members import FOLDER, IN_TAR, SPECIAL, ArchiveError, Member, plain_name, read_exactly
 
-BLOCK = 512
-_ZEROS = bytes(BLOCK)
+BLOCK = tarfile.BLOCKSIZE
 _PADDING = 1 << 16
 """After the end mark, so many bytes are looked at: tar fills its last record with zeros."""
-_REGULAR = b"0\0" + b"7"
-_EMPTY = b"123456"
-"""Links, devices, folders and pipes, which have a header only."""
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_LARGEST_HEADER = 1 << 20
 
 
 def tar_members(file: int, path: str, links: dict[str, str]) -> Iterator[Member]:
@@ -34,63 +30,60 @@ def tar_members(file: int, path: str, links: dict[str, str]) -> Iterator[Member]
     total = os.fstat(file).st_size
     if not total:
         raise ArchiveError(f"{path}: is empty (0 bytes): pack the folder anew")
-    offset, longer, shared = 0, dict[str, str](), dict[str, str]()
-    while offset < total:
-        block = os.pread(file, BLOCK, offset)
-        if len(block) < BLOCK:
-            raise _cut(path, f"inside a header at offset {offset:,}", total)
-        if block == _ZEROS:
-            _check_end(file, path, offset)
-            break
-        _check_header(block, path, offset)
-        kind, size, data = block[156:157], _number(block[124:136], path, offset), offset + BLOCK
-        if kind in b"LKxgX":
-            if size > _LARGEST_HEADER:
-                raise ArchiveError(f"{path}: the header at offset {offset:,} has {size:,} bytes: pack the folder anew")
-            found = _extension(kind, read_exactly(file, size, data), path, offset)
-            (shared if kind == b"g" else longer).update(found)
-        else:
-            own, longer = shared | longer, {}
-            name = own.get("path") or _name(block)
-            size = int(own.get("size", size))
-            while kind == b"S" and block[482 if data == offset + BLOCK else 504]:  # More of the map of a sparse file.
-                block, data = os.pread(file, BLOCK, data).ljust(BLOCK, b"\0"), data + BLOCK
-            size = 0 if kind in _EMPTY else size
-            if data + size > total:
-                raise _cut(path, f"inside {name!r}, which begins at offset {data:,} and has {size:,} bytes", total)
-            if (plain := plain_name(path, name, f"offset {offset:,}")) is not None:
-                sparse = kind == b"S" or any(key.startswith("GNU.sparse.") for key in own)
-                if kind == b"1":
-                    links[plain] = plain_name(path, own.get("linkpath") or _text(block[157:257]), "a link") or ""
-                if kind == b"5" or (kind in _REGULAR and name.endswith("/")):
-                    yield Member(f"{plain}/", data, 0, 0, 0, FOLDER)
-                else:
-                    how = IN_TAR if kind in _REGULAR and not sparse else SPECIAL
-                    yield Member(plain, data, size, size, zlib.crc32(block), how)
-        offset = data + -(-size // BLOCK) * BLOCK
-    else:
-        print(f"{path}: has no end mark; if it was cut, files after byte {total:,} are missing", file=sys.stderr)
+    end = 0
+    for info, following in _headers(file, path):
+        end = following
+        header, data = f"offset {info.offset:,}", info.offset_data
+        size = info.size if info.isreg() and not info.issparse() else 0
+        if data + size > total:
+            raise _cut(path, f"inside {info.name!r}, which begins at offset {data:,} and has {size:,} bytes", total)
+        if (name := plain_name(path, info.name, header)) is None:
+            continue
+        if info.isdir():
+            yield Member(f"{name}/", data, 0, 0, 0, FOLDER)
+            continue
+        if info.islnk():
+            links[name] = plain_name(path, info.linkname, "a link") or ""
+        check = zlib.crc32(read_exactly(file, BLOCK, data - BLOCK))
+        yield Member(name, data, size, size, check, IN_TAR if info.isreg() and not info.issparse() else SPECIAL)
+    _check_end(file, path, end, total)
 
 
-def _check_end(file: int, path: str, offset: int) -> None:
-    if read_exactly(file, _PADDING, offset).strip(b"\0"):
-        raise ArchiveError(
-            f"{path}: goes on after its end at offset {offset:,}, as joined archives do: keep them apart"
-        )
+def _headers(file: int, path: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Each member, and where the next one begins.
 
-
-def _check_header(block: bytes, path: str, offset: int) -> None:
-    text = block[148:156].strip(b" \0")
+    Raises:
+        ArchiveError: If the first header is none, or if a header that goes on in others is broken.
+    """
+    at = 0
     try:
-        right = int(text, 8) == sum(block) - sum(block[148:156]) + 8 * 32
-    except ValueError:
-        right = False
-    if right:
-        return
-    if not offset and (how := compression(block)):
-        raise ArchiveError(f"{path}: {compressed_remedy(path, how)}")
-    what = "is no tar" if not offset else f"is broken: at offset {offset:,} is no header"
-    raise ArchiveError(f"{path}: {what}: pack the folder anew, or fetch the file again")
+        with os.fdopen(os.dup(file), "rb") as content:
+            content.seek(0)
+            with tarfile.open(fileobj=content, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+                while (info := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined] # Typeshed does not know it; it keeps them all.
+                    at = tar.offset
+                    yield info, at
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
+        if how := compression(read_exactly(file, BLOCK, 0)):
+            raise ArchiveError(f"{path}: {compressed_remedy(path, how)}") from error
+        what = f"is broken: at offset {at:,} is no header" if at else "is no tar"
+        raise ArchiveError(f"{path}: {what}: pack the folder anew, or fetch the file again") from error
+
+
+def _check_end(file: int, path: str, end: int, total: int) -> None:
+    """Look at what follows the last member: tarfile takes everything that is no header for the end."""
+    block = read_exactly(file, BLOCK, end)
+    if not block:
+        print(f"{path}: has no end mark; if it was cut, files after byte {total:,} are missing", file=sys.stderr)
+    elif len(block) < BLOCK:
+        raise _cut(path, f"inside a header at offset {end:,}", total)
+    elif block.strip(b"\0"):
+        raise ArchiveError(
+            f"{path}: is broken: at offset {end:,} is no header: pack the folder anew, or fetch the file again"
+        )
+    elif read_exactly(file, _PADDING, end).strip(b"\0"):
+        raise ArchiveError(f"{path}: goes on after its end at offset {end:,}, as joined archives do: keep them apart")
 
 
 def compression(start: bytes) -> str:
@@ -108,42 +101,3 @@ def compressed_remedy(path: str, how: str = "") -> str:
 
 def _cut(path: str, where: str, total: int) -> ArchiveError:
     return ArchiveError(f"{path}: is cut, it ends after {total:,} bytes {where}: fetch or pack it again")
-
-
-def _number(field: bytes, path: str, offset: int) -> int:
-    """A number in octal digits, or in binary with the first bit set."""
-    if field[0] & 0x80:
-        return int.from_bytes(field[1:], "big")
-    try:
-        return int(field.split(b"\0")[0].strip() or b"0", 8)
-    except ValueError as error:
-        raise ArchiveError(f"{path}: the size at offset {offset:,} is {field!r}: pack the folder anew") from error
-
-
-def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode(errors="surrogateescape")
-
-
-def _name(block: bytes) -> str:
-    name, prefix = _text(block[:100]), _text(block[345:500]) if block[257:263] == b"ustar\0" else ""
-    return f"{prefix}/{name}" if prefix else name
-
-
-def _extension(kind: bytes, content: bytes, path: str, offset: int) -> dict[str, str]:
-    """What a header says of the next member, or of all that follow."""
-    if kind in b"LK":
-        return {"path" if kind == b"L" else "linkpath": _text(content)}
-    found = {}
-    try:
-        while content:
-            length = int(content.split(b" ", 1)[0])
-            key, _, value = content[:length].split(b" ", 1)[1].removesuffix(b"\n").partition(b"=")
-            found[key.decode()] = value.decode(errors="surrogateescape")
-            content = content[length:].lstrip(b"\0")
-            if length <= 0:
-                raise ValueError(length)
-        if int(found.get("size", 0)) < 0:
-            raise ValueError(found["size"])
-    except (ValueError, IndexError) as error:
-        raise ArchiveError(f"{path}: the header at offset {offset:,} is broken: pack the folder anew") from error
-    return found
